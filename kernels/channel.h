@@ -1,0 +1,68 @@
+// Functions with a parameter per channel or per head, the same for all T rows. Backward kernels add to gradients, where defined.
+#pragma once
+#include <vector>
+
+#include "kernels/twin.h"
+
+namespace wuneng::kernels {
+
+// y = x + bias over rows [T, C].
+struct BiasArgs {
+  Tensor x, bias, y;  // bias: weight [C]; y may be x
+};
+WUNENG_KERNEL(add_bias, BiasArgs);
+
+// dbias [C] += column sums of dy [T, C].
+struct ColumnSumArgs {
+  Tensor dy, dbias;
+};
+WUNENG_KERNEL(column_sum, ColumnSumArgs);
+
+// y = scale * sigmoid(x + bias): the decay's logarithm (scale = -e^(-1/2)) and the rate (scale = 1).
+struct BiasSigmoidArgs {
+  Tensor x, bias;  // [T, C], weight [C]
+  float scale;
+  Tensor y;        // [T, C]
+};
+WUNENG_KERNEL(bias_sigmoid, BiasSigmoidArgs);
+struct BiasSigmoidBackwardArgs {
+  Tensor y, dy;
+  float scale;
+  Tensor dx, dbias;
+};
+WUNENG_KERNEL(bias_sigmoid_backward, BiasSigmoidBackwardArgs);
+
+// y = key (1 + (rate - 1) k_a): the replacement key.
+struct KeyScaleArgs {
+  Tensor key, rate, k_a, y;  // [T, C], k_a weight [C]
+};
+WUNENG_KERNEL(key_scale, KeyScaleArgs);
+struct KeyScaleBackwardArgs {
+  Tensor key, rate, k_a, dy;
+  Tensor dkey, drate, dk_a;
+};
+WUNENG_KERNEL(key_scale_backward, KeyScaleBackwardArgs);
+
+// y_t = x_t + (x_{t-1} - x_t) mu, with x_{-1} = 0 before each document's first row.
+struct TokenShiftArgs {
+  Tensor x, mu, y;  // [T, C], weight [C]
+  std::vector<int64_t> documents;  // first rows, then T
+};
+WUNENG_KERNEL(token_shift, TokenShiftArgs);
+struct TokenShiftBackwardArgs {
+  Tensor x, mu, dy, dx, dmu;
+  std::vector<int64_t> documents;
+};
+WUNENG_KERNEL(token_shift_backward, TokenShiftBackwardArgs);
+
+// y = base + s_h x_h for x [T, H, D] and s [H]; base undefined: 0.
+struct ScaleHeadsArgs {
+  Tensor x, s, base, y;
+};
+WUNENG_KERNEL(scale_heads, ScaleHeadsArgs);
+struct ScaleHeadsBackwardArgs {
+  Tensor x, s, dy, dx, ds;  // base's gradient is dy itself
+};
+WUNENG_KERNEL(scale_heads_backward, ScaleHeadsBackwardArgs);
+
+}  // namespace wuneng::kernels

@@ -1,0 +1,37 @@
+// Matrix products.
+#pragma once
+#include "kernels/twin.h"
+
+namespace wuneng::kernels {
+
+// c = scale * op(a) op(b) + accumulate * c, all 2-D row-major, op = transpose where said.
+// a, b: f32 or bf16 (weights); c: f32, [M, N]. Empty M, N or K are allowed (K = 0 gives zero or leaves c).
+struct MatmulArgs {
+  Tensor a;  // [M, K], or [K, M] transposed
+  Tensor b;  // [K, N], or [N, K] transposed
+  Tensor c;  // [M, N]
+  bool transpose_a = false;
+  bool transpose_b = false;
+  float scale = 1.0f;
+  float accumulate = 0.0f;  // 0: overwrite, 1: add
+};
+WUNENG_KERNEL(matmul, MatmulArgs);
+
+// One small product per head, on [T, heads, ...] activations: y[t, h] = op(w[h]) x[t, h] (+ y where accumulate).
+// transpose = false: x [T, H, I], w [H, O, I], y [T, H, O].  transpose = true: x [T, H, O], w [H, O, I], y [T, H, I].
+struct HeadMatmulArgs {
+  Tensor x;
+  Tensor w;  // weight
+  Tensor y;
+  bool transpose = false;
+  bool accumulate = false;
+};
+WUNENG_KERNEL(head_matmul, HeadMatmulArgs);
+
+// Weight gradient of the above: dw[h] += sum_t dy[t, h] x[t, h]^T.  dy [T, H, O], x [T, H, I], dw [H, O, I] f32.
+struct HeadMatmulWeightGradArgs {
+  Tensor dy, x, dw;
+};
+WUNENG_KERNEL(head_matmul_weight_grad, HeadMatmulWeightGradArgs);
+
+}  // namespace wuneng::kernels

@@ -1,0 +1,36 @@
+// Normalisations of rows: RMSNorm with a weight, and L2.
+#pragma once
+#include "kernels/twin.h"
+
+namespace wuneng::kernels {
+
+// y = x * rsqrt(mean(x^2) + eps) * w over the last dimension D. Rows are [T, H, D] flattened; row i uses weight row i mod H, so
+// a hidden state has H = 1 and per-head norms share the kernel.
+struct RmsNormArgs {
+  Tensor x;       // [T, H, D] (or [T, D])
+  Tensor weight;  // weight, H * D elements
+  float eps;
+  Tensor y;       // as x
+};
+WUNENG_KERNEL(rms_norm, RmsNormArgs);
+
+// Adds to dx; adds to dweight (f32, H * D) where defined. dx undefined: not wanted.
+struct RmsNormBackwardArgs {
+  Tensor x, weight;
+  float eps;
+  Tensor dy, dx, dweight;
+};
+WUNENG_KERNEL(rms_norm_backward, RmsNormBackwardArgs);
+
+// y = x / max(|x|_2, 1e-12) over the last dimension.
+struct L2NormArgs {
+  Tensor x, y;  // [.., D]
+};
+WUNENG_KERNEL(l2_norm, L2NormArgs);
+
+struct L2NormBackwardArgs {
+  Tensor x, dy, dx;  // adds to dx
+};
+WUNENG_KERNEL(l2_norm_backward, L2NormBackwardArgs);
+
+}  // namespace wuneng::kernels

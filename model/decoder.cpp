@@ -1,0 +1,93 @@
+#include "model/decoder.h"
+
+#include "kernels/matmul.h"
+#include "model/operators.h"
+
+namespace wuneng {
+
+Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, bool recompute)
+    : config_(config), shard_(shard), recompute_(recompute), store_(shard.tp.size(), shard.tp.rank(), dtype) {
+  const ModelConfig& c = config_;
+  require(shard.stages <= c.num_layers, "pp = {}: more pipeline stages than the model's {} layers", shard.stages, c.num_layers);
+  const int64_t d = c.hidden_size;
+  const bool tied = c.tie_word_embeddings;
+  const auto table = [&](const char* name) { return store_.cut_evenly(name, {c.vocab_size, d}, 0); };
+  if (shard.first()) embedding_ = table("model.embed_tokens.weight");
+  const Range mine = stage_layers(c, shard.stages, shard.stage);
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const std::string at = fmt::format("model.layers.{}.", i);
+    Layer layer;
+    layer.input_norm = store_.whole(at + "input_layernorm.weight", {d});
+    layer.mixer = c.is_wuneng() ? make_wuneng_mixer(c, store_, shard.tp, at + "self_attn.")
+                                : make_attention_mixer(c, store_, shard.tp, at + "self_attn.");
+    layer.post_attention_norm = store_.whole(at + "post_attention_layernorm.weight", {d});
+    layer.gate = store_.cut_evenly(at + "mlp.gate_proj.weight", {c.intermediate_size, d}, 0);
+    layer.up = store_.cut_evenly(at + "mlp.up_proj.weight", {c.intermediate_size, d}, 0);
+    layer.down = store_.cut_evenly(at + "mlp.down_proj.weight", {d, c.intermediate_size}, 1);
+    layers_.push_back(std::move(layer));
+  }
+  if (shard.last()) {
+    norm_ = store_.whole("model.norm.weight", {d});
+    if (!tied) head_ = table("lm_head.weight");
+    else head_ = shard.first() ? embedding_ : table("model.embed_tokens.weight");
+  }
+  if (tied && shard.stages > 1)
+    for (Parameter* p : store_.all())
+      if (p->name == "model.embed_tokens.weight") {
+        p->sum_over_embedding = true;
+        if (shard.last()) p->owned = {p->held.begin, p->held.begin};  // the first stage owns it
+      }
+}
+
+Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden) {
+  const auto packing = std::make_shared<Packing>(
+      Packing::make(batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0));
+  Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp, ops::embedding(tape, batch.tokens, embedding_)) : hidden;
+  for (const Layer& layer : layers_) {
+    if (recompute_ && tape.recording())
+      h = wuneng::recompute(tape, {h}, [this, &layer, packing](Tape& inner, const std::vector<Var>& in) { return run(inner, layer, in[0], *packing); });
+    else
+      h = run(tape, layer, h, *packing);
+  }
+  return shard_.last() ? ops::rms_norm(tape, h, norm_, config_.rms_norm_eps) : h;
+}
+
+Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const {
+  const Var mixed = ops::add(tape, h, layer.mixer->forward(tape, ops::rms_norm(tape, h, layer.input_norm, config_.rms_norm_eps), packing));
+  const Var x = copy_to_ranks(tape, shard_.tp, ops::rms_norm(tape, mixed, layer.post_attention_norm, config_.rms_norm_eps));
+  const Var inner = ops::swiglu(tape, ops::linear(tape, x, layer.gate), ops::linear(tape, x, layer.up));
+  return ops::add(tape, mixed, sum_over_ranks(tape, shard_.tp, ops::linear(tape, inner, layer.down)));
+}
+
+Tensor Decoder::logits(const Stream& stream, const Tensor& hidden) const {
+  WUNENG_ASSERT(head_ != nullptr);
+  const Tensor out = Tensor::empty({hidden.dim(0), head_->var.dim(0)});
+  kernels::matmul(stream, {.a = hidden, .b = head_->var.value(), .c = out, .transpose_b = true});
+  return out;
+}
+
+int64_t parameter_count(const ModelConfig& config) {
+  const ModelConfig& c = config;
+  const int64_t d = c.hidden_size, D = c.head_dim, H = c.num_heads, G = c.num_kv_heads;
+  int64_t layer = 2 * d + (H + 2 * G) * D * (d + 1) + H * D * d + 3 * d * c.intermediate_size;
+  if (c.is_wuneng()) {
+    const WunengConfig& o = c.wuneng;
+    const int64_t N = o.state_heads, square = H * D * D;
+    const auto projection = [&](int64_t n) { return o.state_rank ? o.state_rank * (d + n * D) : n * D * d; };
+    layer += projection(o.state_query == "grouped" ? N : H) + projection(N) + (o.state_key == "own" ? projection(N) : 0);
+    if (o.state_query == "grouped") layer += square;
+    layer += (o.decay_rank + o.rate_rank) * (d + N * D) + 3 * N * D + (o.token_shift ? 5 * d : 0) + H * D + H;  // w, a, k_a, mu, norm, alpha
+    if (o.middles()) layer += 2 * H + square;
+    if (o.value_from("attention")) layer += square;
+    if (o.middle_feedback()) layer += square;
+    if (o.state_read == "quadratic") layer += square;
+    if (o.cross_head == "additive") layer += square;
+    if (o.cross_head == "gated") layer += 2 * square;
+    if (o.multi_token) layer += square + H;
+    const auto join = [&](const std::string& how) { return how == "concat" ? d * H * D : how == "learned" ? square : 0; };
+    layer += join(o.combine_state) + (o.middles() ? join(o.combine_middle) : 0);
+  }
+  return c.num_layers * layer + d + c.vocab_size * d * (c.tie_word_embeddings ? 1 : 2);
+}
+
+}  // namespace wuneng

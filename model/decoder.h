@@ -1,0 +1,53 @@
+// Decoder: Qwen2 or WuNeng, or the pipeline stage of one that this rank holds.
+#pragma once
+#include <memory>
+
+#include "model/config.h"
+#include "model/mixer.h"
+#include "parallel/stage.h"
+
+namespace wuneng {
+
+// Where in a model this rank stands.
+struct Shard {
+  Comm tp;        // the ranks that share this stage's layers
+  int stage = 0, stages = 1;
+  bool first() const { return stage == 0; }
+  bool last() const { return stage == stages - 1; }
+};
+
+class Decoder : public Stage {
+ public:
+  // All parameters are zero; see initialize.h and hugging_face.h.
+  Decoder(const ModelConfig& config, const Shard& shard, DType dtype, bool recompute = false);
+
+  Parameters parameters() override { return store_.all(); }
+  int64_t hidden_size() const override { return config_.hidden_size; }
+  Var forward(Tape& tape, const MicroBatch& batch, const Var& hidden) override;  // see Stage
+
+  const ModelConfig& config() const { return config_; }
+  const Shard& shard() const { return shard_; }
+  // The output matrix [local vocabulary, d] that the loss multiplies with; on the last stage only.
+  const Parameter* head() const { return head_; }
+  // Logits [T, local vocabulary] of a final hidden state, without a tape.
+  Tensor logits(const Stream& stream, const Tensor& hidden) const;
+
+ private:
+  struct Layer {
+    const Parameter *input_norm, *post_attention_norm, *gate, *up, *down;
+    std::unique_ptr<Mixer> mixer;
+  };
+  Var run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const;
+
+  ModelConfig config_;
+  Shard shard_;
+  bool recompute_;
+  ParameterStore store_;
+  const Parameter *embedding_ = nullptr, *norm_ = nullptr, *head_ = nullptr;
+  std::vector<Layer> layers_;
+};
+
+// The layers of pipeline stage `stage`: as equal in number as can be.
+inline Range stage_layers(const ModelConfig& config, int stages, int stage) { return cut(config.num_layers, stages, stage); }
+
+}  // namespace wuneng

@@ -1,0 +1,40 @@
+// The loss of stage 2: word-level KL(teacher || student) with temperature, mixed with cross entropy (model.md, "Losses").
+//
+// Fused with the output matrix and cut in chunks of tokens: logits of one chunk are computed, turned into their gradient, multiplied
+// into the gradients of hidden state and matrix, and forgotten. No rank holds [tokens, vocabulary] of its own.
+// The sharding: hidden R, output matrix S(0)@tp, teacher's columns S(-1)@tp -> loss R.
+#pragma once
+#include <vector>
+
+#include "parallel/stage.h"
+#include "parallel/tensor_parallel.h"
+
+namespace wuneng {
+
+// A part of the teacher's logits for a micro-batch: columns in the vocabulary, [T, columns.size()] f32 or bf16.
+struct TeacherSlice {
+  Range columns;
+  Tensor logits;
+};
+
+struct LossOptions {
+  float temperature = 1;
+  float ce_share = 0;       // loss = (1 - ce_share) KL t^2 + ce_share CE; 1: no teacher needed
+  int64_t chunk_tokens = 128;
+};
+
+// Sums over a micro-batch's tokens that have a label.
+struct LossSums {
+  double kl = 0;     // KL at the temperature, times t^2; 0 without a teacher
+  double ce = 0;     // cross entropy against the labels at temperature 1
+  int64_t tokens = 0;
+};
+
+// hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `slices` must cover this rank's columns of the shared vocabulary of
+// `shared_vocab` columns, or be empty where ce_share is 1. Every token's loss is divided by `divisor`, the number of labelled tokens of the
+// whole step. Returns the micro-batch's share of the loss, [1]. With a recording tape, gradients of the head are added at
+// once and the hidden state's when the tape runs backwards.
+Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head, const Tensor& labels,
+                      const std::vector<TeacherSlice>& slices, const LossOptions& options, double divisor, LossSums& sums);
+
+}  // namespace wuneng

@@ -1,0 +1,285 @@
+#include "model/operators.h"
+
+#include "kernels/channel.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
+#include "kernels/rope.h"
+
+namespace wuneng::ops {
+namespace {
+
+using kernels::Pointwise;
+
+Tensor gradient(const Var& x) { return x.needs_grad() ? x.grad_buffer() : Tensor(); }
+Tensor gradient(P p) { return p->var.needs_grad() ? p->var.grad_buffer() : Tensor(); }
+
+// A product into a gradient: written where there is none yet, else added.
+void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
+  if (x.has_grad()) {
+    args.c = x.grad().view({x.dim(0), x.value().numel() / std::max<int64_t>(1, x.dim(0))});
+    args.accumulate = 1;
+    return kernels::matmul(stream, args);
+  }
+  const Tensor fresh = Tensor::empty(x.shape());
+  args.c = fresh.view({x.dim(0), fresh.numel() / std::max<int64_t>(1, x.dim(0))});
+  kernels::matmul(stream, args);
+  x.set_grad(fresh);
+}
+
+Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const Var& c) {
+  const auto value = [](const Var& v) { return v.defined() ? v.value() : Tensor(); };
+  const Tensor y = Tensor::empty(a.shape());
+  kernels::pointwise(tape.stream(), {.function = function, .a = value(a), .b = value(b), .c = value(c), .y = y});
+  const Var out = tape.output(y, tape.wants(a, b, c));
+  tape.record(out, [=, stream = tape.stream()] {
+    // Functions of several inputs need a buffer for each; one that wants no gradient gets a scratch one.
+    const auto grad = [](const Var& v) {
+      return !v.defined() ? Tensor() : v.needs_grad() ? v.grad_buffer() : Tensor::zeros(v.shape());
+    };
+    kernels::pointwise_backward(stream, {.function = function, .a = value(a), .b = value(b), .c = value(c), .y = y, .dy = out.grad(),
+                                         .da = grad(a), .db = grad(b), .dc = grad(c)});
+  });
+  return out;
+}
+
+}  // namespace
+
+Var linear(Tape& tape, const Var& x, P weight, P bias) {
+  const int64_t T = x.dim(0), O = weight->var.dim(0);
+  const Tensor y = Tensor::empty({T, O}), x2 = x.value().view({T, weight->var.dim(1)});
+  kernels::matmul(tape.stream(), {.a = x2, .b = weight->var.value(), .c = y, .transpose_b = true});
+  if (bias) kernels::add_bias(tape.stream(), {.x = y, .bias = bias->var.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(x, weight->var, bias ? bias->var : Var()));
+  const bool trains = weight->var.needs_grad() || (bias && bias->var.needs_grad());
+  tape.record(
+      out,
+      [=, stream = tape.stream()] {
+        if (x.needs_grad()) matmul_into(stream, x, {.a = out.grad(), .b = weight->var.value()});
+      },
+      !trains ? std::function<void()>() : [=, stream = tape.stream()] {
+        if (weight->var.needs_grad())
+          matmul_into(stream, weight->var, {.a = out.grad(), .b = x2, .transpose_a = true});
+        if (bias && bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
+      });
+  return out;
+}
+
+Var add_bias(Tape& tape, const Var& x, P bias) {
+  const Tensor y = Tensor::empty(x.shape());
+  kernels::add_bias(tape.stream(), {.x = x.value(), .bias = bias->var.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(x, bias->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    if (x.needs_grad()) x.add_grad(bias->var.needs_grad() ? out.grad().clone() : out.grad());
+    if (bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
+  });
+  return out;
+}
+
+Var head_linear(Tape& tape, const Var& x, P weight) {
+  const Tensor y = Tensor::empty({x.dim(0), x.dim(1), weight->var.dim(1)});
+  kernels::head_matmul(tape.stream(), {.x = x.value(), .w = weight->var.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(x, weight->var));
+  tape.record(
+      out,
+      [=, stream = tape.stream()] {
+        if (x.needs_grad())
+          kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = x.grad_buffer(), .transpose = true, .accumulate = true});
+      },
+      !weight->var.needs_grad() ? std::function<void()>() : [=, stream = tape.stream()] {
+        kernels::head_matmul_weight_grad(stream, {.dy = out.grad(), .x = x.value(), .dw = weight->var.grad_buffer()});
+      });
+  return out;
+}
+
+Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
+  const Tensor y = Tensor::empty(x.shape());
+  kernels::rms_norm(tape.stream(), {.x = x.value(), .weight = weight->var.value(), .eps = eps, .y = y});
+  const Var out = tape.output(y, tape.wants(x, weight->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::rms_norm_backward(stream, {.x = x.value(), .weight = weight->var.value(), .eps = eps, .dy = out.grad(),
+                                        .dx = gradient(x), .dweight = gradient(weight)});
+  });
+  return out;
+}
+
+Var l2_norm(Tape& tape, const Var& x) {
+  const Tensor y = Tensor::empty(x.shape());
+  kernels::l2_norm(tape.stream(), {.x = x.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(x));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::l2_norm_backward(stream, {.x = x.value(), .dy = out.grad(), .dx = x.grad_buffer()});
+  });
+  return out;
+}
+
+Var rope(Tape& tape, const Var& x, const Tensor& positions, float theta) {
+  const Tensor y = Tensor::empty(x.shape());
+  kernels::rope(tape.stream(), {.x = x.value(), .positions = positions, .theta = theta, .y = y});
+  const Var out = tape.output(y, tape.wants(x));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::rope(stream, {.x = out.grad(), .positions = positions, .theta = theta, .inverse = true, .accumulate = true, .y = x.grad_buffer()});
+  });
+  return out;
+}
+
+Var reshape(Tape& tape, const Var& x, Shape shape) {
+  const Var out = tape.output(x.value().view(std::move(shape)), tape.wants(x));
+  tape.record(out, [=] { x.add_grad(out.grad()); });
+  return out;
+}
+
+Var add(Tape& tape, const Var& a, const Var& b) {
+  const Tensor y = Tensor::empty(a.shape());
+  kernels::pointwise(tape.stream(), {.function = Pointwise::add, .a = a.value(), .b = b.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(a, b));
+  tape.record(out, [=] {
+    if (a.needs_grad()) a.add_grad(b.needs_grad() && !a.has_grad() ? out.grad().clone() : out.grad());
+    if (b.needs_grad()) b.add_grad(out.grad());
+  });
+  return out;
+}
+
+Var silu(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::silu, x, {}, {}); }
+Var tanh(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::tanh, x, {}, {}); }
+Var sigmoid(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::sigmoid, x, {}, {}); }
+Var swiglu(Tape& tape, const Var& gate, const Var& up) { return pointwise(tape, Pointwise::swiglu, gate, up, {}); }
+Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) { return pointwise(tape, Pointwise::mix, a, b, gate); }
+
+Var concat(Tape& tape, const Var& a, const Var& b) {
+  Shape shape = a.shape();
+  shape.back() += b.shape().back();
+  const Tensor y = Tensor::empty(shape);
+  kernels::concat(tape.stream(), {.a = a.value(), .b = b.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(a, b));
+  tape.record(out, [=, stream = tape.stream()] {
+    const auto grad = [](const Var& v) { return v.needs_grad() ? v.grad_buffer() : Tensor::zeros(v.shape()); };
+    kernels::split_add(stream, {.a = grad(a), .b = grad(b), .y = out.grad()});
+  });
+  return out;
+}
+
+Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale) {
+  const Tensor y = Tensor::empty(x.shape());
+  kernels::bias_sigmoid(tape.stream(), {.x = x.value(), .bias = bias->var.value(), .scale = scale, .y = y});
+  const Var out = tape.output(y, tape.wants(x, bias->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::bias_sigmoid_backward(stream, {.y = y, .dy = out.grad(), .scale = scale, .dx = gradient(x), .dbias = gradient(bias)});
+  });
+  return out;
+}
+
+Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a) {
+  const Tensor y = Tensor::empty(key.shape());
+  kernels::key_scale(tape.stream(), {.key = key.value(), .rate = rate.value(), .k_a = k_a->var.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(key, rate, k_a->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::key_scale_backward(stream, {.key = key.value(), .rate = rate.value(), .k_a = k_a->var.value(), .dy = out.grad(),
+                                         .dkey = gradient(key), .drate = rate.grad_buffer(), .dk_a = gradient(k_a)});
+  });
+  return out;
+}
+
+Var token_shift(Tape& tape, const Var& x, P mu, const std::vector<int64_t>& documents) {
+  const Tensor y = Tensor::empty(x.shape());
+  kernels::token_shift(tape.stream(), {.x = x.value(), .mu = mu->var.value(), .y = y, .documents = documents});
+  const Var out = tape.output(y, tape.wants(x, mu->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::token_shift_backward(stream, {.x = x.value(), .mu = mu->var.value(), .dy = out.grad(), .dx = gradient(x),
+                                           .dmu = gradient(mu), .documents = documents});
+  });
+  return out;
+}
+
+Var scale_heads(Tape& tape, const Var& x, P scale) { return add_scaled_heads(tape, {}, x, scale); }
+
+Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {
+  const Tensor y = Tensor::empty(x.shape());
+  kernels::scale_heads(tape.stream(), {.x = x.value(), .s = scale->var.value(), .base = base.defined() ? base.value() : Tensor(), .y = y});
+  const Var out = tape.output(y, tape.wants(base, x, scale->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::scale_heads_backward(stream, {.x = x.value(), .s = scale->var.value(), .dy = out.grad(), .dx = gradient(x), .ds = gradient(scale)});
+    if (base.needs_grad()) base.add_grad(out.grad());
+  });
+  return out;
+}
+
+Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
+  const Tensor y = Tensor::empty({x.dim(0), static_cast<int64_t>(map.size()), x.dim(2)});
+  kernels::select_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
+  const Var out = tape.output(y, tape.wants(x));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::sum_heads(stream, {.x = out.grad(), .y = x.grad_buffer(), .map = map, .accumulate = true});
+  });
+  return out;
+}
+
+Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map, int64_t heads) {
+  const Tensor y = Tensor::empty({x.dim(0), heads, x.dim(2)});
+  kernels::sum_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
+  const Var out = tape.output(y, tape.wants(x));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::select_heads(stream, {.x = out.grad(), .y = x.grad_buffer(), .map = map, .accumulate = true});
+  });
+  return out;
+}
+
+Var pack_rows(Tape& tape, const Var& x, const Runs& runs) {
+  Shape shape = x.shape();
+  shape[0] = 0;
+  for (const auto& run : runs) shape[0] += run.count;
+  if (runs.size() == 1 && runs[0].begin == 0 && runs[0].count == x.dim(0)) return x;
+  const Tensor packed = Tensor::empty(shape);
+  kernels::pack_rows(tape.stream(), {.tall = x.value(), .packed = packed, .runs = runs});
+  const Var out = tape.output(packed, tape.wants(x));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::unpack_rows(stream, {.tall = x.grad_buffer(), .packed = out.grad(), .runs = runs, .accumulate = true});
+  });
+  return out;
+}
+
+Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<Runs>& runs, int64_t rows) {
+  if (pieces.size() == 1) return pieces[0];
+  Shape shape = pieces[0].shape();
+  shape[0] = rows;
+  const Tensor tall = Tensor::empty(shape);
+  bool wanted = false;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    kernels::unpack_rows(tape.stream(), {.tall = tall, .packed = pieces[i].value(), .runs = runs[i]});
+    wanted |= pieces[i].needs_grad();
+  }
+  const Var out = tape.output(tall, wanted);
+  tape.record(out, [=, stream = tape.stream()] {
+    for (size_t i = 0; i < pieces.size(); ++i)
+      if (pieces[i].needs_grad())
+        kernels::pack_rows(stream, {.tall = out.grad(), .packed = pieces[i].grad_buffer(), .runs = runs[i], .accumulate = true});
+  });
+  return out;
+}
+
+Var attention(Tape& tape, const Var& q, const Var& k, const Var& v, const std::vector<kernels::AttentionSegment>& segments,
+              const std::vector<int>& kv_head) {
+  const Tensor y = Tensor::empty(q.shape()), lse = Tensor::empty({q.dim(0), q.dim(1)});
+  kernels::attention_forward(tape.stream(), {.q = q.value(), .k = k.value(), .v = v.value(), .out = y, .lse = lse,
+                                             .segments = segments, .kv_head = kv_head});
+  const Var out = tape.output(y, tape.wants(q, k, v));
+  tape.record(out, [=, stream = tape.stream()] {
+    const Tensor dq = Tensor::empty(q.shape());
+    const auto grad = [](const Var& x) { return x.needs_grad() ? x.grad_buffer() : Tensor::zeros(x.shape()); };
+    kernels::attention_backward(stream, {.q = q.value(), .k = k.value(), .v = v.value(), .out = y, .lse = lse, .dout = out.grad(),
+                                         .dq = dq, .dk = grad(k), .dv = grad(v), .segments = segments, .kv_head = kv_head});
+    if (q.needs_grad()) q.add_grad(dq);
+  });
+  return out;
+}
+
+Var embedding(Tape& tape, const Tensor& tokens, P table) {
+  const Tensor y = Tensor::empty({tokens.dim(0), table->var.dim(1)});
+  kernels::embedding(tape.stream(), {.table = table->var.value(), .tokens = tokens, .begin = table->held.begin, .y = y});
+  const Var out = tape.output(y, tape.wants(table->var));
+  tape.record(out, {}, [=, stream = tape.stream()] {
+    kernels::embedding_backward(stream, {.dy = out.grad(), .tokens = tokens, .begin = table->held.begin, .dtable = table->var.grad_buffer()});
+  });
+  return out;
+}
+
+}  // namespace wuneng::ops

@@ -1,0 +1,48 @@
+#include "model/packing.h"
+
+#include <algorithm>
+
+namespace wuneng {
+
+Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk) {
+  WUNENG_ASSERT(documents.size() >= 2 && documents.front() == 0);
+  Packing p;
+  p.documents = documents;
+  p.rows = documents.back();
+  p.positions = Tensor::empty({p.rows}, DType::i32);
+  int64_t longest = 0;
+  for (size_t d = 0; d + 1 < documents.size(); ++d) {
+    const int64_t begin = documents[d], count = documents[d + 1] - begin;
+    WUNENG_ASSERT(count > 0);
+    longest = std::max(longest, count);
+    for (int64_t t = 0; t < count; ++t) p.positions.data<int32_t>()[begin + t] = static_cast<int32_t>(t);
+    p.attention.push_back({begin, count, begin, 0});
+    p.segments.push_back({begin, count});
+  }
+  if (chunk == 0) return p;
+  std::vector<size_t> before;  // documents of the wave before
+  for (int64_t first = 0; first < longest; first += chunk) {
+    Wave wave;
+    std::vector<size_t> now;
+    int64_t packed = 0;
+    for (size_t d = 0; d + 1 < documents.size(); ++d) {
+      const int64_t begin = documents[d], count = std::min(chunk, documents[d + 1] - begin - first);
+      if (count <= 0) continue;
+      wave.runs.push_back({begin + first, count});
+      wave.attention.push_back({packed, count, begin, first});
+      wave.segments.push_back({packed, count});
+      if (first) wave.survivors.push_back({std::find(before.begin(), before.end(), d) - before.begin(), 1});
+      packed += count;
+      now.push_back(d);
+    }
+    wave.positions = Tensor::empty({packed}, DType::i32);
+    for (size_t i = 0; i < wave.runs.size(); ++i)
+      for (int64_t t = 0; t < wave.runs[i].count; ++t)
+        wave.positions.data<int32_t>()[wave.segments[i].begin + t] = static_cast<int32_t>(first + t);
+    p.waves.push_back(std::move(wave));
+    before = std::move(now);
+  }
+  return p;
+}
+
+}  // namespace wuneng

@@ -1,0 +1,50 @@
+#include "model/parameter_store.h"
+
+#include <algorithm>
+
+namespace wuneng {
+
+const Parameter* ParameterStore::add(Parameter p) {
+  // Weight decay is for matrices; norms, biases, mixing vectors and per-head scalars are vectors.
+  p.decays = p.global_shape.size() >= 2;
+  p.var = Var(Tensor::zeros(p.local_shape(), dtype_), true);
+  parameters_.push_back(std::move(p));
+  return &parameters_.back();
+}
+
+const Parameter* ParameterStore::whole(std::string name, Shape shape, bool shares) {
+  Parameter p;
+  p.name = std::move(name);
+  p.global_shape = std::move(shape);
+  p.held = {0, p.global_shape[0]};
+  p.owned = rank_ == 0 ? p.held : Range{0, 0};
+  p.sum_over_tp = shares && ranks_ > 1;
+  return add(std::move(p));
+}
+
+const Parameter* ParameterStore::cut_by(std::string name, Shape shape, int dim, const std::vector<Range>& ranges, int64_t unit) {
+  Parameter p;
+  p.name = std::move(name);
+  p.global_shape = std::move(shape);
+  p.cut_dim = dim;
+  p.held = {ranges[rank_].begin * unit, ranges[rank_].end * unit};
+  p.owned = p.held;
+  // Ranges rise with the rank, so only the rank before can hold the beginning of this one.
+  if (rank_ > 0) p.owned.begin = std::min(p.owned.end, std::max(p.owned.begin, ranges[rank_ - 1].end * unit));
+  for (int r = 1; r < ranks_; ++r) p.sum_over_tp |= ranges[r].begin < ranges[r - 1].end;
+  return add(std::move(p));
+}
+
+const Parameter* ParameterStore::cut_evenly(std::string name, Shape shape, int dim) {
+  std::vector<Range> ranges;
+  for (int r = 0; r < ranks_; ++r) ranges.push_back(cut(shape[dim], ranks_, r));
+  return cut_by(std::move(name), std::move(shape), dim, ranges, 1);
+}
+
+Parameters ParameterStore::all() {
+  Parameters out;
+  for (Parameter& p : parameters_) out.push_back(&p);
+  return out;
+}
+
+}  // namespace wuneng

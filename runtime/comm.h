@@ -1,0 +1,76 @@
+// Comm: a named group of ranks and the one entry point for everything that ranks say to each other.
+//
+// Every call goes through one gate that checks types and sizes, counts and names the call for the trace and the hang
+// report, and dispatches: identity for one rank, MPI for host tensors. A rank that waits in one call longer than
+// the hang timeout prints who it is, what it waits for and with whom, and aborts the run.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/tensor.h"
+
+namespace wuneng {
+
+enum class Reduce { sum, max, min };
+
+// An operation under way. Keeps its buffer alive; must be waited for (the destructor aborts the run otherwise, unless an exception is unwinding).
+class Request {
+ public:
+  Request() = default;
+  bool done();   // true when finished; never blocks
+  void wait();
+  bool active() const { return impl_ != nullptr; }
+
+ private:
+  friend class Comm;
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+class Comm {
+ public:
+  Comm();                          // one rank: itself
+  static Comm world();             // all ranks; MPI must be started (see Runtime)
+
+  int rank() const;
+  int size() const;
+  const std::string& name() const;               // "world", "student.tp"
+  const std::vector<int>& world_ranks() const;   // the world rank of each member
+
+  // Collective over this group. Ranks with equal color form a group, ordered by key. color < 0: in no group (size-1 identity).
+  Comm split(int color, int key, const std::string& name) const;
+
+  // what: names the call in reports, e.g. "grad norm". Tensors f32 (all), f64/i64 (reductions); contiguous; shapes equal on all ranks.
+  // Results are bitwise equal on all ranks and from run to run.
+  void all_reduce(const Tensor& tensor, Reduce op, const char* what) const;
+  void broadcast(const Tensor& tensor, int root, const char* what) const;
+  void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]
+  void barrier(const char* what) const;
+  std::vector<std::string> all_gather_text(const std::string& mine, const char* what) const;
+
+  // Point to point; peer is a rank of this group; sizes must be equal on both sides, checked on receipt.
+  Request isend(const Tensor& tensor, int peer, int tag, const char* what) const;
+  Request irecv(const Tensor& tensor, int peer, int tag, const char* what) const;
+  void send(const Tensor& tensor, int peer, int tag, const char* what) const;
+  void recv(const Tensor& tensor, int peer, int tag, const char* what) const;
+
+  double all_reduce(double value, Reduce op, const char* what) const;
+
+ private:
+  struct Impl;
+  explicit Comm(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
+};
+
+// Starts and ends MPI where the program was launched under it (or always where `force_mpi`), and runs the watchdog.
+class Runtime {
+ public:
+  explicit Runtime(int* argc, char*** argv);
+  ~Runtime();
+  static void set_hang_timeout(double seconds);  // default 600, or WUNENG_HANG_TIMEOUT; 0: never
+  // Ends all ranks with this exit code after an error on one of them.
+  [[noreturn]] static void abort(int code);
+};
+
+}  // namespace wuneng

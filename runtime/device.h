@@ -1,0 +1,25 @@
+// Device and Stream: where a tensor lives and in which order work on it runs.
+#pragma once
+#include <string>
+
+namespace wuneng {
+
+enum class DeviceKind : unsigned char { cpu, cuda };
+
+struct Device {
+  DeviceKind kind = DeviceKind::cpu;
+  int index = 0;  // the GPU's number on this node; 0 on the CPU
+  bool operator==(const Device&) const = default;
+};
+
+inline std::string to_string(Device device) {
+  return device.kind == DeviceKind::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
+}
+
+// An order of execution on a device. On the CPU every call has finished when it returns.
+struct Stream {
+  Device device;
+  void* handle = nullptr;  // cudaStream_t on a GPU
+};
+
+}  // namespace wuneng

@@ -1,0 +1,73 @@
+// Tensor: a typed, contiguous, row-major block on one device, shared by its views.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/device.h"
+#include "runtime/dtype.h"
+
+namespace wuneng {
+
+using Shape = std::vector<int64_t>;
+std::string to_string(const Shape& shape);  // "[3, 4]"
+int64_t element_count(const Shape& shape);
+
+// Memory held by tensors of this process on a device, in bytes.
+struct MemoryUse {
+  int64_t current = 0;
+  int64_t peak = 0;
+};
+MemoryUse memory_use(DeviceKind kind);
+void reset_memory_peak(DeviceKind kind);
+
+class Tensor {
+ public:
+  Tensor() = default;  // undefined: no storage
+  static Tensor empty(Shape shape, DType dtype = DType::f32, Device device = {});
+  static Tensor zeros(Shape shape, DType dtype = DType::f32, Device device = {});
+  // A host tensor over memory that somebody else owns and `owner` keeps alive (a mapped file, say). Read-only by custom.
+  static Tensor wrap(void* data, Shape shape, DType dtype, std::shared_ptr<void> owner);
+  template <class T>
+  static Tensor from(const std::vector<T>& values, Shape shape) {
+    Tensor t = empty(std::move(shape), dtype_of<T>);
+    WUNENG_ASSERT(t.numel() == static_cast<int64_t>(values.size()));
+    std::copy(values.begin(), values.end(), t.data<T>());
+    return t;
+  }
+
+  bool defined() const { return storage_ != nullptr; }
+  const Shape& shape() const { return shape_; }
+  int64_t dim(int i) const { return shape_[i < 0 ? shape_.size() + i : i]; }
+  int ndim() const { return static_cast<int>(shape_.size()); }
+  int64_t numel() const { return numel_; }
+  int64_t bytes() const { return numel_ * size_of(dtype_); }
+  DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
+
+  void* raw() const { return data_; }
+  template <class T>
+  T* data() const {  // typed access; a wrong type is a bug of ours
+    if (dtype_of<T> != dtype_) [[unlikely]]
+      fail("tensor {} holds {}, asked for {}", to_string(shape_), to_string(dtype_), to_string(dtype_of<T>));
+    return static_cast<T*>(data_);
+  }
+  float* f32() const { return data<float>(); }
+
+  Tensor view(Shape shape) const;                      // same elements, another shape
+  Tensor rows(int64_t begin, int64_t end) const;       // rows [begin, end) of the first dimension, sharing storage
+  void zero() const;                                   // every byte 0
+  void copy_from(const Tensor& source) const;          // same shape; converts between f32 and bf16/f16
+  Tensor clone() const;
+  Tensor to(DType dtype) const;                        // itself where the type is already that
+
+ private:
+  std::shared_ptr<void> storage_;
+  void* data_ = nullptr;
+  Shape shape_;
+  int64_t numel_ = 0;
+  DType dtype_ = DType::f32;
+  Device device_;
+};
+
+}  // namespace wuneng
