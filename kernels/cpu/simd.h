@@ -1,0 +1,49 @@
+// What the CPU twins share: functions of a float that the compiler can vectorise, and reading weights as float.
+#pragma once
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "runtime/tensor.h"
+
+namespace wuneng::kernels::cpu {
+
+// e^x with a relative error below 2e-7 for -87 <= x <= 88; 0 below (so for -inf), about 2e38 above; no branches, so loops of it vectorise.
+inline float exp_fast(float x) {
+  const float limited = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  const float shifted = limited * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest whole number
+  const float n = shifted - 12582912.0f;
+  const float r = (limited - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const float scale = std::bit_cast<float>((std::bit_cast<int32_t>(shifted) + (127 - 0x4b400000)) << 23);
+  return x < -87.0f ? 0.0f : p * scale;
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
+inline float silu(float x) { return x * sigmoid(x); }
+
+inline float tanh_fast(float x) {
+  // Near 0, 1 - 2 / (e^2x + 1) cancels; an odd polynomial does not.
+  const float s = x * x;
+  const float small = x * (1.0f + s * (-0.333333333f + s * (0.133333333f + s * (-0.0539682540f + s * 0.0218694885f))));
+  const float large = 1.0f - 2.0f / (exp_fast(2.0f * x) + 1.0f);
+  return s < 0.0625f ? small : large;
+}
+
+// A tensor read as float: itself, or a converted copy of a bf16 weight.
+class F32In {
+ public:
+  explicit F32In(const Tensor& t) : tensor_(t.to(DType::f32)) {}
+  const float* data() const { return tensor_.f32(); }
+
+ private:
+  Tensor tensor_;
+};
+
+}  // namespace wuneng::kernels::cpu

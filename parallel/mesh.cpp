@@ -1,0 +1,45 @@
+#include "parallel/mesh.h"
+
+namespace wuneng {
+namespace {
+
+std::string equation(const char* role, const Layout& l) {
+  return fmt::format("{} dp {} x pp {} x tp {} = {}", role, l.dp, l.pp, l.tp, l.size());
+}
+
+}  // namespace
+
+int Mesh::world_rank(Role of, int dp, int pp, int tp) const {
+  const Layout& l = of == Role::student ? student : *teacher;
+  return (of == Role::student ? 0 : student.size()) + (dp * l.pp + pp) * l.tp + tp;
+}
+
+Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<Layout>& teacher) {
+  for (const Layout& l : {student, teacher.value_or(student)})
+    require(l.dp > 0 && l.pp > 0 && l.tp > 0, "layout: {}: expected positive degrees", equation("role", l));
+  const int wanted = student.size() + (teacher ? teacher->size() : 0);
+  require(wanted == world.size(), "the recipe asks for {} ranks: {}{}, but {} {} started; use mpirun -n {}", wanted, equation("student", student),
+          teacher ? " + " + equation("teacher", *teacher) : "", world.size(), world.size() == 1 ? "was" : "were", wanted);
+  Mesh m;
+  m.world = world;
+  m.student = student;
+  m.teacher = teacher;
+  const bool teaches = world.rank() >= student.size();
+  m.role = teaches ? Role::teacher : Role::student;
+  m.layout = teaches ? *teacher : student;
+  const std::string role = teaches ? "teacher" : "student";
+  const int index = world.rank() - (teaches ? student.size() : 0);
+  m.tp_rank = index % m.layout.tp;
+  m.pp_rank = index / m.layout.tp % m.layout.pp;
+  m.dp_rank = index / (m.layout.tp * m.layout.pp);
+  if (world.size() > 1) set_rank_name(fmt::format("rank {} ({} dp{} pp{} tp{})", world.rank(), role, m.dp_rank, m.pp_rank, m.tp_rank));
+  m.role_comm = world.split(teaches, index, role);
+  m.tp = m.role_comm.split(m.dp_rank * m.layout.pp + m.pp_rank, m.tp_rank, role + ".tp");
+  m.pp = m.role_comm.split(m.dp_rank * m.layout.tp + m.tp_rank, m.pp_rank, role + ".pp");
+  m.dp = m.role_comm.split(m.pp_rank * m.layout.tp + m.tp_rank, m.dp_rank, role + ".dp");
+  const bool ends = m.layout.pp > 1 && (m.first_stage() || m.last_stage());
+  m.embedding = m.role_comm.split(ends ? m.dp_rank * m.layout.tp + m.tp_rank : -1, m.pp_rank, role + ".embedding");
+  return m;
+}
+
+}  // namespace wuneng
