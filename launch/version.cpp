@@ -1,0 +1,1 @@
+namespace wuneng { int placeholder() { return 0; } }

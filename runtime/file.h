@@ -1,0 +1,22 @@
+// Files that must not be lost: written beside, synced, renamed.
+#pragma once
+#include <memory>
+#include <string>
+
+namespace wuneng {
+
+// Syncs a file, or a directory's entries, to the disk.
+void sync_path(const std::string& path);
+// Writes path whole: beside it first, synced, renamed over it, its directory synced.
+void write_file_durably(const std::string& path, const std::string& content);
+std::string read_file(const std::string& path);
+
+// A file mapped for reading; unmapped when the last user is gone.
+struct MappedFile {
+  std::shared_ptr<void> memory;
+  const char* data = nullptr;
+  int64_t size = 0;
+  static MappedFile open(const std::string& path);
+};
+
+}  // namespace wuneng

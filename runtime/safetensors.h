@@ -1,0 +1,61 @@
+// safetensors: named tensors in one file, or in several with an index. u64 header length, a JSON header, data.
+//
+// Reading maps the file; a tensor is a view of the mapping, so that only touched pages are read. Everything in the header is
+// checked before any of it is used.
+#pragma once
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "runtime/file.h"
+#include "runtime/tensor.h"
+
+namespace wuneng {
+
+struct SafetensorsEntry {
+  DType dtype;
+  Shape shape;
+  int64_t begin = 0, end = 0;  // bytes, from the data's start
+};
+
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::string& path);
+  const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
+  // A view of the mapped file (a copy where the file does not align it). Read-only.
+  Tensor tensor(const std::string& name) const;
+
+ private:
+  std::string path_;
+  MappedFile file_;
+  int64_t data_ = 0;  // offset of the data
+  std::map<std::string, SafetensorsEntry> entries_;
+};
+
+// model.safetensors, or model.safetensors.index.json and the files that it names.
+class SafetensorsDirectory {
+ public:
+  explicit SafetensorsDirectory(const std::string& directory);
+  std::vector<std::string> names() const;
+  bool contains(const std::string& name) const { return file_of_.count(name) > 0; }
+  const SafetensorsEntry& entry(const std::string& name) const;
+  Tensor tensor(const std::string& name) const;
+
+ private:
+  std::string directory_;
+  std::map<std::string, SafetensorsFile> files_;
+  std::map<std::string, std::string> file_of_;
+};
+
+// Writes tensors into model.safetensors, or into several files and an index where they are larger than max_file_bytes together.
+// `content` is asked for one tensor at a time. Files are written beside, synced and renamed.
+struct SafetensorsItem {
+  std::string name;
+  DType dtype;
+  Shape shape;
+};
+void write_safetensors(const std::string& directory, std::vector<SafetensorsItem> items, int64_t max_file_bytes,
+                       const std::function<Tensor(const SafetensorsItem&)>& content);
+
+}  // namespace wuneng

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Holds the program's models against the float64 reference: logits over all option combinations, gradients against finite differences.
+
+usage: check_models.py REFERENCE_PROBE
+"""
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import wuneng_reference as ref  # noqa: E402
+from model_files import file_tensor, file_tensors, read_safetensors, write_model  # noqa: E402
+
+TOKENS = 11
+
+
+def combinations():
+    for i, (cross, state, mid, read, value) in enumerate(itertools.product(
+            ("none", "concat", "additive", "gated"), ("concat", "sum", "learned"), ("concat", "sum", "learned"), ("linear", "quadratic"),
+            (("token",), ("attention",), ("attention", "middle"), ("token", "attention", "middle")))):
+        yield dict(cross_head=cross, combine_state=state, combine_middle=mid, state_read=read, state_value=value,
+                   state_heads=2 if read == "linear" else 4, token_shift=state != "sum",
+                   state_query="grouped" if value == ("attention",) else "full", state_key="shared" if cross == "additive" else "own",
+                   state_rank=0 if cross == "gated" else 3, multi_token=value != ("token",), chunk=(1, 3, 4, 256)[i % 4],
+                   tie_word_embeddings=i % 3 != 0)
+
+
+def qwen2_cases():
+    for heads, kv, tied in ((4, 2, True), (6, 2, False), (3, 3, True), (4, 1, False)):
+        yield dict(mixer="qwen2", num_heads=heads, num_kv_heads=kv, tie_word_embeddings=tied)
+
+
+def presets():
+    yield dict(state_heads=2, chunk=4)                                                     # full
+    yield dict(state_heads=2, cross_head="none", multi_token=False, state_value=("token",))  # lean
+    yield dict(state_heads=2, token_shift=False, state_query="full", state_key="shared", state_value=("attention", "middle"),
+               combine_state="concat", combine_middle="concat", chunk=4)                     # literal
+
+
+def loss(c, model, case):
+    return ref.sft_loss(ref.forward(c, model, case["tokens"], case["starts"]), case["labels"])
+
+
+def make_case(directory, option, rng, gradient, recompute=False):
+    c = ref.Config(**{"num_layers": 2, **option})
+    model = ref.init_model(c, rng)
+    as_stored = lambda a: np.float64(np.float32(a))  # noqa: E731  the file holds float32: the reference must compute with the same numbers
+    model = {k: as_stored(v) if k != "layers" else [{n: as_stored(x) for n, x in p.items()} for p in v] for k, v in model.items()}
+    tokens = rng.integers(0, c.vocab_size, TOKENS)
+    cut = [0, TOKENS] if rng.random() < 0.3 else [0, 6, TOKENS]
+    starts = np.repeat(cut[:-1], np.diff(cut))
+    labels = rng.integers(0, c.vocab_size, TOKENS)
+    labels[5] = -100
+    write_model(directory, c, model)
+    with open(os.path.join(directory, "tokens.json"), "w") as f:
+        json.dump({"tokens": tokens.tolist(), "labels": labels.tolist(), "documents": cut, "recompute": recompute}, f)
+    return dict(directory=directory, option=option, c=c, model=model, tokens=tokens, starts=starts, labels=labels, gradient=gradient)
+
+
+def finite_difference(case, holder, name, direction, step=1e-5):
+    value = holder[name]
+    holder[name] = value + step * direction
+    up = loss(case["c"], case["model"], case)
+    holder[name] = value - step * direction
+    down = loss(case["c"], case["model"], case)
+    holder[name] = value
+    return (up - down) / (2 * step)
+
+
+def check_gradients(case, out, rng, every_element):
+    """Returns failures as text. Each tensor along random directions, or element by element."""
+    failures = []
+    c, model = case["c"], case["model"]
+    places = [(model, n, {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}[n])
+              for n in model if n != "layers"]
+    for i, p in enumerate(model["layers"]):
+        places += [(p, n, f"model.layers.{i}.{file_tensor(c, n, p[n])[0]}") for n in p]
+    for holder, name, file_name in places:
+        shape = holder[name].shape
+        gradient = out.get("grad." + file_name)
+
+        def ours(direction):  # <gradient, direction>; a tensor that the configuration does not use has none
+            if gradient is None:
+                return 0.0
+            moved = file_tensor(c, name, direction)[1] if holder is not model else direction
+            return float(np.sum(np.float64(gradient) * moved))
+
+        if every_element:
+            wanted = np.zeros(shape)
+            got = np.zeros(shape)
+            for at in np.ndindex(shape):
+                unit = np.zeros(shape)
+                unit[at] = 1
+                wanted[at], got[at] = finite_difference(case, holder, name, unit), ours(unit)
+            error, scale = np.linalg.norm(got - wanted), np.linalg.norm(wanted)
+        else:
+            directions = [rng.standard_normal(shape) for _ in range(2)]
+            wanted = np.array([finite_difference(case, holder, name, u) for u in directions])
+            got = np.array([ours(u) for u in directions])
+            norm = 0.0 if gradient is None else float(np.linalg.norm(gradient))
+            error, scale = np.linalg.norm(got - wanted), max(np.linalg.norm(wanted), norm)
+        if not error <= 1e-4 * scale + 1e-8:
+            failures.append(f"gradient of {file_name}: relative error {error / (scale + 1e-30):.2e}")
+    return failures
+
+
+def main():
+    probe = sys.argv[1]
+    rng = np.random.default_rng(1)
+    with tempfile.TemporaryDirectory() as root:
+        cases = []
+        options = [(o, i % 4 == 0, False) for i, o in enumerate(combinations())]
+        options += [(o, True, False) for o in itertools.chain(qwen2_cases(), presets())]
+        options += [(o, True, True) for o in presets()]  # with recomputation
+        small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)
+        options += [({**small, **o, "state_heads": 1}, "every", False) for o in presets()]
+        for i, (option, gradient, recompute) in enumerate(options):
+            cases.append(make_case(os.path.join(root, f"case{i:04}"), option, rng, gradient, recompute))
+        for at in range(0, len(cases), 64):
+            subprocess.run([probe] + [case["directory"] for case in cases[at:at + 64]], check=True)
+        passed = failed = 0
+        worst = 0.0
+        for case in cases:
+            out = read_safetensors(os.path.join(case["directory"], "out", "model.safetensors"))
+            wanted = ref.forward(case["c"], case["model"], case["tokens"], case["starts"])
+            error = np.linalg.norm(out["logits"] - wanted) / np.linalg.norm(wanted)
+            worst = max(worst, error)
+            failures = [] if error <= 1e-5 else [f"logits: relative error {error:.2e}"]
+            if abs(out["loss"][0] - loss(case["c"], case["model"], case)) > 1e-5 * abs(out["loss"][0]):
+                failures.append("loss differs")
+            if case["gradient"]:
+                failures += check_gradients(case, out, rng, case["gradient"] == "every")
+            for text in failures:
+                print(f"{case['option']}: {text}")
+            failed += bool(failures)
+            passed += not failures
+        print(f"worst relative error of the logits: {worst:.2e}")
+        print(f"{passed} passed, {failed} failed")
+        return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/qwen2_{tied,untied}/: tiny random Qwen2 models as Hugging Face's own code saves and computes them.
+
+Run by hand, never by the tests: needs torch and transformers (written with 1.13 and 4.38.2). Each directory gets
+  config.json, model.safetensors   by save_pretrained
+  tokens.json                      tokens, labels (next token, -100 at a document's end) and documents, as reference_probe reads them
+  expected.safetensors             logits [T, V], loss [1] and grad.NAME, named as reference_probe names them
+
+The model computes in float64 (but where Hugging Face's code casts to float32 itself: norms, softmax, logits). It knows no packed
+documents, so each document runs alone, and the loss is the mean over the labels of all.
+"""
+import json
+import os
+
+import numpy as np
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from model_files import write_safetensors
+
+GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
+DOCUMENTS = [0, 9, 10, 24]  # one of a single token
+SHAPES = {  # two head layouts, so that no size stands in for another
+    "qwen2_tied": dict(hidden_size=48, intermediate_size=40, num_attention_heads=6, num_key_value_heads=2, vocab_size=151,
+                       rope_theta=1e6, tie_word_embeddings=True),
+    "qwen2_untied": dict(hidden_size=40, intermediate_size=44, num_attention_heads=5, num_key_value_heads=1, vocab_size=131,
+                         rope_theta=1e4, tie_word_embeddings=False),
+}
+
+
+def randomize(model, generator):
+    """Every tensor away from the constants that a fresh model has (biases 0, norms 1), which would hide a missing one."""
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=generator)
+        if "norm" in name:
+            p.data = 1 + 0.1 * noise
+        elif name.endswith("bias"):
+            p.data = 0.3 * noise
+        elif "embed_tokens" in name:
+            p.data = 0.5 * noise
+        else:
+            p.data = noise / p.shape[1] ** 0.5
+
+
+def make(name, seed):
+    generator = torch.Generator().manual_seed(seed)
+    model = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=2, max_position_embeddings=64, **SHAPES[name]))
+    randomize(model, generator)
+    directory = os.path.join(GOLDEN, name)
+    model.save_pretrained(directory, safe_serialization=True)
+    os.remove(os.path.join(directory, "generation_config.json"))
+
+    tokens = torch.randint(0, model.config.vocab_size, (DOCUMENTS[-1],), generator=generator)
+    labels = torch.cat([tokens[1:], tokens[:1]])
+    labels[[end - 1 for end in DOCUMENTS[1:]]] = -100
+    with open(os.path.join(directory, "tokens.json"), "w") as f:
+        json.dump({"tokens": tokens.tolist(), "labels": labels.tolist(), "documents": DOCUMENTS}, f)
+
+    model.double()
+    pieces = [model(tokens[None, begin:end]).logits[0] for begin, end in zip(DOCUMENTS, DOCUMENTS[1:])]
+    logits = torch.cat(pieces).double()
+    loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
+    loss.backward()
+    expected = {"logits": logits.detach().numpy(), "loss": np.array([loss.item()])}
+    expected |= {"grad." + n: p.grad.numpy() for n, p in model.named_parameters()}
+    write_safetensors(os.path.join(directory, "expected.safetensors"), expected)
+    print(f"{name}: loss {loss.item():.6f}, {sum(p.numel() for p in model.parameters())} parameters")
+
+
+if __name__ == "__main__":
+    for i, shape in enumerate(SHAPES):
+        make(shape, seed=i)
