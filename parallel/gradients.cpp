@@ -1,77 +1,99 @@
 #include "parallel/gradients.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+
+#include "runtime/threads.h"
 
 namespace wuneng {
 namespace {
 
-constexpr int64_t kBucket = 8 << 20;  // elements: 32 MB
+constexpr int64_t kBucket = 8 << 20;  // elements: 32 MB. Large enough for bandwidth, small enough to stay a detail.
 
-// A part of a gradient, and where it stands in the buffer that is reduced.
+// A gradient and its place among the elements that are summed with other ranks'.
 struct Part {
-  float* data;
-  int64_t count;
+  Tensor gradient;
+  int64_t offset = 0;  // where the gradient begins ...
+  int64_t count = 0;   // ... among this many elements, the same number on all ranks; the rest are other ranks'
 };
 
-// Sums parts over the ranks of `comm`, packed into buckets so that small tensors share a call.
-void sum_packed(const Comm& comm, const std::vector<Part>& parts, const char* what) {
+Part whole(const Parameter& p) { return {p.var.grad_buffer(), 0, p.var.grad_buffer().numel()}; }
+
+// As elements of the logical tensor, so that ranges of ranks may overlap in any way.
+Part in_logical_tensor(const Parameter& p) {
+  const bool all = p.held == Range{0, p.global_shape[p.cut_dim]};
+  require(p.cut_dim == 0 || all,
+          "parameter {}: a gradient of which ranks hold shares is cut along dimension {}, expected 0", p.name, p.cut_dim);
+  const int64_t count = element_count(p.global_shape);
+  return {p.var.grad_buffer(), all ? 0 : count / p.global_shape[0] * p.held.begin, count};
+}
+
+// Sums parts over the ranks of `comm`, in place. Small ones share a bucket and with it a call; one that fills a bucket
+// alone and is whole is not copied.
+void sum_in_buckets(const Comm& comm, const std::vector<Part>& parts, const char* what) {
   if (comm.size() == 1) return;
-  for (size_t first = 0; first < parts.size();) {
-    size_t last = first;
-    int64_t total = 0;
-    while (last < parts.size() && (last == first || total + parts[last].count <= kBucket)) total += parts[last++].count;
-    const Tensor bucket = Tensor::empty({total});
-    const auto copy = [&](bool in) {
-      float* at = bucket.f32();
-      for (size_t i = first; i < last; at += parts[i++].count)
-        std::memcpy(in ? at : parts[i].data, in ? parts[i].data : at, parts[i].count * sizeof(float));
-    };
-    copy(true);
+  Tensor buffer;
+  for (size_t first = 0, last; first < parts.size(); first = last) {
+    int64_t total = parts[first].count;
+    for (last = first + 1; last < parts.size() && total + parts[last].count <= kBucket; ++last)
+      total += parts[last].count;
+    if (last == first + 1 && parts[first].gradient.numel() == total) {
+      comm.all_reduce(parts[first].gradient.view({total}), Reduce::sum, what);
+      continue;
+    }
+    if (!buffer.defined() || buffer.numel() < total) buffer = Tensor::empty({std::max(total, kBucket)});
+    const Tensor bucket = buffer.rows(0, total);
+    int64_t at = 0;
+    for (size_t i = first; i < last; at += parts[i++].count) {
+      const Tensor place = bucket.rows(at, at + parts[i].count);
+      if (parts[i].gradient.numel() < parts[i].count) place.zero();
+      std::memcpy(place.f32() + parts[i].offset, parts[i].gradient.f32(), parts[i].gradient.bytes());
+    }
     comm.all_reduce(bucket, Reduce::sum, what);
-    copy(false);
-    first = last;
+    at = 0;
+    for (size_t i = first; i < last; at += parts[i++].count)
+      std::memcpy(parts[i].gradient.f32(), bucket.f32() + at + parts[i].offset, parts[i].gradient.bytes());
   }
+}
+
+// Blocks of fixed size, added in order: the same sum whatever the number of threads.
+double sum_of_squares(const Tensor& t) {
+  constexpr int64_t kBlock = 1 << 14;
+  const float* x = t.f32();
+  std::vector<double> sums((t.numel() + kBlock - 1) / kBlock);
+  parallel_for(static_cast<int64_t>(sums.size()), 2, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      double sum = 0;
+      const int64_t to = std::min(t.numel(), (b + 1) * kBlock);
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = b * kBlock; i < to; ++i) sum += double(x[i]) * double(x[i]);
+      sums[b] = sum;
+    }
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 }  // namespace
 
 void synchronize_gradients(const Parameters& parameters, const GradientGroups& groups) {
   std::vector<Part> shares, ends, all;
-  std::vector<std::pair<const Parameter*, Tensor>> spread;  // overlapping ranges: summed as whole logical tensors
   for (const Parameter* p : parameters) {
     if (!p->trainable) continue;
-    const Tensor gradient = p->var.grad_buffer();
-    const Part part{gradient.f32(), gradient.numel()};
-    all.push_back(part);
-    if (p->sum_over_embedding) ends.push_back(part);
-    if (!p->sum_over_tp || groups.tp.size() == 1) continue;
-    const Tensor whole = Tensor::zeros(p->global_shape);
-    whole.rows(p->held.begin, p->held.end).copy_from(gradient);
-    spread.emplace_back(p, whole);
-    shares.push_back({whole.f32(), whole.numel()});
+    if (p->sum_over_tp) shares.push_back(in_logical_tensor(*p));
+    if (p->sum_over_embedding) ends.push_back(whole(*p));
+    all.push_back(whole(*p));
   }
-  sum_packed(groups.tp, shares, "gradient shares over tp");
-  for (const auto& [p, whole] : spread) p->var.grad().copy_from(whole.rows(p->held.begin, p->held.end));
-  sum_packed(groups.embedding, ends, "gradient of the tied embedding");
-  sum_packed(groups.dp, all, "gradients over dp");
+  sum_in_buckets(groups.tp, shares, "gradient shares over tp");
+  sum_in_buckets(groups.embedding, ends, "gradient of the tied embedding");
+  sum_in_buckets(groups.dp, all, "gradients over dp");
 }
 
 double gradient_norm(const Parameters& parameters, const GradientGroups& groups) {
   double sum = 0;
-  for (const Parameter* p : parameters) {
-    if (!p->trainable || p->owned.size() == 0) continue;
-    const Tensor owned = p->owned_part(p->var.grad());
-    const float* g = owned.f32();
-    constexpr int64_t kBlock = 4096;
-    for (int64_t from = 0; from < owned.numel(); from += kBlock) {
-      float block = 0;
-      const int64_t to = std::min(owned.numel(), from + kBlock);
-#pragma omp simd reduction(+ : block)
-      for (int64_t i = from; i < to; ++i) block += g[i] * g[i];
-      sum += block;
-    }
-  }
+  for (const Parameter* p : parameters)
+    if (p->trainable && p->owned.size() > 0 && p->var.has_grad()) sum += sum_of_squares(p->owned_part(p->var.grad()));
   sum = groups.tp.all_reduce(sum, Reduce::sum, "grad norm over tp");
   return std::sqrt(groups.pp.all_reduce(sum, Reduce::sum, "grad norm over pp"));
 }

@@ -1,37 +1,42 @@
-// The optimizer: AdamW on this rank's shards, and the learning rate's schedule. Ranks that hold the same element hold the same gradient after
-// synchronize_gradients, and so compute the same update.
+// The optimizer: AdamW on this rank's shards. Ranks that hold the same element hold the same gradient after
+// synchronize_gradients, and so compute the same update without talking.
 #pragma once
 #include "parallel/parameter.h"
 
 namespace wuneng {
 
-struct LearningRate {
-  double peak = 3e-4, floor = 0;
-  int64_t warmup = 0, steps = 1;
-  // Linear from peak / warmup to peak, then a cosine down to the floor at `steps`. step counts from 0.
-  double at(int64_t step) const;
-};
-
 struct AdamwOptions {
-  float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
+  float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;
+  float weight_decay = 0.1f;  // decoupled; only where Parameter::decays
 };
 
 class Optimizer {
  public:
-  // Holds state for the trainable ones of `parameters`. The master weight is the parameter itself where that is f32.
+  // Holds state for the trainable ones of `parameters`, which are f32 or bf16. The first update is step 1.
   Optimizer(const Parameters& parameters, const AdamwOptions& options, const Stream& stream = {});
 
-  // One update with every gradient multiplied by gradient_scale; then the gradients are zero.
-  void step(double lr, double gradient_scale);
+  // One update with every gradient multiplied by gradient_scale (clipping); then the gradients are zero.
+  void step(double lr, double gradient_scale = 1.0);
   int64_t steps_done() const { return steps_; }
   void set_steps_done(int64_t steps) { steps_ = steps; }
 
+  // Of one parameter, all f32 and of its local shape. `master` is the weight that is updated: the parameter's own
+  // tensor where that is f32, else the f32 tensor that the bf16 one is rounded from.
   struct State {
     const Parameter* parameter;
-    Tensor master, m, v;  // f32, of the parameter's local shape
+    Tensor master, m, v;
   };
   const std::vector<State>& states() const { return states_; }
-  void write_back();  // bf16 parameters from their masters, after the masters were loaded
+
+  // The same as a flat list, for a checkpoint: "<parameter>/master", "<parameter>/m", "<parameter>/v".
+  struct NamedTensor {
+    std::string name;
+    Tensor tensor;
+    const Parameter* parameter;  // whose range of the logical tensor it is
+  };
+  std::vector<NamedTensor> named_tensors() const;
+
+  void write_back() const;  // bf16 parameters from their masters, after the masters were loaded
 
  private:
   std::vector<State> states_;
@@ -39,5 +44,9 @@ class Optimizer {
   Stream stream_;
   int64_t steps_ = 0;
 };
+
+// The factor that brings a gradient of this norm down to at most max_norm; 1 where it is below, or max_norm is 0 (no
+// clipping).
+inline double clip_factor(double norm, double max_norm) { return max_norm > 0 && norm > max_norm ? max_norm / norm : 1.0; }
 
 }  // namespace wuneng

@@ -1,10 +1,49 @@
 #include "parallel/pipeline.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 
 namespace wuneng {
 namespace {
+
+enum class Way { forward, backward };
+
+// One way over the pipeline's links. Requests keep sent buffers alive; finished ones are let go at the next send, so
+// that a slow receiver costs memory rather than time.
+class Link {
+ public:
+  Link(const Comm& pp, Stream stream, int64_t hidden_size) : pp_(pp), stream_(stream), hidden_size_(hidden_size) {}
+
+  Tensor receive(int micro_batch, int64_t rows, int peer, Way way) const {  // [T, d]
+    const Tensor buffer = Tensor::empty({rows, hidden_size_}, DType::f32, stream_.device);
+    pp_.irecv(buffer, peer, tag(micro_batch, way), name(way)).wait();
+    return buffer;
+  }
+
+  void send(const Tensor& tensor, int micro_batch, int64_t rows, int peer, Way way) {  // [T, d]
+    require(tensor.shape() == Shape{rows, hidden_size_} && tensor.dtype() == DType::f32,
+            "{} of micro-batch {} to stage {}: expected f32{}, found {}{}", name(way), micro_batch, peer,
+            to_string(Shape{rows, hidden_size_}), to_string(tensor.dtype()), to_string(tensor.shape()));
+    std::erase_if(sends_, [](Request& r) { return r.done(); });
+    sends_.push_back(pp_.isend(tensor, peer, tag(micro_batch, way), name(way)));
+  }
+
+  void finish() {
+    for (Request& r : sends_) r.wait();
+    sends_.clear();
+  }
+
+ private:
+  // The tag tells messages of one pair of ranks apart, whatever the order in which either side names them.
+  static int tag(int micro_batch, Way way) { return 2 * micro_batch + (way == Way::backward); }
+  static const char* name(Way way) { return way == Way::forward ? "pipeline activation" : "pipeline gradient"; }
+
+  const Comm& pp_;
+  Stream stream_;
+  int64_t hidden_size_;
+  std::vector<Request> sends_;
+};
 
 // A micro-batch on its way through the stage.
 struct InFlight {
@@ -14,48 +53,50 @@ struct InFlight {
 
 }  // namespace
 
-void run_pipeline(const Comm& pp, const Schedule& schedule, const PipelineWork& work, bool trains, const Stream& stream) {
-  const int stage = pp.rank(), last = pp.size() - 1;
+void Pipeline::run(const Schedule& schedule, const PipelineWork& work) const {
+  const int stage = pp_.rank();
+  Link link(pp_, stream_, hidden_size_);
   std::map<int, InFlight> flight;
-  std::vector<Request> sends;
-  const auto tag = [](int m, bool gradient) { return 2 * m + gradient; };
-  const auto receive = [&](int m, int peer, bool gradient) {
-    const Tensor buffer = Tensor::empty({work.rows(m), work.hidden_size});
-    pp.recv(buffer, peer, tag(m, gradient), gradient ? "pipeline gradient" : "pipeline activation");
-    return buffer;
-  };
-  const auto send = [&](const Tensor& tensor, int m, int peer, bool gradient) {
-    std::erase_if(sends, [](Request& r) { return r.done(); });
-    sends.push_back(pp.isend(tensor, peer, tag(m, gradient), gradient ? "pipeline gradient" : "pipeline activation"));
-  };
   for (const Action& action : schedule) {
     const int m = action.micro_batch;
     InFlight& f = flight[m];
     switch (action.kind) {
-      case Action::receive_activation: f.hidden = Var(receive(m, stage - 1, false), trains); break;
+      case Action::receive_activation:
+        f.hidden = Var(link.receive(m, work.rows(m), stage - 1, Way::forward), work.train);
+        break;
       case Action::forward:
-        f.tape.emplace(stream, trains);
+        f.tape.emplace(stream_, work.train);
         f.out = work.forward(*f.tape, m, f.hidden);
-        if (!trains && stage == last) flight.erase(m);
+        if (work.forward_done) work.forward_done(m);
+        if (!work.train && last_stage()) flight.erase(m);
         break;
       case Action::send_activation:
-        send(f.out.value(), m, stage + 1, false);
-        if (!trains) flight.erase(m);
+        link.send(f.out.value(), m, work.rows(m), stage + 1, Way::forward);
+        if (!work.train) flight.erase(m);
         break;
-      case Action::receive_gradient: f.out.set_grad(receive(m, stage + 1, true)); break;
+      case Action::receive_gradient:
+        f.out.set_grad(link.receive(m, work.rows(m), stage + 1, Way::backward));
+        break;
       case Action::backward:
-        if (stage == last) f.out.set_grad(Tensor::from<float>({1.0f}, {1}));
+        require(work.train && f.tape, "pipeline stage {}, {}: expected a recorded forward before it, found none", stage,
+                to_string(action));
+        if (last_stage()) {
+          require(f.out.shape() == Shape{1}, "pipeline stage {}, {}: expected a loss [1], found {}", stage,
+                  to_string(action), to_string(f.out.shape()));
+          f.out.set_grad(Tensor::from<float>({1.0f}, {1}));
+        }
         f.tape->backward();
-        if (stage == 0) flight.erase(m);
+        f.out = {};
+        if (first_stage()) flight.erase(m);
         break;
       case Action::send_gradient:
-        f.hidden.grad_buffer();  // zero where nothing reached it
-        send(f.hidden.grad(), m, stage - 1, true);
+        // A stage that does not read its input still owes the stage before it a gradient: zero.
+        link.send(f.hidden.grad_buffer(), m, work.rows(m), stage - 1, Way::backward);
         flight.erase(m);
         break;
     }
   }
-  for (Request& r : sends) r.wait();
+  link.finish();
 }
 
 }  // namespace wuneng

@@ -62,7 +62,7 @@ def make_case(directory, option, rng, gradient, recompute=False):
     return dict(directory=directory, option=option, c=c, model=model, tokens=tokens, starts=starts, labels=labels, gradient=gradient)
 
 
-def finite_difference(case, holder, name, direction, step=1e-5):
+def finite_difference(case, holder, name, direction, step=1e-6):
     value = holder[name]
     holder[name] = value + step * direction
     up = loss(case["c"], case["model"], case)

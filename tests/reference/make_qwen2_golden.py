@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/qwen2_{tied,untied}/: tiny random Qwen2 models as Hugging Face's own code saves and computes them.
+"""Writes tests/golden/qwen2_{tied,untied}/: tiny random Qwen2 models as Hugging Face's own code saves and
+computes them.
 
-Run by hand, never by the tests: needs torch and transformers (written with 1.13 and 4.38.2). Each directory gets
+Run by hand, never by the tests: needs torch and transformers (made with 1.13 and 4.38.2). A directory holds
   config.json, model.safetensors   by save_pretrained
-  tokens.json                      tokens, labels (next token, -100 at a document's end) and documents, as reference_probe reads them
+  tokens.json                      tokens, labels (next token, -100 at a document's end) and documents, as
+                                   reference_probe reads them
   expected.safetensors             logits [T, V], loss [1] and grad.NAME, named as reference_probe names them
 
-The model computes in float64 (but where Hugging Face's code casts to float32 itself: norms, softmax, logits). It knows no packed
-documents, so each document runs alone, and the loss is the mean over the labels of all.
+The model computes in float64 (but where Hugging Face's code casts to float32 itself: norms, rotary tables,
+logits). It knows no packed documents, so each runs alone, and the loss is the mean over the labels of all.
 """
 import json
 import os
@@ -21,15 +23,15 @@ from model_files import write_safetensors
 GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
 DOCUMENTS = [0, 9, 10, 24]  # one of a single token
 SHAPES = {  # two head layouts, so that no size stands in for another
-    "qwen2_tied": dict(hidden_size=48, intermediate_size=40, num_attention_heads=6, num_key_value_heads=2, vocab_size=151,
-                       rope_theta=1e6, tie_word_embeddings=True),
-    "qwen2_untied": dict(hidden_size=40, intermediate_size=44, num_attention_heads=5, num_key_value_heads=1, vocab_size=131,
-                         rope_theta=1e4, tie_word_embeddings=False),
+    "qwen2_tied": dict(hidden_size=48, intermediate_size=40, num_attention_heads=6, num_key_value_heads=2,
+                       vocab_size=151, rope_theta=1e6, tie_word_embeddings=True),
+    "qwen2_untied": dict(hidden_size=40, intermediate_size=44, num_attention_heads=5, num_key_value_heads=1,
+                         vocab_size=131, rope_theta=1e4, tie_word_embeddings=False),
 }
 
 
 def randomize(model, generator):
-    """Every tensor away from the constants that a fresh model has (biases 0, norms 1), which would hide a missing one."""
+    """Moves tensors off the constants of a fresh model (biases 0, norms 1), which would hide a missing one."""
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         if "norm" in name:
@@ -49,6 +51,7 @@ def make(name, seed):
     directory = os.path.join(GOLDEN, name)
     model.save_pretrained(directory, safe_serialization=True)
     os.remove(os.path.join(directory, "generation_config.json"))
+    os.chmod(os.path.join(directory, "model.safetensors"), 0o644)
 
     tokens = torch.randint(0, model.config.vocab_size, (DOCUMENTS[-1],), generator=generator)
     labels = torch.cat([tokens[1:], tokens[:1]])
@@ -57,6 +60,7 @@ def make(name, seed):
         json.dump({"tokens": tokens.tolist(), "labels": labels.tolist(), "documents": DOCUMENTS}, f)
 
     model.double()
+    torch.set_default_dtype(torch.float64)  # the type in which torch 1.13 makes the attention mask
     pieces = [model(tokens[None, begin:end]).logits[0] for begin, end in zip(DOCUMENTS, DOCUMENTS[1:])]
     logits = torch.cat(pieces).double()
     loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
@@ -64,6 +68,7 @@ def make(name, seed):
     expected = {"logits": logits.detach().numpy(), "loss": np.array([loss.item()])}
     expected |= {"grad." + n: p.grad.numpy() for n, p in model.named_parameters()}
     write_safetensors(os.path.join(directory, "expected.safetensors"), expected)
+    torch.set_default_dtype(torch.float32)
     print(f"{name}: loss {loss.item():.6f}, {sum(p.numel() for p in model.parameters())} parameters")
 
 

@@ -1,0 +1,44 @@
+// What a run tells: one line in place for the person at the terminal, one JSON object a step for programs.
+#pragma once
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace wuneng {
+
+// Appends one JSON object a line, flushed, so that a killed run loses none. A resumed run first cuts the lines of steps that it will do again.
+class MetricsFile {
+ public:
+  MetricsFile(const std::string& path, int64_t first_step);
+  void write(const nlohmann::json& line);
+
+ private:
+  std::ofstream out_;
+};
+
+struct StepReport {
+  int64_t step, steps;
+  double loss, kl, ce, learning_rate, gradient_norm;
+  double tokens_per_second;
+  double seconds_left;
+  bool shows_kl = true;
+};
+
+// "step 120/300  loss 1.2345  kl 1.2345  lr 3.00e-04  grad 0.98  12,345 tok/s  0:42 left"
+std::string format_report(const StepReport& report);
+
+// Prints in place on a terminal; elsewhere a line at most every few seconds, and the last one always.
+class Progress {
+ public:
+  explicit Progress(int64_t every);
+  void show(const StepReport& report);
+  void line(const std::string& text);  // a line of its own, after which the progress goes on
+
+ private:
+  int64_t every_;
+  bool terminal_;
+  bool open_ = false;
+};
+
+}  // namespace wuneng
