@@ -7,15 +7,10 @@
 #include <vector>
 
 #include "parallel/stage.h"
+#include "parallel/stream.h"
 #include "parallel/tensor_parallel.h"
 
 namespace wuneng {
-
-// A part of the teacher's logits for a micro-batch: columns in the vocabulary, [T, columns.size()] f32 or bf16.
-struct TeacherSlice {
-  Range columns;
-  Tensor logits;
-};
 
 struct LossOptions {
   float temperature = 1;

@@ -10,13 +10,14 @@
 namespace wuneng {
 namespace {
 
-constexpr int64_t kBucket = 8 << 20;  // elements: 32 MB. Large enough for bandwidth, small enough to stay a detail.
+constexpr int64_t kBucket =
+    8 << 20;  // elements: 32 MB. Large enough for bandwidth, small enough to stay a detail.
 
 // A gradient and its place among the elements that are summed with other ranks'.
 struct Part {
   Tensor gradient;
   int64_t offset = 0;  // where the gradient begins ...
-  int64_t count = 0;   // ... among this many elements, the same number on all ranks; the rest are other ranks'
+  int64_t count = 0;  // ... among this many elements, the same number on all ranks; the rest are other ranks'
 };
 
 Part whole(const Parameter& p) { return {p.var.grad_buffer(), 0, p.var.grad_buffer().numel()}; }
@@ -25,13 +26,14 @@ Part whole(const Parameter& p) { return {p.var.grad_buffer(), 0, p.var.grad_buff
 Part in_logical_tensor(const Parameter& p) {
   const bool all = p.held == Range{0, p.global_shape[p.cut_dim]};
   require(p.cut_dim == 0 || all,
-          "parameter {}: a gradient of which ranks hold shares is cut along dimension {}, expected 0", p.name, p.cut_dim);
+          "parameter {}: a gradient of which ranks hold shares is cut along dimension {}, expected 0", p.name,
+          p.cut_dim);
   const int64_t count = element_count(p.global_shape);
   return {p.var.grad_buffer(), all ? 0 : count / p.global_shape[0] * p.held.begin, count};
 }
 
-// Sums parts over the ranks of `comm`, in place. Small ones share a bucket and with it a call; one that fills a bucket
-// alone and is whole is not copied.
+// Sums parts over the ranks of `comm`, in place. Small ones share a bucket and with it a call; one that fills
+// a bucket alone and is whole is not copied.
 void sum_in_buckets(const Comm& comm, const std::vector<Part>& parts, const char* what) {
   if (comm.size() == 1) return;
   Tensor buffer;
@@ -93,7 +95,8 @@ void synchronize_gradients(const Parameters& parameters, const GradientGroups& g
 double gradient_norm(const Parameters& parameters, const GradientGroups& groups) {
   double sum = 0;
   for (const Parameter* p : parameters)
-    if (p->trainable && p->owned.size() > 0 && p->var.has_grad()) sum += sum_of_squares(p->owned_part(p->var.grad()));
+    if (p->trainable && p->owned.size() > 0 && p->var.has_grad())
+      sum += sum_of_squares(p->owned_part(p->var.grad()));
   sum = groups.tp.all_reduce(sum, Reduce::sum, "grad norm over tp");
   return std::sqrt(groups.pp.all_reduce(sum, Reduce::sum, "grad norm over pp"));
 }

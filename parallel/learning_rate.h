@@ -13,7 +13,8 @@ struct LearningRate {
   int64_t warmup = 0;  // steps of warm-up
   int64_t steps = 1;   // where the floor is reached
 
-  // step counts from 0: (step + 1) / warmup of the peak while warming up, the peak at `warmup`, the floor from `steps` on.
+  // step counts from 0: (step + 1) / warmup of the peak while warming up, the peak at `warmup`, the floor
+  // from `steps` on.
   double at(int64_t step) const {
     if (step < warmup) return peak * double(step + 1) / double(warmup);
     if (step >= steps) return floor;

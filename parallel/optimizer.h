@@ -20,8 +20,8 @@ class Optimizer {
   int64_t steps_done() const { return steps_; }
   void set_steps_done(int64_t steps) { steps_ = steps; }
 
-  // Of one parameter, all f32 and of its local shape. `master` is the weight that is updated: the parameter's own
-  // tensor where that is f32, else the f32 tensor that the bf16 one is rounded from.
+  // Of one parameter, all f32 and of its local shape. `master` is the weight that is updated: the parameter's
+  // own tensor where that is f32, else the f32 tensor that the bf16 one is rounded from.
   struct State {
     const Parameter* parameter;
     Tensor master, m, v;
@@ -45,8 +45,10 @@ class Optimizer {
   int64_t steps_ = 0;
 };
 
-// The factor that brings a gradient of this norm down to at most max_norm; 1 where it is below, or max_norm is 0 (no
-// clipping).
-inline double clip_factor(double norm, double max_norm) { return max_norm > 0 && norm > max_norm ? max_norm / norm : 1.0; }
+// The factor that brings a gradient of this norm down to at most max_norm; 1 where it is below, or max_norm
+// is 0 (no clipping).
+inline double clip_factor(double norm, double max_norm) {
+  return max_norm > 0 && norm > max_norm ? max_norm / norm : 1.0;
+}
 
 }  // namespace wuneng

@@ -9,11 +9,12 @@ namespace {
 
 enum class Way { forward, backward };
 
-// One way over the pipeline's links. Requests keep sent buffers alive; finished ones are let go at the next send, so
-// that a slow receiver costs memory rather than time.
+// One way over the pipeline's links. Requests keep sent buffers alive; finished ones are let go at the next
+// send, so that a slow receiver costs memory rather than time.
 class Link {
  public:
-  Link(const Comm& pp, Stream stream, int64_t hidden_size) : pp_(pp), stream_(stream), hidden_size_(hidden_size) {}
+  Link(const Comm& pp, Stream stream, int64_t hidden_size)
+      : pp_(pp), stream_(stream), hidden_size_(hidden_size) {}
 
   Tensor receive(int micro_batch, int64_t rows, int peer, Way way) const {  // [T, d]
     const Tensor buffer = Tensor::empty({rows, hidden_size_}, DType::f32, stream_.device);
@@ -37,7 +38,9 @@ class Link {
  private:
   // The tag tells messages of one pair of ranks apart, whatever the order in which either side names them.
   static int tag(int micro_batch, Way way) { return 2 * micro_batch + (way == Way::backward); }
-  static const char* name(Way way) { return way == Way::forward ? "pipeline activation" : "pipeline gradient"; }
+  static const char* name(Way way) {
+    return way == Way::forward ? "pipeline activation" : "pipeline gradient";
+  }
 
   const Comm& pp_;
   Stream stream_;
@@ -78,7 +81,8 @@ void Pipeline::run(const Schedule& schedule, const PipelineWork& work) const {
         f.out.set_grad(link.receive(m, work.rows(m), stage + 1, Way::backward));
         break;
       case Action::backward:
-        require(work.train && f.tape, "pipeline stage {}, {}: expected a recorded forward before it, found none", stage,
+        require(work.train && f.tape,
+                "pipeline stage {}, {}: expected a recorded forward before it, found none", stage,
                 to_string(action));
         if (last_stage()) {
           require(f.out.shape() == Shape{1}, "pipeline stage {}, {}: expected a loss [1], found {}", stage,

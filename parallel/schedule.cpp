@@ -23,16 +23,21 @@ void add_backward(Schedule& out, int stages, int stage, int m) {
 
 void require_sensible(int stages, int stage, int micro_batches) {
   require(stage >= 0 && stage < stages && micro_batches >= 0,
-          "pipeline schedule: stage {} of {} with {} micro-batches: expected 0 <= stage < stages, micro-batches >= 0",
+          "pipeline schedule: stage {} of {} with {} micro-batches: expected 0 <= stage < stages, "
+          "micro-batches >= 0",
           stage, stages, micro_batches);
 }
 
-// All stages side by side. A stage moves until it waits for a message; when none moves, either all are done or the
-// schedules are wrong.
+// All stages side by side. A stage moves until it waits for a message; when none moves, either all are done
+// or the schedules are wrong.
 class Simulation {
  public:
   Simulation(const std::vector<Schedule>& schedules, int micro_batches, bool trains)
-      : schedules_(schedules), stages_(static_cast<int>(schedules.size())), micro_batches_(micro_batches), trains_(trains), at_(stages_) {}
+      : schedules_(schedules),
+        stages_(static_cast<int>(schedules.size())),
+        micro_batches_(micro_batches),
+        trains_(trains),
+        at_(stages_) {}
 
   void run() {
     for (bool moved = true; moved;) {
@@ -54,7 +59,8 @@ class Simulation {
       return found != done.end() && found->second.count(m);
     }
   };
-  // A message on its way: to a stage, of a kind that the receiver names, for a micro-batch; and the sender's action.
+  // A message on its way: to a stage, of a kind that the receiver names, for a micro-batch; and the sender's
+  // action.
   struct Address {
     int to;
     Action::Kind received_as;
@@ -76,7 +82,8 @@ class Simulation {
       if (!condition) wrong(s, p.next, why);
     };
     expect(m >= 0 && m < micro_batches_, fmt::format("no such micro-batch among {}", micro_batches_));
-    const bool backwards = kind == Action::receive_gradient || kind == Action::backward || kind == Action::send_gradient;
+    const bool backwards =
+        kind == Action::receive_gradient || kind == Action::backward || kind == Action::send_gradient;
     expect(trains_ || !backwards, "nothing goes backward in a schedule of forwards");
     expect(!p.has(kind, m), "a second time");
     switch (kind) {
@@ -113,8 +120,8 @@ class Simulation {
     return true;
   }
 
-  // Every stage that is not finished waits. The cause, where there is one, is a message that nobody sends; else stages
-  // wait for each other in a circle.
+  // Every stage that is not finished waits. The cause, where there is one, is a message that nobody sends;
+  // else stages wait for each other in a circle.
   void require_no_deadlock() const {
     std::string circle;
     int first = -1;
@@ -128,8 +135,8 @@ class Simulation {
       const Action wanted = {gradient ? Action::send_gradient : Action::send_activation, a.micro_batch};
       if (std::find(other.begin() + at_[peer].next, other.end(), wanted) == other.end())
         wrong(s, at_[s].next, fmt::format("stage {} never sends it", peer));
-      circle += fmt::format("{}stage {} at action {} ({}) waits for stage {}", first < 0 ? "" : ", ", s, at_[s].next,
-                            to_string(a), peer);
+      circle += fmt::format("{}stage {} at action {} ({}) waits for stage {}", first < 0 ? "" : ", ", s,
+                            at_[s].next, to_string(a), peer);
       if (first < 0) first = s;
     }
     if (first >= 0) wrong(first, at_[first].next, "deadlock: " + circle);
@@ -142,7 +149,8 @@ class Simulation {
     for (int s = 0; s < stages_; ++s)
       for (const Action::Kind kind : {Action::forward, Action::backward})
         for (int m = 0; m < micro_batches_ && (trains_ || kind == Action::forward); ++m)
-          require(at_[s].has(kind, m), "pipeline schedule, stage {}, after all {} actions: expected {}, found none", s,
+          require(at_[s].has(kind, m),
+                  "pipeline schedule, stage {}, after all {} actions: expected {}, found none", s,
                   schedules_[s].size(), to_string(Action{kind, m}));
   }
 

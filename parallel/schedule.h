@@ -1,5 +1,5 @@
-// Pipeline schedules as data: what each stage does, in order. Made by pure functions, checked by a validator, run by
-// pipeline.h.
+// Pipeline schedules as data: what each stage does, in order. Made by pure functions, checked by a validator,
+// run by pipeline.h.
 #pragma once
 #include <string>
 #include <vector>
@@ -23,8 +23,8 @@ std::string to_string(const Action& action);  // "forward 3"
 
 using Schedule = std::vector<Action>;  // of one stage
 
-// 1F1B: stage s of p runs min(p - s - 1, m) forwards ahead, then a forward and a backward in turn. It holds at most
-// min(p - s, m) micro-batches at a time and idles for (p - 1)(F + B).
+// 1F1B: stage s of p runs min(p - s - 1, m) forwards ahead, then a forward and a backward in turn. It holds
+// at most min(p - s, m) micro-batches at a time and idles for (p - 1)(F + B).
 Schedule one_f_one_b(int stages, int stage, int micro_batches);
 
 // Forwards alone: evaluation, and the teacher.

@@ -14,7 +14,8 @@ struct Pass {
   float b1, b2, eps, scale;
   float rate;        // lr / (1 - b1^t)
   float correction;  // 1 / sqrt(1 - b2^t)
-  float shrink;      // lr decay, applied as a part of the update: 1 - lr decay would lose most of its digits in f32
+  float
+      shrink;  // lr decay, applied as a part of the update: 1 - lr decay would lose most of its digits in f32
 };
 
 // Bound by memory: each element is read and written once, its bf16 copy included.

@@ -31,7 +31,7 @@ SHAPES = {  # two head layouts, so that no size stands in for another
 
 
 def randomize(model, generator):
-    """Moves tensors off the constants of a fresh model (biases 0, norms 1), which would hide a missing one."""
+    """Moves tensors off a fresh model's constants (biases 0, norms 1), which would hide a missing one."""
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         if "norm" in name:

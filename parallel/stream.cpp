@@ -1,0 +1,125 @@
+#include "parallel/stream.h"
+
+#include <cstring>
+
+namespace wuneng {
+namespace {
+
+constexpr int kFrame = 1, kCredit = 2;          // message tags of the stream's communicator
+constexpr uint64_t kMagic = 0x314d5453'474e4e57;  // "WNNGSTM1"
+
+struct Header {
+  uint64_t magic = kMagic;
+  int64_t round, rows, column_begin, column_end;
+  int32_t micro_batch, student_dp, dtype, reserved = 0;
+  int64_t bytes;
+};
+static_assert(sizeof(Header) == 64);
+
+Header header_of(const StreamItem& item, const Range& columns, const StreamOptions& o) {
+  return {.round = item.round, .rows = o.rows, .column_begin = columns.begin, .column_end = columns.end, .micro_batch = item.micro_batch,
+          .student_dp = item.student_dp, .dtype = static_cast<int32_t>(o.dtype), .bytes = o.rows * columns.size() * size_of(o.dtype)};
+}
+
+std::string describe(const Header& h) {
+  return fmt::format("round {} micro-batch {} replica {} columns {}..{} of {} rows ({} bytes)", h.round, h.micro_batch, h.student_dp, h.column_begin, h.column_end, h.rows, h.bytes);
+}
+
+}  // namespace
+
+TeacherSender::TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options) : stream_(stream), mesh_(mesh), options_(options) {
+  for (const StreamSlice& s : stream_slices(options.shape))
+    if (s.teacher_tp == mesh.tp_rank) slices_.push_back(s);
+}
+
+void TeacherSender::take_credit(int rank, Receiver& receiver) {
+  const Tensor credit = Tensor::empty({1}, DType::i64);
+  stream_.recv(credit, rank, kCredit, "credit from the student");
+  --receiver.outstanding;
+}
+
+void TeacherSender::send(const StreamItem& item, const Tensor& logits) {
+  const int64_t mine = cut(options_.shape.teacher_vocab, options_.shape.teacher_tp, mesh_.tp_rank).begin, width = logits.dim(1);
+  require(logits.dim(0) == options_.rows, "teacher stream: {} rows of logits, expected {}", logits.dim(0), options_.rows);
+  for (const StreamSlice& slice : slices_) {
+    const int to = mesh_.world_rank(Role::student, item.student_dp, mesh_.student.pp - 1, slice.student_tp);
+    Receiver& receiver = receivers_[to];
+    while (receiver.outstanding >= options_.credits) take_credit(to, receiver);
+    while (!receiver.sends.empty() && receiver.sends.front().done()) receiver.sends.pop_front();
+    const Header header = header_of(item, slice.columns, options_);
+    const Tensor frame = Tensor::empty({static_cast<int64_t>(sizeof header) + header.bytes}, DType::u8);
+    std::memcpy(frame.raw(), &header, sizeof header);
+    char* payload = static_cast<char*>(frame.raw()) + sizeof header;
+    const int64_t count = slice.columns.size();
+    for (int64_t t = 0; t < options_.rows; ++t) {
+      const float* from = logits.f32() + t * width + slice.columns.begin - mine;
+      if (options_.dtype == DType::f32) std::memcpy(payload + t * count * 4, from, count * 4);
+      else
+        for (int64_t c = 0; c < count; ++c) reinterpret_cast<bf16*>(payload)[t * count + c] = bf16(from[c]);
+    }
+    receiver.sends.push_back(stream_.isend(frame, to, kFrame, "teacher's logits"));
+    ++receiver.outstanding;
+  }
+}
+
+void TeacherSender::flush() {
+  for (auto& [rank, receiver] : receivers_) {
+    for (Request& r : receiver.sends) r.wait();
+    receiver.sends.clear();
+    while (receiver.outstanding > 0) take_credit(rank, receiver);
+  }
+}
+
+StreamedTeacher::StreamedTeacher(const Comm& stream, const Mesh& mesh, const StreamOptions& options) : stream_(stream), mesh_(mesh), options_(options) {
+  const StreamShape& s = options_.shape;
+  const int last_stage = mesh.teacher->pp - 1;
+  for (int replica = 0; replica < s.teacher_dp; ++replica)
+    for (const StreamSlice& slice : stream_slices(s))
+      if (slice.student_tp == mesh.tp_rank) senders_.push_back({mesh.world_rank(Role::teacher, replica, last_stage, slice.teacher_tp), replica, slice, {}, {}});
+  for (int64_t round = options.first_round; round < options.end_round; ++round)
+    for (int m = 0; m < s.micro_batches; ++m)
+      for (Sender& sender : senders_)
+        if (const StreamItem item{round, m, mesh.dp_rank}; serving_replica(s, item) == sender.replica) sender.to_post.push_back(item);
+  for (Sender& sender : senders_)
+    for (int i = 0; i < options.credits; ++i)
+      post(sender, Tensor::empty({static_cast<int64_t>(sizeof(Header)) + options.rows * sender.slice.columns.size() * size_of(options.dtype)}, DType::u8));
+}
+
+void StreamedTeacher::post(Sender& sender, Tensor buffer) {
+  if (sender.to_post.empty()) return;
+  sender.to_post.pop_front();
+  Request request = stream_.irecv(buffer, sender.world_rank, kFrame, "teacher's logits");
+  sender.posted.emplace_back(std::move(buffer), std::move(request));
+}
+
+std::vector<TeacherSlice> StreamedTeacher::take(int64_t round, int micro_batch) {
+  WUNENG_ASSERT(taken_.empty());
+  const StreamItem item{round, micro_batch, mesh_.dp_rank};
+  std::vector<TeacherSlice> out;
+  for (Sender& sender : senders_) {
+    if (serving_replica(options_.shape, item) != sender.replica) continue;
+    require(!sender.posted.empty(), "teacher stream: round {} micro-batch {} was not planned (rounds {} to {})", round, micro_batch, options_.first_round, options_.end_round);
+    auto [frame, request] = std::move(sender.posted.front());
+    sender.posted.pop_front();
+    request.wait();
+    const Header expected = header_of(item, sender.slice.columns, options_);
+    Header found;
+    std::memcpy(&found, frame.raw(), sizeof found);
+    require(std::memcmp(&found, &expected, sizeof found) == 0, "teacher stream, frame from world rank {}: expected {}, found {}{}", sender.world_rank, describe(expected),
+            describe(found), found.magic == kMagic ? "" : " (not a frame of ours)");
+    char* payload = static_cast<char*>(frame.raw()) + sizeof found;
+    out.push_back({sender.slice.columns, Tensor::wrap(payload, {options_.rows, sender.slice.columns.size()}, options_.dtype, std::make_shared<Tensor>(frame))});
+    taken_.emplace_back(&sender, frame);
+  }
+  return out;
+}
+
+void StreamedTeacher::release() {
+  for (auto& [sender, frame] : taken_) {
+    post(*sender, frame);  // before the credit: the next frame finds its buffer
+    stream_.send(Tensor::zeros({1}, DType::i64), sender->world_rank, kCredit, "credit to the teacher");
+  }
+  taken_.clear();
+}
+
+}  // namespace wuneng

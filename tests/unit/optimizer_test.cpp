@@ -1,0 +1,286 @@
+// AdamW against a double implementation, bf16 parameters and their masters, the learning rate, and the
+// gradient's norm.
+#include "parallel/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <deque>
+#include <random>
+
+#include "kernels/adamw.h"
+#include "parallel/gradients.h"
+#include "parallel/learning_rate.h"
+#include "runtime/threads.h"
+
+namespace wuneng {
+namespace {
+
+std::vector<float> noise(int64_t n, unsigned seed, float scale = 1) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> out(n);
+  for (float& x : out) x = normal(generator);
+  return out;
+}
+
+Parameter make_parameter(const std::string& name, const std::vector<float>& values,
+                         DType dtype = DType::f32) {
+  const int64_t n = static_cast<int64_t>(values.size());
+  Parameter p;
+  p.name = name;
+  p.global_shape = {n};
+  p.held = p.owned = {0, n};
+  p.var = Var(Tensor::from(values, {n}).to(dtype), true);
+  return p;
+}
+
+void set_gradient(const Parameter& p, const std::vector<float>& g) {
+  p.var.set_grad(Tensor::from(g, {static_cast<int64_t>(g.size())}));
+}
+
+// The textbook, in double.
+struct DoubleAdamw {
+  AdamwOptions o;
+  std::vector<double> w, m, v;
+  int64_t t = 0;
+  DoubleAdamw(const AdamwOptions& options, const std::vector<float>& start)
+      : o(options), w(start.begin(), start.end()), m(w.size()), v(w.size()) {}
+  void step(const std::vector<float>& g, double lr, double scale, bool decays) {
+    ++t;
+    for (size_t i = 0; i < w.size(); ++i) {
+      const double b1 = o.beta1, b2 = o.beta2, gi = g[i] * scale;
+      m[i] = b1 * m[i] + (1 - b1) * gi;
+      v[i] = b2 * v[i] + (1 - b2) * gi * gi;
+      const double mean = m[i] / (1 - std::pow(b1, t)), variance = v[i] / (1 - std::pow(b2, t));
+      w[i] -= lr * (mean / (std::sqrt(variance) + o.eps) + (decays ? o.weight_decay : 0) * w[i]);
+    }
+  }
+};
+
+TEST(Adamw, FollowsDoubleImplementation) {
+  const AdamwOptions options{.beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-3f, .weight_decay = 0.3f};
+  for (const bool decays : {true, false}) {
+    SCOPED_TRACE(decays);
+    const int64_t n = 40001;  // more than one thread's share, and no multiple of a register
+    const auto start = noise(n, 1);
+    Parameter p = make_parameter("w", start);
+    p.decays = decays;
+    Optimizer optimizer({&p}, options);
+    DoubleAdamw reference(options, start);
+    for (int t = 0; t < 20; ++t) {
+      const auto g = noise(n, 100 + t);
+      const double lr = 1e-2 / (t + 1);
+      set_gradient(p, g);
+      optimizer.step(lr, 0.5);
+      reference.step(g, lr, 0.5, decays);
+    }
+    const Optimizer::State& s = optimizer.states()[0];
+    for (int64_t i = 0; i < n; ++i) {
+      ASSERT_NEAR(p.var.value().f32()[i], reference.w[i], 3e-6) << i;
+      ASSERT_NEAR(s.m.f32()[i], reference.m[i], 1e-6) << i;
+      ASSERT_NEAR(s.v.f32()[i], reference.v[i], 1e-6) << i;
+    }
+    EXPECT_EQ(optimizer.steps_done(), 20);
+  }
+}
+
+TEST(Adamw, SmallDecayIsNotRoundedAway) {  // lr decay = 1e-7, below f32's resolution next to 1
+  const std::vector<float> start(64, 1e-3f);
+  const Tensor w = Tensor::from(start, {64}), zero = Tensor::zeros({64});
+  for (int t = 1; t <= 4000; ++t)
+    kernels::adamw({}, {.master = w,
+                        .m = zero,
+                        .v = zero,
+                        .gradient = zero,
+                        .stored = {},
+                        .lr = 1e-6f,
+                        .beta1 = 0.9f,
+                        .beta2 = 0.95f,
+                        .eps = 1e-8f,
+                        .decay = 40.0f,
+                        .gradient_scale = 1,
+                        .step = t});
+  const double expected = 1e-3 * std::pow(1 - 4e-5, 4000);
+  EXPECT_NEAR(w.f32()[0] / expected, 1.0, 1e-4);
+}
+
+TEST(Adamw, SameBitsForAnyThreadCount) {
+  const int before = thread_count();
+  const int64_t n = 100003;
+  std::vector<std::vector<uint8_t>> results;
+  for (const int threads : {1, 2, 3}) {
+    set_thread_count(threads);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      Parameter p = make_parameter("w", noise(n, 7), dtype);
+      Optimizer optimizer({&p}, {});
+      for (int t = 0; t < 3; ++t) {
+        set_gradient(p, noise(n, 50 + t));
+        optimizer.step(1e-2, 1);
+      }
+      const Tensor& master = optimizer.states()[0].master;
+      const auto* bytes = static_cast<const uint8_t*>(master.raw());
+      results.emplace_back(bytes, bytes + master.bytes());
+    }
+  }
+  set_thread_count(before);
+  for (size_t i = 2; i < results.size(); ++i) EXPECT_TRUE(results[i] == results[i % 2]) << i;
+}
+
+TEST(Optimizer, MasterKeepsWhatBf16Loses) {
+  const std::vector<float> start(1000, 1.0f);
+  Parameter p = make_parameter("w", start, DType::bf16);
+  const AdamwOptions options{.weight_decay = 0};
+  Optimizer optimizer({&p}, options);
+  DoubleAdamw reference(options, start);
+  const std::vector<float> g(1000, 0.25f);
+  for (int t = 0; t < 100; ++t) {  // each update is a tenth of bf16's step below 1
+    set_gradient(p, g);
+    optimizer.step(4e-4, 1);
+    reference.step(g, 4e-4, 1, false);
+  }
+  ASSERT_EQ(p.var.value().dtype(), DType::bf16);
+  const Tensor& master = optimizer.states()[0].master;
+  EXPECT_NE(master.raw(), p.var.value().raw());
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_NEAR(master.f32()[i], reference.w[i], 1e-5);
+    ASSERT_EQ(p.var.value().data<bf16>()[i].bits, bf16(master.f32()[i]).bits);
+  }
+  EXPECT_NEAR(reference.w[0], 0.96, 1e-3);  // the test moves
+}
+
+TEST(Optimizer, WriteBackRoundsLoadedMasters) {
+  Parameter p = make_parameter("w", {1, 2, 3}, DType::bf16);
+  Optimizer optimizer({&p}, {});
+  optimizer.states()[0].master.copy_from(Tensor::from<float>({4.0f, 1.00390625f, -6.0f}, {3}));
+  optimizer.write_back();
+  const bf16* stored = p.var.value().data<bf16>();
+  EXPECT_EQ(static_cast<float>(stored[0]), 4.0f);
+  EXPECT_EQ(static_cast<float>(stored[1]), 1.0f);  // half way: ties to even
+  EXPECT_EQ(static_cast<float>(stored[2]), -6.0f);
+}
+
+TEST(Optimizer, HoldsStateOfTrainableParametersOnly) {
+  Parameter a = make_parameter("a", {1, 2}), frozen = make_parameter("frozen", {3}),
+            b = make_parameter("b", {4}, DType::bf16);
+  frozen.trainable = false;
+  const int64_t before = memory_use(DeviceKind::cpu).current;
+  Optimizer optimizer({&a, &frozen, &b}, {});
+  EXPECT_EQ(memory_use(DeviceKind::cpu).current - before, 5 * 64);  // m, v of both; a master of b alone
+  EXPECT_EQ(optimizer.states()[0].master.raw(), a.var.value().raw());
+
+  std::vector<std::string> names;
+  for (const auto& [name, tensor, parameter] : optimizer.named_tensors()) {
+    names.push_back(name);
+    EXPECT_EQ(tensor.shape(), parameter->local_shape());
+    EXPECT_EQ(tensor.dtype(), DType::f32);
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"a/master", "a/m", "a/v", "b/master", "b/m", "b/v"}));
+
+  set_gradient(frozen, {5});
+  optimizer.step(1, 1);
+  EXPECT_EQ(frozen.var.value().f32()[0], 3);
+}
+
+TEST(Optimizer, GradientsAreZeroAfterAStep) {
+  Parameter p = make_parameter("w", {1, 2});
+  Optimizer optimizer({&p}, {});
+  set_gradient(p, {5, 6});
+  optimizer.step(1e-3, 1);
+  EXPECT_EQ(p.var.grad().f32()[0], 0);
+  EXPECT_EQ(p.var.grad().f32()[1], 0);
+}
+
+TEST(Optimizer, ContinuesFromSavedState) {
+  const auto g = noise(500, 3);
+  Parameter straight = make_parameter("w", noise(500, 2)), first = make_parameter("w", noise(500, 2));
+  Optimizer one({&straight}, {}), two({&first}, {});
+  const auto steps = [&](const Parameter& p, Optimizer& optimizer, int n) {
+    for (int i = 0; i < n; ++i) {
+      set_gradient(p, g);
+      optimizer.step(1e-2, 1);
+    }
+  };
+  steps(straight, one, 6);
+  steps(first, two, 3);
+  Parameter again = make_parameter("w", std::vector<float>(500, 0.0f));
+  Optimizer restored({&again}, {});
+  const auto from = two.named_tensors(), to = restored.named_tensors();
+  for (size_t i = 0; i < from.size(); ++i) to[i].tensor.copy_from(from[i].tensor);
+  restored.set_steps_done(two.steps_done());
+  steps(again, restored, 3);
+  EXPECT_EQ(std::memcmp(again.var.value().raw(), straight.var.value().raw(), again.var.value().bytes()), 0);
+}
+
+TEST(Optimizer, RefusesOtherTypes) {
+  Parameter p = make_parameter("w", {1});
+  p.var = Var(Tensor::zeros({1}, DType::f16), true);
+  EXPECT_THROW(Optimizer({&p}, {}), Error);
+}
+
+TEST(LearningRate, WarmsUpThenFallsToTheFloor) {
+  const LearningRate lr{.peak = 1.0, .floor = 0.1, .warmup = 10, .steps = 110};
+  EXPECT_DOUBLE_EQ(lr.at(0), 0.1);
+  EXPECT_DOUBLE_EQ(lr.at(9), 1.0);
+  EXPECT_DOUBLE_EQ(lr.at(10), 1.0);
+  EXPECT_DOUBLE_EQ(lr.at(35), 0.1 + 0.9 * 0.5 * (1 + std::sqrt(0.5)));
+  EXPECT_DOUBLE_EQ(lr.at(60), 0.55);
+  EXPECT_DOUBLE_EQ(lr.at(110), 0.1);
+  EXPECT_DOUBLE_EQ(lr.at(100000), 0.1);
+  for (int t = 10; t < 110; ++t) EXPECT_GT(lr.at(t), lr.at(t + 1)) << t;
+}
+
+TEST(LearningRate, EdgesHaveNoGap) {
+  const LearningRate none{.peak = 1.0, .floor = 0.1, .warmup = 0, .steps = 4};
+  EXPECT_DOUBLE_EQ(none.at(0), 1.0);
+  const LearningRate only{.peak = 1.0, .floor = 0.1, .warmup = 4, .steps = 4};
+  EXPECT_DOUBLE_EQ(only.at(3), 1.0);
+  EXPECT_DOUBLE_EQ(only.at(4), 0.1);
+}
+
+TEST(GradientNorm, CountsOwnedElementsOfTrainableParameters) {
+  Parameter a = make_parameter("a", {0, 0, 0, 0}), frozen = make_parameter("frozen", {0}),
+            other = make_parameter("other", {0});
+  Parameter without = make_parameter("without", {0});
+  a.owned = {1, 4};
+  frozen.trainable = false;
+  other.owned = {0, 0};
+  set_gradient(a, {100, 1, 2, 2});
+  set_gradient(frozen, {100});
+  set_gradient(other, {100});
+  EXPECT_DOUBLE_EQ(gradient_norm({&a, &frozen, &other, &without}, {}), 3.0);
+}
+
+TEST(GradientNorm,
+     SumsInDouble) {  // 1e8 squared swallows 2^18 ones in f32, and its square overflows nothing in double
+  std::vector<float> g(1 << 18, 1.0f);
+  g[0] = 1e8f;
+  g[1] = 1e25f;
+  Parameter p = make_parameter("w", g);
+  set_gradient(p, g);
+  EXPECT_DOUBLE_EQ(gradient_norm({&p}, {}), std::sqrt(1e16 + double(1e25f) * double(1e25f) + (1 << 18) - 2));
+  g[1] = 1;
+  set_gradient(p, g);
+  EXPECT_NEAR(gradient_norm({&p}, {}) / std::sqrt(1e16 + (1 << 18) - 1), 1.0, 1e-12);
+}
+
+TEST(ClipFactor, ScalesOnlyWhatIsTooLong) {
+  EXPECT_DOUBLE_EQ(clip_factor(4, 1), 0.25);
+  EXPECT_DOUBLE_EQ(clip_factor(0.5, 1), 1);
+  EXPECT_DOUBLE_EQ(clip_factor(4, 0), 1);
+}
+
+TEST(SynchronizeGradients, OneRankGivesZerosToParametersWithoutAGradient) {
+  Parameter a = make_parameter("a", {1, 2}), b = make_parameter("b", {1});
+  a.sum_over_tp = a.sum_over_embedding = true;
+  set_gradient(a, {3, 4});
+  synchronize_gradients({&a, &b}, {});
+  EXPECT_EQ(a.var.grad().f32()[0], 3);
+  EXPECT_EQ(a.var.grad().f32()[1], 4);
+  ASSERT_TRUE(b.var.has_grad());
+  EXPECT_EQ(b.var.grad().f32()[0], 0);
+}
+
+}  // namespace
+}  // namespace wuneng
