@@ -31,7 +31,8 @@ void update(const Pass& pass, int64_t begin, int64_t end) {
     m[i] = mi;
     v[i] = vi;
     w[i] = wi;
-    if constexpr (kStored) stored[i] = bf16(wi);
+    if constexpr (kStored)
+      stored[i].bits = bf16(wi).bits;  // gcc vectorises a store of a number, not of a struct
   }
 }
 

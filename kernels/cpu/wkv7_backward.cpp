@@ -1,15 +1,14 @@
-// The backward of WKV-7 by chunks, last chunk first (docs/model.md; notation of wkv7_chunk.h). dS is the gradient of the state after the chunk, E = dS diag(e^G).
+// The backward of WKV-7 by chunks, last chunk first (notation of wkv7_chunk.h). dS is the gradient of the state after the chunk, E = dS diag(e^G).
 //
 //   dU = sum over readings A_qb^T dY + B E^T      dP = (I - A_ab)^-T dU      dV = A_qk^T dY + A_ak^T dP + K E^T
 //   d(-kappa) = e^{g_{t-1}} o (dA_ab B + dA_ak K + dP S_0)
 //   db = e^{-g} o (dA_ab^T A + dA_qb^T Q + U E)   dk likewise with V   dS_0 = E + dY^T Q + dP^T A
 //
-// The decay's gradient is w_t sum_v dS_t o S_{t-1}, written out so that nothing is subtracted (the usual difference of suffix sums loses
-// half the digits in f32): the row t stands between what was written before it (S_0, rows j < t) and what is read after it (E, readings
-// i >= t, removals i > t):
+// The decay's gradient is w_t sum_v dS_t o S_{t-1}, written out so that nothing is subtracted (the usual difference of suffix
+// sums cancels in f32): the row t stands between what was written before it (S_0, rows j < t) and what is read after it (E,
+// readings i >= t, removals i > t):
 //   dlog_w_t = sum_v (E + sum_{i>=t} dY_i Q_i^T + sum_{i>t} dP_i A_i^T) o (S_0 + sum_{j<t} V_j K_j^T + U_j B_j^T).
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/cpu/wkv7_chunk.h"
 #include "runtime/threads.h"
@@ -17,171 +16,158 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
+// The decays' share of rows X_i that read the state: dlog_w [16, W] += X_i o (what X_i's gradient meets of the writes before t), for all t up to
+// i (kOwn: row i reads after its own write and decay) or before i. meets [16, W] holds dX_i S_0, pairs [16, 32] the products of dX_i with V_j and U_j; without kOwn,
+// meets is left as dX_i S_0 + sum_{j<i} of them times K_j and B_j, which is X_i's gradient.
+template <bool kOwn>
+[[gnu::noinline]] void decay_share(int64_t W, const float* X, const float* pairs, const float* KB, float* meets, float* dlog_w) {
+  for (int64_t c = 0; c < W; c += kLanes) {
+    Lanes met[kC];
+    unroll<kC>([&](auto i) __attribute__((always_inline)) { met[i] = load(meets + i * W + c); });
+    unroll<kC>([&](auto t) __attribute__((always_inline)) {
+      const Lanes K = load(KB + t * W + c), B = load(KB + (kC + t) * W + c);
+      Lanes sum[2] = {load(dlog_w + t * W + c), Lanes{}};  // two, for the additions wait for each other
+      unroll<kC>([&](auto i) __attribute__((always_inline)) {
+        if constexpr (kOwn ? i >= t : i > t) sum[i % 2] += load(X + i * W + c) * met[i];
+        if constexpr (i > t) met[i] += pairs[i * 2 * kC + t] * K + pairs[i * 2 * kC + kC + t] * B;
+      });
+      store(dlog_w + t * W + c, sum[0] + sum[1]);
+    });
+    if constexpr (!kOwn) unroll<kC>([&](auto i) __attribute__((always_inline)) { store(meets + i * W + c, met[i]); });
+  }
+}
+
 class Backward {
  public:
-  Backward(const Wkv7BackwardArgs& args, int64_t s, int64_t n, int first_reader, int last_reader)
-      : args_(args), D(args.in.k.dim(2)), N(args.in.k.dim(1)), s_(s), n_(n), first_(first_reader), last_(last_reader), c(D), dS(D * D, 0.0f),
-        dU(kC * D), dV(kC * D), da(kC * D), db(kC * D), dk(kC * D), dw(kC * D), dY(kC * D), Q(kC * D), rows(kC * D), base(D),
-        left(kC * kC), right(kC * kC) {
-    if (args.dfinal.defined()) std::memcpy(dS.data(), args.dfinal.f32() + (s * N + n) * D * D, D * D * sizeof(float));
-  }
+  explicit Backward(const Wkv7BackwardArgs& args)
+      : args_(args), N_(args.in.k.dim(1)), c_(args.in.k.dim(2)), dS_(W() * W()), wide_(W() * W()), KBt_(W() * 2 * kC), VUt_(W() * 2 * kC),
+        dVUt_(W() * 2 * kC), dKB_(2 * kC * W()), dPt_(W() * kC), da_(kC * W()), dlog_w_(kC * W()), dY_(kC * W()), Q_(kC * W()),
+        met_(kC * W()), base_(W()), pairs_(kC * 2 * kC), dpairs_(kC * 2 * kC), solve_(kC * kC) {}
 
-  void chunk(int64_t row, int64_t count, const float* state) {
-    c.load(args_.in, row, count, n_);
-    c.load_removed(args_.removed);
-    to_start();
-    through_state(state);
-    for (const auto& reading : args_.readings)
-      for (int h = first_; h < last_; ++h) through_reading(reading, h, state);
-    through_removal(state);
-    finish();
-  }
-
-  void store_initial() const {
-    if (args_.dinitial.defined()) std::memcpy(args_.dinitial.f32() + (s_ * N + n_) * D * D, dS.data(), D * D * sizeof(float));
+  // The readers of the chain's head are [first, last).
+  void run(const Wkv7Chain& chain, int first, int last) {
+    load_state(args_.dfinal, chain.segment * N_ + chain.head, W(), dS_);
+    for (int64_t at = (chain.count - 1) / kC * kC; at >= 0; at -= kC) {
+      c_.load(args_.in, chain.begin + at, std::min(kC, chain.count - at), chain.head);
+      c_.load_removed(args_.removed, chain.head);
+      transpose(2 * kC, W(), c_.KB.data(), W(), KBt_.data(), 2 * kC);
+      transpose(2 * kC, W(), c_.VU.data(), W(), VUt_.data(), 2 * kC);
+      const float* state = wide_state(args_.chunk_states, (chain.first_chunk + at / kC) * N_ + chain.head, W(), wide_);
+      through_state(state);
+      for (const auto& reading : args_.readings)
+        for (int h = first; h < last; ++h) through_reading(reading, h, state);
+      through_removal(state);
+      finish(chain.head);
+    }
+    store_state(dS_, W(), args_.dinitial, chain.segment * N_ + chain.head);
   }
 
  private:
-  // dS becomes E.
-  void to_start() {
-    for (int64_t i = 0; i < D; ++i) {
-      float* row = dS.data() + i * D;
-      const float* total = c.total();
-#pragma omp simd
-      for (int64_t k = 0; k < D; ++k) row[k] *= total[k];
-    }
-  }
+  int64_t W() const { return c_.W; }
 
-  // What reaches the chunk through the state after it: dU = B E^T, dV = K E^T, db = U E, dk = V E, and the decays' share.
+  // What reaches the chunk through the state after it: dV = K E^T, dU = B E^T, dk = V E, db = U E, and the decays' share. dS becomes E.
   void through_state(const float* state) {
-    const int64_t C = c.C;
-    sgemm(false, true, C, D, D, 1, c.B.data(), D, dS.data(), D, 0, dU.data(), D);
-    sgemm(false, true, C, D, D, 1, c.K.data(), D, dS.data(), D, 0, dV.data(), D);
-    sgemm(false, false, C, D, D, 1, c.U.data(), D, dS.data(), D, 0, db.data(), D);
-    sgemm(false, false, C, D, D, 1, c.V.data(), D, dS.data(), D, 0, dk.data(), D);
-    std::fill(base.begin(), base.end(), 0.0f);
-    for (int64_t i = 0; i < D; ++i) multiply_add(dS.data() + i * D, state + i * D, base.data(), D);
-    for (int64_t t = 0; t < C; ++t) {
-      std::memcpy(dw.data() + t * D, base.data(), D * sizeof(float));
-      multiply_add(c.K.data() + t * D, dk.data() + t * D, base.data(), D);
-      multiply_add(c.B.data() + t * D, db.data() + t * D, base.data(), D);
-    }
-  }
-
-  // left[t, j] = x_t . V_j and right[t, j] = x_t . U_j
-  void against_values(const float* x) {
-    sgemm(false, true, c.C, c.C, D, 1, x, D, c.V.data(), D, 0, left.data(), kC);
-    sgemm(false, true, c.C, c.C, D, 1, x, D, c.U.data(), D, 0, right.data(), kC);
-  }
-
-  // The decays' share of vectors X_i that read the state with gradients dX_i: rows holds dX S_0, left and right its products with values. `own`: does row i
-  // read what row i itself has written? Leaves sum_{j<i (or <=i)} of the writes in rows, added to dX_i S_0.
-  void decay_share(const float* X, bool own) {
-    std::vector<float>& written = base;
-    for (int64_t i = 0; i < c.C; ++i) {
-      const float* x = X + i * D;
-      float* row = rows.data() + i * D;
-      std::memcpy(written.data(), row, D * sizeof(float));
-      for (int64_t t = 0; t < i + own; ++t) {
-        multiply_add(x, written.data(), dw.data() + t * D, D);
-        const float p = left[i * kC + t], q = right[i * kC + t], *K = c.K.data() + t * D, *B = c.B.data() + t * D;
-        float* w = written.data();
+    std::fill(base_.begin(), base_.end(), 0.0f);
+    float* base = base_.data();
+    const float* total = c_.total();
+    for (int64_t i = 0; i < W(); ++i) {
+      float* row = dS_.data() + i * W();
+      const float* before = state + i * W();
 #pragma omp simd
-        for (int64_t k = 0; k < D; ++k) w[k] += p * K[k] + q * B[k];
+      for (int64_t k = 0; k < W(); ++k) {
+        row[k] *= total[k];
+        base[k] += row[k] * before[k];
       }
-      std::memcpy(row, written.data(), D * sizeof(float));
+    }
+    multiply(W(), 2 * kC, W(), {dS_.data(), W(), 1}, KBt_.data(), 2 * kC, dVUt_.data(), 2 * kC);
+    multiply(2 * kC, W(), W(), {c_.VU.data(), W(), 1}, dS_.data(), W(), dKB_.data(), W());
+    for (int64_t t = 0; t < kC; ++t) {
+      const float *K = c_.KB.data() + t * W(), *B = K + kC * W(), *dK = dKB_.data() + t * W(), *dB = dK + kC * W();
+      float* dlog_w = dlog_w_.data() + t * W();
+#pragma omp simd
+      for (int64_t k = 0; k < W(); ++k) {
+        dlog_w[k] = base[k];
+        base[k] += K[k] * dK[k] + B[k] * dB[k];
+      }
     }
   }
 
   void through_reading(const Wkv7BackwardArgs::Pair& reading, int h, const float* state) {
-    const int64_t C = c.C;
-    c.load_rows(reading.dy, h, dY.data());
-    c.load_reader(reading.r, h, Q.data());
-    // dU += A_qb^T dY, dV += A_qk^T dY over j <= t
-    sgemm(false, true, C, C, D, 1, Q.data(), D, c.B.data(), D, 0, right.data(), kC);
-    sgemm(false, true, C, C, D, 1, Q.data(), D, c.K.data(), D, 0, left.data(), kC);
-    for (int64_t t = 0; t < C; ++t)
-      for (int64_t j = 0; j <= t; ++j) {
-        axpy(right[t * kC + j], dY.data() + t * D, dU.data() + j * D, D);
-        axpy(left[t * kC + j], dY.data() + t * D, dV.data() + j * D, D);
-      }
-    // db += dA_qb^T Q, dk += dA_qk^T Q
-    against_values(dY.data());
-    for (int64_t t = 0; t < C; ++t)
-      for (int64_t j = 0; j <= t; ++j) {
-        axpy(right[t * kC + j], Q.data() + t * D, db.data() + j * D, D);
-        axpy(left[t * kC + j], Q.data() + t * D, dk.data() + j * D, D);
-      }
-    sgemm(false, false, C, D, D, 1, dY.data(), D, state, D, 0, rows.data(), D);
-    decay_share(Q.data(), true);
-    sgemm(true, false, D, D, C, 1, dY.data(), D, Q.data(), D, 1, dS.data(), D);
+    c_.load_rows(reading.dy, h, dY_.data());
+    c_.load_scaled(reading.r, h, Q_.data());
+    const Left dY{dY_.data(), W(), 1}, dYt{dY_.data(), 1, W()};
+    // A_qk | A_qb, and what they pass to the values
+    multiply(kC, 2 * kC, W(), {Q_.data(), W(), 1}, KBt_.data(), 2 * kC, pairs_.data(), 2 * kC);
+    keep_causal(pairs_.data(), false);
+    multiply_add(W(), 2 * kC, kC, dYt, pairs_.data(), 2 * kC, dVUt_.data(), 2 * kC);
+    // their gradients, and what these pass to the keys
+    multiply(kC, 2 * kC, W(), dY, VUt_.data(), 2 * kC, dpairs_.data(), 2 * kC);
+    keep_causal(dpairs_.data(), false);
+    multiply_add(2 * kC, W(), kC, {dpairs_.data(), 1, 2 * kC}, Q_.data(), W(), dKB_.data(), W());
+    multiply(kC, W(), W(), dY, state, W(), met_.data(), W());
+    decay_share<true>(W(), Q_.data(), dpairs_.data(), c_.KB.data(), met_.data(), dlog_w_.data());
+    multiply_add(W(), W(), kC, dYt, Q_.data(), W(), dS_.data(), W());
   }
 
-  // The removals U = (I - A_ab)^-1 P: dP by back substitution (dU becomes dP), then what A_ab, A_ak and S_0 get.
+  // The removals U = (I - A_ab)^-1 P, dP from dU, and what A_ab, A_ak and S_0 get.
   void through_removal(const float* state) {
-    const int64_t C = c.C;
-    sgemm(false, true, C, C, D, 1, c.A.data(), D, c.B.data(), D, 0, right.data(), kC);
-    sgemm(false, true, C, C, D, 1, c.A.data(), D, c.K.data(), D, 0, left.data(), kC);
-    for (int64_t t = C - 1; t >= 0; --t)
-      for (int64_t j = 0; j < t; ++j) {
-        axpy(right[t * kC + j], dU.data() + t * D, dU.data() + j * D, D);
-        axpy(left[t * kC + j], dU.data() + t * D, dV.data() + j * D, D);
-      }
-    against_values(dU.data());
-    for (int64_t t = 0; t < C; ++t)
-      for (int64_t j = 0; j < t; ++j) {
-        axpy(right[t * kC + j], c.A.data() + t * D, db.data() + j * D, D);
-        axpy(left[t * kC + j], c.A.data() + t * D, dk.data() + j * D, D);
-      }
-    sgemm(false, false, C, D, D, 1, dU.data(), D, state, D, 0, rows.data(), D);
-    decay_share(c.A.data(), false);
-    std::swap(rows, da);
-    sgemm(true, false, D, D, C, 1, dU.data(), D, c.A.data(), D, 1, dS.data(), D);
+    multiply(kC, 2 * kC, W(), {c_.A.data(), W(), 1}, KBt_.data(), 2 * kC, pairs_.data(), 2 * kC);
+    keep_causal(pairs_.data(), true);
+    unit_inverse<false>(pairs_.data() + kC, 2 * kC, solve_.data());
+    multiply(W(), kC, kC, {dVUt_.data() + kC, 2 * kC, 1}, solve_.data(), kC, dPt_.data(), kC);
+    const Left dP{dPt_.data(), 1, kC}, dPt{dPt_.data(), kC, 1};
+    multiply_add(W(), kC, kC, dPt, pairs_.data(), 2 * kC, dVUt_.data(), 2 * kC);
+    multiply(kC, 2 * kC, W(), dP, VUt_.data(), 2 * kC, dpairs_.data(), 2 * kC);
+    keep_causal(dpairs_.data(), true);
+    multiply_add(2 * kC, W(), kC, {dpairs_.data(), 1, 2 * kC}, c_.A.data(), W(), dKB_.data(), W());
+    multiply(kC, W(), W(), dP, state, W(), da_.data(), W());
+    decay_share<false>(W(), c_.A.data(), dpairs_.data(), c_.KB.data(), da_.data(), dlog_w_.data());
+    multiply_add(W(), W(), kC, dPt, c_.A.data(), W(), dS_.data(), W());
   }
 
   // Out of the decayed coordinates and into the results.
-  void finish() {
-    const int64_t stride = N * D;
-    for (int64_t t = 0; t < c.C; ++t) {
-      const int64_t at = (c.row + t) * stride + n_ * D;
+  void finish(int64_t n) {
+    for (int64_t t = 0; t < c_.C; ++t) {
+      const int64_t at = ((c_.row + t) * N_ + n) * c_.D;
       const float *kappa = args_.in.kappa.f32() + at, *rate = args_.in.rate.f32() + at;
-      const float *shrink = c.shrink.data() + t * D, *before = t ? c.grow.data() + (t - 1) * D : nullptr;
+      const float *before = c_.grow.data() + std::max<int64_t>(t - 1, 0) * W(), *down = c_.shrink.data() + t * W();
+      const float *da = da_.data() + t * W(), *dk = dKB_.data() + t * W(), *db = dk + kC * W();
       float *out_k = args_.dk.f32() + at, *out_kappa = args_.dkappa.f32() + at, *out_rate = args_.drate.f32() + at;
-      const float *a = da.data() + t * D, *b = db.data() + t * D, *k = dk.data() + t * D;
 #pragma omp simd
-      for (int64_t i = 0; i < D; ++i) {
-        const float bi = b[i] * shrink[i], ai = a[i] * (before ? before[i] : 1.0f);
-        out_k[i] = k[i] * shrink[i];
-        out_kappa[i] = rate[i] * bi - ai;
-        out_rate[i] = kappa[i] * bi;
+      for (int64_t i = 0; i < c_.D; ++i) {
+        out_k[i] = dk[i] * down[i];
+        out_kappa[i] = rate[i] * db[i] * down[i] - (t > 0 ? da[i] * before[i] : da[i]);
+        out_rate[i] = kappa[i] * db[i] * down[i];
       }
     }
-    c.store_rows(dV.data(), args_.dv, n_);
-    c.store_rows(dw.data(), args_.dlog_w, n_);
+    transpose(W(), kC, dVUt_.data(), 2 * kC, met_.data(), W());
+    c_.store_rows(met_.data(), args_.dv, n);
+    c_.store_rows(dlog_w_.data(), args_.dlog_w, n);
   }
 
   const Wkv7BackwardArgs& args_;
-  const int64_t D, N, s_, n_;
-  const int first_, last_;
-  Wkv7Chunk c;
-  std::vector<float> dS, dU, dV, da, db, dk, dw, dY, Q, rows, base, left, right;
+  const int64_t N_;
+  Wkv7Chunk c_;
+  Scratch dS_, wide_;             // [W, W]
+  Scratch KBt_, VUt_;             // [W, 32]: K^T | B^T, V^T | U^T
+  Scratch dVUt_;                  // [W, 32]: dV^T | dU^T
+  Scratch dKB_;                   // [32, W]: dk over db
+  Scratch dPt_;                   // [W, 16]
+  Scratch da_, dlog_w_;           // [16, W]
+  Scratch dY_, Q_, met_;          // [16, W], of one reader
+  Scratch base_;                  // [W]
+  Scratch pairs_, dpairs_, solve_;  // [16, 32], [16, 32], [16, 16]
 };
 
 }  // namespace
 
 void wkv7_backward(const Stream&, const Wkv7BackwardArgs& args) {
-  const int64_t N = args.in.k.dim(1), D = args.in.k.dim(2), chains = static_cast<int64_t>(args.in.segments.size()) * N;
-  const auto first = first_chunks(args.in.segments);
+  const int64_t N = args.in.k.dim(1);
   const auto readers = readers_of(args.head_state, N);
-  parallel_for(chains, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t s = i / N, n = i % N;
-      const Wkv7Segment& segment = args.in.segments[s];
-      Backward chain(args, s, n, readers[n][0], readers[n][1]);
-      for (int64_t chunk = (segment.count - 1) / kC; chunk >= 0; --chunk)
-        chain.chunk(segment.begin + chunk * kC, std::min(kC, segment.count - chunk * kC), args.chunk_states.f32() + ((first[s] + chunk) * N + n) * D * D);
-      chain.store_initial();
-    }
+  parallel_for(N * wkv7_chunk_count(args.in.segments), 1, [&](int64_t begin, int64_t end) {
+    Backward backward(args);
+    for (const Wkv7Chain& chain : chains_between(args.in.segments, N, begin, end))
+      backward.run(chain, readers[chain.head][0], readers[chain.head][1]);
   });
 }
 

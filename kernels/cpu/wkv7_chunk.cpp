@@ -1,6 +1,6 @@
 #include "kernels/cpu/wkv7_chunk.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "kernels/cpu/simd.h"
 
@@ -14,19 +14,102 @@ int64_t wkv7_chunk_count(const std::vector<Wkv7Segment>& segments) {
 
 namespace cpu {
 
-std::vector<int64_t> first_chunks(const std::vector<Wkv7Segment>& segments) {
-  std::vector<int64_t> first;
-  int64_t at = 0;
-  for (const Wkv7Segment& s : segments) {
-    first.push_back(at);
-    at += (s.count + kC - 1) / kC;
+Wkv7Chunk::Wkv7Chunk(int64_t channels)
+    : D(channels), W((D + 15) / 16 * 16), grow(kC * W), shrink(kC * W), A(kC * W), KB(2 * kC * W), VU(2 * kC * W), g_(W) {}
+
+void Wkv7Chunk::load(const Wkv7Inputs& in, int64_t first, int64_t count, int64_t n) {
+  row = first, C = count;
+  const int64_t stride = in.k.dim(1) * D;
+  std::fill(g_.begin(), g_.end(), 0.0f);
+  for (int64_t t = 0; t < C; ++t) {
+    const int64_t from = (row + t) * stride + n * D, to = t * W;
+    const float *log_w = in.log_w.f32() + from, *k = in.k.f32() + from, *kappa = in.kappa.f32() + from, *rate = in.rate.f32() + from;
+    float *g = g_.data(), *up = grow.data() + to, *down = shrink.data() + to;
+    float *a = A.data() + to, *K = KB.data() + to, *B = KB.data() + kC * W + to;
+#pragma omp simd
+    for (int64_t c = 0; c < D; ++c) {
+      g[c] += log_w[c];
+      up[c] = exp_fast(g[c]);
+      down[c] = exp_fast(-g[c]);
+      K[c] = k[c] * down[c];
+      B[c] = kappa[c] * rate[c] * down[c];
+      a[c] = -kappa[c];
+    }
+    if (t == 0) continue;
+    const float* before = up - W;
+#pragma omp simd
+    for (int64_t c = 0; c < D; ++c) a[c] *= before[c];
   }
-  return first;
+  for (Scratch* x : {&A, &KB}) std::fill(x->begin() + C * W, x->begin() + kC * W, 0.0f);
+  std::fill(KB.begin() + (kC + C) * W, KB.end(), 0.0f);
+  load_rows(in.v, n, V());
+}
+
+void Wkv7Chunk::load_removed(const Tensor& removed, int64_t n) { load_rows(removed, n, U()); }
+
+void Wkv7Chunk::load_rows(const Tensor& x, int64_t h, float* to) const {
+  const int64_t stride = x.dim(1) * D;
+  for (int64_t t = 0; t < C; ++t) std::copy_n(x.f32() + (row + t) * stride + h * D, D, to + t * W);
+  std::fill(to + C * W, to + kC * W, 0.0f);
+}
+
+void Wkv7Chunk::load_scaled(const Tensor& x, int64_t h, float* to) const {
+  load_rows(x, h, to);
+#pragma omp simd
+  for (int64_t i = 0; i < C * W; ++i) to[i] *= grow[i];
+}
+
+void Wkv7Chunk::store_rows(const float* from, const Tensor& x, int64_t h) const {
+  const int64_t stride = x.dim(1) * D;
+  for (int64_t t = 0; t < C; ++t) std::copy_n(from + t * W, D, x.f32() + (row + t) * stride + h * D);
+}
+
+void Wkv7Chunk::store_scaled(const float* from, const Tensor& x, int64_t h) const {
+  const int64_t stride = x.dim(1) * D;
+  for (int64_t t = 0; t < C; ++t) {
+    const float *y = from + t * W, *scale = grow.data() + t * W;
+    float* to = x.f32() + (row + t) * stride + h * D;
+#pragma omp simd
+    for (int64_t c = 0; c < D; ++c) to[c] = y[c] * scale[c];
+  }
+}
+
+void keep_causal(float* pairs, bool strict) {
+  for (int t = 0; t < kC; ++t) {
+    const int last = t - strict;
+    float *first = pairs + t * 2 * kC, *second = first + kC;
+#pragma omp simd
+    for (int j = 0; j < kC; ++j) {
+      first[j] = j <= last ? first[j] : 0.0f;
+      second[j] = j <= last ? second[j] : 0.0f;
+    }
+  }
+}
+
+void load_state(const Tensor& states, int64_t index, int64_t W, Scratch& to) {
+  if (!states.defined()) return std::fill(to.begin(), to.end(), 0.0f);
+  const int64_t D = states.dim(-1);
+  const float* from = states.f32() + index * D * D;
+  for (int64_t i = 0; i < D; ++i) std::copy_n(from + i * D, D, to.begin() + i * W);
+}
+
+void store_state(const Scratch& from, int64_t W, const Tensor& states, int64_t index) {
+  if (!states.defined()) return;
+  const int64_t D = states.dim(-1);
+  float* to = states.f32() + index * D * D;
+  for (int64_t i = 0; i < D; ++i) std::copy_n(from.begin() + i * W, D, to + i * D);
+}
+
+const float* wide_state(const Tensor& states, int64_t index, int64_t W, Scratch& scratch) {
+  if (states.dim(-1) == W) return states.f32() + index * W * W;
+  load_state(states, index, W, scratch);
+  return scratch.data();
 }
 
 std::vector<std::array<int, 2>> readers_of(const std::vector<int>& head_state, int64_t N) {
   std::vector<std::array<int, 2>> out(N, {0, 0});
   for (int h = 0; h < static_cast<int>(head_state.size()); ++h) {
+    WUNENG_ASSERT(head_state[h] >= 0 && head_state[h] < N && (h == 0 || head_state[h] >= head_state[h - 1]));
     auto& range = out[head_state[h]];
     if (range[1] == 0) range[0] = h;
     range[1] = h + 1;
@@ -34,53 +117,18 @@ std::vector<std::array<int, 2>> readers_of(const std::vector<int>& head_state, i
   return out;
 }
 
-Wkv7Chunk::Wkv7Chunk(int64_t channels)
-    : D(channels), grow(kC * D), shrink(kC * D), A(kC * D), K(kC * D), B(kC * D), V(kC * D), U(kC * D) {}
-
-void Wkv7Chunk::load(const Wkv7Inputs& in, int64_t first, int64_t count, int64_t head) {
-  row = first, C = count, n = head;
-  const int64_t stride = in.k.dim(1) * D;
-  std::vector<float> g(D, 0.0f);
-  for (int64_t t = 0; t < C; ++t) {
-    const int64_t from = (row + t) * stride + n * D, to = t * D;
-    const float *log_w = in.log_w.f32() + from, *k = in.k.f32() + from, *kappa = in.kappa.f32() + from, *rate = in.rate.f32() + from;
-    const float* before = grow.data() + to - D;
-#pragma omp simd
-    for (int64_t c = 0; c < D; ++c) {
-      g[c] += log_w[c];
-      grow[to + c] = exp_fast(g[c]);
-      shrink[to + c] = exp_fast(-g[c]);
-      K[to + c] = k[c] * shrink[to + c];
-      B[to + c] = kappa[c] * rate[c] * shrink[to + c];
+std::vector<Wkv7Chain> chains_between(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t begin, int64_t end) {
+  std::vector<Wkv7Chain> chains;
+  int64_t unit = 0;
+  for (int64_t n = 0; n < N; ++n) {
+    int64_t chunk = 0;
+    for (size_t s = 0; s < segments.size(); ++s) {
+      if (unit >= begin && unit < end) chains.push_back({static_cast<int64_t>(s), n, segments[s].begin, segments[s].count, chunk});
+      const int64_t chunks = (segments[s].count + kC - 1) / kC;
+      chunk += chunks, unit += chunks;
     }
-    if (t == 0)
-      for (int64_t c = 0; c < D; ++c) A[c] = -kappa[c];
-    else
-#pragma omp simd
-      for (int64_t c = 0; c < D; ++c) A[to + c] = -kappa[c] * before[c];
   }
-  load_rows(in.v, n, V.data());
-}
-
-void Wkv7Chunk::load_removed(const Tensor& removed) { load_rows(removed, n, U.data()); }
-
-void Wkv7Chunk::load_reader(const Tensor& r, int64_t h, float* to) const {
-  const int64_t stride = r.dim(1) * D;
-  for (int64_t t = 0; t < C; ++t) {
-    const float* from = r.f32() + (row + t) * stride + h * D;
-#pragma omp simd
-    for (int64_t c = 0; c < D; ++c) to[t * D + c] = from[c] * grow[t * D + c];
-  }
-}
-
-void Wkv7Chunk::load_rows(const Tensor& x, int64_t h, float* to) const {
-  const int64_t stride = x.dim(1) * D;
-  for (int64_t t = 0; t < C; ++t) std::memcpy(to + t * D, x.f32() + (row + t) * stride + h * D, D * sizeof(float));
-}
-
-void Wkv7Chunk::store_rows(const float* from, const Tensor& x, int64_t h) const {
-  const int64_t stride = x.dim(1) * D;
-  for (int64_t t = 0; t < C; ++t) std::memcpy(x.f32() + (row + t) * stride + h * D, from + t * D, D * sizeof(float));
+  return chains;
 }
 
 }  // namespace cpu

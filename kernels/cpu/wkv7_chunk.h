@@ -2,60 +2,71 @@
 //
 // With g_t the sum of log w over the chunk's rows up to t, everything that meets at different rows is scaled to the chunk's start:
 //   A_t = -kappa_t e^{g_{t-1}}    K_t = k_t e^{-g_t}    B_t = kappa_t rate_t e^{-g_t}    Q_t = r_t e^{g_t}
-// so that S_t = (S_0 + sum_{j<=t} V_j K_j^T + U_j B_j^T) diag(e^{g_t}), where U_t = S_{t-1} (-kappa_t). With 16 rows g is above -9.8, so e^{-g} stays below
-// 2e4 and f32 needs no centring.
+// so that S_t = (S_0 + sum_{j<=t} V_j K_j^T + U_j B_j^T) diag(e^{g_t}), where U_t = S_{t-1} (-kappa_t). With 16 rows g is above
+// -9.8, so e^{-g} stays below 2e4 and f32 needs no centring.
+//
+// Letters: T rows, N state heads, D channels, W = D rounded up to 16. A chunk always has 16 rows and W channels: those beyond
+// its own C rows and D channels are zero and add nothing. K and B, V and U lie one under the other, as they enter products.
 #pragma once
 #include <array>
 #include <vector>
 
-#include "kernels/cpu/blas.h"
+#include "kernels/cpu/wkv7_tile.h"
 #include "kernels/wkv7.h"
 
 namespace wuneng::kernels::cpu {
 
 inline constexpr int64_t kC = wkv7_chunk;
+static_assert(kC == 16, "wkv7_tile.h is written for chunks of 16 rows");
 
-inline float dot(const float* a, const float* b, int64_t n) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-inline void axpy(float s, const float* x, float* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] += s * x[i];
-}
-
-// y += x * z
-inline void multiply_add(const float* x, const float* z, float* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] += x[i] * z[i];
-}
-
-// Where the segment's chunks begin in chunk_states.
-std::vector<int64_t> first_chunks(const std::vector<Wkv7Segment>& segments);
-
-// The readers [begin, end) of each of N state heads.
-std::vector<std::array<int, 2>> readers_of(const std::vector<int>& head_state, int64_t N);
-
-// Scratch and preparation of one chunk. Rows are [C, D], contiguous.
 struct Wkv7Chunk {
   explicit Wkv7Chunk(int64_t channels);
   // Rows [row, row + count) of state head n.
   void load(const Wkv7Inputs& in, int64_t row, int64_t count, int64_t n);
-  // removed rows U of the same rows.
-  void load_removed(const Tensor& removed);
-  // Q = r e^{g} of reader h, and for plain rows: a copy of them.
-  void load_reader(const Tensor& r, int64_t h, float* to) const;
-  void load_rows(const Tensor& x, int64_t h, float* to) const;
-  void store_rows(const float* from, const Tensor& x, int64_t h) const;
+  // The same rows of removed, into U.
+  void load_removed(const Tensor& removed, int64_t n);
 
-  int64_t D, row = 0, C = 0, n = 0;
-  std::vector<float> grow;     // e^{g_t}
-  std::vector<float> shrink;   // e^{-g_t}
-  std::vector<float> A, K, B, V, U;
-  const float* total() const { return grow.data() + (C - 1) * D; }  // e^{G} of the whole chunk
+  // These rows of head h of x [T, heads, D] to or from [16, W]; scaled: times e^{g_t}.
+  void load_rows(const Tensor& x, int64_t h, float* to) const;
+  void load_scaled(const Tensor& x, int64_t h, float* to) const;
+  void store_rows(const float* from, const Tensor& x, int64_t h) const;
+  void store_scaled(const float* from, const Tensor& x, int64_t h) const;
+
+  const float* V() const { return VU.data(); }
+  float* V() { return VU.data(); }
+  float* U() { return VU.data() + kC * W; }
+  const float* total() const { return grow.data() + (C - 1) * W; }  // e^{G} of the whole chunk [W]
+
+  const int64_t D, W;
+  int64_t row = 0, C = 0;
+  Scratch grow, shrink;  // e^{g_t} and e^{-g_t} [16, W]
+  Scratch A;             // [16, W]
+  Scratch KB, VU;        // [32, W]: K over B, V over U
+
+ private:
+  Scratch g_;  // [W]
 };
+
+// Keeps of each half of pairs [16, 32] the entries j <= t, or j < t where strict: row t meets what rows up to t have written.
+void keep_causal(float* pairs, bool strict);
+
+// States [D, D] to and from scratch [W, W]; undefined tensors: zeros, and nowhere to write.
+void load_state(const Tensor& states, int64_t index, int64_t W, Scratch& to);
+void store_state(const Scratch& from, int64_t W, const Tensor& states, int64_t index);
+// states[index] as [W, W]: in place where D = W, else through scratch.
+const float* wide_state(const Tensor& states, int64_t index, int64_t W, Scratch& scratch);
+
+// The readers [begin, end) of each of N state heads.
+std::vector<std::array<int, 2>> readers_of(const std::vector<int>& head_state, int64_t N);
+
+// A chain: one state head along one segment.
+struct Wkv7Chain {
+  int64_t segment, head;
+  int64_t begin, count;  // the segment's rows
+  int64_t first_chunk;   // its first chunk in chunk_states
+};
+// The chains of which threads take their share: cut by the chunks they have, not by their number, since documents differ in length.
+// `begin` and `end` are in units of one head's chunk, of N * wkv7_chunk_count(segments).
+std::vector<Wkv7Chain> chains_between(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t begin, int64_t end);
 
 }  // namespace wuneng::kernels::cpu

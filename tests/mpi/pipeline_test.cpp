@@ -274,15 +274,17 @@ Parameters pointers(std::deque<Parameter>& all) {
 }
 
 std::vector<Shares> mixed_parameters(int of) {
-  return {{.name = "overlapping", .shape = {13, 5}, .ranges = overlapping(13, of)},
-          {.name = "norm", .shape = {7}, .ranges = everywhere(7, of)},
-          {.name = "frozen", .shape = {9}, .ranges = everywhere(9, of), .trainable = false},
-          {.name = "unused", .shape = {4, 2}, .ranges = overlapping(4, of), .has_gradient = false},
-          {.name = "vector", .shape = {11}, .ranges = overlapping(11, of)},
-          {.name = "large",
-           .shape = {9000, 1000},
-           .ranges = everywhere(9000, of)},  // over a bucket: summed in place
-          {.name = "after", .shape = {3, 3}, .ranges = everywhere(3, of)}};
+  return {
+      {.name = "overlapping", .shape = {13, 5}, .ranges = overlapping(13, of)},
+      {.name = "norm", .shape = {7}, .ranges = everywhere(7, of)},
+      {.name = "frozen", .shape = {9}, .ranges = everywhere(9, of), .trainable = false},
+      {.name = "unused", .shape = {4, 2}, .ranges = overlapping(4, of), .has_gradient = false},
+      {.name = "vector", .shape = {11}, .ranges = overlapping(11, of)},
+      {.name = "large",
+       .shape = {9000, 1000},
+       .ranges = everywhere(9000, of)},                                   // over a bucket: summed in place
+      {.name = "after", .shape = {12, 3}, .ranges = overlapping(12, of)}  // in a bucket that was used before
+  };
 }
 
 TEST(GradientsMpi, SharesOverTpAreSummedOverTheHoldersOfEachElement) {

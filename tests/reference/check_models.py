@@ -6,6 +6,7 @@ usage: check_models.py REFERENCE_PROBE
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,25 @@ def check_gradients(case, out, rng, every_element):
     return failures
 
 
+def check_golden(probe, root):
+    """Hugging Face's own numbers (make_qwen2_golden.py). Returns (passed, failed)."""
+    passed = failed = 0
+    golden = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
+    for name in ("qwen2_tied", "qwen2_untied"):
+        directory = shutil.copytree(os.path.join(golden, name), os.path.join(root, name))
+        subprocess.run([probe, directory], check=True)
+        wanted = read_safetensors(os.path.join(directory, "expected.safetensors"))
+        got = read_safetensors(os.path.join(directory, "out", "model.safetensors"))
+        errors = {n: np.linalg.norm(got[n] - w) / np.linalg.norm(w) if n in got else np.inf
+                  for n, w in wanted.items()}
+        bad = [n for n, e in errors.items() if not e <= 1e-5]
+        for n in bad:
+            print(f"golden {name}: {n}: relative error {errors[n]:.2e}")
+        failed += bool(bad)
+        passed += not bad
+    return passed, failed
+
+
 def main():
     probe = sys.argv[1]
     rng = np.random.default_rng(1)
@@ -123,7 +143,7 @@ def main():
             cases.append(make_case(os.path.join(root, f"case{i:04}"), option, rng, gradient, recompute))
         for at in range(0, len(cases), 64):
             subprocess.run([probe] + [case["directory"] for case in cases[at:at + 64]], check=True)
-        passed = failed = 0
+        passed, failed = check_golden(probe, root)
         worst = 0.0
         for case in cases:
             out = read_safetensors(os.path.join(case["directory"], "out", "model.safetensors"))

@@ -1,0 +1,77 @@
+// The two readings of WKV-7 (notation of wkv7_chunk.h). The states before the chunks are there, so chunks do not wait for each other.
+//
+//   y = S_t r      =  Q S_0^T + tril(Q K^T) V + tril(Q B^T) U
+//   z = S_t^T u    = (u S_0   + tril(u V^T) K + tril(u U^T) B) o e^g
+//
+// One form with the parts exchanged: x M + tril(x [first; second]^T) [other first; other second].
+#include <algorithm>
+
+#include "kernels/cpu/wkv7_chunk.h"
+#include "runtime/threads.h"
+
+namespace wuneng::kernels::cpu {
+namespace {
+
+class Reading {
+ public:
+  Reading(const Wkv7ReadArgs& args, bool transposed)
+      : args_(args), transposed_(transposed), N_(args.in.k.dim(1)), c_(args.in.k.dim(2)), wide_(W() * W()), matrix_(W() * W()),
+        against_(W() * 2 * kC), pairs_(kC * 2 * kC), x_(kC * W()), y_(kC * W()) {}
+
+  // Readers [first, last) of state head n on rows [row, row + count), which are chunk `chunk`.
+  void run(int64_t chunk, int64_t row, int64_t count, int64_t n, int first, int last) {
+    c_.load(args_.in, row, count, n);
+    c_.load_removed(args_.removed, n);
+    const float* state = wide_state(args_.chunk_states, chunk * N_ + n, W(), wide_);
+    if (!transposed_) {
+      transpose(W(), W(), state, W(), matrix_.data(), W());
+      state = matrix_.data();
+    }
+    const Scratch &seen = transposed_ ? c_.VU : c_.KB, &given = transposed_ ? c_.KB : c_.VU;
+    transpose(2 * kC, W(), seen.data(), W(), against_.data(), 2 * kC);
+    for (int h = first; h < last; ++h) {
+      transposed_ ? c_.load_rows(args_.r, h, x_.data()) : c_.load_scaled(args_.r, h, x_.data());
+      const Left x{x_.data(), W(), 1};
+      multiply(kC, 2 * kC, W(), x, against_.data(), 2 * kC, pairs_.data(), 2 * kC);
+      keep_causal(pairs_.data(), false);
+      multiply(kC, W(), W(), x, state, W(), y_.data(), W());
+      multiply_add(kC, W(), 2 * kC, {pairs_.data(), 2 * kC, 1}, given.data(), W(), y_.data(), W());
+      transposed_ ? c_.store_scaled(y_.data(), args_.y, h) : c_.store_rows(y_.data(), args_.y, h);
+    }
+  }
+
+ private:
+  int64_t W() const { return c_.W; }
+
+  const Wkv7ReadArgs& args_;
+  const bool transposed_;
+  const int64_t N_;
+  Wkv7Chunk c_;
+  Scratch wide_, matrix_;  // [W, W]
+  Scratch against_;        // [W, 32]
+  Scratch pairs_;          // [16, 32]
+  Scratch x_, y_;          // [16, W]
+};
+
+void read(const Wkv7ReadArgs& args, bool transposed) {
+  const int64_t N = args.in.k.dim(1);
+  const auto readers = readers_of(args.head_state, N);
+  std::vector<Wkv7Segment> chunks;  // the rows of each
+  for (const Wkv7Segment& s : args.in.segments)
+    for (int64_t at = 0; at < s.count; at += kC) chunks.push_back({s.begin + at, std::min(kC, s.count - at)});
+  parallel_for(static_cast<int64_t>(chunks.size()) * N, 1, [&](int64_t begin, int64_t end) {
+    Reading reading(args, transposed);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t chunk = i / N, n = i % N;
+      const auto [first, last] = readers[n];
+      if (first < last) reading.run(chunk, chunks[chunk].begin, chunks[chunk].count, n, first, last);
+    }
+  });
+}
+
+}  // namespace
+
+void wkv7_read(const Stream&, const Wkv7ReadArgs& args) { read(args, false); }
+void wkv7_read_transposed(const Stream&, const Wkv7ReadArgs& args) { read(args, true); }
+
+}  // namespace wuneng::kernels::cpu

@@ -1,0 +1,81 @@
+// The recurrence of WKV-7 by chunks (notation of wkv7_chunk.h). Per chunk, with strictly lower triangles A_ak = tril(A K^T), A_ab = tril(A B^T):
+//
+//   U = (I - A_ab)^-1 (A S_0^T + A_ak V)        S_C = (S_0 + V^T K + U^T B) diag(e^G)
+//
+// The products with S_0 are formed transposed, a lane per row of the chunk, so that the state is read as it lies.
+#include <algorithm>
+
+#include "kernels/cpu/wkv7_chunk.h"
+#include "runtime/threads.h"
+
+namespace wuneng::kernels::cpu {
+namespace {
+
+class States {
+ public:
+  explicit States(const Wkv7StatesArgs& args)
+      : args_(args), N_(args.in.k.dim(1)), c_(args.in.k.dim(2)), state_(W() * W()), At_(W() * kC), pairs_(2 * kC * kC), solve_(kC * kC),
+        Pt_(W() * kC), Ut_(W() * kC) {}
+
+  void run(const Wkv7Chain& chain) {
+    load_state(args_.initial, chain.segment * N_ + chain.head, W(), state_);
+    for (int64_t at = 0; at < chain.count; at += kC) {
+      store_state(state_, W(), args_.chunk_states, (chain.first_chunk + at / kC) * N_ + chain.head);
+      c_.load(args_.in, chain.begin + at, std::min(kC, chain.count - at), chain.head);
+      remove();
+      c_.store_rows(c_.U(), args_.removed, chain.head);
+      advance();
+    }
+    store_state(state_, W(), args_.final, chain.segment * N_ + chain.head);
+  }
+
+ private:
+  int64_t W() const { return c_.W; }
+
+  // U from the state before the chunk.
+  void remove() {
+    transpose(kC, W(), c_.A.data(), W(), At_.data(), kC);
+    // A_ak^T over A_ab^T [32, 16]: row j holds what the rows t > j see of it.
+    multiply(2 * kC, kC, W(), {c_.KB.data(), W(), 1}, At_.data(), kC, pairs_.data(), kC);
+    for (int j = 0; j < kC; ++j)
+      for (float* half : {pairs_.data(), pairs_.data() + kC * kC})
+#pragma omp simd
+        for (int t = 0; t < kC; ++t) half[j * kC + t] = t > j ? half[j * kC + t] : 0.0f;
+    unit_inverse<true>(pairs_.data() + kC * kC, kC, solve_.data());
+    multiply(W(), kC, W(), {state_.data(), W(), 1}, At_.data(), kC, Pt_.data(), kC);
+    multiply_add(W(), kC, kC, {c_.V(), 1, W()}, pairs_.data(), kC, Pt_.data(), kC);
+    multiply(W(), kC, kC, {Pt_.data(), kC, 1}, solve_.data(), kC, Ut_.data(), kC);
+    transpose(W(), kC, Ut_.data(), kC, c_.U(), W());
+  }
+
+  // The state after the chunk.
+  void advance() {
+    multiply_add(W(), W(), 2 * kC, {c_.VU.data(), 1, W()}, c_.KB.data(), W(), state_.data(), W());
+    const float* total = c_.total();
+    for (int64_t i = 0; i < W(); ++i) {
+      float* row = state_.data() + i * W();
+#pragma omp simd
+      for (int64_t k = 0; k < W(); ++k) row[k] *= total[k];
+    }
+  }
+
+  const Wkv7StatesArgs& args_;
+  const int64_t N_;
+  Wkv7Chunk c_;
+  Scratch state_;          // [W, W]
+  Scratch At_;             // [W, 16]
+  Scratch pairs_, solve_;  // [32, 16], [16, 16]
+  Scratch Pt_, Ut_;        // [W, 16]
+};
+
+}  // namespace
+
+void wkv7_states(const Stream&, const Wkv7StatesArgs& args) {
+  const int64_t N = args.in.k.dim(1);
+  parallel_for(N * wkv7_chunk_count(args.in.segments), 1, [&](int64_t begin, int64_t end) {
+    States states(args);
+    for (const Wkv7Chain& chain : chains_between(args.in.segments, N, begin, end)) states.run(chain);
+  });
+}
+
+}  // namespace wuneng::kernels::cpu

@@ -1,0 +1,18 @@
+// `wuneng train`: the training run, from the recipe to the last checkpoint.
+#pragma once
+#include "launch/train_recipe.h"
+#include "launch/training_data.h"
+
+namespace wuneng {
+
+// Runs on every rank of the world. Returns when the run is done on this rank; throws on errors.
+void train(const TrainRecipe& recipe);
+
+// The two roles that train() splits the world into.
+void train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream, int64_t done);
+void serve_teacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream, int64_t done);
+
+// How both sides of the stream see the run.
+StreamOptions stream_options(const TrainRecipe& recipe, const TrainingData& data, int64_t done);
+
+}  // namespace wuneng

@@ -1,0 +1,57 @@
+// TrainRecipe: every setting of `wuneng train`, read from TOML and checked before any work.
+#pragma once
+#include <optional>
+
+#include "data/corpus.h"
+#include "model/config.h"
+#include "model/loss.h"
+#include "parallel/learning_rate.h"
+#include "parallel/mesh.h"
+#include "parallel/optimizer.h"
+#include "runtime/config.h"
+
+namespace wuneng {
+
+struct TrainRecipe {
+  // [student]
+  ModelConfig student;
+  std::string init_from;             // a Hugging Face directory to start from; empty: random
+  DType student_dtype = DType::f32;
+  std::vector<std::string> freeze;   // name patterns with *
+  // [teacher]; none where the objective is "ce"
+  bool has_teacher = false;
+  std::string teacher_path;
+  DType teacher_dtype = DType::f32;
+  bool teacher_streams = true;       // on ranks of its own, or in the student's last-stage processes
+  DType stream_dtype = DType::f32;
+  int credits = 2;
+  std::optional<ModelConfig> teacher;
+  // [layout], [teacher.layout]
+  Layout layout;
+  std::optional<Layout> teacher_layout;
+  // [data]
+  CorpusOptions corpus;
+  int64_t seq_len = 0, micro_batch = 0, accumulation = 0;
+  uint64_t data_seed = 0;
+  // [loss], [optimizer]
+  LossOptions loss;
+  AdamwOptions adamw;
+  LearningRate learning_rate;
+  double clip = 1;
+  // [run]
+  std::string out, resume;
+  uint64_t seed = 0;
+  int64_t checkpoint_every = 0, keep = 0, eval_every = 0, eval_batches = 0, log_every = 0;
+  bool recompute = false;
+  double hang_timeout = 600;
+
+  std::string resolved;              // the whole recipe with its defaults, as TOML
+
+  int64_t steps() const { return learning_rate.steps; }
+  int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch
+  int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
+
+  static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides);
+};
+
+}  // namespace wuneng

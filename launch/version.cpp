@@ -1,1 +1,0 @@
-namespace wuneng { int placeholder() { return 0; } }
