@@ -9,6 +9,26 @@ namespace {
 
 constexpr int kFailed = 1;
 
+// Everything that can be wrong before work begins is looked at by all ranks, told by one, and ends all.
+struct Told {};
+
+template <class F>
+void check_together(const F& look) {
+  std::string problem;
+  try {
+    look();
+  } catch (const std::exception& e) {
+    problem = e.what();
+  }
+  const wuneng::Comm world = wuneng::Comm::world();
+  const auto all = world.all_gather_text(problem, "start");
+  for (int r = 0; r < world.size(); ++r) {
+    if (all[r].empty()) continue;
+    if (r == world.rank()) std::fprintf(stderr, "wuneng: error: %s\n", all[r].c_str());
+    throw Told{};
+  }
+}
+
 int run(int argc, char** argv) {
   using namespace wuneng;
   CLI::App app{"wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
@@ -22,7 +42,15 @@ int run(int argc, char** argv) {
                                                         "student dp x pp x tp plus teacher dp x pp x tp.");
   train_command->add_option("recipe", recipe, "a TOML file, such as launch/recipes/quickstart_student.toml")->required();
   train_command->add_option("overrides", overrides, "settings that replace the recipe's, such as optimizer.lr=1e-4 layout.tp=2");
-  train_command->callback([&] { train(TrainRecipe::load(recipe, overrides)); });
+  train_command->callback([&] {
+    std::optional<TrainRecipe> loaded;
+    check_together([&] {
+      loaded = TrainRecipe::load(recipe, overrides);
+      Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
+      TrainingData{*loaded};
+    });
+    train(*loaded);
+  });
 
   ConvertOptions c;
   CLI::App* convert_command = app.add_subcommand("convert", "Write a Hugging Face directory from a checkpoint, or make a student from a Qwen2 directory (--preset).");
@@ -70,6 +98,8 @@ int main(int argc, char** argv) {
   wuneng::Runtime runtime(&argc, &argv);
   try {
     return run(argc, argv);
+  } catch (const Told&) {
+    return kFailed;
   } catch (const std::exception& e) {
     const std::string& rank = wuneng::rank_name();
     std::fprintf(stderr, "wuneng: error%s: %s\n", rank.empty() ? "" : (" on " + rank).c_str(), e.what());

@@ -7,8 +7,8 @@ namespace wuneng {
 
 // The groups that gradients are summed over; see parallel/mesh.h.
 struct GradientGroups {
-  Comm tp, pp, dp;
-  Comm embedding;  // first and last pipeline stage; itself elsewhere
+  Comm tp = {}, pp = {}, dp = {};
+  Comm embedding = {};  // first and last pipeline stage; itself elsewhere
 };
 
 // Sums the gradient of every trainable parameter: over tp where its holders have shares (each element over

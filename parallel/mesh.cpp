@@ -14,12 +14,16 @@ int Mesh::world_rank(Role of, int dp, int pp, int tp) const {
   return (of == Role::student ? 0 : student.size()) + (dp * l.pp + pp) * l.tp + tp;
 }
 
-Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<Layout>& teacher) {
+void Mesh::check(int ranks, const Layout& student, const std::optional<Layout>& teacher) {
   for (const Layout& l : {student, teacher.value_or(student)})
     require(l.dp > 0 && l.pp > 0 && l.tp > 0, "layout: {}: expected positive degrees", equation("role", l));
   const int wanted = student.size() + (teacher ? teacher->size() : 0);
-  require(wanted == world.size(), "the recipe asks for {} ranks: {}{}, but {} {} started; use mpirun -n {}", wanted, equation("student", student),
-          teacher ? " + " + equation("teacher", *teacher) : "", world.size(), world.size() == 1 ? "was" : "were", wanted);
+  require(wanted == ranks, "the recipe asks for {} ranks: {}{}, but {} {} started; use mpirun -n {}", wanted, equation("student", student),
+          teacher ? " + " + equation("teacher", *teacher) : "", ranks, ranks == 1 ? "was" : "were", wanted);
+}
+
+Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<Layout>& teacher) {
+  check(world.size(), student, teacher);
   Mesh m;
   m.world = world;
   m.student = student;

@@ -16,7 +16,9 @@ struct Layout {
 enum class Role { student, teacher };
 
 struct Mesh {
-  // Throws with the equation where the layouts do not add up to the world. Names this rank for messages.
+  // Throws with the equation where the layouts do not add up to this many ranks.
+  static void check(int ranks, const Layout& student, const std::optional<Layout>& teacher);
+  // Collective over the world, after check(). Names this rank for messages.
   static Mesh make(const Comm& world, const Layout& student, const std::optional<Layout>& teacher);
 
   Role role = Role::student;

@@ -15,9 +15,8 @@ struct PipelineWork {
   // stage of a training schedule the loss [1], whose gradient is 1, and of a schedule of forwards anything.
   std::function<Var(Tape&, int micro_batch, const Var& hidden)> forward;
   bool train = true;  // false: tapes do not record, and a micro-batch is forgotten when it has gone forward
-  std::function<void(int micro_batch)>
-      forward_done;  // optional: called after each forward of this stage, before its
-                     // output is sent (release what only the forward read)
+  // Optional. Called after each forward of this stage, before its output is sent: release what it alone read.
+  std::function<void(int micro_batch)> forward_done = {};
 };
 
 class Pipeline {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 
 #include "runtime/error.h"
@@ -41,7 +42,11 @@ std::string format_report(const StepReport& r) {
                      r.shows_kl ? fmt::format("  kl {:.4f}", r.kl) : "", r.learning_rate, r.gradient_norm, speed, left);
 }
 
-Progress::Progress(int64_t every) : every_(every), terminal_(isatty(STDOUT_FILENO)) {}
+// mpirun gives every rank a terminal of its own, whatever stands behind mpirun; launch/mpi.sh says what does.
+Progress::Progress(int64_t every) : every_(every) {
+  const char* said = std::getenv("WUNENG_TERMINAL");
+  terminal_ = said ? *said == '1' : !std::getenv("OMPI_COMM_WORLD_SIZE") && isatty(STDOUT_FILENO);
+}
 
 void Progress::show(const StepReport& report) {
   const bool due = report.step % every_ == 0 || report.step == report.steps || report.step == 1;

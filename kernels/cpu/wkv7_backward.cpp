@@ -52,6 +52,7 @@ class Backward {
       c_.load_removed(args_.removed, chain.head);
       transpose(2 * kC, W(), c_.KB.data(), W(), KBt_.data(), 2 * kC);
       transpose(2 * kC, W(), c_.VU.data(), W(), VUt_.data(), 2 * kC);
+      if (at > 0) prefetch(chain, at - kC, first, last);
       const float* state = wide_state(args_.chunk_states, (chain.first_chunk + at / kC) * N_ + chain.head, W(), wide_);
       through_state(state);
       for (const auto& reading : args_.readings)
@@ -64,6 +65,20 @@ class Backward {
 
  private:
   int64_t W() const { return c_.W; }
+
+  // The chunk that comes next: the one that begins at row `at` of the chain.
+  void prefetch(const Wkv7Chain& chain, int64_t at, int first, int last) const {
+    const int64_t row = chain.begin + at;
+    Wkv7Chunk::prefetch(args_.in, row, kC, chain.head);
+    Wkv7Chunk::prefetch(args_.removed, row, kC, chain.head);
+    prefetch_state(args_.chunk_states, (chain.first_chunk + at / kC) * N_ + chain.head);
+    for (const auto& reading : args_.readings)
+      for (int h = first; h < last; ++h) {
+        Wkv7Chunk::prefetch(reading.dy, row, kC, h);
+        Wkv7Chunk::prefetch(reading.r, row, kC, h);
+      }
+    for (const Tensor* x : {&args_.dlog_w, &args_.dk, &args_.dv, &args_.dkappa, &args_.drate}) Wkv7Chunk::prefetch(*x, row, kC, chain.head);
+  }
 
   // What reaches the chunk through the state after it: dV = K E^T, dU = B E^T, dk = V E, db = U E, and the decays' share. dS becomes E.
   void through_state(const float* state) {

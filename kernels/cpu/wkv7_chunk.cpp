@@ -13,6 +13,14 @@ int64_t wkv7_chunk_count(const std::vector<Wkv7Segment>& segments) {
 }
 
 namespace cpu {
+namespace {
+
+void prefetch_floats(const float* from, int64_t count) {
+  constexpr int64_t kCacheLine = 16;  // in floats
+  for (int64_t i = 0; i < count; i += kCacheLine) __builtin_prefetch(from + i, 0, 2);
+}
+
+}  // namespace
 
 Wkv7Chunk::Wkv7Chunk(int64_t channels)
     : D(channels), W((D + 15) / 16 * 16), grow(kC * W), shrink(kC * W), A(kC * W), KB(2 * kC * W), VU(2 * kC * W), g_(W) {}
@@ -30,7 +38,7 @@ void Wkv7Chunk::load(const Wkv7Inputs& in, int64_t first, int64_t count, int64_t
     for (int64_t c = 0; c < D; ++c) {
       g[c] += log_w[c];
       up[c] = exp_fast(g[c]);
-      down[c] = exp_fast(-g[c]);
+      down[c] = 1.0f / up[c];
       K[c] = k[c] * down[c];
       B[c] = kappa[c] * rate[c] * down[c];
       a[c] = -kappa[c];
@@ -46,6 +54,15 @@ void Wkv7Chunk::load(const Wkv7Inputs& in, int64_t first, int64_t count, int64_t
 }
 
 void Wkv7Chunk::load_removed(const Tensor& removed, int64_t n) { load_rows(removed, n, U()); }
+
+void Wkv7Chunk::prefetch(const Wkv7Inputs& in, int64_t row, int64_t count, int64_t n) {
+  for (const Tensor* x : {&in.log_w, &in.k, &in.v, &in.kappa, &in.rate}) prefetch(*x, row, count, n);
+}
+
+void Wkv7Chunk::prefetch(const Tensor& x, int64_t row, int64_t count, int64_t h) {
+  const int64_t D = x.dim(2), stride = x.dim(1) * D;
+  for (int64_t t = row; t < row + count; ++t) prefetch_floats(x.f32() + t * stride + h * D, D);
+}
 
 void Wkv7Chunk::load_rows(const Tensor& x, int64_t h, float* to) const {
   const int64_t stride = x.dim(1) * D;
@@ -97,6 +114,7 @@ void store_state(const Scratch& from, int64_t W, const Tensor& states, int64_t i
   if (!states.defined()) return;
   const int64_t D = states.dim(-1);
   float* to = states.f32() + index * D * D;
+  if (D == W) return static_cast<void>(std::copy_n(from.begin(), D * D, to));
   for (int64_t i = 0; i < D; ++i) std::copy_n(from.begin() + i * W, D, to + i * D);
 }
 
@@ -104,6 +122,11 @@ const float* wide_state(const Tensor& states, int64_t index, int64_t W, Scratch&
   if (states.dim(-1) == W) return states.f32() + index * W * W;
   load_state(states, index, W, scratch);
   return scratch.data();
+}
+
+void prefetch_state(const Tensor& states, int64_t index) {
+  const int64_t square = states.dim(-1) * states.dim(-1);
+  prefetch_floats(states.f32() + index * square, square);
 }
 
 std::vector<std::array<int, 2>> readers_of(const std::vector<int>& head_state, int64_t N) {

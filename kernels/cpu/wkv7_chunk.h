@@ -26,6 +26,10 @@ struct Wkv7Chunk {
   // The same rows of removed, into U.
   void load_removed(const Tensor& removed, int64_t n);
 
+  // Asks the cache for rows that are to come: a head's rows lie too far apart for the processor to guess.
+  static void prefetch(const Wkv7Inputs& in, int64_t row, int64_t count, int64_t n);
+  static void prefetch(const Tensor& x, int64_t row, int64_t count, int64_t h);
+
   // These rows of head h of x [T, heads, D] to or from [16, W]; scaled: times e^{g_t}.
   void load_rows(const Tensor& x, int64_t h, float* to) const;
   void load_scaled(const Tensor& x, int64_t h, float* to) const;
@@ -55,6 +59,8 @@ void load_state(const Tensor& states, int64_t index, int64_t W, Scratch& to);
 void store_state(const Scratch& from, int64_t W, const Tensor& states, int64_t index);
 // states[index] as [W, W]: in place where D = W, else through scratch.
 const float* wide_state(const Tensor& states, int64_t index, int64_t W, Scratch& scratch);
+// Asks the cache for states[index].
+void prefetch_state(const Tensor& states, int64_t index);
 
 // The readers [begin, end) of each of N state heads.
 std::vector<std::array<int, 2>> readers_of(const std::vector<int>& head_state, int64_t N);

@@ -40,6 +40,12 @@ class Reading {
     }
   }
 
+  void prefetch(int64_t chunk, int64_t row, int64_t count, int64_t n) const {
+    Wkv7Chunk::prefetch(args_.in, row, count, n);
+    Wkv7Chunk::prefetch(args_.removed, row, count, n);
+    prefetch_state(args_.chunk_states, chunk * N_ + n);
+  }
+
  private:
   int64_t W() const { return c_.W; }
 
@@ -64,6 +70,7 @@ void read(const Wkv7ReadArgs& args, bool transposed) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t chunk = i / N, n = i % N;
       const auto [first, last] = readers[n];
+      if (i + 1 < end) reading.prefetch((i + 1) / N, chunks[(i + 1) / N].begin, chunks[(i + 1) / N].count, (i + 1) % N);
       if (first < last) reading.run(chunk, chunks[chunk].begin, chunks[chunk].count, n, first, last);
     }
   });

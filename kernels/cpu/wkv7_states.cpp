@@ -20,8 +20,13 @@ class States {
   void run(const Wkv7Chain& chain) {
     load_state(args_.initial, chain.segment * N_ + chain.head, W(), state_);
     for (int64_t at = 0; at < chain.count; at += kC) {
-      store_state(state_, W(), args_.chunk_states, (chain.first_chunk + at / kC) * N_ + chain.head);
-      c_.load(args_.in, chain.begin + at, std::min(kC, chain.count - at), chain.head);
+      const int64_t chunk = chain.first_chunk + at / kC, count = std::min(kC, chain.count - at), next = at + count;
+      store_state(state_, W(), args_.chunk_states, chunk * N_ + chain.head);
+      c_.load(args_.in, chain.begin + at, count, chain.head);
+      if (next < chain.count) {
+        Wkv7Chunk::prefetch(args_.in, chain.begin + next, std::min(kC, chain.count - next), chain.head);
+        prefetch_state(args_.chunk_states, (chunk + 1) * N_ + chain.head);
+      }
       remove();
       c_.store_rows(c_.U(), args_.removed, chain.head);
       advance();

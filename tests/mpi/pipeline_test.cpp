@@ -129,9 +129,7 @@ TEST(PipelineMpi, AgreesWithOneRankToTheBit) {
     EXPECT_TRUE(same_bits(split.weights[i].grad(), alone.weights[split.mine.begin + i].grad()))
         << "layer " << i;
   }
-  if (pp.rank() == pp.size() - 1) {
-    EXPECT_EQ(split.losses, alone.losses);
-  }
+  EXPECT_TRUE(pp.rank() < pp.size() - 1 || split.losses == alone.losses);
   EXPECT_EQ(split.done, (std::vector<int>{0, 1, 2, 3, 4}));
 }
 
@@ -156,9 +154,7 @@ TEST(PipelineMpi, ForwardOnlyGivesTheSameLossesAndNoGradients) {
   Toy alone{Comm()}, split(pp);
   alone.run(Comm(), true);
   split.run(pp, false);
-  if (pp.rank() == pp.size() - 1) {
-    EXPECT_EQ(split.losses, alone.losses);
-  }
+  EXPECT_TRUE(pp.rank() < pp.size() - 1 || split.losses == alone.losses);
   for (const Var& w : split.weights) EXPECT_FALSE(w.has_grad());
 }
 
@@ -273,18 +269,15 @@ Parameters pointers(std::deque<Parameter>& all) {
   return out;
 }
 
+// "large" is more than a bucket and summed in place; "after" is packed into a bucket that was used before.
 std::vector<Shares> mixed_parameters(int of) {
-  return {
-      {.name = "overlapping", .shape = {13, 5}, .ranges = overlapping(13, of)},
-      {.name = "norm", .shape = {7}, .ranges = everywhere(7, of)},
-      {.name = "frozen", .shape = {9}, .ranges = everywhere(9, of), .trainable = false},
-      {.name = "unused", .shape = {4, 2}, .ranges = overlapping(4, of), .has_gradient = false},
-      {.name = "vector", .shape = {11}, .ranges = overlapping(11, of)},
-      {.name = "large",
-       .shape = {9000, 1000},
-       .ranges = everywhere(9000, of)},                                   // over a bucket: summed in place
-      {.name = "after", .shape = {12, 3}, .ranges = overlapping(12, of)}  // in a bucket that was used before
-  };
+  return {{.name = "overlapping", .shape = {13, 5}, .ranges = overlapping(13, of)},
+          {.name = "norm", .shape = {7}, .ranges = everywhere(7, of)},
+          {.name = "frozen", .shape = {9}, .ranges = everywhere(9, of), .trainable = false},
+          {.name = "unused", .shape = {4, 2}, .ranges = overlapping(4, of), .has_gradient = false},
+          {.name = "vector", .shape = {11}, .ranges = overlapping(11, of)},
+          {.name = "large", .shape = {9000, 1000}, .ranges = everywhere(9000, of)},
+          {.name = "after", .shape = {12, 3}, .ranges = overlapping(12, of)}};
 }
 
 TEST(GradientsMpi, SharesOverTpAreSummedOverTheHoldersOfEachElement) {

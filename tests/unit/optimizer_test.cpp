@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <deque>
 #include <random>
 
 #include "kernels/adamw.h"

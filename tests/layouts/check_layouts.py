@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""Runs the program under many layouts and holds each against the single-rank run; then twice the same, and stop and resume.
+
+usage: check_layouts.py WUNENG [quick]
+
+Gradients of step 1 are read from AdamW's first moment after it, m = (1 - beta1) g, with clipping off. All through checkpoints' index.h5, as an
+h5py user would.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reference"))
+import wuneng_reference as ref  # noqa: E402
+from model_files import write_model  # noqa: E402
+
+STEPS = 10
+MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,vader",
+       "OMPI_MCA_btl_vader_single_copy_mechanism": "none", "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1",
+       "WUNENG_HANG_TIMEOUT": "60", "WUNENG_CHECK_COLLECTIVES": "1", "WUNENG_THREADS": "1", "HDF5_USE_FILE_LOCKING": "FALSE"}
+
+RECIPE = """
+[student]
+mixer = "wuneng"
+preset = "full"
+hidden_size = 24
+intermediate_size = 34
+layers = 3
+heads = 6
+kv_heads = 2
+head_dim = 8
+vocab_size = 259
+rope_theta = 10000.0
+chunk = 8
+decay_rank = 4
+rate_rank = 4
+[teacher]
+path = "{teacher}"
+[loss]
+temperature = 1.5
+ce_share = 0.25
+chunk_tokens = 20
+[data]
+paths = ["{text}"]
+held_out_every = 4
+seq_len = 24
+micro_batch = 2
+[optimizer]
+lr = 1e-3
+warmup = 2
+steps = 10
+clip = 0
+[run]
+out = "{out}"
+eval_every = 5
+eval_batches = 4
+checkpoint_every = 1
+keep = 0
+log_every = 100
+"""
+
+# Global batch: dp x accumulation = 4 micro-batches in every layout.
+LAYOUTS = [(dp, tp, pp) for dp in (1, 2, 4) for tp in (1, 2, 3, 4) for pp in (1, 2, 3, 4) if dp * tp * pp <= 4 and pp <= 3]
+TEACHERS = [(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (1, 3, 1)]  # dp, tp, pp
+
+
+class Bench:
+    def __init__(self, program, root):
+        self.program, self.root = program, root
+        rng = np.random.default_rng(3)
+        self.text = os.path.join(root, "text.txt")
+        with open(self.text, "wb") as f:
+            f.write(bytes(rng.integers(32, 127, 40000, dtype=np.uint8)))
+        # A teacher of another shape and a larger vocabulary than the student's, which is not a multiple of any tp.
+        c = ref.Config(mixer="qwen2", vocab_size=263, hidden_size=32, num_heads=4, num_kv_heads=2)
+        self.teacher = os.path.join(root, "teacher")
+        write_model(self.teacher, c, ref.init_model(c, rng))
+
+    def run(self, name, student=(1, 1, 1), teacher=None, overrides=(), recipe=RECIPE, ranks=None):
+        out = os.path.join(self.root, name)
+        path = os.path.join(self.root, name + ".toml")
+        with open(path, "w") as f:
+            f.write(recipe.format(teacher=self.teacher, text=self.text, out=out))
+        dp, tp, pp = student
+        keys = [f"layout.dp={dp}", f"layout.tp={tp}", f"layout.pp={pp}", f"data.accumulation={4 // dp}"]
+        n = dp * tp * pp
+        if teacher:
+            keys += [f"teacher.layout.dp={teacher[0]}", f"teacher.layout.tp={teacher[1]}", f"teacher.layout.pp={teacher[2]}"]
+            n += teacher[0] * teacher[1] * teacher[2]
+        else:
+            keys.append("teacher.mode=in_process")
+        command = ["mpirun", "--bind-to", "none", "-n", str(ranks or n), self.program, "train", path] + keys + list(overrides)
+        done = subprocess.run(command, env={**os.environ, **MPI}, capture_output=True, text=True, timeout=300)
+        self.output = done.stdout + done.stderr
+        if done.returncode != 0 and ranks is None:
+            raise RuntimeError(f"{name}: exit {done.returncode}\n{' '.join(command)}\n{self.output}")
+        return out
+
+
+def losses(out):
+    with open(os.path.join(out, "metrics.jsonl")) as f:
+        lines = [json.loads(line) for line in f]
+    return (np.array([x["loss"] for x in lines if "loss" in x]),
+            np.array([[x["held_out_kl"], x["held_out_ce"]] for x in lines if "held_out_ce" in x]))
+
+
+def tensors(out, step):
+    found = {}
+    with h5py.File(os.path.join(out, "checkpoints", f"step_{step:08}", "index.h5"), "r") as f:
+        f.visititems(lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def compare(a, b, what):
+    """Worst relative norm over tensors of one kind; a tensor that is zero in both counts as equal."""
+    worst, where = 0.0, ""
+    keys = [k for k in a if what(k)]
+    assert keys and keys == [k for k in b if what(k)]
+    for k in keys:
+        scale = np.linalg.norm(a[k])
+        error = np.linalg.norm(np.float64(a[k]) - b[k]) / scale if scale > 0 else np.linalg.norm(b[k])
+        if not error <= worst:
+            worst, where = error, k
+    return worst, where
+
+
+def parity(base, out):
+    failures = []
+    (l0, e0), (l1, e1) = losses(base), losses(out)
+    if l0.shape != (STEPS,) or l1.shape != l0.shape or not np.max(np.abs(l1 - l0) / np.abs(l0)) <= 1e-5:
+        failures.append(f"losses differ: {l0} {l1}")
+    if e0.shape != e1.shape or not np.max(np.abs(e1 - e0) / np.abs(e0)) <= 1e-5:
+        failures.append(f"held-out figures differ: {e0} {e1}")
+    gradient, where = compare(tensors(base, 1), tensors(out, 1), lambda k: k.endswith("/m"))
+    if not gradient <= 1e-5:
+        failures.append(f"gradient of step 1: {where} relative error {gradient:.2e}")
+    weight, where = compare(tensors(base, STEPS), tensors(out, STEPS), lambda k: k.startswith("model/"))
+    if not weight <= 1e-4:
+        failures.append(f"parameters after step {STEPS}: {where} relative error {weight:.2e}")
+    return failures, gradient, weight
+
+
+def identical(a, b, step):
+    x, y = tensors(a, step), tensors(b, step)
+    return x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x) and losses(a)[0].tolist() == losses(b)[0].tolist()
+
+
+class Tally:
+    passed = failed = 0
+
+    def tell(self, name, failures, note=""):
+        self.failed += bool(failures)
+        self.passed += not failures
+        print(("FAILED " if failures else "ok     ") + name + note, *failures, sep="\n    " if failures else "", flush=True)
+
+
+def main():
+    program, quick = os.path.abspath(sys.argv[1]), "quick" in sys.argv[2:]
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as root:
+        bench = Bench(program, root)
+        base = bench.run("base")
+        layouts = [(1, 2, 2), (2, 2, 1), (1, 4, 1)] if quick else [x for x in LAYOUTS if x != (1, 1, 1)]
+        for layout in layouts:
+            out = bench.run("layout", layout, (1, 1, 1))
+            failures, gradient, weight = parity(base, out)
+            tally.tell("student dp {} tp {} pp {}".format(*layout),
+                       failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
+            shutil.rmtree(out)
+        for i, teacher in enumerate(TEACHERS[1:2] if quick else TEACHERS):
+            student = [(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (1, 2, 2)][i]
+            out = bench.run("streamed", student, teacher)
+            failures, gradient, weight = parity(base, out)
+            kl = np.max(np.abs(losses(out)[1] - losses(base)[1]) / losses(base)[1])
+            if student == (1, 1, 1) and not kl <= 1e-6:
+                failures.append(f"KL with a streamed teacher differs by {kl:.1e}")
+            tally.tell("streamed: student dp {} tp {} pp {}, teacher dp {} tp {} pp {}".format(*student, *teacher), failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
+            shutil.rmtree(out)
+        # Bitwise: twice the same; stopped after any step and resumed; and from one layout into another.
+        layout, teacher = (1, 2, 1), (1, 1, 1)
+        once = bench.run("once", layout, teacher)
+        tally.tell("the same run twice is bitwise equal", [] if identical(once, bench.run("twice", layout, teacher), STEPS) else ["checkpoints or losses differ"])
+        for stop in ([4] if quick else range(1, STEPS)):
+            out = os.path.join(root, "resumed")
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.copytree(once, out)
+            for step in range(stop + 1, STEPS + 1):
+                shutil.rmtree(os.path.join(out, "checkpoints", f"step_{step:08}"))
+            with open(os.path.join(out, "checkpoints", "latest"), "w") as f:
+                f.write(f"step_{stop:08}\n")
+            bench.run("resumed", layout, teacher)
+            tally.tell(f"stopped after step {stop} and resumed is bitwise equal", [] if identical(once, out, STEPS) else ["checkpoints or losses differ"])
+            if stop == 4:
+                shutil.rmtree(out)
+                shutil.copytree(once, out)
+                for step in range(stop + 1, STEPS + 1):
+                    shutil.rmtree(os.path.join(out, "checkpoints", f"step_{step:08}"))
+                bench.run("resumed", (2, 1, 2), teacher)
+                tally.tell("resumed in another layout", parity(base, out)[0])
+        # Vocabulary: a teacher smaller than the student. bf16 parameters. Frozen weights stay.
+        small = bench.run("small", (1, 2, 1), (1, 2, 1), ["student.vocab_size=300", "optimizer.steps=2"])
+        small_base = bench.run("small_base", (1, 1, 1), (1, 1, 1), ["student.vocab_size=300", "optimizer.steps=2"])
+        tally.tell("a student vocabulary beyond the teacher's", [] if np.allclose(losses(small)[0], losses(small_base)[0], rtol=1e-5) else [f"{losses(small)[0]} {losses(small_base)[0]}"])
+        frozen = bench.run("frozen", (1, 1, 2), None, ['student.freeze=["*.mlp.*"]', "student.dtype=bf16"])
+        a, b = tensors(frozen, 1), tensors(frozen, STEPS)
+        changed = [k for k in a if k.startswith("model/") and not np.array_equal(a[k], b[k])]
+        tally.tell("frozen weights stay, the others move", [k for k in changed if ".mlp." in k] or ([] if len(changed) > 50 else ["nothing moved"]))
+        # Bad input: one message, no work, a non-zero exit.
+        for name, overrides, ranks, text in (("unknown key", ["optimizer.lrr=1"], 2, "did you mean optimizer.lr"), ("wrong type", ["data.seq_len=abc"], 1, "expected a whole number"),
+                                             ("wrong number of ranks", ["layout.pp=2"], 3, "recipe asks for 2 ranks"), ("missing file", ["teacher.path=nowhere"], 1, "nowhere/config.json")):
+            bench.run("bad", (1, 1, 1), None, overrides, ranks=ranks)
+            found = bench.output.count("wuneng: error")
+            tally.tell(f"bad input: {name}", [] if text in bench.output and found == 1 and not os.path.exists(os.path.join(root, "bad")) else [bench.output])
+    print(f"{tally.passed} passed, {tally.failed} failed")
+    return 1 if tally.failed or not tally.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
