@@ -1,13 +1,15 @@
-// The backward of WKV-7 by chunks, last chunk first (notation of wkv7_chunk.h). dS is the gradient of the state after the chunk, E = dS diag(e^G).
+// The backward of WKV-7 by chunks, last chunk first (notation of wkv7_chunk.h). dS is the gradient of the
+// state after the chunk, E = dS diag(e^G).
 //
-//   dU = sum over readings A_qb^T dY + B E^T      dP = (I - A_ab)^-T dU      dV = A_qk^T dY + A_ak^T dP + K E^T
-//   d(-kappa) = e^{g_{t-1}} o (dA_ab B + dA_ak K + dP S_0)
-//   db = e^{-g} o (dA_ab^T A + dA_qb^T Q + U E)   dk likewise with V   dS_0 = E + dY^T Q + dP^T A
+//   dU = sum over readings A_qb^T dY + B E^T      dP = (I - A_ab)^-T dU      dV = A_qk^T dY + A_ak^T dP + K
+//   E^T d(-kappa) = e^{g_{t-1}} o (dA_ab B + dA_ak K + dP S_0) db = e^{-g} o (dA_ab^T A + dA_qb^T Q + U E) dk
+//   likewise with V   dS_0 = E + dY^T Q + dP^T A
 //
-// The decay's gradient is w_t sum_v dS_t o S_{t-1}, written out so that nothing is subtracted (the usual difference of suffix
-// sums cancels in f32): the row t stands between what was written before it (S_0, rows j < t) and what is read after it (E,
-// readings i >= t, removals i > t):
-//   dlog_w_t = sum_v (E + sum_{i>=t} dY_i Q_i^T + sum_{i>t} dP_i A_i^T) o (S_0 + sum_{j<t} V_j K_j^T + U_j B_j^T).
+// The decay's gradient is w_t sum_v dS_t o S_{t-1}, written out so that nothing is subtracted (the usual
+// difference of suffix sums cancels in f32): the row t stands between what was written before it (S_0, rows j
+// < t) and what is read after it (E, readings i >= t, removals i > t):
+//   dlog_w_t = sum_v (E + sum_{i>=t} dY_i Q_i^T + sum_{i>t} dP_i A_i^T) o (S_0 + sum_{j<t} V_j K_j^T + U_j
+//   B_j^T).
 #include <algorithm>
 
 #include "kernels/cpu/wkv7_chunk.h"
@@ -16,11 +18,13 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
-// The decays' share of rows X_i that read the state: dlog_w [16, W] += X_i o (what X_i's gradient meets of the writes before t), for all t up to
-// i (kOwn: row i reads after its own write and decay) or before i. meets [16, W] holds dX_i S_0, pairs [16, 32] the products of dX_i with V_j and U_j; without kOwn,
-// meets is left as dX_i S_0 + sum_{j<i} of them times K_j and B_j, which is X_i's gradient.
+// The decays' share of rows X_i that read the state: dlog_w [16, W] += X_i o (what X_i's gradient meets of
+// the writes before t), for all t up to i (kOwn: row i reads after its own write and decay) or before i.
+// meets [16, W] holds dX_i S_0, pairs [16, 32] the products of dX_i with V_j and U_j; without kOwn, meets is
+// left as dX_i S_0 + sum_{j<i} of them times K_j and B_j, which is X_i's gradient.
 template <bool kOwn>
-[[gnu::noinline]] void decay_share(int64_t W, const float* X, const float* pairs, const float* KB, float* meets, float* dlog_w) {
+[[gnu::noinline]] void decay_share(int64_t W, const float* X, const float* pairs, const float* KB,
+                                   float* meets, float* dlog_w) {
   for (int64_t c = 0; c < W; c += kLanes) {
     Lanes met[kC];
     unroll<kC>([&](auto i) __attribute__((always_inline)) { met[i] = load(meets + i * W + c); });
@@ -33,16 +37,33 @@ template <bool kOwn>
       });
       store(dlog_w + t * W + c, sum[0] + sum[1]);
     });
-    if constexpr (!kOwn) unroll<kC>([&](auto i) __attribute__((always_inline)) { store(meets + i * W + c, met[i]); });
+    if constexpr (!kOwn)
+      unroll<kC>([&](auto i) __attribute__((always_inline)) { store(meets + i * W + c, met[i]); });
   }
 }
 
 class Backward {
  public:
   explicit Backward(const Wkv7BackwardArgs& args)
-      : args_(args), N_(args.in.k.dim(1)), c_(args.in.k.dim(2)), dS_(W() * W()), wide_(W() * W()), KBt_(W() * 2 * kC), VUt_(W() * 2 * kC),
-        dVUt_(W() * 2 * kC), dKB_(2 * kC * W()), dPt_(W() * kC), da_(kC * W()), dlog_w_(kC * W()), dY_(kC * W()), Q_(kC * W()),
-        met_(kC * W()), base_(W()), pairs_(kC * 2 * kC), dpairs_(kC * 2 * kC), solve_(kC * kC) {}
+      : args_(args),
+        N_(args.in.k.dim(1)),
+        c_(args.in.k.dim(2)),
+        dS_(W() * W()),
+        wide_(W() * W()),
+        KBt_(W() * 2 * kC),
+        VUt_(W() * 2 * kC),
+        dVUt_(W() * 2 * kC),
+        dKB_(2 * kC * W()),
+        dPt_(W() * kC),
+        da_(kC * W()),
+        dlog_w_(kC * W()),
+        dY_(kC * W()),
+        Q_(kC * W()),
+        met_(kC * W()),
+        base_(W()),
+        pairs_(kC * 2 * kC),
+        dpairs_(kC * 2 * kC),
+        solve_(kC * kC) {}
 
   // The readers of the chain's head are [first, last).
   void run(const Wkv7Chain& chain, int first, int last) {
@@ -53,7 +74,8 @@ class Backward {
       transpose(2 * kC, W(), c_.KB.data(), W(), KBt_.data(), 2 * kC);
       transpose(2 * kC, W(), c_.VU.data(), W(), VUt_.data(), 2 * kC);
       if (at > 0) prefetch(chain, at - kC, first, last);
-      const float* state = wide_state(args_.chunk_states, (chain.first_chunk + at / kC) * N_ + chain.head, W(), wide_);
+      const float* state =
+          wide_state(args_.chunk_states, (chain.first_chunk + at / kC) * N_ + chain.head, W(), wide_);
       through_state(state);
       for (const auto& reading : args_.readings)
         for (int h = first; h < last; ++h) through_reading(reading, h, state);
@@ -77,27 +99,29 @@ class Backward {
         Wkv7Chunk::prefetch(reading.dy, row, kC, h);
         Wkv7Chunk::prefetch(reading.r, row, kC, h);
       }
-    for (const Tensor* x : {&args_.dlog_w, &args_.dk, &args_.dv, &args_.dkappa, &args_.drate}) Wkv7Chunk::prefetch(*x, row, kC, chain.head);
+    for (const Tensor* x : {&args_.dlog_w, &args_.dk, &args_.dv, &args_.dkappa, &args_.drate})
+      Wkv7Chunk::prefetch(*x, row, kC, chain.head);
   }
 
-  // What reaches the chunk through the state after it: dV = K E^T, dU = B E^T, dk = V E, db = U E, and the decays' share. dS becomes E.
+  // What reaches the chunk through the state after it: dV = K E^T, dU = B E^T, dk = V E, db = U E, and the
+  // decays' share. dS becomes E.
   void through_state(const float* state) {
-    std::fill(base_.begin(), base_.end(), 0.0f);
-    float* base = base_.data();
-    const float* total = c_.total();
-    for (int64_t i = 0; i < W(); ++i) {
-      float* row = dS_.data() + i * W();
-      const float* before = state + i * W();
-#pragma omp simd
-      for (int64_t k = 0; k < W(); ++k) {
-        row[k] *= total[k];
-        base[k] += row[k] * before[k];
+    for (int64_t k = 0; k < W(); k += kLanes) {
+      const Lanes total = load(c_.total() + k);
+      Lanes sum{};
+      for (int64_t i = 0; i < W(); ++i) {
+        const Lanes E = total * load(dS_.data() + i * W() + k);
+        store(dS_.data() + i * W() + k, E);
+        sum += E * load(state + i * W() + k);
       }
+      store(base_.data() + k, sum);
     }
     multiply(W(), 2 * kC, W(), {dS_.data(), W(), 1}, KBt_.data(), 2 * kC, dVUt_.data(), 2 * kC);
     multiply(2 * kC, W(), W(), {c_.VU.data(), W(), 1}, dS_.data(), W(), dKB_.data(), W());
+    float* base = base_.data();
     for (int64_t t = 0; t < kC; ++t) {
-      const float *K = c_.KB.data() + t * W(), *B = K + kC * W(), *dK = dKB_.data() + t * W(), *dB = dK + kC * W();
+      const float *K = c_.KB.data() + t * W(), *B = K + kC * W(), *dK = dKB_.data() + t * W(),
+                  *dB = dK + kC * W();
       float* dlog_w = dlog_w_.data() + t * W();
 #pragma omp simd
       for (int64_t k = 0; k < W(); ++k) {
@@ -145,13 +169,14 @@ class Backward {
     for (int64_t t = 0; t < c_.C; ++t) {
       const int64_t at = ((c_.row + t) * N_ + n) * c_.D;
       const float *kappa = args_.in.kappa.f32() + at, *rate = args_.in.rate.f32() + at;
-      const float *before = c_.grow.data() + std::max<int64_t>(t - 1, 0) * W(), *down = c_.shrink.data() + t * W();
+      const float *before = c_.scale(t - 1), *down = c_.shrink.data() + t * W();
       const float *da = da_.data() + t * W(), *dk = dKB_.data() + t * W(), *db = dk + kC * W();
-      float *out_k = args_.dk.f32() + at, *out_kappa = args_.dkappa.f32() + at, *out_rate = args_.drate.f32() + at;
+      float *out_k = args_.dk.f32() + at, *out_kappa = args_.dkappa.f32() + at,
+            *out_rate = args_.drate.f32() + at;
 #pragma omp simd
       for (int64_t i = 0; i < c_.D; ++i) {
         out_k[i] = dk[i] * down[i];
-        out_kappa[i] = rate[i] * db[i] * down[i] - (t > 0 ? da[i] * before[i] : da[i]);
+        out_kappa[i] = rate[i] * db[i] * down[i] - da[i] * before[i];
         out_rate[i] = kappa[i] * db[i] * down[i];
       }
     }
@@ -163,14 +188,14 @@ class Backward {
   const Wkv7BackwardArgs& args_;
   const int64_t N_;
   Wkv7Chunk c_;
-  Scratch dS_, wide_;             // [W, W]
-  Scratch KBt_, VUt_;             // [W, 32]: K^T | B^T, V^T | U^T
-  Scratch dVUt_;                  // [W, 32]: dV^T | dU^T
-  Scratch dKB_;                   // [32, W]: dk over db
-  Scratch dPt_;                   // [W, 16]
-  Scratch da_, dlog_w_;           // [16, W]
-  Scratch dY_, Q_, met_;          // [16, W], of one reader
-  Scratch base_;                  // [W]
+  Scratch dS_, wide_;               // [W, W]
+  Scratch KBt_, VUt_;               // [W, 32]: K^T | B^T, V^T | U^T
+  Scratch dVUt_;                    // [W, 32]: dV^T | dU^T
+  Scratch dKB_;                     // [32, W]: dk over db
+  Scratch dPt_;                     // [W, 16]
+  Scratch da_, dlog_w_;             // [16, W]
+  Scratch dY_, Q_, met_;            // [16, W], of one reader
+  Scratch base_;                    // [W]
   Scratch pairs_, dpairs_, solve_;  // [16, 32], [16, 32], [16, 16]
 };
 

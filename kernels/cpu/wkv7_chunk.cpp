@@ -23,30 +23,39 @@ void prefetch_floats(const float* from, int64_t count) {
 }  // namespace
 
 Wkv7Chunk::Wkv7Chunk(int64_t channels)
-    : D(channels), W((D + 15) / 16 * 16), grow(kC * W), shrink(kC * W), A(kC * W), KB(2 * kC * W), VU(2 * kC * W), g_(W) {}
+    : D(channels),
+      W((D + 15) / 16 * 16),
+      grow((kC + 1) * W),
+      shrink(kC * W),
+      A(kC * W),
+      KB(2 * kC * W),
+      VU(2 * kC * W) {}
 
 void Wkv7Chunk::load(const Wkv7Inputs& in, int64_t first, int64_t count, int64_t n) {
   row = first, C = count;
-  const int64_t stride = in.k.dim(1) * D;
-  std::fill(g_.begin(), g_.end(), 0.0f);
+  const int64_t stride = in.k.dim(1) * D, from = row * stride + n * D;
+  std::fill_n(grow.begin(), W, 0.0f);
   for (int64_t t = 0; t < C; ++t) {
-    const int64_t from = (row + t) * stride + n * D, to = t * W;
-    const float *log_w = in.log_w.f32() + from, *k = in.k.f32() + from, *kappa = in.kappa.f32() + from, *rate = in.rate.f32() + from;
-    float *g = g_.data(), *up = grow.data() + to, *down = shrink.data() + to;
-    float *a = A.data() + to, *K = KB.data() + to, *B = KB.data() + kC * W + to;
+    const float *log_w = in.log_w.f32() + from + t * stride, *before = grow.data() + t * W;
+    float* g = grow.data() + (t + 1) * W;
+#pragma omp simd
+    for (int64_t c = 0; c < D; ++c) g[c] = before[c] + log_w[c];
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < (C + 1) * W; ++i) grow[i] = exp_fast(grow[i]);
+#pragma omp simd
+  for (int64_t i = 0; i < C * W; ++i) shrink[i] = 1.0f / grow[W + i];
+  for (int64_t t = 0; t < C; ++t) {
+    const float *k = in.k.f32() + from + t * stride, *kappa = in.kappa.f32() + from + t * stride;
+    const float *rate = in.rate.f32() + from + t * stride, *before = scale(t - 1),
+                *down = shrink.data() + t * W;
+    float *a = A.data() + t * W, *K = KB.data() + t * W, *B = K + kC * W;
 #pragma omp simd
     for (int64_t c = 0; c < D; ++c) {
-      g[c] += log_w[c];
-      up[c] = exp_fast(g[c]);
-      down[c] = 1.0f / up[c];
+      a[c] = -kappa[c] * before[c];
       K[c] = k[c] * down[c];
       B[c] = kappa[c] * rate[c] * down[c];
-      a[c] = -kappa[c];
     }
-    if (t == 0) continue;
-    const float* before = up - W;
-#pragma omp simd
-    for (int64_t c = 0; c < D; ++c) a[c] *= before[c];
   }
   for (Scratch* x : {&A, &KB}) std::fill(x->begin() + C * W, x->begin() + kC * W, 0.0f);
   std::fill(KB.begin() + (kC + C) * W, KB.end(), 0.0f);
@@ -73,7 +82,7 @@ void Wkv7Chunk::load_rows(const Tensor& x, int64_t h, float* to) const {
 void Wkv7Chunk::load_scaled(const Tensor& x, int64_t h, float* to) const {
   load_rows(x, h, to);
 #pragma omp simd
-  for (int64_t i = 0; i < C * W; ++i) to[i] *= grow[i];
+  for (int64_t i = 0; i < C * W; ++i) to[i] *= grow[W + i];
 }
 
 void Wkv7Chunk::store_rows(const float* from, const Tensor& x, int64_t h) const {
@@ -84,10 +93,10 @@ void Wkv7Chunk::store_rows(const float* from, const Tensor& x, int64_t h) const 
 void Wkv7Chunk::store_scaled(const float* from, const Tensor& x, int64_t h) const {
   const int64_t stride = x.dim(1) * D;
   for (int64_t t = 0; t < C; ++t) {
-    const float *y = from + t * W, *scale = grow.data() + t * W;
+    const float *y = from + t * W, *up = scale(t);
     float* to = x.f32() + (row + t) * stride + h * D;
 #pragma omp simd
-    for (int64_t c = 0; c < D; ++c) to[c] = y[c] * scale[c];
+    for (int64_t c = 0; c < D; ++c) to[c] = y[c] * up[c];
   }
 }
 
@@ -140,13 +149,15 @@ std::vector<std::array<int, 2>> readers_of(const std::vector<int>& head_state, i
   return out;
 }
 
-std::vector<Wkv7Chain> chains_between(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t begin, int64_t end) {
+std::vector<Wkv7Chain> chains_between(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t begin,
+                                      int64_t end) {
   std::vector<Wkv7Chain> chains;
   int64_t unit = 0;
   for (int64_t n = 0; n < N; ++n) {
     int64_t chunk = 0;
     for (size_t s = 0; s < segments.size(); ++s) {
-      if (unit >= begin && unit < end) chains.push_back({static_cast<int64_t>(s), n, segments[s].begin, segments[s].count, chunk});
+      if (unit >= begin && unit < end)
+        chains.push_back({static_cast<int64_t>(s), n, segments[s].begin, segments[s].count, chunk});
       const int64_t chunks = (segments[s].count + kC - 1) / kC;
       chunk += chunks, unit += chunks;
     }

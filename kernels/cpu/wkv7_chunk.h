@@ -1,12 +1,15 @@
-// One chunk of one chain (a segment's state head) in decayed coordinates (docs/model.md; RWKV-7's chunked form).
+// One chunk of one chain (a segment's state head) in decayed coordinates (docs/model.md; RWKV-7's chunked
+// form).
 //
-// With g_t the sum of log w over the chunk's rows up to t, everything that meets at different rows is scaled to the chunk's start:
+// With g_t the sum of log w over the chunk's rows up to t, everything that meets at different rows is scaled
+// to the chunk's start:
 //   A_t = -kappa_t e^{g_{t-1}}    K_t = k_t e^{-g_t}    B_t = kappa_t rate_t e^{-g_t}    Q_t = r_t e^{g_t}
-// so that S_t = (S_0 + sum_{j<=t} V_j K_j^T + U_j B_j^T) diag(e^{g_t}), where U_t = S_{t-1} (-kappa_t). With 16 rows g is above
-// -9.8, so e^{-g} stays below 2e4 and f32 needs no centring.
+// so that S_t = (S_0 + sum_{j<=t} V_j K_j^T + U_j B_j^T) diag(e^{g_t}), where U_t = S_{t-1} (-kappa_t). With
+// 16 rows g is above -9.8, so e^{-g} stays below 2e4 and f32 needs no centring.
 //
-// Letters: T rows, N state heads, D channels, W = D rounded up to 16. A chunk always has 16 rows and W channels: those beyond
-// its own C rows and D channels are zero and add nothing. K and B, V and U lie one under the other, as they enter products.
+// Letters: T rows, N state heads, D channels, W = D rounded up to 16. A chunk always has 16 rows and W
+// channels: those beyond its own C rows and D channels are zero and add nothing. K and B, V and U lie one
+// under the other, as they enter products.
 #pragma once
 #include <array>
 #include <vector>
@@ -39,19 +42,21 @@ struct Wkv7Chunk {
   const float* V() const { return VU.data(); }
   float* V() { return VU.data(); }
   float* U() { return VU.data() + kC * W; }
-  const float* total() const { return grow.data() + (C - 1) * W; }  // e^{G} of the whole chunk [W]
+  const float* scale(int64_t t) const {
+    return grow.data() + (t + 1) * W;
+  }                                                    // e^{g_t} [W]; row -1 is before the chunk: 1
+  const float* total() const { return scale(C - 1); }  // e^{G} of the whole chunk
 
   const int64_t D, W;
   int64_t row = 0, C = 0;
-  Scratch grow, shrink;  // e^{g_t} and e^{-g_t} [16, W]
-  Scratch A;             // [16, W]
-  Scratch KB, VU;        // [32, W]: K over B, V over U
-
- private:
-  Scratch g_;  // [W]
+  Scratch grow;    // [17, W]: row t + 1 holds e^{g_t}
+  Scratch shrink;  // [16, W]: e^{-g_t}
+  Scratch A;       // [16, W]
+  Scratch KB, VU;  // [32, W]: K over B, V over U
 };
 
-// Keeps of each half of pairs [16, 32] the entries j <= t, or j < t where strict: row t meets what rows up to t have written.
+// Keeps of each half of pairs [16, 32] the entries j <= t, or j < t where strict: row t meets what rows up to
+// t have written.
 void keep_causal(float* pairs, bool strict);
 
 // States [D, D] to and from scratch [W, W]; undefined tensors: zeros, and nowhere to write.
@@ -71,8 +76,10 @@ struct Wkv7Chain {
   int64_t begin, count;  // the segment's rows
   int64_t first_chunk;   // its first chunk in chunk_states
 };
-// The chains of which threads take their share: cut by the chunks they have, not by their number, since documents differ in length.
-// `begin` and `end` are in units of one head's chunk, of N * wkv7_chunk_count(segments).
-std::vector<Wkv7Chain> chains_between(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t begin, int64_t end);
+// The chains of which threads take their share: cut by the chunks they have, not by their number, since
+// documents differ in length. `begin` and `end` are in units of one head's chunk, of N *
+// wkv7_chunk_count(segments).
+std::vector<Wkv7Chain> chains_between(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t begin,
+                                      int64_t end);
 
 }  // namespace wuneng::kernels::cpu

@@ -1,4 +1,5 @@
-// The two readings of WKV-7 (notation of wkv7_chunk.h). The states before the chunks are there, so chunks do not wait for each other.
+// The two readings of WKV-7 (notation of wkv7_chunk.h). The states before the chunks are there, so chunks do
+// not wait for each other.
 //
 //   y = S_t r      =  Q S_0^T + tril(Q K^T) V + tril(Q B^T) U
 //   z = S_t^T u    = (u S_0   + tril(u V^T) K + tril(u U^T) B) o e^g
@@ -15,8 +16,16 @@ namespace {
 class Reading {
  public:
   Reading(const Wkv7ReadArgs& args, bool transposed)
-      : args_(args), transposed_(transposed), N_(args.in.k.dim(1)), c_(args.in.k.dim(2)), wide_(W() * W()), matrix_(W() * W()),
-        against_(W() * 2 * kC), pairs_(kC * 2 * kC), x_(kC * W()), y_(kC * W()) {}
+      : args_(args),
+        transposed_(transposed),
+        N_(args.in.k.dim(1)),
+        c_(args.in.k.dim(2)),
+        wide_(W() * W()),
+        matrix_(W() * W()),
+        against_(W() * 2 * kC),
+        pairs_(kC * 2 * kC),
+        x_(kC * W()),
+        y_(kC * W()) {}
 
   // Readers [first, last) of state head n on rows [row, row + count), which are chunk `chunk`.
   void run(int64_t chunk, int64_t row, int64_t count, int64_t n, int first, int last) {
@@ -70,7 +79,8 @@ void read(const Wkv7ReadArgs& args, bool transposed) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t chunk = i / N, n = i % N;
       const auto [first, last] = readers[n];
-      if (i + 1 < end) reading.prefetch((i + 1) / N, chunks[(i + 1) / N].begin, chunks[(i + 1) / N].count, (i + 1) % N);
+      if (i + 1 < end)
+        reading.prefetch((i + 1) / N, chunks[(i + 1) / N].begin, chunks[(i + 1) / N].count, (i + 1) % N);
       if (first < last) reading.run(chunk, chunks[chunk].begin, chunks[chunk].count, n, first, last);
     }
   });

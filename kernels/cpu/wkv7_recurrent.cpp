@@ -27,7 +27,8 @@ void wkv7_recurrent(const Stream&, const Wkv7RecurrentArgs& args) {
       const auto [first, last] = readers[chain.head];
       for (int64_t t = chain.begin; t < chain.begin + chain.count; ++t) {
         const int64_t from = (t * N + chain.head) * D;
-        const float *log_w = args.in.log_w.f32() + from, *k = args.in.k.f32() + from, *v = args.in.v.f32() + from;
+        const float *log_w = args.in.log_w.f32() + from, *k = args.in.k.f32() + from,
+                    *v = args.in.v.f32() + from;
         const float *kappa = args.in.kappa.f32() + from, *rate = args.in.rate.f32() + from;
 #pragma omp simd
         for (int64_t c = 0; c < D; ++c) w[c] = exp_fast(log_w[c]), b[c] = kappa[c] * rate[c];

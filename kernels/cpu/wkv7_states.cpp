@@ -1,8 +1,10 @@
-// The recurrence of WKV-7 by chunks (notation of wkv7_chunk.h). Per chunk, with strictly lower triangles A_ak = tril(A K^T), A_ab = tril(A B^T):
+// The recurrence of WKV-7 by chunks (notation of wkv7_chunk.h). Per chunk, with strictly lower triangles A_ak
+// = tril(A K^T), A_ab = tril(A B^T):
 //
 //   U = (I - A_ab)^-1 (A S_0^T + A_ak V)        S_C = (S_0 + V^T K + U^T B) diag(e^G)
 //
-// The products with S_0 are formed transposed, a lane per row of the chunk, so that the state is read as it lies.
+// The products with S_0 are formed transposed, a lane per row of the chunk, so that the state is read as it
+// lies.
 #include <algorithm>
 
 #include "kernels/cpu/wkv7_chunk.h"
@@ -14,13 +16,21 @@ namespace {
 class States {
  public:
   explicit States(const Wkv7StatesArgs& args)
-      : args_(args), N_(args.in.k.dim(1)), c_(args.in.k.dim(2)), state_(W() * W()), At_(W() * kC), pairs_(2 * kC * kC), solve_(kC * kC),
-        Pt_(W() * kC), Ut_(W() * kC) {}
+      : args_(args),
+        N_(args.in.k.dim(1)),
+        c_(args.in.k.dim(2)),
+        state_(W() * W()),
+        At_(W() * kC),
+        pairs_(2 * kC * kC),
+        solve_(kC * kC),
+        Pt_(W() * kC),
+        Ut_(W() * kC) {}
 
   void run(const Wkv7Chain& chain) {
     load_state(args_.initial, chain.segment * N_ + chain.head, W(), state_);
     for (int64_t at = 0; at < chain.count; at += kC) {
-      const int64_t chunk = chain.first_chunk + at / kC, count = std::min(kC, chain.count - at), next = at + count;
+      const int64_t chunk = chain.first_chunk + at / kC, count = std::min(kC, chain.count - at),
+                    next = at + count;
       store_state(state_, W(), args_.chunk_states, chunk * N_ + chain.head);
       c_.load(args_.in, chain.begin + at, count, chain.head);
       if (next < chain.count) {

@@ -1,8 +1,10 @@
-// The small matrices of WKV-7: products, transposes and triangular inverses of blocks whose sides are multiples of 16.
+// The small matrices of WKV-7: products, transposes and triangular inverses of blocks whose sides are
+// multiples of 16.
 //
-// A chunk has 16 rows, one AVX-512 register of floats; at this size a call into a BLAS costs more than the product. Everything
-// here is one register block per inner loop: a scalar of the left factor, spread over all lanes, times a row of the right
-// one. So the left factor may have any strides (a transpose costs nothing), the right one needs contiguous rows.
+// A chunk has 16 rows, one AVX-512 register of floats; at this size a call into a BLAS costs more than the
+// product. Everything here is one register block per inner loop: a scalar of the left factor, spread over all
+// lanes, times a row of the right one. So the left factor may have any strides (a transpose costs nothing),
+// the right one needs contiguous rows.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +21,8 @@ inline constexpr int kLanes = 16;
 inline constexpr int kLanes = 8;  // AVX2's; the compiler splits it where there is less
 #endif
 using Lanes [[gnu::vector_size(kLanes * sizeof(float))]] = float;
-using LanesInMemory [[gnu::vector_size(kLanes * sizeof(float)), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
+using LanesInMemory
+    [[gnu::vector_size(kLanes * sizeof(float)), gnu::aligned(alignof(float)), gnu::may_alias]] = float;
 
 inline Lanes load(const float* from) { return *reinterpret_cast<const LanesInMemory*>(from); }
 inline void store(float* to, Lanes x) { *reinterpret_cast<LanesInMemory*>(to) = x; }
@@ -40,7 +43,8 @@ template <int kCount, class F>
 [[gnu::always_inline]] inline void unroll(F f) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     (f(std::integral_constant<int, i>{}), ...);
-  }(std::make_integer_sequence<int, kCount>{});
+  }
+  (std::make_integer_sequence<int, kCount>{});
 }
 
 // The left factor of a product: element (i, p) is data[i * row + p * column].
@@ -51,7 +55,8 @@ struct Left {
 
 // One block of kRows x (kVectors kLanes) of c.
 template <bool kAdd, int kRows, int kVectors>
-[[gnu::always_inline]] inline void multiply_block(int64_t depth, Left a, const float* b, int64_t ldb, float* c, int64_t ldc) {
+[[gnu::always_inline]] inline void multiply_block(int64_t depth, Left a, const float* b, int64_t ldb,
+                                                  float* c, int64_t ldc) {
   Lanes sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
@@ -75,33 +80,40 @@ template <bool kAdd, int kRows, int kVectors>
 }
 
 template <bool kAdd, int kRows, int kVectors>
-[[gnu::noinline]] void multiply_columns(int64_t m, int64_t depth, Left a, const float* b, int64_t ldb, float* c, int64_t ldc) {
+[[gnu::noinline]] void multiply_columns(int64_t m, int64_t depth, Left a, const float* b, int64_t ldb,
+                                        float* c, int64_t ldc) {
   for (int64_t i = 0; i < m; i += kRows)
-    multiply_block<kAdd, kRows, kVectors>(depth, {a.data + i * a.row, a.row, a.column}, b, ldb, c + i * ldc, ldc);
+    multiply_block<kAdd, kRows, kVectors>(depth, {a.data + i * a.row, a.row, a.column}, b, ldb, c + i * ldc,
+                                          ldc);
 }
 
 // c [m, n] = (kAdd: +=) a [m, depth] b [depth, n]; m and n multiples of 16.
 template <bool kAdd = false>
-void multiply(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb, float* c, int64_t ldc) {
+void multiply(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb, float* c,
+              int64_t ldc) {
   constexpr int kPair = 2 * kLanes, kPairRows = kLanes / 2;  // sums fill half the registers at most
   int64_t j = 0;
-  for (; j + kPair <= n; j += kPair) multiply_columns<kAdd, kPairRows, 2>(m, depth, a, b + j, ldb, c + j, ldc);
+  for (; j + kPair <= n; j += kPair)
+    multiply_columns<kAdd, kPairRows, 2>(m, depth, a, b + j, ldb, c + j, ldc);
   for (; j < n; j += kLanes) multiply_columns<kAdd, kLanes, 1>(m, depth, a, b + j, ldb, c + j, ldc);
 }
 inline constexpr auto multiply_add = multiply<true>;
 
-// to [n, m] = from [m, n]^T; m and n multiples of 16. Each of log2(kLanes) rounds interleaves the rows of a block's upper half with those of the
-// lower: the perfect shuffle, which after all rounds has exchanged row and column numbers.
+// to [n, m] = from [m, n]^T; m and n multiples of 16. Each of log2(kLanes) rounds interleaves the rows of a
+// block's upper half with those of the lower: the perfect shuffle, which after all rounds has exchanged row
+// and column numbers.
 inline void transpose(int64_t m, int64_t n, const float* from, int64_t ld_from, float* to, int64_t ld_to) {
   constexpr int kHalf = kLanes / 2;
-  const auto interleave = []<int... i>(std::integer_sequence<int, i...>, Lanes a, Lanes b, auto first) __attribute__((always_inline)) {
+  const auto interleave = []<int... i>(std::integer_sequence<int, i...>, Lanes a, Lanes b, auto first)
+      __attribute__((always_inline)) {
     return __builtin_shufflevector(a, b, (first + i / 2 + i % 2 * kLanes)...);
   };
   constexpr auto kAll = std::make_integer_sequence<int, kLanes>{};
   for (int64_t i = 0; i < m; i += kLanes)
     for (int64_t j = 0; j < n; j += kLanes) {
       Lanes rows[kLanes];
-      unroll<kLanes>([&](auto r) __attribute__((always_inline)) { rows[r] = load(from + (i + r) * ld_from + j); });
+      unroll<kLanes>([&](auto r)
+                         __attribute__((always_inline)) { rows[r] = load(from + (i + r) * ld_from + j); });
       unroll<kLanes == 16 ? 4 : 3>([&](auto) __attribute__((always_inline)) {
         Lanes next[kLanes];
         unroll<kHalf>([&](auto r) __attribute__((always_inline)) {
@@ -110,11 +122,13 @@ inline void transpose(int64_t m, int64_t n, const float* from, int64_t ld_from, 
         });
         unroll<kLanes>([&](auto r) __attribute__((always_inline)) { rows[r] = next[r]; });
       });
-      unroll<kLanes>([&](auto r) __attribute__((always_inline)) { store(to + (j + r) * ld_to + i, rows[r]); });
+      unroll<kLanes>([&](auto r)
+                         __attribute__((always_inline)) { store(to + (j + r) * ld_to + i, rows[r]); });
     }
 }
 
-// inverse [16, 16] = (I - x)^-1 for a strictly triangular x [16, 16], row by row: row_t = e_t + sum_j x_tj row_j over the rows that are done.
+// inverse [16, 16] = (I - x)^-1 for a strictly triangular x [16, 16], row by row: row_t = e_t + sum_j x_tj
+// row_j over the rows that are done.
 template <bool kUpper>
 [[gnu::noinline]] void unit_inverse(const float* x, int64_t ldx, float* inverse) {
   for (int column = 0; column < 16; column += kLanes) {

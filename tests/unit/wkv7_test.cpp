@@ -1,6 +1,6 @@
-// WKV-7 against the recurrence written out in double precision, token by token; that reference's own backward is held
-// against finite differences. Every buffer is NaN at first, in the rows of no segment for good: a kernel that reads or
-// writes what it should not, or skips what it should write, shows.
+// WKV-7 against the recurrence written out in double precision, token by token; that reference's own backward
+// is held against finite differences. Every buffer is NaN at first, in the rows of no segment for good: a
+// kernel that reads or writes what it should not, or skips what it should write, shows.
 #include "kernels/wkv7.h"
 
 #include <gtest/gtest.h>
@@ -34,9 +34,9 @@ struct Case {
 
 // A case with its numbers. All are exact in float, so that reference and kernel start from the same ones.
 struct Problem : Case {
-  Vector log_w, k, v, kappa, rate;  // [T, N, D]
+  Vector log_w, k, v, kappa, rate;     // [T, N, D]
   Vector initial_state, dfinal_state;  // [segments, N, D, D]
-  std::vector<Vector> dy, r;  // a [T, R, D] each per reading
+  std::vector<Vector> dy, r;           // a [T, R, D] each per reading
 
   int64_t readers() const { return static_cast<int64_t>(head_state.size()); }
   int64_t states() const { return static_cast<int64_t>(segments.size()) * N; }
@@ -55,8 +55,10 @@ struct Problem : Case {
       for (int64_t c = 0; c < D; ++c) kappa[i + c] = static_cast<float>(kappa[i + c] / std::sqrt(norm));
     }
     const auto normal = [&] { return normal_(random_); };
-    initial_state = fill(states() * D * D, initial ? std::function<double()>(normal) : [] { return 0.0; });
-    dfinal_state = fill(states() * D * D, dfinal ? std::function<double()>(normal) : [] { return 0.0; });
+    initial_state = fill(
+        states() * D * D, initial ? std::function<double()>(normal) : [] { return 0.0; });
+    dfinal_state = fill(
+        states() * D * D, dfinal ? std::function<double()>(normal) : [] { return 0.0; });
     for (int i = 0; i < readings; ++i) {
       dy.push_back(fill(T * readers() * D, normal));
       r.push_back(fill(T * readers() * D, normal));
@@ -84,7 +86,11 @@ struct Reference {
   Vector dinitial;                       // [segments, N, D, D]
 
   explicit Reference(const Problem& problem)
-      : p(problem), removed(p.T * p.N * p.D), before(removed.size() * p.D), after(before), final_state(p.initial_state.size()) {
+      : p(problem),
+        removed(p.T * p.N * p.D),
+        before(removed.size() * p.D),
+        after(before),
+        final_state(p.initial_state.size()) {
     for (size_t s = 0; s < p.segments.size(); ++s)
       for (int64_t n = 0; n < p.N; ++n) forward(s, n);
   }
@@ -135,7 +141,8 @@ struct Reference {
         for (int64_t j = 0; j < D; ++j) u -= state[i * D + j] * p.kappa[at + j];
         removed[at + i] = u;
         for (int64_t j = 0; j < D; ++j)
-          S[i * D + j] = state[i * D + j] * std::exp(p.log_w[at + j]) + u * p.kappa[at + j] * p.rate[at + j] + p.v[at + i] * p.k[at + j];
+          S[i * D + j] = state[i * D + j] * std::exp(p.log_w[at + j]) + u * p.kappa[at + j] * p.rate[at + j] +
+                         p.v[at + i] * p.k[at + j];
       }
       state = S;
     }
@@ -150,7 +157,8 @@ struct Reference {
       for (int i = 0; i < p.readings; ++i)
         for (int64_t h = 0; h < R; ++h)
           if (p.head_state[h] == n)
-            for (int64_t e = 0; e < D * D; ++e) dS[e] += p.dy[i][(t * R + h) * D + e / D] * p.r[i][(t * R + h) * D + e % D];
+            for (int64_t e = 0; e < D * D; ++e)
+              dS[e] += p.dy[i][(t * R + h) * D + e / D] * p.r[i][(t * R + h) * D + e % D];
       const double *S = &before[at * D], *kappa = &p.kappa[at], *rate = &p.rate[at];
       for (int64_t i = 0; i < D; ++i) {
         double du = 0;
@@ -186,13 +194,20 @@ struct Kernels {
   Tensor chunk_states, removed, final_state;
 
   explicit Kernels(const Problem& problem) : p(problem) {
-    in = {.log_w = rows(p.log_w, p.N), .k = rows(p.k, p.N), .v = rows(p.v, p.N), .kappa = rows(p.kappa, p.N),
-          .rate = rows(p.rate, p.N), .segments = p.segments};
+    in = {.log_w = rows(p.log_w, p.N),
+          .k = rows(p.k, p.N),
+          .v = rows(p.v, p.N),
+          .kappa = rows(p.kappa, p.N),
+          .rate = rows(p.rate, p.N),
+          .segments = p.segments};
     chunk_states = nan_tensor({wkv7_chunk_count(p.segments), p.N, p.D, p.D});
     removed = like_rows(p.N);
     final_state = like_states();
-    wkv7_states(stream, {.in = in, .initial = p.initial ? states(p.initial_state) : Tensor(), .chunk_states = chunk_states,
-                         .removed = removed, .final = final_state});
+    wkv7_states(stream, {.in = in,
+                         .initial = p.initial ? states(p.initial_state) : Tensor(),
+                         .chunk_states = chunk_states,
+                         .removed = removed,
+                         .final = final_state});
   }
 
   Tensor like_rows(int64_t heads) const { return nan_tensor({p.T, heads, p.D}); }
@@ -213,24 +228,40 @@ struct Kernels {
   }
 
   Tensor read(const Vector& x, bool transposed) const {
-    const Wkv7ReadArgs args{.in = in, .chunk_states = chunk_states, .removed = removed, .head_state = p.head_state,
-                            .r = rows(x, p.readers()), .y = like_rows(p.readers())};
+    const Wkv7ReadArgs args{.in = in,
+                            .chunk_states = chunk_states,
+                            .removed = removed,
+                            .head_state = p.head_state,
+                            .r = rows(x, p.readers()),
+                            .y = like_rows(p.readers())};
     transposed ? wkv7_read_transposed(stream, args) : wkv7_read(stream, args);
     return args.y;
   }
 
   Wkv7BackwardArgs backward() const {
-    Wkv7BackwardArgs args{.in = in, .chunk_states = chunk_states, .removed = removed, .head_state = p.head_state, .readings = {},
-                          .dfinal = p.dfinal ? states(p.dfinal_state) : Tensor(), .dlog_w = like_rows(p.N), .dk = like_rows(p.N),
-                          .dv = like_rows(p.N), .dkappa = like_rows(p.N), .drate = like_rows(p.N), .dinitial = like_states()};
-    for (int i = 0; i < p.readings; ++i) args.readings.push_back({rows(p.dy[i], p.readers()), rows(p.r[i], p.readers())});
+    Wkv7BackwardArgs args{.in = in,
+                          .chunk_states = chunk_states,
+                          .removed = removed,
+                          .head_state = p.head_state,
+                          .readings = {},
+                          .dfinal = p.dfinal ? states(p.dfinal_state) : Tensor(),
+                          .dlog_w = like_rows(p.N),
+                          .dk = like_rows(p.N),
+                          .dv = like_rows(p.N),
+                          .dkappa = like_rows(p.N),
+                          .drate = like_rows(p.N),
+                          .dinitial = like_states()};
+    for (int i = 0; i < p.readings; ++i)
+      args.readings.push_back({rows(p.dy[i], p.readers()), rows(p.r[i], p.readers())});
     wkv7_backward(stream, args);
     return args;
   }
 };
 
-// |found - expected| / |expected| within the tolerance, for every column block of `heads`; where expected is 0, so is found.
-void expect_close(const char* what, const float* found, const double* expected, int64_t rows, int64_t heads, int64_t width) {
+// |found - expected| / |expected| within the tolerance, for every column block of `heads`; where expected is
+// 0, so is found.
+void expect_close(const char* what, const float* found, const double* expected, int64_t rows, int64_t heads,
+                  int64_t width) {
   for (int64_t h = 0; h < heads; ++h) {
     double error = 0, norm = 0;
     for (int64_t t = 0; t < rows; ++t)
@@ -239,7 +270,8 @@ void expect_close(const char* what, const float* found, const double* expected, 
         error += d * d, norm += e * e;
       }
     EXPECT_TRUE(std::sqrt(error) <= kTolerance * std::sqrt(norm))
-        << what << ", head " << h << ": relative error " << std::sqrt(error / norm) << ", |expected| = " << std::sqrt(norm);
+        << what << ", head " << h << ": relative error " << std::sqrt(error / norm)
+        << ", |expected| = " << std::sqrt(norm);
   }
 }
 
@@ -254,7 +286,8 @@ void expect_rows(const char* what, const Problem& p, const Tensor& found, const 
   Vector e;
   int64_t at = 0;
   const auto untouched = [&](int64_t end) {
-    for (; at < end * width; ++at) ASSERT_TRUE(std::isnan(found.f32()[at])) << what << ": wrote row " << at / width << " of no segment";
+    for (; at < end * width; ++at)
+      ASSERT_TRUE(std::isnan(found.f32()[at])) << what << ": wrote row " << at / width << " of no segment";
   };
   for (const Wkv7Segment& s : p.segments) {
     untouched(s.begin);
@@ -278,7 +311,8 @@ TEST_P(Wkv7, ForwardMatchesDoubleRecurrence) {
   for (const Wkv7Segment& s : p.segments)
     for (int64_t t = s.begin; t < s.begin + s.count; t += wkv7_chunk) {
       const int64_t size = p.N * p.D * p.D;
-      chunk_states.insert(chunk_states.end(), &reference.before[t * size], &reference.before[t * size] + size);
+      chunk_states.insert(chunk_states.end(), &reference.before[t * size],
+                          &reference.before[t * size] + size);
     }
   expect_states("chunk_states", kernels.chunk_states, chunk_states);
   for (int i = 0; i < p.readings; ++i) {
@@ -307,7 +341,9 @@ TEST_P(Wkv7, RecurrentMatchesDoubleRecurrence) {
   const Problem p(from_zero, 3);
   const Kernels kernels(p);
   const Tensor y = kernels.like_rows(p.readers());
-  wkv7_recurrent(kernels.stream, {.in = kernels.in, .head_state = p.head_state, .r = kernels.rows(p.r[0], p.readers()), .y = y});
+  wkv7_recurrent(
+      kernels.stream,
+      {.in = kernels.in, .head_state = p.head_state, .r = kernels.rows(p.r[0], p.readers()), .y = y});
   expect_rows("recurrent", p, y, Reference(p).read(p.r[0], false));
 }
 
@@ -319,13 +355,15 @@ TEST_P(Wkv7, ThreadsChangeNothing) {
     set_thread_count(threads);
     const Kernels kernels(p);
     const Wkv7BackwardArgs b = kernels.backward();
-    std::vector<Tensor> out{kernels.final_state, kernels.removed, b.dlog_w, b.dk, b.dv, b.dkappa, b.drate, b.dinitial};
+    std::vector<Tensor> out{kernels.final_state, kernels.removed, b.dlog_w, b.dk, b.dv, b.dkappa, b.drate,
+                            b.dinitial};
     if (p.readings > 0) out.insert(out.end(), {kernels.read(p.r[0], false), kernels.read(p.r[0], true)});
     set_thread_count(before);
     return out;
   };
   const std::vector<Tensor> one = run(1), three = run(3);
-  for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(std::memcmp(one[i].raw(), three[i].raw(), one[i].bytes()), 0) << "output " << i;
+  for (size_t i = 0; i < one.size(); ++i)
+    EXPECT_EQ(std::memcmp(one[i].raw(), three[i].raw(), one[i].bytes()), 0) << "output " << i;
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -358,7 +396,8 @@ TEST(Wkv7Reference, BackwardMatchesFiniteDifferences) {
       x[i] = value - h;
       const double below = Reference(p).loss();
       x[i] = value;
-      ASSERT_NEAR((above - below) / (2 * h), gradient[i], 1e-7 * (1 + std::abs(gradient[i]))) << what << "[" << i << "]";
+      ASSERT_NEAR((above - below) / (2 * h), gradient[i], 1e-7 * (1 + std::abs(gradient[i])))
+          << what << "[" << i << "]";
     }
   };
   check("log_w", p.log_w, reference.dlog_w);
