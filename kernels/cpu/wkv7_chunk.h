@@ -39,12 +39,10 @@ struct Wkv7Chunk {
   void store_rows(const float* from, const Tensor& x, int64_t h) const;
   void store_scaled(const float* from, const Tensor& x, int64_t h) const;
 
-  const float* V() const { return VU.data(); }
   float* V() { return VU.data(); }
   float* U() { return VU.data() + kC * W; }
-  const float* scale(int64_t t) const {
-    return grow.data() + (t + 1) * W;
-  }                                                    // e^{g_t} [W]; row -1 is before the chunk: 1
+  // e^{g_t} [W]; t = -1 is before the chunk: 1.
+  const float* scale(int64_t t) const { return grow.data() + (t + 1) * W; }
   const float* total() const { return scale(C - 1); }  // e^{G} of the whole chunk
 
   const int64_t D, W;

@@ -6,6 +6,7 @@
 // lanes, times a row of the right one. So the left factor may have any strides (a transpose costs nothing),
 // the right one needs contiguous rows.
 #pragma once
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -15,10 +16,12 @@
 
 namespace wuneng::kernels::cpu {
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 inline constexpr int kLanes = 16;
+#elif defined(__AVX__)
+inline constexpr int kLanes = 8;
 #else
-inline constexpr int kLanes = 8;  // AVX2's; the compiler splits it where there is less
+inline constexpr int kLanes = 4;
 #endif
 using Lanes [[gnu::vector_size(kLanes * sizeof(float))]] = float;
 using LanesInMemory
@@ -91,7 +94,7 @@ template <bool kAdd, int kRows, int kVectors>
 template <bool kAdd = false>
 void multiply(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb, float* c,
               int64_t ldc) {
-  constexpr int kPair = 2 * kLanes, kPairRows = kLanes / 2;  // sums fill half the registers at most
+  constexpr int kPair = 2 * kLanes, kPairRows = kLanes < 16 ? 4 : 8;  // sums fill half the registers at most
   int64_t j = 0;
   for (; j + kPair <= n; j += kPair)
     multiply_columns<kAdd, kPairRows, 2>(m, depth, a, b + j, ldb, c + j, ldc);
@@ -114,7 +117,7 @@ inline void transpose(int64_t m, int64_t n, const float* from, int64_t ld_from, 
       Lanes rows[kLanes];
       unroll<kLanes>([&](auto r)
                          __attribute__((always_inline)) { rows[r] = load(from + (i + r) * ld_from + j); });
-      unroll<kLanes == 16 ? 4 : 3>([&](auto) __attribute__((always_inline)) {
+      unroll<std::bit_width(unsigned{kLanes}) - 1>([&](auto) __attribute__((always_inline)) {
         Lanes next[kLanes];
         unroll<kHalf>([&](auto r) __attribute__((always_inline)) {
           next[2 * r] = interleave(kAll, rows[r], rows[r + kHalf], std::integral_constant<int, 0>{});

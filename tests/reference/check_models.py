@@ -36,6 +36,11 @@ def qwen2_cases():
         yield dict(mixer="qwen2", num_heads=heads, num_kv_heads=kv, tie_word_embeddings=tied)
 
 
+def head_counts():
+    for heads, kv, states in ((4, 1, 1), (4, 1, 4), (3, 3, 3), (6, 2, 6), (4, 1, 2)):
+        yield dict(num_heads=heads, num_kv_heads=kv, state_heads=states)
+
+
 def presets():
     yield dict(state_heads=2, chunk=4)                                                     # full
     yield dict(state_heads=2, cross_head="none", multi_token=False, state_value=("token",))  # lean
@@ -73,6 +78,28 @@ def finite_difference(case, holder, name, direction, step=1e-6):
     return (up - down) / (2 * step)
 
 
+# A random model can be so sensitive (a state reading near zero under its RMSNorm, say) that float32 cannot meet a fixed bound. What a bound refuses is
+# therefore measured: the reference's own answer when its parameters move by half a unit of float32's last place. An error within ROUNDINGS such moves
+# passes, is counted, and may not be common.
+ROUNDINGS = 16
+LARGEST_SHARE_OF_SENSITIVE_CASES = 0.05
+
+
+def sensitivity(case, answer):
+    """How far answer() moves, as a norm, when all parameters of the reference move by 2^-24 of themselves."""
+    rng = np.random.default_rng(7)
+    model, plain, moves = case["model"], answer(), []
+    holders = [model] + model["layers"]
+    for _ in range(2):
+        kept = [{n: v for n, v in h.items() if n != "layers"} for h in holders]
+        for h, k in zip(holders, kept):
+            h.update({n: v * (1 + 2.0 ** -24 * rng.standard_normal(v.shape)) for n, v in k.items()})
+        moves.append(np.linalg.norm(answer() - plain))
+        for h, k in zip(holders, kept):
+            h.update(k)
+    return max(moves)
+
+
 def check_gradients(case, out, rng, every_element):
     """Returns failures as text. Each tensor along random directions, or element by element."""
     failures = []
@@ -106,6 +133,10 @@ def check_gradients(case, out, rng, every_element):
             norm = 0.0 if gradient is None else float(np.linalg.norm(gradient))
             error, scale = np.linalg.norm(got - wanted), max(np.linalg.norm(wanted), norm)
         if not error <= 1e-4 * scale + 1e-8:
+            units = [u for u in np.eye(int(np.prod(shape))).reshape(-1, *shape)] if every_element else directions
+            if error <= ROUNDINGS * sensitivity(case, lambda: np.array([finite_difference(case, holder, name, u) for u in units])):
+                case["sensitive"] = True
+                continue
             failures.append(f"gradient of {file_name}: relative error {error / (scale + 1e-30):.2e}")
     return failures
 
@@ -135,7 +166,7 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         cases = []
         options = [(o, i % 4 == 0, False) for i, o in enumerate(combinations())]
-        options += [(o, True, False) for o in itertools.chain(qwen2_cases(), presets())]
+        options += [(o, True, False) for o in itertools.chain(qwen2_cases(), head_counts(), presets())]
         options += [(o, True, True) for o in presets()]  # with recomputation
         small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)
         options += [({**small, **o, "state_heads": 1}, "every", False) for o in presets()]
@@ -151,6 +182,9 @@ def main():
             error = np.linalg.norm(out["logits"] - wanted) / np.linalg.norm(wanted)
             worst = max(worst, error)
             failures = [] if error <= 1e-5 else [f"logits: relative error {error:.2e}"]
+            if failures and error * np.linalg.norm(wanted) <= ROUNDINGS * sensitivity(
+                    case, lambda: ref.forward(case["c"], case["model"], case["tokens"], case["starts"])):
+                failures, case["sensitive"] = [], True
             if abs(out["loss"][0] - loss(case["c"], case["model"], case)) > 1e-5 * abs(out["loss"][0]):
                 failures.append("loss differs")
             if case["gradient"]:
@@ -159,6 +193,9 @@ def main():
                 print(f"{case['option']}: {text}")
             failed += bool(failures)
             passed += not failures
+        sensitive = sum("sensitive" in case for case in cases)
+        print(f"{sensitive} of {len(cases)} cases are too sensitive for the fixed bounds and pass within {ROUNDINGS} roundings")
+        failed += sensitive > LARGEST_SHARE_OF_SENSITIVE_CASES * len(cases)
         print(f"worst relative error of the logits: {worst:.2e}")
         print(f"{passed} passed, {failed} failed")
         return 1 if failed or not passed else 0

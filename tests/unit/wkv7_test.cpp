@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
 
@@ -194,12 +195,8 @@ struct Kernels {
   Tensor chunk_states, removed, final_state;
 
   explicit Kernels(const Problem& problem) : p(problem) {
-    in = {.log_w = rows(p.log_w, p.N),
-          .k = rows(p.k, p.N),
-          .v = rows(p.v, p.N),
-          .kappa = rows(p.kappa, p.N),
-          .rate = rows(p.rate, p.N),
-          .segments = p.segments};
+    const auto input = [&](const Vector& x) { return rows(x, p.N); };
+    in = {input(p.log_w), input(p.k), input(p.v), input(p.kappa), input(p.rate), p.segments};
     chunk_states = nan_tensor({wkv7_chunk_count(p.segments), p.N, p.D, p.D});
     removed = like_rows(p.N);
     final_state = like_states();
@@ -243,14 +240,9 @@ struct Kernels {
                           .chunk_states = chunk_states,
                           .removed = removed,
                           .head_state = p.head_state,
-                          .readings = {},
                           .dfinal = p.dfinal ? states(p.dfinal_state) : Tensor(),
-                          .dlog_w = like_rows(p.N),
-                          .dk = like_rows(p.N),
-                          .dv = like_rows(p.N),
-                          .dkappa = like_rows(p.N),
-                          .drate = like_rows(p.N),
                           .dinitial = like_states()};
+    for (Tensor* x : {&args.dlog_w, &args.dk, &args.dv, &args.dkappa, &args.drate}) *x = like_rows(p.N);
     for (int i = 0; i < p.readings; ++i)
       args.readings.push_back({rows(p.dy[i], p.readers()), rows(p.r[i], p.readers())});
     wkv7_backward(stream, args);
@@ -258,8 +250,7 @@ struct Kernels {
   }
 };
 
-// |found - expected| / |expected| within the tolerance, for every column block of `heads`; where expected is
-// 0, so is found.
+// |found - expected| / |expected| within the tolerance, head by head; where expected is 0, so is found.
 void expect_close(const char* what, const float* found, const double* expected, int64_t rows, int64_t heads,
                   int64_t width) {
   for (int64_t h = 0; h < heads; ++h) {
@@ -340,10 +331,8 @@ TEST_P(Wkv7, RecurrentMatchesDoubleRecurrence) {
   from_zero.readings = 1;
   const Problem p(from_zero, 3);
   const Kernels kernels(p);
-  const Tensor y = kernels.like_rows(p.readers());
-  wkv7_recurrent(
-      kernels.stream,
-      {.in = kernels.in, .head_state = p.head_state, .r = kernels.rows(p.r[0], p.readers()), .y = y});
+  const Tensor r = kernels.rows(p.r[0], p.readers()), y = kernels.like_rows(p.readers());
+  wkv7_recurrent(kernels.stream, {.in = kernels.in, .head_state = p.head_state, .r = r, .y = y});
   expect_rows("recurrent", p, y, Reference(p).read(p.r[0], false));
 }
 
@@ -355,9 +344,8 @@ TEST_P(Wkv7, ThreadsChangeNothing) {
     set_thread_count(threads);
     const Kernels kernels(p);
     const Wkv7BackwardArgs b = kernels.backward();
-    std::vector<Tensor> out{kernels.final_state, kernels.removed, b.dlog_w, b.dk, b.dv, b.dkappa, b.drate,
-                            b.dinitial};
-    if (p.readings > 0) out.insert(out.end(), {kernels.read(p.r[0], false), kernels.read(p.r[0], true)});
+    std::vector<Tensor> out{kernels.final_state, kernels.removed, b.dlog_w, b.dk, b.dv, b.dkappa, b.drate};
+    for (const Vector& r : p.r) out.insert(out.end(), {kernels.read(r, false), kernels.read(r, true)});
     set_thread_count(before);
     return out;
   };
@@ -396,8 +384,8 @@ TEST(Wkv7Reference, BackwardMatchesFiniteDifferences) {
       x[i] = value - h;
       const double below = Reference(p).loss();
       x[i] = value;
-      ASSERT_NEAR((above - below) / (2 * h), gradient[i], 1e-7 * (1 + std::abs(gradient[i])))
-          << what << "[" << i << "]";
+      const double slope = (above - below) / (2 * h);
+      ASSERT_NEAR(slope, gradient[i], 1e-7 * (1 + std::abs(gradient[i]))) << what << "[" << i << "]";
     }
   };
   check("log_w", p.log_w, reference.dlog_w);
