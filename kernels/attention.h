@@ -6,7 +6,8 @@
 
 namespace wuneng::kernels {
 
-// One run of consecutive query rows of one document. Query row q_begin + i sees key rows [k_begin, k_begin + offset + i].
+// One run of consecutive query rows of one document. Query row q_begin + i sees key rows [k_begin, k_begin +
+// offset + i].
 struct AttentionSegment {
   int64_t q_begin;  // first row in q
   int64_t q_count;
@@ -16,12 +17,12 @@ struct AttentionSegment {
 
 // Tq query rows, Tk key rows, H query heads, G key/value heads, D channels.
 struct AttentionForwardArgs {
-  Tensor q;                            // [Tq, H, D] f32
-  Tensor k, v;                         // [Tk, G, D] f32
-  Tensor out;                          // [Tq, H, D] f32
-  Tensor lse;                          // [Tq, H] f32: log of each row's sum of exponentials, for the backward
+  Tensor q;     // [Tq, H, D] f32
+  Tensor k, v;  // [Tk, G, D] f32
+  Tensor out;   // [Tq, H, D] f32
+  Tensor lse;   // [Tq, H] f32: log of each row's sum of exponentials, for the backward
   std::vector<AttentionSegment> segments;  // rows of q that no segment names are left as they are
-  std::vector<int> kv_head;            // [H]: the key/value head of each query head, non-decreasing
+  std::vector<int> kv_head;                // [H]: the key/value head of each query head, non-decreasing
 };
 WUNENG_KERNEL(attention_forward, AttentionForwardArgs);
 

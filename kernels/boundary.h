@@ -1,4 +1,5 @@
-// Reading the boundary state (model.md, "Why the boundary state"): rows of segment s read one fixed state B[s] per state head.
+// Reading the boundary state (model.md, "Why the boundary state"): rows of segment s read one fixed state
+// B[s] per state head.
 #pragma once
 #include <vector>
 
@@ -17,7 +18,8 @@ struct BoundaryReadArgs {
 };
 WUNENG_KERNEL(boundary_read, BoundaryReadArgs);
 
-// dstates[s, n] += sum over rows and readers of a[t, h] b[t, h]^T. For y = B r: a = dy, b = r; for y = B^T u: a = u, b = dy.
+// dstates[s, n] += sum over rows and readers of a[t, h] b[t, h]^T. For y = B r: a = dy, b = r; for y = B^T u:
+// a = u, b = dy.
 struct BoundaryReadGradArgs {
   Tensor a, b, dstates;
   std::vector<Wkv7Segment> segments;

@@ -1,4 +1,5 @@
-// Functions with a parameter per channel or per head, the same for all T rows. Backward kernels add to gradients, where defined.
+// Functions with a parameter per channel or per head, the same for all T rows. Backward kernels add to
+// gradients, where defined.
 #pragma once
 #include <vector>
 
@@ -22,7 +23,7 @@ WUNENG_KERNEL(column_sum, ColumnSumArgs);
 struct BiasSigmoidArgs {
   Tensor x, bias;  // [T, C], weight [C]
   float scale;
-  Tensor y;        // [T, C]
+  Tensor y;  // [T, C]
 };
 WUNENG_KERNEL(bias_sigmoid, BiasSigmoidArgs);
 struct BiasSigmoidBackwardArgs {
@@ -45,7 +46,7 @@ WUNENG_KERNEL(key_scale_backward, KeyScaleBackwardArgs);
 
 // y_t = x_t + (x_{t-1} - x_t) mu, with x_{-1} = 0 before each document's first row.
 struct TokenShiftArgs {
-  Tensor x, mu, y;  // [T, C], weight [C]
+  Tensor x, mu, y;                 // [T, C], weight [C]
   std::vector<int64_t> documents;  // first rows, then T
 };
 WUNENG_KERNEL(token_shift, TokenShiftArgs);

@@ -1,19 +1,19 @@
 // Word-level losses over vocabulary shards, in pieces between which ranks meet (model.md, "Losses").
 //
-// C tokens (a chunk), V local vocabulary columns of the student. Per token and rank: the largest logits, then sums of exponentials, then
-// the gradient. Between the pieces the caller reduces maxima and sums over the ranks. All sums are added to, so that several slices
-// of a teacher's logits work like one.
+// C tokens (a chunk), V local vocabulary columns of the student. Per token and rank: the largest logits, then
+// sums of exponentials, then the gradient. Between the pieces the caller reduces maxima and sums over the
+// ranks. All sums are added to, so that several slices of a teacher's logits work like one.
 #pragma once
 #include "kernels/twin.h"
 
 namespace wuneng::kernels {
 
-// A slice of the teacher's logits for the same tokens, and where its columns are among the student's local ones.
-// row: the first row of `logits` that belongs to the chunk.
+// A slice of the teacher's logits for the same tokens, and where its columns are among the student's local
+// ones. row: the first row of `logits` that belongs to the chunk.
 struct TeacherColumns {
-  Tensor logits;       // [>= row + C, columns] f32 or bf16
+  Tensor logits;  // [>= row + C, columns] f32 or bf16
   int64_t row = 0;
-  int64_t first = 0;   // the student's local column of the slice's column 0
+  int64_t first = 0;  // the student's local column of the slice's column 0
 };
 
 // maximum [C] = max(maximum, x / temperature over the columns [first, first + count) of row + i).
@@ -25,7 +25,8 @@ struct LogitMaxArgs {
 };
 WUNENG_KERNEL(logit_max, LogitMaxArgs);
 
-// With s = student / t - max_s, u = teacher / t - max_t over a slice's columns: sums [3, C] f64 += { sum e^s, sum e^u, sum e^u (u - s) }.
+// With s = student / t - max_s, u = teacher / t - max_t over a slice's columns: sums [3, C] f64 += { sum e^s,
+// sum e^u, sum e^u (u - s) }.
 struct KlSumsArgs {
   Tensor student;  // [C, V] f32
   TeacherColumns teacher;
@@ -56,7 +57,8 @@ struct KlGradientArgs {
 };
 WUNENG_KERNEL(kl_gradient, KlGradientArgs);
 
-// gradient [C, V] = scale[i] (softmax(logits) - one_hot(label)); rows with scale 0 are zero. gradient may be logits itself.
+// gradient [C, V] = scale[i] (softmax(logits) - one_hot(label)); rows with scale 0 are zero. gradient may be
+// logits itself.
 struct CrossEntropyGradientArgs {
   Tensor logits, labels;
   int64_t begin;

@@ -17,8 +17,9 @@ struct MatmulArgs {
 };
 WUNENG_KERNEL(matmul, MatmulArgs);
 
-// One small product per head, on [T, heads, ...] activations: y[t, h] = op(w[h]) x[t, h] (+ y where accumulate).
-// transpose = false: x [T, H, I], w [H, O, I], y [T, H, O].  transpose = true: x [T, H, O], w [H, O, I], y [T, H, I].
+// One small product per head, on [T, heads, ...] activations: y[t, h] = op(w[h]) x[t, h] (+ y where
+// accumulate). transpose = false: x [T, H, I], w [H, O, I], y [T, H, O].  transpose = true: x [T, H, O], w
+// [H, O, I], y [T, H, I].
 struct HeadMatmulArgs {
   Tensor x;
   Tensor w;  // weight
@@ -28,7 +29,8 @@ struct HeadMatmulArgs {
 };
 WUNENG_KERNEL(head_matmul, HeadMatmulArgs);
 
-// Weight gradient of the above: dw[h] += sum_t dy[t, h] x[t, h]^T.  dy [T, H, O], x [T, H, I], dw [H, O, I] f32.
+// Weight gradient of the above: dw[h] += sum_t dy[t, h] x[t, h]^T.  dy [T, H, O], x [T, H, I], dw [H, O, I]
+// f32.
 struct HeadMatmulWeightGradArgs {
   Tensor dy, x, dw;
 };

@@ -4,13 +4,13 @@
 
 namespace wuneng::kernels {
 
-// y = x * rsqrt(mean(x^2) + eps) * w over the last dimension D. Rows are [T, H, D] flattened; row i uses weight row i mod H, so
-// a hidden state has H = 1 and per-head norms share the kernel.
+// y = x * rsqrt(mean(x^2) + eps) * w over the last dimension D. Rows are [T, H, D] flattened; row i uses
+// weight row i mod H, so a hidden state has H = 1 and per-head norms share the kernel.
 struct RmsNormArgs {
   Tensor x;       // [T, H, D] (or [T, D])
   Tensor weight;  // weight, H * D elements
   float eps;
-  Tensor y;       // as x
+  Tensor y;  // as x
 };
 WUNENG_KERNEL(rms_norm, RmsNormArgs);
 

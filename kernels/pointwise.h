@@ -5,12 +5,12 @@
 namespace wuneng::kernels {
 
 enum class Pointwise {
-  silu,      // a sigmoid(a)
-  tanh,      // tanh(a)
-  sigmoid,   // sigmoid(a)
-  swiglu,    // silu(a) b
-  mix,       // c a + (1 - c) b: the gated middle head's input (model.md Eq. 8), c the gate
-  add,       // a + b
+  silu,     // a sigmoid(a)
+  tanh,     // tanh(a)
+  sigmoid,  // sigmoid(a)
+  swiglu,   // silu(a) b
+  mix,      // c a + (1 - c) b: the gated middle head's input (model.md Eq. 8), c the gate
+  add,      // a + b
 };
 
 struct PointwiseArgs {

@@ -1,4 +1,5 @@
-// Rotary embedding in Qwen2's half-rotation layout: channel i turns with channel i + D/2 by position * theta^(-2i/D).
+// Rotary embedding in Qwen2's half-rotation layout: channel i turns with channel i + D/2 by position *
+// theta^(-2i/D).
 #pragma once
 #include <vector>
 
@@ -12,7 +13,7 @@ struct RopeArgs {
   float theta;
   bool inverse = false;  // turn back: the gradient of a rotation
   bool accumulate = false;
-  Tensor y;          // [T, H, D]; may be x itself
+  Tensor y;  // [T, H, D]; may be x itself
 };
 WUNENG_KERNEL(rope, RopeArgs);
 

@@ -6,9 +6,10 @@
 
 namespace wuneng::kernels {
 
-// select: y[t, h] (+)= x[t, map[h]].  sum (select's gradient): y[t, map[h]] += x[t, h] for all h; y zeroed first unless accumulate.
+// select: y[t, h] (+)= x[t, map[h]].  sum (select's gradient): y[t, map[h]] += x[t, h] for all h; y zeroed
+// first unless accumulate.
 struct HeadMapArgs {
-  Tensor x, y;           // [T, heads, D]
+  Tensor x, y;  // [T, heads, D]
   std::vector<int> map;
   bool accumulate = false;
 };
@@ -34,12 +35,13 @@ struct ConcatArgs {
 WUNENG_KERNEL(concat, ConcatArgs);
 WUNENG_KERNEL(split_add, ConcatArgs);  // a += y's first columns, b += its last
 
-// y[t] = table[tokens[t] - begin], zero for tokens outside [begin, begin + rows of table): one shard of a vocabulary-parallel embedding.
+// y[t] = table[tokens[t] - begin], zero for tokens outside [begin, begin + rows of table): one shard of a
+// vocabulary-parallel embedding.
 struct EmbeddingArgs {
   Tensor table;   // weight [rows, d]
   Tensor tokens;  // [T] i32
   int64_t begin;
-  Tensor y;       // [T, d]
+  Tensor y;  // [T, d]
 };
 WUNENG_KERNEL(embedding, EmbeddingArgs);
 struct EmbeddingBackwardArgs {

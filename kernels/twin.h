@@ -1,8 +1,8 @@
-// The one way a kernel is declared. WUNENG_KERNEL(name, Args) declares cpu::name and cuda::name with the same signature and
-// kernels::name, which picks the twin by the stream's device.
+// The one way a kernel is declared. WUNENG_KERNEL(name, Args) declares cpu::name and cuda::name with the same
+// signature and kernels::name, which picks the twin by the stream's device.
 //
-// Args is a struct of named arguments: tensors (shapes in its comments) and numbers. Activations are float32 on the CPU;
-// weights may be float32 or bf16 where the comment says "weight".
+// Args is a struct of named arguments: tensors (shapes in its comments) and numbers. Activations are float32
+// on the CPU; weights may be float32 or bf16 where the comment says "weight".
 #pragma once
 #include "runtime/device.h"
 #include "runtime/error.h"
@@ -14,11 +14,17 @@
 #define WUNENG_CUDA_CALL(name) fail("{}: this build has no CUDA kernels", #name)
 #endif
 
-#define WUNENG_KERNEL(name, Args)                                \
-  namespace cpu { void name(const Stream&, const Args&); }       \
-  namespace cuda { void name(const Stream&, const Args&); }      \
-  inline void name(const Stream& stream, const Args& args) {     \
-    if (stream.device.kind == DeviceKind::cpu) cpu::name(stream, args); \
-    else WUNENG_CUDA_CALL(name);                                 \
-  }                                                              \
+#define WUNENG_KERNEL(name, Args)                            \
+  namespace cpu {                                            \
+  void name(const Stream&, const Args&);                     \
+  }                                                          \
+  namespace cuda {                                           \
+  void name(const Stream&, const Args&);                     \
+  }                                                          \
+  inline void name(const Stream& stream, const Args& args) { \
+    if (stream.device.kind == DeviceKind::cpu)               \
+      cpu::name(stream, args);                               \
+    else                                                     \
+      WUNENG_CUDA_CALL(name);                                \
+  }                                                          \
   static_assert(true)

@@ -1,14 +1,17 @@
-// The WKV-7 recurrence in chunked form (model.md Eq. 4, 9, 10; RWKV-7), split so that readers and the recurrence meet only in the states:
+// The WKV-7 recurrence in chunked form (model.md Eq. 4, 9, 10; RWKV-7), split so that readers and the
+// recurrence meet only in the states:
 //
 //   S_t = S_{t-1} (diag(w_t) - kappa_t (rate_t o kappa_t)^T) + v_t k_t^T          S is [D (value), D (key)]
 //
-// wkv7_states runs the recurrence and keeps what any reading needs; wkv7_read gives S_t r (z = S r), wkv7_read_transposed
-// gives S_t^T u. The backward takes the readings as pairs: a reading y = S_t r with gradient dy adds dy r^T to dS_t, and a
-// transposed reading z = S_t^T u with gradient dz adds u dz^T, so it is the pair (dy := u, r := dz). Likewise the gradient of r
-// is wkv7_read_transposed of dy, and the gradient of u is wkv7_read of dz.
+// wkv7_states runs the recurrence and keeps what any reading needs; wkv7_read gives S_t r (z = S r),
+// wkv7_read_transposed gives S_t^T u. The backward takes the readings as pairs: a reading y = S_t r with
+// gradient dy adds dy r^T to dS_t, and a transposed reading z = S_t^T u with gradient dz adds u dz^T, so it
+// is the pair (dy := u, r := dz). Likewise the gradient of r is wkv7_read_transposed of dy, and the gradient
+// of u is wkv7_read of dz.
 //
-// T rows, N state heads, R readers (query heads), D channels. A segment is a run of consecutive rows of one document; segment s starts from
-// initial[s] and ends in final[s]. Inside, it is cut in chunks of wkv7_chunk rows from its own start. All f32.
+// T rows, N state heads, R readers (query heads), D channels. A segment is a run of consecutive rows of one
+// document; segment s starts from initial[s] and ends in final[s]. Inside, it is cut in chunks of wkv7_chunk
+// rows from its own start. All f32.
 #pragma once
 #include <vector>
 
@@ -36,10 +39,11 @@ struct Wkv7Inputs {
 
 struct Wkv7StatesArgs {
   Wkv7Inputs in;
-  Tensor initial;  // [segments, N, D, D]; undefined: zero
-  Tensor chunk_states;  // out [chunks, N, D, D]: the state before each chunk's first row, chunks in segment order
-  Tensor removed;  // out [T, N, D]: u_t = -S_{t-1} kappa_t, what each step takes out
-  Tensor final;    // out [segments, N, D, D]; undefined: not wanted
+  Tensor initial;       // [segments, N, D, D]; undefined: zero
+  Tensor chunk_states;  // out [chunks, N, D, D]: the state before each chunk's first row, chunks in segment
+                        // order
+  Tensor removed;       // out [T, N, D]: u_t = -S_{t-1} kappa_t, what each step takes out
+  Tensor final;         // out [segments, N, D, D]; undefined: not wanted
 };
 WUNENG_KERNEL(wkv7_states, Wkv7StatesArgs);
 
@@ -55,21 +59,24 @@ WUNENG_KERNEL(wkv7_read, Wkv7ReadArgs);
 // y[t, h] = S_t[head_state[h]]^T r[t, h]
 WUNENG_KERNEL(wkv7_read_transposed, Wkv7ReadArgs);
 
-// Given pairs (dy, r), each [T, R, D], and the final state's gradient: gradients of the inputs, written (not added to) for the rows of
-// the segments, and of the initial state.
+// Given pairs (dy, r), each [T, R, D], and the final state's gradient: gradients of the inputs, written (not
+// added to) for the rows of the segments, and of the initial state.
 struct Wkv7BackwardArgs {
   Wkv7Inputs in;
   Tensor chunk_states, removed;
   std::vector<int> head_state;
-  struct Pair { Tensor dy, r; };
-  std::vector<Pair> readings;    // zero, one or two of them
-  Tensor dfinal;                 // [segments, N, D, D]; undefined: zero
+  struct Pair {
+    Tensor dy, r;
+  };
+  std::vector<Pair> readings;            // zero, one or two of them
+  Tensor dfinal;                         // [segments, N, D, D]; undefined: zero
   Tensor dlog_w, dk, dv, dkappa, drate;  // [T, N, D] out
-  Tensor dinitial;               // [segments, N, D, D] out; undefined: not wanted
+  Tensor dinitial;                       // [segments, N, D, D] out; undefined: not wanted
 };
 WUNENG_KERNEL(wkv7_backward, Wkv7BackwardArgs);
 
-// The same recurrence token by token, forward only with one reading: the plain form that tests and benchmarks hold the chunked one against.
+// The same recurrence token by token, forward only with one reading: the plain form that tests and benchmarks
+// hold the chunked one against.
 struct Wkv7RecurrentArgs {
   Wkv7Inputs in;
   std::vector<int> head_state;

@@ -11,12 +11,15 @@
 namespace wuneng {
 namespace {
 
-void write_model(const ConvertOptions& o, const ModelConfig& config, const std::vector<SafetensorsItem>& items, const std::function<Tensor(const SafetensorsItem&)>& content) {
+void write_model(const ConvertOptions& o, const ModelConfig& config,
+                 const std::vector<SafetensorsItem>& items,
+                 const std::function<Tensor(const SafetensorsItem&)>& content) {
   write_safetensors(o.to, items, o.max_file_bytes, content);
   nlohmann::json json = config.to_json();
   json["torch_dtype"] = o.dtype == "bf16" ? "bfloat16" : "float32";
   write_file_durably(o.to + "/config.json", json.dump(2) + "\n");
-  std::printf("wrote %s: %zu tensors, %lld parameters\n", o.to.c_str(), items.size(), static_cast<long long>(parameter_count(config)));
+  std::printf("wrote %s: %zu tensors, %lld parameters\n", o.to.c_str(), items.size(),
+              static_cast<long long>(parameter_count(config)));
 }
 
 }  // namespace
@@ -24,13 +27,18 @@ void write_model(const ConvertOptions& o, const ModelConfig& config, const std::
 void convert(const ConvertOptions& o) {
   const DType dtype = parse_dtype(o.dtype);
   if (has_checkpoint(o.from)) {
-    require(o.preset.empty(), "convert: --preset makes a student from a Hugging Face directory, but {} is a checkpoint", o.from);
+    require(o.preset.empty(),
+            "convert: --preset makes a student from a Hugging Face directory, but {} is a checkpoint",
+            o.from);
     CheckpointReader reader(o.from);
     std::vector<SafetensorsItem> items;
     const std::string prefix = "model/";
     for (const std::string& name : reader.names())
-      if (name.rfind(prefix, 0) == 0) items.push_back({name.substr(prefix.size()), dtype, reader.shape(name)});
-    return write_model(o, ModelConfig::from_json(reader.meta().at("config"), o.from), items, [&](const SafetensorsItem& item) { return reader.read(prefix + item.name).to(dtype); });
+      if (name.rfind(prefix, 0) == 0)
+        items.push_back({name.substr(prefix.size()), dtype, reader.shape(name)});
+    return write_model(
+        o, ModelConfig::from_json(reader.meta().at("config"), o.from), items,
+        [&](const SafetensorsItem& item) { return reader.read(prefix + item.name).to(dtype); });
   }
   ModelConfig config = ModelConfig::from_directory(o.from);
   if (!o.preset.empty()) {

@@ -22,7 +22,9 @@ int32_t sample(const float* logits, int64_t vocab, double temperature, std::mt19
 void generate(const GenerateOptions& o) {
   const auto model = open_model(o.model);
   const int64_t vocab = model->config().vocab_size;
-  require(vocab == 256, "generate: {} has a vocabulary of {}; only byte models (256) can be prompted with text", o.model, vocab);
+  require(vocab == 256,
+          "generate: {} has a vocabulary of {}; only byte models (256) can be prompted with text", o.model,
+          vocab);
   require(!o.prompt.empty(), "generate: the prompt is empty");
   std::vector<int32_t> tokens;
   for (char c : o.prompt) tokens.push_back(static_cast<unsigned char>(c));

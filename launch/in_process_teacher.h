@@ -9,7 +9,9 @@ namespace wuneng {
 class InProcessTeacher : public TeacherSource {
  public:
   InProcessTeacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data)
-      : data_(data), mesh_(mesh), shared_(std::min(recipe.student.vocab_size, recipe.teacher->vocab_size)),
+      : data_(data),
+        mesh_(mesh),
+        shared_(std::min(recipe.student.vocab_size, recipe.teacher->vocab_size)),
         model_(*recipe.teacher, Shard{mesh.tp}, recipe.teacher_dtype) {
     load_hugging_face(model_, recipe.teacher_path, 0);
   }
@@ -22,7 +24,9 @@ class InProcessTeacher : public TeacherSource {
     const int64_t count = std::min(held.end, shared_) - held.begin;
     if (count == held.size()) return {{held, logits}};
     const Tensor shared = Tensor::empty({logits.dim(0), count});
-    for (int64_t t = 0; t < logits.dim(0); ++t) shared.rows(t, t + 1).view({count}).copy_from(logits.rows(t, t + 1).view({logits.dim(1)}).rows(0, count));
+    for (int64_t t = 0; t < logits.dim(0); ++t)
+      shared.rows(t, t + 1).view({count}).copy_from(
+          logits.rows(t, t + 1).view({logits.dim(1)}).rows(0, count));
     return {{{held.begin, held.begin + count}, shared}};
   }
   void release() override {}

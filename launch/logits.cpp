@@ -17,7 +17,8 @@ MicroBatch read_tokens(const std::string& path, int64_t vocab) {
   if (const auto json = nlohmann::json::parse(text, nullptr, false); json.is_object() || json.is_array()) {
     try {
       tokens = (json.is_array() ? json : json.at("tokens")).get<std::vector<int32_t>>();
-      if (json.is_object() && json.contains("documents")) documents = json["documents"].get<std::vector<int64_t>>();
+      if (json.is_object() && json.contains("documents"))
+        documents = json["documents"].get<std::vector<int64_t>>();
     } catch (const nlohmann::json::exception& e) {
       fail("{}: expected {{\"tokens\": [ids], \"documents\": [0, .., count]}}: {}", path, e.what());
     }
@@ -28,10 +29,14 @@ MicroBatch read_tokens(const std::string& path, int64_t vocab) {
   }
   const int64_t T = static_cast<int64_t>(tokens.size());
   require(T > 0, "{}: no tokens", path);
-  for (int64_t t = 0; t < T; ++t) require(tokens[t] >= 0 && tokens[t] < vocab, "{}: token {} is {}, expected 0 to {}", path, t, tokens[t], vocab - 1);
+  for (int64_t t = 0; t < T; ++t)
+    require(tokens[t] >= 0 && tokens[t] < vocab, "{}: token {} is {}, expected 0 to {}", path, t, tokens[t],
+            vocab - 1);
   if (documents.empty()) documents = {0, T};
-  for (size_t d = 0; d + 1 < documents.size(); ++d) require(documents[d] < documents[d + 1], "{}: documents must rise", path);
-  require(documents.size() >= 2 && documents.front() == 0 && documents.back() == T, "{}: documents must begin with 0 and end with {}", path, T);
+  for (size_t d = 0; d + 1 < documents.size(); ++d)
+    require(documents[d] < documents[d + 1], "{}: documents must rise", path);
+  require(documents.size() >= 2 && documents.front() == 0 && documents.back() == T,
+          "{}: documents must begin with 0 and end with {}", path, T);
   return {Tensor::from(tokens, {T}), Tensor(), documents};
 }
 

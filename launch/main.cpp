@@ -31,17 +31,23 @@ void check_together(const F& look) {
 
 int run(int argc, char** argv) {
   using namespace wuneng;
-  CLI::App app{"wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
-               "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes explain every setting."};
+  CLI::App app{
+      "wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
+      "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes explain "
+      "every setting."};
   app.require_subcommand(1);
   app.set_version_flag("--version", "wuneng 0.1.0");
 
   std::string recipe;
   std::vector<std::string> overrides;
-  CLI::App* train_command = app.add_subcommand("train", "Train or distil as a recipe says. Under mpirun, one process per rank; the number of ranks is\n"
-                                                        "student dp x pp x tp plus teacher dp x pp x tp.");
-  train_command->add_option("recipe", recipe, "a TOML file, such as launch/recipes/quickstart_student.toml")->required();
-  train_command->add_option("overrides", overrides, "settings that replace the recipe's, such as optimizer.lr=1e-4 layout.tp=2");
+  CLI::App* train_command = app.add_subcommand(
+      "train",
+      "Train or distil as a recipe says. Under mpirun, one process per rank; the number of ranks is\n"
+      "student dp x pp x tp plus teacher dp x pp x tp.");
+  train_command->add_option("recipe", recipe, "a TOML file, such as launch/recipes/quickstart_student.toml")
+      ->required();
+  train_command->add_option("overrides", overrides,
+                            "settings that replace the recipe's, such as optimizer.lr=1e-4 layout.tp=2");
   train_command->callback([&] {
     std::optional<TrainRecipe> loaded;
     check_together([&] {
@@ -53,19 +59,26 @@ int run(int argc, char** argv) {
   });
 
   ConvertOptions c;
-  CLI::App* convert_command = app.add_subcommand("convert", "Write a Hugging Face directory from a checkpoint, or make a student from a Qwen2 directory (--preset).");
+  CLI::App* convert_command = app.add_subcommand("convert",
+                                                 "Write a Hugging Face directory from a checkpoint, or make "
+                                                 "a student from a Qwen2 directory (--preset).");
   convert_command->add_option("from", c.from, "a checkpoint or a Hugging Face directory")->required();
   convert_command->add_option("to", c.to, "the directory to write")->required();
-  convert_command->add_option("--preset", c.preset, "full, lean or literal: add WuNeng's parts, function-preserving");
+  convert_command->add_option("--preset", c.preset,
+                              "full, lean or literal: add WuNeng's parts, function-preserving");
   convert_command->add_option("--dtype", c.dtype, "f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
   convert_command->add_option("--seed", c.seed, "of what starts at random");
   convert_command->add_option("--max-file-bytes", c.max_file_bytes, "start another file beyond this size");
   convert_command->callback([&] { convert(c); });
 
   LogitsOptions l;
-  CLI::App* logits_command = app.add_subcommand("logits", "Write a model's logits for given tokens to HDF5, to compare with other code.");
+  CLI::App* logits_command = app.add_subcommand(
+      "logits", "Write a model's logits for given tokens to HDF5, to compare with other code.");
   logits_command->add_option("model", l.model, "a Hugging Face directory or a checkpoint")->required();
-  logits_command->add_option("--tokens", l.tokens, "token ids in a text file, or JSON {\"tokens\": [..], \"documents\": [0, .., count]}")->required();
+  logits_command
+      ->add_option("--tokens", l.tokens,
+                   "token ids in a text file, or JSON {\"tokens\": [..], \"documents\": [0, .., count]}")
+      ->required();
   logits_command->add_option("--out", l.out, "the HDF5 file to write")->required();
   logits_command->callback([&] { logits(l); });
 
@@ -79,7 +92,8 @@ int run(int argc, char** argv) {
   generate_command->callback([&] { generate(g); });
 
   InspectOptions i;
-  CLI::App* inspect_command = app.add_subcommand("inspect", "Show a model's or checkpoint's tensors, its size, and what WuNeng adds.");
+  CLI::App* inspect_command = app.add_subcommand(
+      "inspect", "Show a model's or checkpoint's tensors, its size, and what WuNeng adds.");
   inspect_command->add_option("path", i.path, "a Hugging Face directory or a checkpoint")->required();
   inspect_command->add_flag("--tensors,!--no-tensors", i.tensors, "list every tensor");
   inspect_command->callback([&] { inspect(i); });

@@ -5,14 +5,16 @@
 namespace wuneng {
 namespace {
 
-void add_piece(std::vector<CheckpointPiece>& out, const std::string& name, const Parameter& p, const Tensor& shard) {
+void add_piece(std::vector<CheckpointPiece>& out, const std::string& name, const Parameter& p,
+               const Tensor& shard) {
   out.push_back({name, p.global_shape, p.owned_begin(), p.owned_part(shard)});
 }
 
 // A parameter's shard, in the stored type or converted from it.
 void read_shard(CheckpointReader& reader, const std::string& name, const Parameter& p, const Tensor& into) {
   require(reader.contains(name), "{}: tensor {} is missing", reader.directory(), name);
-  require(reader.shape(name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}", reader.directory(), name, to_string(p.global_shape), to_string(reader.shape(name)));
+  require(reader.shape(name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}",
+          reader.directory(), name, to_string(p.global_shape), to_string(reader.shape(name)));
   if (reader.dtype(name) == into.dtype()) return reader.read(name, p.held_begin(), into);
   const Tensor stored = Tensor::empty(into.shape(), reader.dtype(name));
   reader.read(name, p.held_begin(), stored);
@@ -27,7 +29,8 @@ std::vector<CheckpointPiece> checkpoint_pieces(Decoder& model, const Optimizer& 
   for (const Parameter* p : model.parameters())
     if (p->owned.size() > 0) add_piece(out, "model/" + p->name, *p, p->var.value());
   for (const auto& [name, tensor, p] : optimizer.named_tensors())
-    if (p->owned.size() > 0 && tensor.raw() != p->var.value().raw()) add_piece(out, "optimizer/" + name, *p, tensor);
+    if (p->owned.size() > 0 && tensor.raw() != p->var.value().raw())
+      add_piece(out, "optimizer/" + name, *p, tensor);
   return out;
 }
 
@@ -37,7 +40,9 @@ void load_model(Decoder& model, CheckpointReader& reader) {
 
 void load_optimizer(Optimizer& optimizer, CheckpointReader& reader) {
   for (const auto& [name, tensor, p] : optimizer.named_tensors())
-    if (tensor.raw() != p->var.value().raw()) read_shard(reader, reader.contains("optimizer/" + name) ? "optimizer/" + name : "model/" + p->name, *p, tensor);
+    if (tensor.raw() != p->var.value().raw())
+      read_shard(reader, reader.contains("optimizer/" + name) ? "optimizer/" + name : "model/" + p->name, *p,
+                 tensor);
   optimizer.set_steps_done(reader.meta().at("optimizer_steps"));
   optimizer.write_back();
 }
@@ -49,7 +54,8 @@ std::unique_ptr<Decoder> open_model(const std::string& path) {
     return model;
   }
   CheckpointReader reader(path);
-  auto model = std::make_unique<Decoder>(ModelConfig::from_json(reader.meta().at("config"), path), Shard{}, DType::f32);
+  auto model = std::make_unique<Decoder>(ModelConfig::from_json(reader.meta().at("config"), path), Shard{},
+                                         DType::f32);
   load_model(*model, reader);
   return model;
 }

@@ -1,4 +1,5 @@
-// A training run's state in checkpoints: model/NAME, and optimizer/NAME/{master,m,v}, each a logical tensor that any layout can load.
+// A training run's state in checkpoints: model/NAME, and optimizer/NAME/{master,m,v}, each a logical tensor
+// that any layout can load.
 #pragma once
 #include "model/decoder.h"
 #include "parallel/mesh.h"

@@ -5,7 +5,8 @@
 
 namespace wuneng {
 
-void serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream, int64_t done) {
+void serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+                   int64_t done) {
   Decoder model(*r.teacher, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp}, r.teacher_dtype);
   load_hugging_face(model, r.teacher_path, 0);
   const StreamOptions options = stream_options(r, data, done);

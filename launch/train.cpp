@@ -23,7 +23,13 @@ int64_t steps_done(const TrainRecipe& r, const Comm& world) {
 
 StreamOptions stream_options(const TrainRecipe& r, const TrainingData& data, int64_t done) {
   StreamOptions o;
-  o.shape = {r.layout.dp, r.layout.tp, r.teacher_layout->dp, r.teacher_layout->tp, r.student.vocab_size, r.teacher->vocab_size, static_cast<int>(r.accumulation)};
+  o.shape = {r.layout.dp,
+             r.layout.tp,
+             r.teacher_layout->dp,
+             r.teacher_layout->tp,
+             r.student.vocab_size,
+             r.teacher->vocab_size,
+             static_cast<int>(r.accumulation)};
   o.credits = r.credits;
   o.dtype = r.stream_dtype;
   o.rows = r.rows();
@@ -38,15 +44,20 @@ void train(const TrainRecipe& recipe) {
   const TrainingData data(recipe);
   const auto fingerprints = mesh.world.all_gather_text(data.fingerprint(), "data fingerprint");
   for (size_t r = 0; r < fingerprints.size(); ++r)
-    require(fingerprints[r] == fingerprints[0], "data: rank {} reads another corpus than rank 0 (fingerprints {} and {}): do all nodes see the same files?", r, fingerprints[r], fingerprints[0]);
+    require(fingerprints[r] == fingerprints[0],
+            "data: rank {} reads another corpus than rank 0 (fingerprints {} and {}): do all nodes see the "
+            "same files?",
+            r, fingerprints[r], fingerprints[0]);
   if (mesh.world.rank() == 0) {
     std::filesystem::create_directories(recipe.out);
     write_file_durably(recipe.out + "/recipe.toml", recipe.resolved);
   }
   const int64_t done = steps_done(recipe, mesh.world);
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "stream");
-  if (mesh.role == Role::student) train_student(recipe, mesh, data, stream, done);
-  else serve_teacher(recipe, mesh, data, stream, done);
+  if (mesh.role == Role::student)
+    train_student(recipe, mesh, data, stream, done);
+  else
+    serve_teacher(recipe, mesh, data, stream, done);
   mesh.world.barrier("end of the run");
 }
 

@@ -9,8 +9,10 @@ namespace wuneng {
 void train(const TrainRecipe& recipe);
 
 // The two roles that train() splits the world into.
-void train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream, int64_t done);
-void serve_teacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream, int64_t done);
+void train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+                   int64_t done);
+void serve_teacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+                   int64_t done);
 
 // How both sides of the stream see the run.
 StreamOptions stream_options(const TrainRecipe& recipe, const TrainingData& data, int64_t done);

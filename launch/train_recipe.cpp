@@ -13,11 +13,14 @@ Layout read_layout(Recipe& r, const std::string& at) {
   return l;
 }
 
-DType read_dtype(Recipe& r, const std::string& key, const std::string& fallback) { return parse_dtype(r.text(key, fallback, {"f32", "bf16"})); }
+DType read_dtype(Recipe& r, const std::string& key, const std::string& fallback) {
+  return parse_dtype(r.text(key, fallback, {"f32", "bf16"}));
+}
 
 void read_shape(Recipe& r, ModelConfig& c) {
   // A start from a directory brings its shape; keys beside it would be ignored, so finish() refuses them.
-  for (const char* key : {"hidden_size", "intermediate_size", "layers", "heads", "vocab_size"}) r.require_key(std::string("student.") + key);
+  for (const char* key : {"hidden_size", "intermediate_size", "layers", "heads", "vocab_size"})
+    r.require_key(std::string("student.") + key);
   c.hidden_size = r.integer("student.hidden_size", 0, 1);
   c.intermediate_size = r.integer("student.intermediate_size", 0, 1);
   c.num_layers = r.integer("student.layers", 0, 1);
@@ -33,7 +36,9 @@ void read_shape(Recipe& r, ModelConfig& c) {
 void read_wuneng(Recipe& r, ModelConfig& c) {
   const std::string name = r.text("student.preset", "full", {"full", "lean", "literal"});
   WunengConfig w = c.wuneng.state_heads ? c.wuneng : preset(name, c);  // a WuNeng directory brings its own
-  const auto choice = [&](const char* key, std::string& value, const std::vector<std::string>& allowed) { value = r.text(std::string("student.") + key, value, allowed); };
+  const auto choice = [&](const char* key, std::string& value, const std::vector<std::string>& allowed) {
+    value = r.text(std::string("student.") + key, value, allowed);
+  };
   w.state_heads = r.integer("student.state_heads", w.state_heads, 1);
   w.token_shift = r.boolean("student.token_shift", w.token_shift);
   choice("state_query", w.state_query, {"grouped", "full"});
@@ -62,8 +67,9 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
   const Layout layout = read_layout(r, "teacher.layout");
   if (t.teacher_streams) t.teacher_layout = layout;
   require(t.teacher_streams || t.layout.tp == 1 || t.teacher->vocab_size == t.student.vocab_size,
-          "{}: teacher.mode = \"in_process\" with tp = {} needs equal vocabularies, found {} (teacher) and {} (student); use mode = \"stream\"", r.path(), t.layout.tp,
-          t.teacher->vocab_size, t.student.vocab_size);
+          "{}: teacher.mode = \"in_process\" with tp = {} needs equal vocabularies, found {} (teacher) and "
+          "{} (student); use mode = \"stream\"",
+          r.path(), t.layout.tp, t.teacher->vocab_size, t.student.vocab_size);
 }
 
 }  // namespace
@@ -75,8 +81,10 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
 
   const std::string mixer = r.text("student.mixer", "wuneng", {"wuneng", "qwen2"});
   t.init_from = r.text("student.init_from", "");
-  if (t.init_from.empty()) read_shape(r, t.student);
-  else t.student = ModelConfig::from_directory(t.init_from);
+  if (t.init_from.empty())
+    read_shape(r, t.student);
+  else
+    t.student = ModelConfig::from_directory(t.init_from);
   t.student.mixer = mixer;
   if (t.student.is_wuneng()) read_wuneng(r, t.student);
   t.student.check(path + " [student]");
@@ -121,7 +129,8 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.recompute = r.boolean("run.recompute", false);
   t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
   r.finish();
-  require(t.learning_rate.warmup <= t.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}", path, t.learning_rate.warmup, t.steps());
+  require(t.learning_rate.warmup <= t.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",
+          path, t.learning_rate.warmup, t.steps());
   t.resolved = r.resolved();
   return t;
 }

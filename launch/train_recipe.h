@@ -15,14 +15,14 @@ namespace wuneng {
 struct TrainRecipe {
   // [student]
   ModelConfig student;
-  std::string init_from;             // a Hugging Face directory to start from; empty: random
+  std::string init_from;  // a Hugging Face directory to start from; empty: random
   DType student_dtype = DType::f32;
-  std::vector<std::string> freeze;   // name patterns with *
+  std::vector<std::string> freeze;  // name patterns with *
   // [teacher]; none where the objective is "ce"
   bool has_teacher = false;
   std::string teacher_path;
   DType teacher_dtype = DType::f32;
-  bool teacher_streams = true;       // on ranks of its own, or in the student's last-stage processes
+  bool teacher_streams = true;  // on ranks of its own, or in the student's last-stage processes
   DType stream_dtype = DType::f32;
   int credits = 2;
   std::optional<ModelConfig> teacher;
@@ -45,7 +45,7 @@ struct TrainRecipe {
   bool recompute = false;
   double hang_timeout = 600;
 
-  std::string resolved;              // the whole recipe with its defaults, as TOML
+  std::string resolved;  // the whole recipe with its defaults, as TOML
 
   int64_t steps() const { return learning_rate.steps; }
   int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch

@@ -1,4 +1,5 @@
-// The student's ranks: the training loop. Phases: 1 model and optimizer, 2 resume, 3 rounds of training and evaluation, 4 the last checkpoint.
+// The student's ranks: the training loop. Phases: 1 model and optimizer, 2 resume, 3 rounds of training and
+// evaluation, 4 the last checkpoint.
 #include <fnmatch.h>
 
 #include <chrono>
@@ -20,16 +21,26 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 
 class StudentRun {
  public:
-  StudentRun(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream, int64_t done)
-      : r_(recipe), mesh_(mesh), data_(data), groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
-        model_(recipe.student, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp}, recipe.student_dtype, recipe.recompute), done_(done) {
+  StudentRun(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+             int64_t done)
+      : r_(recipe),
+        mesh_(mesh),
+        data_(data),
+        groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
+        model_(recipe.student, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp}, recipe.student_dtype,
+               recipe.recompute),
+        done_(done) {
     freeze();
     optimizer_.emplace(model_.parameters(), recipe.adamw);
-    if (done == 0) initialize();
-    else resume();
+    if (done == 0)
+      initialize();
+    else
+      resume();
     if (mesh.last_stage() && recipe.has_teacher) {
-      if (recipe.teacher_streams) teacher_ = std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, done));
-      else teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, data);
+      if (recipe.teacher_streams)
+        teacher_ = std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, done));
+      else
+        teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, data);
     }
     if (speaks()) metrics_.emplace(recipe.out + "/metrics.jsonl", done);
   }
@@ -66,12 +77,14 @@ class StudentRun {
           p->var = Var(p->var.value(), false);
           any = true;
         }
-      require(mesh_.role_comm.all_reduce(any, Reduce::max, "freeze patterns") > 0, "student.freeze: no parameter matches '{}'", pattern);
+      require(mesh_.role_comm.all_reduce(any, Reduce::max, "freeze patterns") > 0,
+              "student.freeze: no parameter matches '{}'", pattern);
     }
   }
 
   void initialize() {
-    if (!r_.init_from.empty()) load_hugging_face(model_, r_.init_from, r_.seed);
+    if (!r_.init_from.empty())
+      load_hugging_face(model_, r_.init_from, r_.seed);
     else
       for (const Parameter* p : model_.parameters()) initialize_random(*p, r_.student, r_.seed);
     optimizer_.emplace(model_.parameters(), r_.adamw);  // masters of what has just been loaded
@@ -79,10 +92,14 @@ class StudentRun {
 
   void resume() {
     CheckpointReader reader(r_.resume == "auto" ? r_.out + "/checkpoints" : r_.resume);
-    require(reader.step() == done_, "{}: step {}, rank 0 found step {}", reader.directory(), reader.step(), done_);
+    require(reader.step() == done_, "{}: step {}, rank 0 found step {}", reader.directory(), reader.step(),
+            done_);
     const auto& meta = reader.meta();
-    require(meta.at("config") == r_.student.to_json(), "{}: the checkpoint's model is not the recipe's: {} against {}", reader.directory(), meta.at("config").dump(), r_.student.to_json().dump());
-    require(meta.at("data").at("fingerprint") == data_.fingerprint(), "{}: the checkpoint was trained on another corpus (fingerprint {}, here {})", reader.directory(),
+    require(meta.at("config") == r_.student.to_json(),
+            "{}: the checkpoint's model is not the recipe's: {} against {}", reader.directory(),
+            meta.at("config").dump(), r_.student.to_json().dump());
+    require(meta.at("data").at("fingerprint") == data_.fingerprint(),
+            "{}: the checkpoint was trained on another corpus (fingerprint {}, here {})", reader.directory(),
             meta.at("data").at("fingerprint").dump(), data_.fingerprint());
     load_model(model_, reader);
     load_optimizer(*optimizer_, reader);
@@ -90,14 +107,20 @@ class StudentRun {
   }
 
   void save(int64_t step) {
-    const nlohmann::json meta = {{"config", r_.student.to_json()}, {"recipe", r_.resolved}, {"seed", r_.seed}, {"optimizer_steps", optimizer_->steps_done()},
-                                 {"data", {{"fingerprint", data_.fingerprint()}, {"seed", r_.data_seed}, {"next_step", step}}},
-                                 {"layout", {{"dp", r_.layout.dp}, {"pp", r_.layout.pp}, {"tp", r_.layout.tp}}}};
-    save_checkpoint(mesh_.role_comm, r_.out + "/checkpoints", step, checkpoint_pieces(model_, *optimizer_, mesh_.dp_rank), meta);
+    const nlohmann::json meta = {
+        {"config", r_.student.to_json()},
+        {"recipe", r_.resolved},
+        {"seed", r_.seed},
+        {"optimizer_steps", optimizer_->steps_done()},
+        {"data", {{"fingerprint", data_.fingerprint()}, {"seed", r_.data_seed}, {"next_step", step}}},
+        {"layout", {{"dp", r_.layout.dp}, {"pp", r_.layout.pp}, {"tp", r_.layout.tp}}}};
+    save_checkpoint(mesh_.role_comm, r_.out + "/checkpoints", step,
+                    checkpoint_pieces(model_, *optimizer_, mesh_.dp_rank), meta);
     if (mesh_.role_comm.rank() == 0) prune_checkpoints(r_.out + "/checkpoints", r_.keep);
   }
 
-  // All micro-batches of a round through the pipeline; sums over all replicas, known on the last stage. divisor > 0: with gradients.
+  // All micro-batches of a round through the pipeline; sums over all replicas, known on the last stage.
+  // divisor > 0: with gradients.
   LossSums pass(int64_t index, double divisor) {
     const Round& round = data_.rounds()[index];
     const int count = static_cast<int>(r_.accumulation);
@@ -109,13 +132,17 @@ class StudentRun {
       const MicroBatch batch = data_.micro_batch(round, m, mesh_.dp_rank);
       const Var out = model_.forward(tape, batch, hidden);
       if (!mesh_.last_stage()) return out;
-      const std::vector<TeacherSlice> slices = teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();
-      const Var loss = distillation_loss(tape, mesh_.tp, out, model_.head(), batch.labels, slices, r_.loss, divisor > 0 ? divisor : 1, sums);
+      const std::vector<TeacherSlice> slices =
+          teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();
+      const Var loss = distillation_loss(tape, mesh_.tp, out, model_.head(), batch.labels, slices, r_.loss,
+                                         divisor > 0 ? divisor : 1, sums);
       if (teacher_) teacher_->release();
       return loss;
     };
     const Pipeline pipeline(mesh_.pp, model_.hidden_size());
-    pipeline.run(work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count) : forward_only(mesh_.layout.pp, mesh_.pp_rank, count), work);
+    pipeline.run(work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
+                            : forward_only(mesh_.layout.pp, mesh_.pp_rank, count),
+                 work);
     if (!mesh_.last_stage()) return sums;
     const Tensor total = Tensor::from<double>({sums.kl, sums.ce, double(sums.tokens)}, {3});
     mesh_.dp.all_reduce(total, Reduce::sum, "loss over dp");
@@ -141,28 +168,43 @@ class StudentRun {
     const Parameters parameters = model_.parameters();
     synchronize_gradients(parameters, groups_);
     const double norm = gradient_norm(parameters, groups_);
-    // The last stage alone knows the loss; the gradients' norm is known to all, and is not finite where the loss is not.
-    require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated", round.step + 1, norm);
+    // The last stage alone knows the loss; the gradients' norm is known to all, and is not finite where the
+    // loss is not.
+    require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated",
+            round.step + 1, norm);
     const double lr = r_.learning_rate.at(round.step);
     optimizer_->step(lr, clip_factor(norm, r_.clip));
     report_step(round.step + 1, sums, divisor, lr, norm, seconds_since(begin), seconds_since(start));
-    if (r_.checkpoint_every > 0 && (round.step + 1) % r_.checkpoint_every == 0 && round.step + 1 < r_.steps()) save(round.step + 1);
+    if (r_.checkpoint_every > 0 && (round.step + 1) % r_.checkpoint_every == 0 && round.step + 1 < r_.steps())
+      save(round.step + 1);
   }
 
-  void report_step(int64_t step, const LossSums& sums, double divisor, double lr, double norm, double seconds, double elapsed) {
+  void report_step(int64_t step, const LossSums& sums, double divisor, double lr, double norm, double seconds,
+                   double elapsed) {
     if (!speaks()) return;
-    const double kl = sums.kl / divisor, ce = sums.ce / divisor, loss = (1 - r_.loss.ce_share) * kl + r_.loss.ce_share * ce;
-    const double speed = double(r_.tokens_per_step()) / seconds, left = elapsed / double(step - done_) * double(r_.steps() - step);
-    metrics_->write({{"step", step}, {"loss", loss}, {"kl", kl}, {"ce", ce}, {"lr", lr}, {"grad_norm", norm}, {"tokens_per_second", speed},
-                     {"seconds", seconds}, {"peak_tensor_bytes", memory_use(DeviceKind::cpu).peak}});
+    const double kl = sums.kl / divisor, ce = sums.ce / divisor,
+                 loss = (1 - r_.loss.ce_share) * kl + r_.loss.ce_share * ce;
+    const double speed = double(r_.tokens_per_step()) / seconds,
+                 left = elapsed / double(step - done_) * double(r_.steps() - step);
+    metrics_->write({{"step", step},
+                     {"loss", loss},
+                     {"kl", kl},
+                     {"ce", ce},
+                     {"lr", lr},
+                     {"grad_norm", norm},
+                     {"tokens_per_second", speed},
+                     {"seconds", seconds},
+                     {"peak_tensor_bytes", memory_use(DeviceKind::cpu).peak}});
     progress_.show({step, r_.steps(), loss, kl, ce, lr, norm, speed, left, r_.has_teacher});
   }
 
   void report_evaluation(int64_t step, const LossSums& sums) {
     if (!speaks() || sums.tokens == 0) return;
     const double kl = sums.kl / double(sums.tokens), ce = sums.ce / double(sums.tokens);
-    metrics_->write({{"step", step}, {"held_out_kl", kl}, {"held_out_ce", ce}, {"held_out_tokens", sums.tokens}});
-    progress_.line(fmt::format("held out at step {}: ce {:.4f}{}", step, ce, r_.has_teacher ? fmt::format("  kl {:.4f}", kl) : ""));
+    metrics_->write(
+        {{"step", step}, {"held_out_kl", kl}, {"held_out_ce", ce}, {"held_out_tokens", sums.tokens}});
+    progress_.line(fmt::format("held out at step {}: ce {:.4f}{}", step, ce,
+                               r_.has_teacher ? fmt::format("  kl {:.4f}", kl) : ""));
   }
 
   const TrainRecipe& r_;
@@ -179,7 +221,8 @@ class StudentRun {
 
 }  // namespace
 
-void train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream, int64_t done) {
+void train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+                   int64_t done) {
   StudentRun(recipe, mesh, data, stream, done).run();
 }
 

@@ -25,9 +25,12 @@ T field(const json& j, const char* key, const std::string& where, const T* fallb
 }
 
 template <class T>
-T field_or(const json& j, const char* key, const std::string& where, T fallback) { return field<T>(j, key, where, &fallback); }
+T field_or(const json& j, const char* key, const std::string& where, T fallback) {
+  return field<T>(j, key, where, &fallback);
+}
 
-void one_of(const std::string& value, std::initializer_list<const char*> allowed, const char* key, const std::string& where) {
+void one_of(const std::string& value, std::initializer_list<const char*> allowed, const char* key,
+            const std::string& where) {
   if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
   std::string list;
   for (const char* a : allowed) list += (list.empty() ? "" : ", ") + std::string(a);
@@ -41,28 +44,37 @@ bool WunengConfig::value_from(const char* what) const {
 }
 
 void ModelConfig::check(const std::string& where) const {
-  for (const auto& [key, value] : {std::pair<const char*, int64_t>{"hidden_size", hidden_size}, {"intermediate_size", intermediate_size},
-                                   {"num_hidden_layers", num_layers}, {"num_attention_heads", num_heads},
-                                   {"num_key_value_heads", num_kv_heads}, {"head_dim", head_dim}, {"vocab_size", vocab_size}})
+  for (const auto& [key, value] : {std::pair<const char*, int64_t>{"hidden_size", hidden_size},
+                                   {"intermediate_size", intermediate_size},
+                                   {"num_hidden_layers", num_layers},
+                                   {"num_attention_heads", num_heads},
+                                   {"num_key_value_heads", num_kv_heads},
+                                   {"head_dim", head_dim},
+                                   {"vocab_size", vocab_size}})
     require(value > 0, "{}: {} = {}: expected a positive number", where, key, value);
-  require(num_heads % num_kv_heads == 0, "{}: {} heads are not a multiple of {} kv_heads", where, num_heads, num_kv_heads);
-  require(head_dim % 2 == 0, "{}: head_dim {} is odd; rotary embedding turns pairs of channels", where, head_dim);
+  require(num_heads % num_kv_heads == 0, "{}: {} heads are not a multiple of {} kv_heads", where, num_heads,
+          num_kv_heads);
+  require(head_dim % 2 == 0, "{}: head_dim {} is odd; rotary embedding turns pairs of channels", where,
+          head_dim);
   one_of(mixer, {"qwen2", "wuneng"}, "mixer", where);
   if (!is_wuneng()) return;
   const WunengConfig& w = wuneng;
   require(w.state_heads > 0 && w.state_heads % num_kv_heads == 0 && num_heads % w.state_heads == 0,
-          "{}: state_heads = {}: expected a multiple of the {} kv_heads that divides the {} heads", where, w.state_heads, num_kv_heads, num_heads);
+          "{}: state_heads = {}: expected a multiple of the {} kv_heads that divides the {} heads", where,
+          w.state_heads, num_kv_heads, num_heads);
   one_of(w.state_query, {"grouped", "full"}, "state_query", where);
   one_of(w.state_key, {"own", "shared"}, "state_key", where);
   one_of(w.state_read, {"linear", "quadratic"}, "state_read", where);
   one_of(w.cross_head, {"none", "concat", "additive", "gated"}, "cross_head", where);
   one_of(w.combine_state, {"concat", "sum", "learned"}, "combine_state", where);
   one_of(w.combine_middle, {"concat", "sum", "learned"}, "combine_middle", where);
-  require(!w.state_value.empty(), "{}: state_value is empty: expected any of token, attention, middle", where);
+  require(!w.state_value.empty(), "{}: state_value is empty: expected any of token, attention, middle",
+          where);
   for (const auto& v : w.state_value) one_of(v, {"token", "attention", "middle"}, "state_value", where);
   require(w.chunk > 0, "{}: chunk = {}: expected at least 1 token", where, w.chunk);
-  require(w.state_rank >= 0 && w.decay_rank > 0 && w.rate_rank > 0, "{}: ranks: state_rank {} (>= 0), decay_rank {} and rate_rank {} (> 0)",
-          where, w.state_rank, w.decay_rank, w.rate_rank);
+  require(w.state_rank >= 0 && w.decay_rank > 0 && w.rate_rank > 0,
+          "{}: ranks: state_rank {} (>= 0), decay_rank {} and rate_rank {} (> 0)", where, w.state_rank,
+          w.decay_rank, w.rate_rank);
 }
 
 ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
@@ -83,12 +95,15 @@ ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
   c.tie_word_embeddings = field_or<bool>(j, "tie_word_embeddings", where, false);
   // Newer writers nest theta under rope_parameters.
   const json rope = field_or<json>(j, "rope_parameters", where, json::object());
-  c.rope_theta = rope.contains("rope_theta") ? field<float>(rope, "rope_theta", where) : field_or<float>(j, "rope_theta", where, 10000.0f);
+  c.rope_theta = rope.contains("rope_theta") ? field<float>(rope, "rope_theta", where)
+                                             : field_or<float>(j, "rope_theta", where, 10000.0f);
   const auto rope_type = field_or<std::string>(rope, "rope_type", where, "default");
   require(rope_type == "default" && (!j.contains("rope_scaling") || j["rope_scaling"].is_null()),
           "{}: scaled rotary embedding ('{}') is not supported", where, rope_type);
-  require(!field_or<bool>(j, "use_sliding_window", where, false), "{}: use_sliding_window is not supported", where);
-  require(field_or<std::string>(j, "hidden_act", where, "silu") == "silu", "{}: hidden_act: expected silu", where);
+  require(!field_or<bool>(j, "use_sliding_window", where, false), "{}: use_sliding_window is not supported",
+          where);
+  require(field_or<std::string>(j, "hidden_act", where, "silu") == "silu", "{}: hidden_act: expected silu",
+          where);
   if (c.is_wuneng()) {
     const json w = field<json>(j, "wuneng", where);
     const std::string at = where + " (wuneng)";
@@ -124,19 +139,31 @@ ModelConfig ModelConfig::from_directory(const std::string& directory) {
 }
 
 json ModelConfig::to_json() const {
-  json j = {{"architectures", {is_wuneng() ? "WunengForCausalLM" : "Qwen2ForCausalLM"}}, {"model_type", mixer},
-            {"hidden_size", hidden_size}, {"intermediate_size", intermediate_size}, {"num_hidden_layers", num_layers},
-            {"num_attention_heads", num_heads}, {"num_key_value_heads", num_kv_heads}, {"head_dim", head_dim},
-            {"vocab_size", vocab_size}, {"rope_theta", double(rope_theta)}, {"rms_norm_eps", std::round(double(rms_norm_eps) * 1e12) / 1e12},
-            {"tie_word_embeddings", tie_word_embeddings}, {"hidden_act", "silu"}, {"use_sliding_window", false},
-            {"attention_dropout", 0.0}, {"initializer_range", 0.02}};
+  json j = {{"architectures", {is_wuneng() ? "WunengForCausalLM" : "Qwen2ForCausalLM"}},
+            {"model_type", mixer},
+            {"hidden_size", hidden_size},
+            {"intermediate_size", intermediate_size},
+            {"num_hidden_layers", num_layers},
+            {"num_attention_heads", num_heads},
+            {"num_key_value_heads", num_kv_heads},
+            {"head_dim", head_dim},
+            {"vocab_size", vocab_size},
+            {"rope_theta", double(rope_theta)},
+            {"rms_norm_eps", std::round(double(rms_norm_eps) * 1e12) / 1e12},
+            {"tie_word_embeddings", tie_word_embeddings},
+            {"hidden_act", "silu"},
+            {"use_sliding_window", false},
+            {"attention_dropout", 0.0},
+            {"initializer_range", 0.02}};
   if (is_wuneng()) {
     const WunengConfig& o = wuneng;
-    j["wuneng"] = {{"state_heads", o.state_heads}, {"token_shift", o.token_shift}, {"state_query", o.state_query},
-                   {"state_key", o.state_key}, {"state_rank", o.state_rank}, {"state_read", o.state_read},
-                   {"state_value", o.state_value}, {"cross_head", o.cross_head}, {"combine_state", o.combine_state},
-                   {"combine_middle", o.combine_middle}, {"multi_token", o.multi_token}, {"chunk", o.chunk},
-                   {"decay_rank", o.decay_rank}, {"rate_rank", o.rate_rank}};
+    j["wuneng"] = {{"state_heads", o.state_heads},     {"token_shift", o.token_shift},
+                   {"state_query", o.state_query},     {"state_key", o.state_key},
+                   {"state_rank", o.state_rank},       {"state_read", o.state_read},
+                   {"state_value", o.state_value},     {"cross_head", o.cross_head},
+                   {"combine_state", o.combine_state}, {"combine_middle", o.combine_middle},
+                   {"multi_token", o.multi_token},     {"chunk", o.chunk},
+                   {"decay_rank", o.decay_rank},       {"rate_rank", o.rate_rank}};
   }
   return j;
 }
@@ -166,7 +193,8 @@ WunengConfig preset(const std::string& name, const ModelConfig& shape) {
 }
 
 int64_t rwkv7_student_parameter_count(const ModelConfig& c) {
-  // ARWKV (docs/model.md): r, k, v, o of [d, d], six mu, four biases and low ranks (w, a 64, v 32, g 128), k_k, k_a, r_k.
+  // ARWKV (docs/model.md): r, k, v, o of [d, d], six mu, four biases and low ranks (w, a 64, v 32, g 128),
+  // k_k, k_a, r_k.
   const int64_t d = c.hidden_size;
   const int64_t mixer = 4 * d * d + 6 * d + 3 * d + 2 * d * (64 + 64 + 32 + 128) + 3 * d;
   const int64_t layer = mixer + 3 * d * c.intermediate_size + 2 * d;

@@ -1,4 +1,5 @@
-// ModelConfig: the shape of a model and every option of WuNeng, as config.json of a Hugging Face directory spells them.
+// ModelConfig: the shape of a model and every option of WuNeng, as config.json of a Hugging Face directory
+// spells them.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -8,22 +9,26 @@
 
 namespace wuneng {
 
-enum class Combine { concat, sum, learned };  // how the states or the middles join the layer's output (model.md, row "a")
+enum class Combine {
+  concat,
+  sum,
+  learned
+};  // how the states or the middles join the layer's output (model.md, row "a")
 
 // The options of model.md. Names of values are the ones in config.json and recipes.
 struct WunengConfig {
-  int64_t state_heads = 0;             // N; G divides N, N divides H
+  int64_t state_heads = 0;  // N; G divides N, N divides H
   bool token_shift = true;
-  std::string state_query = "grouped"; // grouped | full
-  std::string state_key = "own";       // own | shared
-  int64_t state_rank = 0;              // 0: full matrices
-  std::string state_read = "linear";   // linear | quadratic
+  std::string state_query = "grouped";  // grouped | full
+  std::string state_key = "own";        // own | shared
+  int64_t state_rank = 0;               // 0: full matrices
+  std::string state_read = "linear";    // linear | quadratic
   std::vector<std::string> state_value = {"token", "attention", "middle"};
-  std::string cross_head = "concat";   // none | concat | additive | gated
-  std::string combine_state = "concat";    // concat | sum | learned
+  std::string cross_head = "concat";     // none | concat | additive | gated
+  std::string combine_state = "concat";  // concat | sum | learned
   std::string combine_middle = "learned";
   bool multi_token = true;
-  int64_t chunk = 256;                 // m
+  int64_t chunk = 256;  // m
   int64_t decay_rank = 32, rate_rank = 32;
 
   bool value_from(const char* what) const;

@@ -8,7 +8,8 @@ namespace wuneng {
 Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, bool recompute)
     : config_(config), shard_(shard), recompute_(recompute), store_(shard.tp.size(), shard.tp.rank(), dtype) {
   const ModelConfig& c = config_;
-  require(shard.stages <= c.num_layers, "pp = {}: more pipeline stages than the model's {} layers", shard.stages, c.num_layers);
+  require(shard.stages <= c.num_layers, "pp = {}: more pipeline stages than the model's {} layers",
+          shard.stages, c.num_layers);
   const int64_t d = c.hidden_size;
   const bool tied = c.tie_word_embeddings;
   const auto table = [&](const char* name) { return store_.cut_evenly(name, {c.vocab_size, d}, 0); };
@@ -28,8 +29,10 @@ Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, boo
   }
   if (shard.last()) {
     norm_ = store_.whole("model.norm.weight", {d});
-    if (!tied) head_ = table("lm_head.weight");
-    else head_ = shard.first() ? embedding_ : table("model.embed_tokens.weight");
+    if (!tied)
+      head_ = table("lm_head.weight");
+    else
+      head_ = shard.first() ? embedding_ : table("model.embed_tokens.weight");
   }
   if (tied && shard.stages > 1)
     for (Parameter* p : store_.all())
@@ -40,12 +43,15 @@ Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, boo
 }
 
 Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden) {
-  const auto packing = std::make_shared<Packing>(
-      Packing::make(batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0));
-  Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp, ops::embedding(tape, batch.tokens, embedding_)) : hidden;
+  const auto packing = std::make_shared<Packing>(Packing::make(
+      batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0));
+  Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp, ops::embedding(tape, batch.tokens, embedding_))
+                         : hidden;
   for (const Layer& layer : layers_) {
     if (recompute_ && tape.recording())
-      h = wuneng::recompute(tape, {h}, [this, &layer, packing](Tape& inner, const std::vector<Var>& in) { return run(inner, layer, in[0], *packing); });
+      h = wuneng::recompute(tape, {h}, [this, &layer, packing](Tape& inner, const std::vector<Var>& in) {
+        return run(inner, layer, in[0], *packing);
+      });
     else
       h = run(tape, layer, h, *packing);
   }
@@ -53,8 +59,11 @@ Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden) {
 }
 
 Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const {
-  const Var mixed = ops::add(tape, h, layer.mixer->forward(tape, ops::rms_norm(tape, h, layer.input_norm, config_.rms_norm_eps), packing));
-  const Var x = copy_to_ranks(tape, shard_.tp, ops::rms_norm(tape, mixed, layer.post_attention_norm, config_.rms_norm_eps));
+  const Var mixed = ops::add(
+      tape, h,
+      layer.mixer->forward(tape, ops::rms_norm(tape, h, layer.input_norm, config_.rms_norm_eps), packing));
+  const Var x = copy_to_ranks(tape, shard_.tp,
+                              ops::rms_norm(tape, mixed, layer.post_attention_norm, config_.rms_norm_eps));
   const Var inner = ops::swiglu(tape, ops::linear(tape, x, layer.gate), ops::linear(tape, x, layer.up));
   return ops::add(tape, mixed, sum_over_ranks(tape, shard_.tp, ops::linear(tape, inner, layer.down)));
 }
@@ -74,9 +83,11 @@ int64_t parameter_count(const ModelConfig& config) {
     const WunengConfig& o = c.wuneng;
     const int64_t N = o.state_heads, square = H * D * D;
     const auto projection = [&](int64_t n) { return o.state_rank ? o.state_rank * (d + n * D) : n * D * d; };
-    layer += projection(o.state_query == "grouped" ? N : H) + projection(N) + (o.state_key == "own" ? projection(N) : 0);
+    layer += projection(o.state_query == "grouped" ? N : H) + projection(N) +
+             (o.state_key == "own" ? projection(N) : 0);
     if (o.state_query == "grouped") layer += square;
-    layer += (o.decay_rank + o.rate_rank) * (d + N * D) + 3 * N * D + (o.token_shift ? 5 * d : 0) + H * D + H;  // w, a, k_a, mu, norm, alpha
+    layer += (o.decay_rank + o.rate_rank) * (d + N * D) + 3 * N * D + (o.token_shift ? 5 * d : 0) + H * D +
+             H;  // w, a, k_a, mu, norm, alpha
     if (o.middles()) layer += 2 * H + square;
     if (o.value_from("attention")) layer += square;
     if (o.middle_feedback()) layer += square;
@@ -84,7 +95,9 @@ int64_t parameter_count(const ModelConfig& config) {
     if (o.cross_head == "additive") layer += square;
     if (o.cross_head == "gated") layer += 2 * square;
     if (o.multi_token) layer += square + H;
-    const auto join = [&](const std::string& how) { return how == "concat" ? d * H * D : how == "learned" ? square : 0; };
+    const auto join = [&](const std::string& how) {
+      return how == "concat" ? d * H * D : how == "learned" ? square : 0;
+    };
     layer += join(o.combine_state) + (o.middles() ? join(o.combine_middle) : 0);
   }
   return c.num_layers * layer + d + c.vocab_size * d * (c.tie_word_embeddings ? 1 : 2);

@@ -10,7 +10,7 @@ namespace wuneng {
 
 // Where in a model this rank stands.
 struct Shard {
-  Comm tp;        // the ranks that share this stage's layers
+  Comm tp;  // the ranks that share this stage's layers
   int stage = 0, stages = 1;
   bool first() const { return stage == 0; }
   bool last() const { return stage == stages - 1; }
@@ -48,6 +48,8 @@ class Decoder : public Stage {
 };
 
 // The layers of pipeline stage `stage`: as equal in number as can be.
-inline Range stage_layers(const ModelConfig& config, int stages, int stage) { return cut(config.num_layers, stages, stage); }
+inline Range stage_layers(const ModelConfig& config, int stages, int stage) {
+  return cut(config.num_layers, stages, stage);
+}
 
 }  // namespace wuneng

@@ -3,7 +3,8 @@
 namespace wuneng {
 
 HeadCut HeadCut::make(const ModelConfig& c, int ranks, int rank) {
-  require(ranks <= c.num_heads, "tp = {}: more tensor-parallel ranks than the model's {} heads", ranks, c.num_heads);
+  require(ranks <= c.num_heads, "tp = {}: more tensor-parallel ranks than the model's {} heads", ranks,
+          c.num_heads);
   HeadCut out;
   out.rank = rank;
   const int64_t H = c.num_heads, G = c.num_kv_heads, N = c.is_wuneng() ? c.wuneng.state_heads : 0;
@@ -25,7 +26,8 @@ HeadCut HeadCut::make(const ModelConfig& c, int ranks, int rank) {
     int holders = 0;
     for (const Range& r : out.state) holders += r.begin <= s && s < r.end;
     if (holders < 2) continue;
-    if (state.begin <= s && s < state.end) out.shared_states.push_back({static_cast<int>(s - state.begin), out.shared_slots});
+    if (state.begin <= s && s < state.end)
+      out.shared_states.push_back({static_cast<int>(s - state.begin), out.shared_slots});
     ++out.shared_slots;
   }
   return out;

@@ -1,4 +1,5 @@
-// Hugging Face directories: config.json and safetensors, in and out. Each rank touches only the pages of its own shard.
+// Hugging Face directories: config.json and safetensors, in and out. Each rank touches only the pages of its
+// own shard.
 #pragma once
 #include <string>
 
@@ -6,8 +7,9 @@
 
 namespace wuneng {
 
-// Fills every parameter of `model` from a directory whose config.json describes a model of the same shape. A WuNeng model may start
-// from a Qwen2 directory: then the states start function-preserving. Errors name file, tensor, expected and found shape.
+// Fills every parameter of `model` from a directory whose config.json describes a model of the same shape. A
+// WuNeng model may start from a Qwen2 directory: then the states start function-preserving. Errors name file,
+// tensor, expected and found shape.
 void load_hugging_face(Decoder& model, const std::string& directory, uint64_t seed);
 
 // Throws unless a model of `config` can start from `directory`, naming the first field that differs.

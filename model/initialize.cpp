@@ -6,8 +6,8 @@
 
 #include "kernels/matmul.h"
 
-extern "C" void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a, const int* lda, float* w, float* work, const int* lwork,
-                        int* iwork, const int* liwork, int* info);
+extern "C" void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a, const int* lda, float* w,
+                        float* work, const int* lwork, int* iwork, const int* liwork, int* info);
 
 namespace wuneng {
 namespace {
@@ -67,7 +67,8 @@ Place place_of(const std::string& name) {
   return {std::stoll(name.substr(dot)), name.substr(marker + std::string(kMarker).size())};
 }
 
-// What starts the same whether or not there is a teacher: gates, mixes and RWKV-7's own. Returns false for the rest.
+// What starts the same whether or not there is a teacher: gates, mixes and RWKV-7's own. Returns false for
+// the rest.
 bool initialize_common(const Parameter& p, const ModelConfig& c, const Place& at, uint64_t seed) {
   const WunengConfig& o = c.wuneng;
   const double L = double(c.num_layers), l = L > 1 ? at.layer / (L - 1) : 0, q = 1 - at.layer / L;
@@ -78,8 +79,10 @@ bool initialize_common(const Parameter& p, const ModelConfig& c, const Place& at
     fill(p, [=](int64_t i) { return float(1 - std::pow(double(i) / C, power * q)); });
   } else if (part == "w0" || part == "a0") {
     fill(p, [=](int64_t i) {
-      const double n = C > 1 ? double(i) / (C - 1) : 0, u = D > 1 ? 2.0 * (i % D) / (D - 1) - 1 : 0, z = u * std::abs(u);
-      return float(part == "w0" ? -6 + 6 * std::pow(n, 1 + std::pow(l, 0.3)) + 0.5 + 2.5 * z : -0.19 + 0.3 * z + 0.4 * (n - 0.5));
+      const double n = C > 1 ? double(i) / (C - 1) : 0, u = D > 1 ? 2.0 * (i % D) / (D - 1) - 1 : 0,
+                   z = u * std::abs(u);
+      return float(part == "w0" ? -6 + 6 * std::pow(n, 1 + std::pow(l, 0.3)) + 0.5 + 2.5 * z
+                                : -0.19 + 0.3 * z + 0.4 * (n - 0.5));
     });
   } else if (part == "w1" || part == "a1") {
     fill_constant(p, 0);
@@ -95,14 +98,16 @@ bool initialize_common(const Parameter& p, const ModelConfig& c, const Place& at
     fill_constant(p, 0);
   } else if (part == "r_head") {  // the identity plus noise
     const uint64_t key = hash(p.name, seed);
-    fill(p, [=](int64_t i) { return float(i / D % D == i % D) + 0.1f / std::sqrt(float(D)) * normal(key, i); });
+    fill(p,
+         [=](int64_t i) { return float(i / D % D == i % D) + 0.1f / std::sqrt(float(D)) * normal(key, i); });
   } else {
     return false;
   }
   return true;
 }
 
-// The best approximation of A [n, d] of rank r as second [n, r] first [r, d]: the leading eigenvectors of A A^T.
+// The best approximation of A [n, d] of rank r as second [n, r] first [r, d]: the leading eigenvectors of A
+// A^T.
 struct Factors {
   Tensor first, second;
 };
@@ -121,7 +126,8 @@ Factors factorise(const Tensor& A, int64_t r, const std::string& name) {
   const int lwork = static_cast<int>(work.size()), liwork = static_cast<int>(iwork.size());
   ssyevd_("V", "U", &n, gram.f32(), &n, values.data(), work.data(), &lwork, iwork.data(), &liwork, &info);
   require(info == 0, "{}: eigenvectors did not converge (LAPACK ssyevd info {})", name, info);
-  // LAPACK leaves eigenvectors as columns of a column-major matrix, rising: rows of ours, the leading ones last.
+  // LAPACK leaves eigenvectors as columns of a column-major matrix, rising: rows of ours, the leading ones
+  // last.
   Factors out{Tensor::empty({r, A.dim(1)}), Tensor::empty({n, r})};
   const Tensor leading = gram.rows(n - r, n);
   kernels::matmul({}, {.a = leading, .b = A, .c = out.first});
@@ -130,9 +136,12 @@ Factors factorise(const Tensor& A, int64_t r, const std::string& name) {
   return out;
 }
 
-// The matrix that a state projection approximates: the group's mean W^Q, its W^K, or (full query) W^Q itself. [out, d]
-Tensor projection_target(const ModelConfig& c, const Place& at, const std::string& which, const SourceRows& teacher) {
-  const int64_t D = c.head_dim, N = c.wuneng.state_heads, H = c.num_heads, G = c.num_kv_heads, d = c.hidden_size;
+// The matrix that a state projection approximates: the group's mean W^Q, its W^K, or (full query) W^Q itself.
+// [out, d]
+Tensor projection_target(const ModelConfig& c, const Place& at, const std::string& which,
+                         const SourceRows& teacher) {
+  const int64_t D = c.head_dim, N = c.wuneng.state_heads, H = c.num_heads, G = c.num_kv_heads,
+                d = c.hidden_size;
   const std::string prefix = fmt::format("model.layers.{}.self_attn.", at.layer);
   if (which == "r_proj") {
     const Tensor q = teacher(prefix + "q_proj.weight", 0, H * D);
@@ -144,7 +153,8 @@ Tensor projection_target(const ModelConfig& c, const Place& at, const std::strin
     return mean;
   }
   const Tensor k = teacher(prefix + "k_proj.weight", 0, G * D), out = Tensor::empty({N * D, d});
-  for (int64_t s = 0; s < N; ++s) out.rows(s * D, (s + 1) * D).copy_from(k.rows(s * G / N * D, (s * G / N + 1) * D));
+  for (int64_t s = 0; s < N; ++s)
+    out.rows(s * D, (s + 1) * D).copy_from(k.rows(s * G / N * D, (s * G / N + 1) * D));
   return out;
 }
 
@@ -156,7 +166,8 @@ void initialize_random(const Parameter& p, const ModelConfig& c, uint64_t seed) 
   if (!is_state_parameter(p.name)) {
     if (p.name.find("norm.weight") != std::string::npos) return fill_constant(p, 1);
     if (p.global_shape.size() < 2) return fill_constant(p, 0);
-    const bool output = p.name.find("o_proj") != std::string::npos || p.name.find("down_proj") != std::string::npos;
+    const bool output =
+        p.name.find("o_proj") != std::string::npos || p.name.find("down_proj") != std::string::npos;
     return fill_normal(p, seed, output ? 0.02f / std::sqrt(2.0f * c.num_layers) : 0.02f);
   }
   const Place at = place_of(p.name);
@@ -168,7 +179,8 @@ void initialize_random(const Parameter& p, const ModelConfig& c, uint64_t seed) 
   fill_normal(p, seed, 1 / std::sqrt(float(p.global_shape.back())));  // projections and per-head matrices
 }
 
-void initialize_preserving(const Parameter& p, const ModelConfig& c, uint64_t seed, const SourceRows& teacher) {
+void initialize_preserving(const Parameter& p, const ModelConfig& c, uint64_t seed,
+                           const SourceRows& teacher) {
   const Place at = place_of(p.name);
   const WunengConfig& o = c.wuneng;
   if (at.part == "alpha") return fill_constant(p, o.combine_state == "sum" ? 0 : 1);

@@ -19,11 +19,13 @@ struct Chunk {
 
 class FusedLoss {
  public:
-  FusedLoss(const Stream& stream, const Comm& tp, const Parameter* head, const std::vector<TeacherSlice>& slices, const LossOptions& options)
+  FusedLoss(const Stream& stream, const Comm& tp, const Parameter* head,
+            const std::vector<TeacherSlice>& slices, const LossOptions& options)
       : stream_(stream), tp_(tp), head_(head), slices_(slices), options_(options) {}
 
   // Adds the chunk's sums; writes the logits' gradient into `gradient` [C, V] where that is defined.
-  void chunk(const Chunk& at, const Tensor& logits, const Tensor& labels, const std::vector<float>& weight, const Tensor& gradient, LossSums& out) const {
+  void chunk(const Chunk& at, const Tensor& logits, const Tensor& labels, const std::vector<float>& weight,
+             const Tensor& gradient, LossSums& out) const {
     const int64_t C = at.count, V = logits.dim(1);
     const float inverse = 1 / options_.temperature;
     const bool kl = options_.ce_share < 1;
@@ -33,21 +35,36 @@ class FusedLoss {
     const auto row = [&](const Tensor& t, int64_t i) { return t.rows(i, i + 1).view({C}); };
     const Tensor student_max = row(maxima, 0), teacher_max = row(maxima, 1), ce_max = row(maxima, 2);
     for (const TeacherSlice& s : slices_) {
-      logit_max(stream_, {.logits = logits, .first = local(s), .count = s.columns.size(), .inverse_temperature = inverse, .maximum = student_max});
-      logit_max(stream_, {.logits = s.logits, .row = at.begin, .count = s.columns.size(), .inverse_temperature = inverse, .maximum = teacher_max});
+      logit_max(stream_, {.logits = logits,
+                          .first = local(s),
+                          .count = s.columns.size(),
+                          .inverse_temperature = inverse,
+                          .maximum = student_max});
+      logit_max(stream_, {.logits = s.logits,
+                          .row = at.begin,
+                          .count = s.columns.size(),
+                          .inverse_temperature = inverse,
+                          .maximum = teacher_max});
     }
     logit_max(stream_, {.logits = logits, .count = V, .maximum = ce_max});
     tp_.all_reduce(maxima, Reduce::max, "loss: largest logits");
 
     const Tensor kl_part = sums.rows(0, 3), ce_part = sums.rows(3, 5);
     for (const TeacherSlice& s : slices_)
-      wuneng::kernels::kl_sums(stream_, {.student = logits, .teacher = columns(s, at), .inverse_temperature = inverse,
-                                         .student_max = student_max, .teacher_max = teacher_max, .sums = kl_part});
-    cross_entropy_sums(stream_, {.logits = logits, .labels = labels, .begin = head_->held.begin, .maximum = ce_max, .sums = ce_part});
+      wuneng::kernels::kl_sums(stream_, {.student = logits,
+                                         .teacher = columns(s, at),
+                                         .inverse_temperature = inverse,
+                                         .student_max = student_max,
+                                         .teacher_max = teacher_max,
+                                         .sums = kl_part});
+    cross_entropy_sums(
+        stream_,
+        {.logits = logits, .labels = labels, .begin = head_->held.begin, .maximum = ce_max, .sums = ce_part});
     tp_.all_reduce(sums, Reduce::sum, "loss: sums of exponentials");
 
     const double t2 = double(options_.temperature) * options_.temperature;
-    const double *es = sums.data<double>(), *et = es + C, *cross = es + 2 * C, *ee = es + 3 * C, *hit = es + 4 * C;
+    const double *es = sums.data<double>(), *et = es + C, *cross = es + 2 * C, *ee = es + 3 * C,
+                 *hit = es + 4 * C;
     for (int64_t i = 0; i < C; ++i) {
       if (weight[at.begin + i] == 0) continue;
       // KL = sum p_t (log p_t - log p_s) = (sum e^u (u - s)) / sum e^u - log sum e^u + log sum e^s
@@ -60,15 +77,29 @@ class FusedLoss {
       ce_scale.f32()[i] = options_.ce_share * weight[at.begin + i];
       kl_scale.f32()[i] = (1 - options_.ce_share) * options_.temperature * weight[at.begin + i];  // t^2 / t
     }
-    cross_entropy_gradient(stream_, {.logits = logits, .labels = labels, .begin = head_->held.begin, .maximum = ce_max, .sums = ce_part, .scale = ce_scale, .gradient = gradient});
+    cross_entropy_gradient(stream_, {.logits = logits,
+                                     .labels = labels,
+                                     .begin = head_->held.begin,
+                                     .maximum = ce_max,
+                                     .sums = ce_part,
+                                     .scale = ce_scale,
+                                     .gradient = gradient});
     for (const TeacherSlice& s : slices_)
-      kl_gradient(stream_, {.student = logits, .teacher = columns(s, at), .inverse_temperature = inverse, .student_max = student_max,
-                            .teacher_max = teacher_max, .sums = kl_part, .scale = kl_scale, .gradient = gradient});
+      kl_gradient(stream_, {.student = logits,
+                            .teacher = columns(s, at),
+                            .inverse_temperature = inverse,
+                            .student_max = student_max,
+                            .teacher_max = teacher_max,
+                            .sums = kl_part,
+                            .scale = kl_scale,
+                            .gradient = gradient});
   }
 
  private:
   int64_t local(const TeacherSlice& s) const { return s.columns.begin - head_->held.begin; }
-  TeacherColumns columns(const TeacherSlice& s, const Chunk& at) const { return {s.logits, at.begin, local(s)}; }
+  TeacherColumns columns(const TeacherSlice& s, const Chunk& at) const {
+    return {s.logits, at.begin, local(s)};
+  }
 
   Stream stream_;
   const Comm& tp_;
@@ -79,13 +110,16 @@ class FusedLoss {
 
 }  // namespace
 
-Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head, const Tensor& labels,
-                      const std::vector<TeacherSlice>& slices, const LossOptions& options, double divisor, LossSums& sums) {
+Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
+                      const Tensor& labels, const std::vector<TeacherSlice>& slices,
+                      const LossOptions& options, double divisor, LossSums& sums) {
   const int64_t T = hidden.dim(0), d = hidden.dim(1), V = head->var.dim(0);
   for (const TeacherSlice& s : slices)
-    require(s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.logits.dim(0) == T && s.logits.dim(1) == s.columns.size(),
-            "teacher slice of columns {}..{} and shape {}: expected {} rows inside the student's columns {}..{}", s.columns.begin, s.columns.end,
-            to_string(s.logits.shape()), T, head->held.begin, head->held.end);
+    require(
+        s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.logits.dim(0) == T &&
+            s.logits.dim(1) == s.columns.size(),
+        "teacher slice of columns {}..{} and shape {}: expected {} rows inside the student's columns {}..{}",
+        s.columns.begin, s.columns.end, to_string(s.logits.shape()), T, head->held.begin, head->held.end);
   const bool wanted = tape.recording() && (hidden.needs_grad() || head->var.needs_grad());
   std::vector<float> weight(T);
   LossSums mine;
@@ -100,17 +134,24 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
   const Tensor logits = Tensor::empty({size, V}), gradient = wanted ? Tensor::empty({size, V}) : Tensor();
   for (int64_t begin = 0; begin < T; begin += size) {
     const int64_t count = std::min(size, T - begin);
-    const Tensor h = hidden.value().rows(begin, begin + count), x = logits.rows(0, count), g = wanted ? gradient.rows(0, count) : Tensor();
+    const Tensor h = hidden.value().rows(begin, begin + count), x = logits.rows(0, count),
+                 g = wanted ? gradient.rows(0, count) : Tensor();
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = x, .transpose_b = true});
     loss.chunk({begin, count}, x, labels.rows(begin, begin + count), weight, g, mine);
     if (!wanted) continue;
     matmul(tape.stream(), {.a = g, .b = head->var.value(), .c = dhidden.rows(begin, begin + count)});
-    if (head->var.needs_grad()) matmul(tape.stream(), {.a = g, .b = h, .c = head->var.grad_buffer(), .transpose_a = true, .accumulate = 1});
+    if (head->var.needs_grad())
+      matmul(tape.stream(),
+             {.a = g, .b = h, .c = head->var.grad_buffer(), .transpose_a = true, .accumulate = 1});
   }
   sums.kl += mine.kl;
   sums.ce += mine.ce;
   sums.tokens += mine.tokens;
-  const Var out = tape.output(Tensor::from<float>({static_cast<float>(((1 - options.ce_share) * mine.kl + options.ce_share * mine.ce) / divisor)}, {1}), wanted);
+  const Var out = tape.output(
+      Tensor::from<float>(
+          {static_cast<float>(((1 - options.ce_share) * mine.kl + options.ce_share * mine.ce) / divisor)},
+          {1}),
+      wanted);
   tape.record(out, [=, &tp = tp] {
     WUNENG_ASSERT(out.grad().f32()[0] == 1.0f);  // gradients were formed with the loss
     if (!hidden.needs_grad()) return;

@@ -1,8 +1,10 @@
-// The loss of stage 2: word-level KL(teacher || student) with temperature, mixed with cross entropy (model.md, "Losses").
+// The loss of stage 2: word-level KL(teacher || student) with temperature, mixed with cross entropy
+// (model.md, "Losses").
 //
-// Fused with the output matrix and cut in chunks of tokens: logits of one chunk are computed, turned into their gradient, multiplied
-// into the gradients of hidden state and matrix, and forgotten. No rank holds [tokens, vocabulary] of its own.
-// The sharding: hidden R, output matrix S(0)@tp, teacher's columns S(-1)@tp -> loss R.
+// Fused with the output matrix and cut in chunks of tokens: logits of one chunk are computed, turned into
+// their gradient, multiplied into the gradients of hidden state and matrix, and forgotten. No rank holds
+// [tokens, vocabulary] of its own. The sharding: hidden R, output matrix S(0)@tp, teacher's columns S(-1)@tp
+// -> loss R.
 #pragma once
 #include <vector>
 
@@ -14,22 +16,24 @@ namespace wuneng {
 
 struct LossOptions {
   float temperature = 1;
-  float ce_share = 0;       // loss = (1 - ce_share) KL t^2 + ce_share CE; 1: no teacher needed
+  float ce_share = 0;  // loss = (1 - ce_share) KL t^2 + ce_share CE; 1: no teacher needed
   int64_t chunk_tokens = 128;
 };
 
 // Sums over a micro-batch's tokens that have a label.
 struct LossSums {
-  double kl = 0;     // KL at the temperature, times t^2; 0 without a teacher
-  double ce = 0;     // cross entropy against the labels at temperature 1
+  double kl = 0;  // KL at the temperature, times t^2; 0 without a teacher
+  double ce = 0;  // cross entropy against the labels at temperature 1
   int64_t tokens = 0;
 };
 
-// hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `slices` must cover this rank's columns of the shared vocabulary of
-// `shared_vocab` columns, or be empty where ce_share is 1. Every token's loss is divided by `divisor`, the number of labelled tokens of the
-// whole step. Returns the micro-batch's share of the loss, [1]. With a recording tape, gradients of the head are added at
-// once and the hidden state's when the tape runs backwards.
-Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head, const Tensor& labels,
-                      const std::vector<TeacherSlice>& slices, const LossOptions& options, double divisor, LossSums& sums);
+// hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `slices` must cover this rank's columns
+// of the shared vocabulary of `shared_vocab` columns, or be empty where ce_share is 1. Every token's loss is
+// divided by `divisor`, the number of labelled tokens of the whole step. Returns the micro-batch's share of
+// the loss, [1]. With a recording tape, gradients of the head are added at once and the hidden state's when
+// the tape runs backwards.
+Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
+                      const Tensor& labels, const std::vector<TeacherSlice>& slices,
+                      const LossOptions& options, double divisor, LossSums& sums);
 
 }  // namespace wuneng

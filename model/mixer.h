@@ -17,13 +17,16 @@ class Mixer {
 };
 
 // prefix: "model.layers.3.self_attn."
-std::unique_ptr<Mixer> make_attention_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp, const std::string& prefix);
-std::unique_ptr<Mixer> make_wuneng_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp, const std::string& prefix);
+std::unique_ptr<Mixer> make_attention_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp,
+                                            const std::string& prefix);
+std::unique_ptr<Mixer> make_wuneng_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp,
+                                         const std::string& prefix);
 
 // Qwen2's projections, which both mixers have (biases on q, k and v only).
 struct Qwen2Projections {
   const Parameter *q, *q_bias, *k, *k_bias, *v, *v_bias, *o;
-  static Qwen2Projections make(const ModelConfig& config, ParameterStore& store, const HeadCut& heads, const std::string& prefix);
+  static Qwen2Projections make(const ModelConfig& config, ParameterStore& store, const HeadCut& heads,
+                               const std::string& prefix);
 };
 
 }  // namespace wuneng

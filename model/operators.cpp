@@ -29,15 +29,23 @@ void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
 Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const Var& c) {
   const auto value = [](const Var& v) { return v.defined() ? v.value() : Tensor(); };
   const Tensor y = Tensor::empty(a.shape());
-  kernels::pointwise(tape.stream(), {.function = function, .a = value(a), .b = value(b), .c = value(c), .y = y});
+  kernels::pointwise(tape.stream(),
+                     {.function = function, .a = value(a), .b = value(b), .c = value(c), .y = y});
   const Var out = tape.output(y, tape.wants(a, b, c));
   tape.record(out, [=, stream = tape.stream()] {
     // Functions of several inputs need a buffer for each; one that wants no gradient gets a scratch one.
     const auto grad = [](const Var& v) {
       return !v.defined() ? Tensor() : v.needs_grad() ? v.grad_buffer() : Tensor::zeros(v.shape());
     };
-    kernels::pointwise_backward(stream, {.function = function, .a = value(a), .b = value(b), .c = value(c), .y = y, .dy = out.grad(),
-                                         .da = grad(a), .db = grad(b), .dc = grad(c)});
+    kernels::pointwise_backward(stream, {.function = function,
+                                         .a = value(a),
+                                         .b = value(b),
+                                         .c = value(c),
+                                         .y = y,
+                                         .dy = out.grad(),
+                                         .da = grad(a),
+                                         .db = grad(b),
+                                         .dc = grad(c)});
   });
   return out;
 }
@@ -70,7 +78,8 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
   const Var out = tape.output(y, tape.wants(x, bias->var));
   tape.record(out, [=, stream = tape.stream()] {
     if (x.needs_grad()) x.add_grad(bias->var.needs_grad() ? out.grad().clone() : out.grad());
-    if (bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
+    if (bias->var.needs_grad())
+      kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
   });
   return out;
 }
@@ -96,8 +105,12 @@ Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
   kernels::rms_norm(tape.stream(), {.x = x.value(), .weight = weight->var.value(), .eps = eps, .y = y});
   const Var out = tape.output(y, tape.wants(x, weight->var));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::rms_norm_backward(stream, {.x = x.value(), .weight = weight->var.value(), .eps = eps, .dy = out.grad(),
-                                        .dx = gradient(x), .dweight = gradient(weight)});
+    kernels::rms_norm_backward(stream, {.x = x.value(),
+                                        .weight = weight->var.value(),
+                                        .eps = eps,
+                                        .dy = out.grad(),
+                                        .dx = gradient(x),
+                                        .dweight = gradient(weight)});
   });
   return out;
 }
@@ -117,7 +130,12 @@ Var rope(Tape& tape, const Var& x, const Tensor& positions, float theta) {
   kernels::rope(tape.stream(), {.x = x.value(), .positions = positions, .theta = theta, .y = y});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::rope(stream, {.x = out.grad(), .positions = positions, .theta = theta, .inverse = true, .accumulate = true, .y = x.grad_buffer()});
+    kernels::rope(stream, {.x = out.grad(),
+                           .positions = positions,
+                           .theta = theta,
+                           .inverse = true,
+                           .accumulate = true,
+                           .y = x.grad_buffer()});
   });
   return out;
 }
@@ -142,8 +160,12 @@ Var add(Tape& tape, const Var& a, const Var& b) {
 Var silu(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::silu, x, {}, {}); }
 Var tanh(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::tanh, x, {}, {}); }
 Var sigmoid(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::sigmoid, x, {}, {}); }
-Var swiglu(Tape& tape, const Var& gate, const Var& up) { return pointwise(tape, Pointwise::swiglu, gate, up, {}); }
-Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) { return pointwise(tape, Pointwise::mix, a, b, gate); }
+Var swiglu(Tape& tape, const Var& gate, const Var& up) {
+  return pointwise(tape, Pointwise::swiglu, gate, up, {});
+}
+Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) {
+  return pointwise(tape, Pointwise::mix, a, b, gate);
+}
 
 Var concat(Tape& tape, const Var& a, const Var& b) {
   Shape shape = a.shape();
@@ -152,7 +174,9 @@ Var concat(Tape& tape, const Var& a, const Var& b) {
   kernels::concat(tape.stream(), {.a = a.value(), .b = b.value(), .y = y});
   const Var out = tape.output(y, tape.wants(a, b));
   tape.record(out, [=, stream = tape.stream()] {
-    const auto grad = [](const Var& v) { return v.needs_grad() ? v.grad_buffer() : Tensor::zeros(v.shape()); };
+    const auto grad = [](const Var& v) {
+      return v.needs_grad() ? v.grad_buffer() : Tensor::zeros(v.shape());
+    };
     kernels::split_add(stream, {.a = grad(a), .b = grad(b), .y = out.grad()});
   });
   return out;
@@ -163,29 +187,41 @@ Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale) {
   kernels::bias_sigmoid(tape.stream(), {.x = x.value(), .bias = bias->var.value(), .scale = scale, .y = y});
   const Var out = tape.output(y, tape.wants(x, bias->var));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::bias_sigmoid_backward(stream, {.y = y, .dy = out.grad(), .scale = scale, .dx = gradient(x), .dbias = gradient(bias)});
+    kernels::bias_sigmoid_backward(
+        stream, {.y = y, .dy = out.grad(), .scale = scale, .dx = gradient(x), .dbias = gradient(bias)});
   });
   return out;
 }
 
 Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a) {
   const Tensor y = Tensor::empty(key.shape());
-  kernels::key_scale(tape.stream(), {.key = key.value(), .rate = rate.value(), .k_a = k_a->var.value(), .y = y});
+  kernels::key_scale(tape.stream(),
+                     {.key = key.value(), .rate = rate.value(), .k_a = k_a->var.value(), .y = y});
   const Var out = tape.output(y, tape.wants(key, rate, k_a->var));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::key_scale_backward(stream, {.key = key.value(), .rate = rate.value(), .k_a = k_a->var.value(), .dy = out.grad(),
-                                         .dkey = gradient(key), .drate = rate.grad_buffer(), .dk_a = gradient(k_a)});
+    kernels::key_scale_backward(stream, {.key = key.value(),
+                                         .rate = rate.value(),
+                                         .k_a = k_a->var.value(),
+                                         .dy = out.grad(),
+                                         .dkey = gradient(key),
+                                         .drate = rate.grad_buffer(),
+                                         .dk_a = gradient(k_a)});
   });
   return out;
 }
 
 Var token_shift(Tape& tape, const Var& x, P mu, const std::vector<int64_t>& documents) {
   const Tensor y = Tensor::empty(x.shape());
-  kernels::token_shift(tape.stream(), {.x = x.value(), .mu = mu->var.value(), .y = y, .documents = documents});
+  kernels::token_shift(tape.stream(),
+                       {.x = x.value(), .mu = mu->var.value(), .y = y, .documents = documents});
   const Var out = tape.output(y, tape.wants(x, mu->var));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::token_shift_backward(stream, {.x = x.value(), .mu = mu->var.value(), .dy = out.grad(), .dx = gradient(x),
-                                           .dmu = gradient(mu), .documents = documents});
+    kernels::token_shift_backward(stream, {.x = x.value(),
+                                           .mu = mu->var.value(),
+                                           .dy = out.grad(),
+                                           .dx = gradient(x),
+                                           .dmu = gradient(mu),
+                                           .documents = documents});
   });
   return out;
 }
@@ -194,10 +230,16 @@ Var scale_heads(Tape& tape, const Var& x, P scale) { return add_scaled_heads(tap
 
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {
   const Tensor y = Tensor::empty(x.shape());
-  kernels::scale_heads(tape.stream(), {.x = x.value(), .s = scale->var.value(), .base = base.defined() ? base.value() : Tensor(), .y = y});
+  kernels::scale_heads(
+      tape.stream(),
+      {.x = x.value(), .s = scale->var.value(), .base = base.defined() ? base.value() : Tensor(), .y = y});
   const Var out = tape.output(y, tape.wants(base, x, scale->var));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::scale_heads_backward(stream, {.x = x.value(), .s = scale->var.value(), .dy = out.grad(), .dx = gradient(x), .ds = gradient(scale)});
+    kernels::scale_heads_backward(stream, {.x = x.value(),
+                                           .s = scale->var.value(),
+                                           .dy = out.grad(),
+                                           .dx = gradient(x),
+                                           .ds = gradient(scale)});
     if (base.needs_grad()) base.add_grad(out.grad());
   });
   return out;
@@ -232,7 +274,8 @@ Var pack_rows(Tape& tape, const Var& x, const Runs& runs) {
   kernels::pack_rows(tape.stream(), {.tall = x.value(), .packed = packed, .runs = runs});
   const Var out = tape.output(packed, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::unpack_rows(stream, {.tall = x.grad_buffer(), .packed = out.grad(), .runs = runs, .accumulate = true});
+    kernels::unpack_rows(stream,
+                         {.tall = x.grad_buffer(), .packed = out.grad(), .runs = runs, .accumulate = true});
   });
   return out;
 }
@@ -251,22 +294,40 @@ Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<
   tape.record(out, [=, stream = tape.stream()] {
     for (size_t i = 0; i < pieces.size(); ++i)
       if (pieces[i].needs_grad())
-        kernels::pack_rows(stream, {.tall = out.grad(), .packed = pieces[i].grad_buffer(), .runs = runs[i], .accumulate = true});
+        kernels::pack_rows(
+            stream,
+            {.tall = out.grad(), .packed = pieces[i].grad_buffer(), .runs = runs[i], .accumulate = true});
   });
   return out;
 }
 
-Var attention(Tape& tape, const Var& q, const Var& k, const Var& v, const std::vector<kernels::AttentionSegment>& segments,
-              const std::vector<int>& kv_head) {
+Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
+              const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head) {
   const Tensor y = Tensor::empty(q.shape()), lse = Tensor::empty({q.dim(0), q.dim(1)});
-  kernels::attention_forward(tape.stream(), {.q = q.value(), .k = k.value(), .v = v.value(), .out = y, .lse = lse,
-                                             .segments = segments, .kv_head = kv_head});
+  kernels::attention_forward(tape.stream(), {.q = q.value(),
+                                             .k = k.value(),
+                                             .v = v.value(),
+                                             .out = y,
+                                             .lse = lse,
+                                             .segments = segments,
+                                             .kv_head = kv_head});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {
     const Tensor dq = Tensor::empty(q.shape());
-    const auto grad = [](const Var& x) { return x.needs_grad() ? x.grad_buffer() : Tensor::zeros(x.shape()); };
-    kernels::attention_backward(stream, {.q = q.value(), .k = k.value(), .v = v.value(), .out = y, .lse = lse, .dout = out.grad(),
-                                         .dq = dq, .dk = grad(k), .dv = grad(v), .segments = segments, .kv_head = kv_head});
+    const auto grad = [](const Var& x) {
+      return x.needs_grad() ? x.grad_buffer() : Tensor::zeros(x.shape());
+    };
+    kernels::attention_backward(stream, {.q = q.value(),
+                                         .k = k.value(),
+                                         .v = v.value(),
+                                         .out = y,
+                                         .lse = lse,
+                                         .dout = out.grad(),
+                                         .dq = dq,
+                                         .dk = grad(k),
+                                         .dv = grad(v),
+                                         .segments = segments,
+                                         .kv_head = kv_head});
     if (q.needs_grad()) q.add_grad(dq);
   });
   return out;
@@ -274,10 +335,13 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v, const std::v
 
 Var embedding(Tape& tape, const Tensor& tokens, P table) {
   const Tensor y = Tensor::empty({tokens.dim(0), table->var.dim(1)});
-  kernels::embedding(tape.stream(), {.table = table->var.value(), .tokens = tokens, .begin = table->held.begin, .y = y});
+  kernels::embedding(tape.stream(),
+                     {.table = table->var.value(), .tokens = tokens, .begin = table->held.begin, .y = y});
   const Var out = tape.output(y, tape.wants(table->var));
   tape.record(out, {}, [=, stream = tape.stream()] {
-    kernels::embedding_backward(stream, {.dy = out.grad(), .tokens = tokens, .begin = table->held.begin, .dtable = table->var.grad_buffer()});
+    kernels::embedding_backward(
+        stream,
+        {.dy = out.grad(), .tokens = tokens, .begin = table->held.begin, .dtable = table->var.grad_buffer()});
   });
   return out;
 }

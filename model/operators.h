@@ -1,7 +1,8 @@
-// The operators that models are written in: each computes with kernels and records its gradient on the tape. All are local to a
-// rank; those that talk to other ranks are in parallel/tensor_parallel.h.
+// The operators that models are written in: each computes with kernels and records its gradient on the tape.
+// All are local to a rank; those that talk to other ranks are in parallel/tensor_parallel.h.
 //
-// Letters: T rows (tokens of packed documents), H heads, D channels of a head, I and O input and output channels.
+// Letters: T rows (tokens of packed documents), H heads, D channels of a head, I and O input and output
+// channels.
 #pragma once
 #include <vector>
 
@@ -16,11 +17,13 @@ namespace wuneng::ops {
 // A parameter that a configuration leaves out is a null pointer.
 using P = const Parameter*;
 
-Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr);     // [T, I] -> [T, O], weight [O, I], bias [O]
-Var add_bias(Tape& tape, const Var& x, P bias);                       // [T, C]
-Var head_linear(Tape& tape, const Var& x, P weight);                  // [T, H, I] -> [T, H, O], weight [H, O, I]
-Var rms_norm(Tape& tape, const Var& x, P weight, float eps);          // [T, d] with weight [d], or [T, H, D] with [H D]
-Var l2_norm(Tape& tape, const Var& x);                                // over the last dimension
+Var linear(Tape& tape, const Var& x, P weight,
+           P bias = nullptr);                         // [T, I] -> [T, O], weight [O, I], bias [O]
+Var add_bias(Tape& tape, const Var& x, P bias);       // [T, C]
+Var head_linear(Tape& tape, const Var& x, P weight);  // [T, H, I] -> [T, H, O], weight [H, O, I]
+Var rms_norm(Tape& tape, const Var& x, P weight,
+             float eps);                // [T, d] with weight [d], or [T, H, D] with [H D]
+Var l2_norm(Tape& tape, const Var& x);  // over the last dimension
 Var rope(Tape& tape, const Var& x, const Tensor& positions, float theta);  // [T, H, D], positions [T] i32
 Var reshape(Tape& tape, const Var& x, Shape shape);
 
@@ -28,26 +31,29 @@ Var add(Tape& tape, const Var& a, const Var& b);
 Var silu(Tape& tape, const Var& x);
 Var tanh(Tape& tape, const Var& x);
 Var sigmoid(Tape& tape, const Var& x);
-Var swiglu(Tape& tape, const Var& gate, const Var& up);               // silu(gate) up
-Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b);     // gate a + (1 - gate) b
-Var concat(Tape& tape, const Var& a, const Var& b);                   // along the last dimension
+Var swiglu(Tape& tape, const Var& gate, const Var& up);            // silu(gate) up
+Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b);  // gate a + (1 - gate) b
+Var concat(Tape& tape, const Var& a, const Var& b);                // along the last dimension
 
-Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale);      // scale sigmoid(x + bias), [T, C]
-Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a);    // key (1 + (rate - 1) k_a), [T, C]
-Var token_shift(Tape& tape, const Var& x, P mu, const std::vector<int64_t>& documents);  // x + (before - x) mu, [T, C]
-Var scale_heads(Tape& tape, const Var& x, P scale);                   // s_h x_h, [T, H, D]
+Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale);    // scale sigmoid(x + bias), [T, C]
+Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a);  // key (1 + (rate - 1) k_a), [T, C]
+Var token_shift(Tape& tape, const Var& x, P mu,
+                const std::vector<int64_t>& documents);                    // x + (before - x) mu, [T, C]
+Var scale_heads(Tape& tape, const Var& x, P scale);                        // s_h x_h, [T, H, D]
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale);  // base + s_h x_h
 
-Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map);            // y[:, h] = x[:, map[h]]
-Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map, int64_t heads);  // y[:, map[h]] += x[:, h]
+Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map);  // y[:, h] = x[:, map[h]]
+Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map,
+              int64_t heads);  // y[:, map[h]] += x[:, h]
 
 using Runs = std::vector<kernels::RowRun>;
-Var pack_rows(Tape& tape, const Var& x, const Runs& runs);             // the runs of rows, one after another
-Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<Runs>& runs, int64_t rows);  // its inverse
+Var pack_rows(Tape& tape, const Var& x, const Runs& runs);  // the runs of rows, one after another
+Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<Runs>& runs,
+                  int64_t rows);  // its inverse
 
 // Causal attention; see kernels/attention.h. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H, D].
-Var attention(Tape& tape, const Var& q, const Var& k, const Var& v, const std::vector<kernels::AttentionSegment>& segments,
-              const std::vector<int>& kv_head);
+Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
+              const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head);
 
 // One shard of a vocabulary-parallel embedding: zero for tokens of other ranks. tokens [T] i32 -> [T, d].
 Var embedding(Tape& tape, const Tensor& tokens, P table);

@@ -9,23 +9,26 @@
 
 namespace wuneng {
 
-// One round of a layer that goes chunk by chunk: the j-th chunk of every document that is long enough (model.md, "Documents": chunk boundaries
-// count from the document's start). Its rows are packed one run after another.
+// One round of a layer that goes chunk by chunk: the j-th chunk of every document that is long enough
+// (model.md, "Documents": chunk boundaries count from the document's start). Its rows are packed one run
+// after another.
 struct Wave {
-  std::vector<kernels::RowRun> runs;                    // the rows of the micro-batch
-  std::vector<kernels::RowRun> survivors;               // which of the wave before's documents are in this one, as runs of size 1
-  std::vector<kernels::AttentionSegment> attention;     // queries in packed rows, keys in rows of the micro-batch
-  std::vector<kernels::Wkv7Segment> segments;           // in packed rows
-  Tensor positions;                                     // [packed rows] i32
+  std::vector<kernels::RowRun> runs;  // the rows of the micro-batch
+  std::vector<kernels::RowRun>
+      survivors;  // which of the wave before's documents are in this one, as runs of size 1
+  std::vector<kernels::AttentionSegment>
+      attention;                               // queries in packed rows, keys in rows of the micro-batch
+  std::vector<kernels::Wkv7Segment> segments;  // in packed rows
+  Tensor positions;                            // [packed rows] i32
 };
 
 struct Packing {
   std::vector<int64_t> documents;
   int64_t rows = 0;
-  Tensor positions;                                     // [T] i32, from each document's start
-  std::vector<kernels::AttentionSegment> attention;     // one segment a document
+  Tensor positions;                                  // [T] i32, from each document's start
+  std::vector<kernels::AttentionSegment> attention;  // one segment a document
   std::vector<kernels::Wkv7Segment> segments;
-  std::vector<Wave> waves;                              // empty when chunk is 0
+  std::vector<Wave> waves;  // empty when chunk is 0
 
   static Packing make(const std::vector<int64_t>& documents, int64_t chunk);
 };

@@ -22,7 +22,8 @@ const Parameter* ParameterStore::whole(std::string name, Shape shape, bool share
   return add(std::move(p));
 }
 
-const Parameter* ParameterStore::cut_by(std::string name, Shape shape, int dim, const std::vector<Range>& ranges, int64_t unit) {
+const Parameter* ParameterStore::cut_by(std::string name, Shape shape, int dim,
+                                        const std::vector<Range>& ranges, int64_t unit) {
   Parameter p;
   p.name = std::move(name);
   p.global_shape = std::move(shape);

@@ -1,4 +1,5 @@
-// ParameterStore: makes a model's parameters, each with this rank's share of it, and keeps them in one order on all ranks.
+// ParameterStore: makes a model's parameters, each with this rank's share of it, and keeps them in one order
+// on all ranks.
 #pragma once
 #include <deque>
 #include <vector>
@@ -11,12 +12,13 @@ class ParameterStore {
  public:
   ParameterStore(int tp_ranks, int tp_rank, DType dtype) : ranks_(tp_ranks), rank_(tp_rank), dtype_(dtype) {}
 
-  // A tensor that every rank holds whole. `shares`: each rank computes with it on its own heads, so its gradient is a share to be summed;
-  // otherwise all ranks compute the same gradient.
+  // A tensor that every rank holds whole. `shares`: each rank computes with it on its own heads, so its
+  // gradient is a share to be summed; otherwise all ranks compute the same gradient.
   const Parameter* whole(std::string name, Shape shape, bool shares = false);
-  // A tensor cut along `dim`, where ranks[r] * unit is the range that rank r holds. Ranges may overlap (along dimension 0); then
-  // gradients are summed over the holders.
-  const Parameter* cut_by(std::string name, Shape shape, int dim, const std::vector<Range>& ranges, int64_t unit);
+  // A tensor cut along `dim`, where ranks[r] * unit is the range that rank r holds. Ranges may overlap (along
+  // dimension 0); then gradients are summed over the holders.
+  const Parameter* cut_by(std::string name, Shape shape, int dim, const std::vector<Range>& ranges,
+                          int64_t unit);
   // A tensor cut evenly along `dim`.
   const Parameter* cut_evenly(std::string name, Shape shape, int dim);
 

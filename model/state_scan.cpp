@@ -11,24 +11,41 @@ ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
   const int64_t T = shape[0], N = shape[1], D = shape[2];
   auto scan = std::make_shared<Scan>();
   scan->inputs = inputs;
-  scan->in = {inputs.log_w.value(), inputs.k.value(), inputs.v.value(), inputs.kappa.value(), inputs.rate.value(), inputs.segments};
+  scan->in = {inputs.log_w.value(), inputs.k.value(),    inputs.v.value(),
+              inputs.kappa.value(), inputs.rate.value(), inputs.segments};
   scan->chunk_states = Tensor::empty({wkv7_chunk_count(inputs.segments), N, D, D});
   scan->removed = Tensor::empty({T, N, D});
   const int64_t S = static_cast<int64_t>(inputs.segments.size());
   const Tensor final = want_final ? Tensor::empty({S, N, D, D}) : Tensor::zeros({1});
   const Tensor initial = inputs.initial.defined() ? inputs.initial.value() : Tensor();
-  wkv7_states(tape.stream(), {.in = scan->in, .initial = initial, .chunk_states = scan->chunk_states,
-                              .removed = scan->removed, .final = want_final ? final : Tensor()});
-  scan->final = tape.output(final, tape.wants(inputs.log_w, inputs.k, inputs.v, inputs.kappa, inputs.rate, inputs.initial));
+  wkv7_states(tape.stream(), {.in = scan->in,
+                              .initial = initial,
+                              .chunk_states = scan->chunk_states,
+                              .removed = scan->removed,
+                              .final = want_final ? final : Tensor()});
+  scan->final = tape.output(
+      final, tape.wants(inputs.log_w, inputs.k, inputs.v, inputs.kappa, inputs.rate, inputs.initial));
   tape.record(scan->final, [=, stream = tape.stream(), keep = scan] {
     const ScanInputs& x = keep->inputs;
     const auto fresh = [](const Var& v) { return Tensor::empty(v.shape()); };
-    const Tensor dlog_w = fresh(x.log_w), dk = fresh(x.k), dv = fresh(x.v), dkappa = fresh(x.kappa), drate = fresh(x.rate);
+    const Tensor dlog_w = fresh(x.log_w), dk = fresh(x.k), dv = fresh(x.v), dkappa = fresh(x.kappa),
+                 drate = fresh(x.rate);
     const Tensor dinitial = x.initial.needs_grad() ? fresh(x.initial) : Tensor();
-    wkv7_backward(stream, {.in = keep->in, .chunk_states = keep->chunk_states, .removed = keep->removed, .head_state = x.head_state,
-                           .readings = keep->readings, .dfinal = want_final ? keep->final.grad() : Tensor(),
-                           .dlog_w = dlog_w, .dk = dk, .dv = dv, .dkappa = dkappa, .drate = drate, .dinitial = dinitial});
-    const auto give = [](const Var& v, const Tensor& g) { if (v.needs_grad()) v.add_grad(g); };
+    wkv7_backward(stream, {.in = keep->in,
+                           .chunk_states = keep->chunk_states,
+                           .removed = keep->removed,
+                           .head_state = x.head_state,
+                           .readings = keep->readings,
+                           .dfinal = want_final ? keep->final.grad() : Tensor(),
+                           .dlog_w = dlog_w,
+                           .dk = dk,
+                           .dv = dv,
+                           .dkappa = dkappa,
+                           .drate = drate,
+                           .dinitial = dinitial});
+    const auto give = [](const Var& v, const Tensor& g) {
+      if (v.needs_grad()) v.add_grad(g);
+    };
     give(x.log_w, dlog_w);
     give(x.k, dk);
     give(x.v, dv);
@@ -48,7 +65,12 @@ using Reading = void (*)(const Stream&, const Wkv7ReadArgs&);
 Var read(Tape& tape, const ScanPtr& scan, const Var& x, Reading forward, Reading backward, bool transposed) {
   const Tensor y = Tensor::empty(x.shape());
   const auto args = [](const Scan& s, const Tensor& from, const Tensor& to) {
-    return Wkv7ReadArgs{.in = s.in, .chunk_states = s.chunk_states, .removed = s.removed, .head_state = s.inputs.head_state, .r = from, .y = to};
+    return Wkv7ReadArgs{.in = s.in,
+                        .chunk_states = s.chunk_states,
+                        .removed = s.removed,
+                        .head_state = s.inputs.head_state,
+                        .r = from,
+                        .y = to};
   };
   forward(tape.stream(), args(*scan, x.value(), y));
   const Var out = tape.output(y, tape.wants(x, scan->final));
@@ -59,7 +81,8 @@ Var read(Tape& tape, const ScanPtr& scan, const Var& x, Reading forward, Reading
       x.add_grad(dx);
     }
     if (scan->final.needs_grad()) {
-      scan->readings.push_back(transposed ? Wkv7BackwardArgs::Pair{x.value(), out.grad()} : Wkv7BackwardArgs::Pair{out.grad(), x.value()});
+      scan->readings.push_back(transposed ? Wkv7BackwardArgs::Pair{x.value(), out.grad()}
+                                          : Wkv7BackwardArgs::Pair{out.grad(), x.value()});
       scan->final.grad_buffer();  // the scan has a gradient now, even where nobody reads its final state
     }
   });
@@ -76,17 +99,31 @@ Var read_state_transposed(Tape& tape, const ScanPtr& scan, const Var& u) {
   return read(tape, scan, u, wkv7_read_transposed, wkv7_read, true);
 }
 
-Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& segments, const std::vector<int>& head_state, bool transposed) {
+Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& segments,
+                  const std::vector<int>& head_state, bool transposed) {
   const Tensor y = Tensor::empty(r.shape());
-  boundary_read(tape.stream(), {.states = states.value(), .r = r.value(), .y = y, .segments = segments, .head_state = head_state, .transposed = transposed});
+  boundary_read(tape.stream(), {.states = states.value(),
+                                .r = r.value(),
+                                .y = y,
+                                .segments = segments,
+                                .head_state = head_state,
+                                .transposed = transposed});
   const Var out = tape.output(y, tape.wants(states, r));
   tape.record(out, [=, stream = tape.stream()] {
     if (r.needs_grad())
-      boundary_read(stream, {.states = states.value(), .r = out.grad(), .y = r.grad_buffer(), .segments = segments,
-                             .head_state = head_state, .transposed = !transposed, .accumulate = true});
+      boundary_read(stream, {.states = states.value(),
+                             .r = out.grad(),
+                             .y = r.grad_buffer(),
+                             .segments = segments,
+                             .head_state = head_state,
+                             .transposed = !transposed,
+                             .accumulate = true});
     if (states.needs_grad())
-      boundary_read_grad(stream, {.a = transposed ? r.value() : out.grad(), .b = transposed ? out.grad() : r.value(),
-                                  .dstates = states.grad_buffer(), .segments = segments, .head_state = head_state});
+      boundary_read_grad(stream, {.a = transposed ? r.value() : out.grad(),
+                                  .b = transposed ? out.grad() : r.value(),
+                                  .dstates = states.grad_buffer(),
+                                  .segments = segments,
+                                  .head_state = head_state});
   });
   return out;
 }

@@ -1,6 +1,6 @@
-// The state as an operator (model.md Eq. 4, 9, 10): a scan that runs the recurrence over segments of rows, and readings of
-// its states. The gradient of a state is never formed for each token: a reading leaves its pair of vectors with the scan (see
-// kernels/wkv7.h), and the scan's gradient takes them all at once.
+// The state as an operator (model.md Eq. 4, 9, 10): a scan that runs the recurrence over segments of rows,
+// and readings of its states. The gradient of a state is never formed for each token: a reading leaves its
+// pair of vectors with the scan (see kernels/wkv7.h), and the scan's gradient takes them all at once.
 #pragma once
 #include "kernels/wkv7.h"
 #include "runtime/tape.h"
@@ -14,15 +14,15 @@ struct ScanInputs {
   Var log_w, k, v, kappa, rate;  // [T, N, D]
   Var initial;                   // [S, N, D, D]; undefined: zero
   Segments segments;
-  std::vector<int> head_state;   // [R] state head of each reader
+  std::vector<int> head_state;  // [R] state head of each reader
 };
 
 // What wkv7_states keeps, and what the readings leave for its gradient. Shared by the closures that need it.
 struct Scan {
   ScanInputs inputs;
-  kernels::Wkv7Inputs in;        // the same as tensors
+  kernels::Wkv7Inputs in;  // the same as tensors
   Tensor chunk_states, removed;
-  Var final;                     // [S, N, D, D], or [1] where nobody wants it; carries the scan's place on the tape
+  Var final;  // [S, N, D, D], or [1] where nobody wants it; carries the scan's place on the tape
   std::vector<kernels::Wkv7BackwardArgs::Pair> readings;
 };
 using ScanPtr = std::shared_ptr<Scan>;
@@ -32,6 +32,7 @@ Var read_state(Tape& tape, const ScanPtr& scan, const Var& r);             // y_
 Var read_state_transposed(Tape& tape, const ScanPtr& scan, const Var& u);  // y_t = S_t^T u_t
 
 // The same readings of a boundary state B [S, N, D, D], one for all rows of a segment.
-Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& segments, const std::vector<int>& head_state, bool transposed);
+Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& segments,
+                  const std::vector<int>& head_state, bool transposed);
 
 }  // namespace wuneng::ops

@@ -1,4 +1,5 @@
-// The hybrid mixer: attention heads, RWKV-7 state heads, middle heads between them, queries that read the state (docs/model.md, "One layer").
+// The hybrid mixer: attention heads, RWKV-7 state heads, middle heads between them, queries that read the
+// state (docs/model.md, "One layer").
 #include <cmath>
 
 #include "model/mixer.h"
@@ -21,7 +22,10 @@ struct StateProjection {
 class WunengMixer : public Mixer {
  public:
   WunengMixer(const ModelConfig& config, ParameterStore& store, const Comm& tp, const std::string& prefix)
-      : c_(config), o_(config.wuneng), tp_(tp), heads_(HeadCut::make(config, tp.size(), tp.rank())),
+      : c_(config),
+        o_(config.wuneng),
+        tp_(tp),
+        heads_(HeadCut::make(config, tp.size(), tp.rank())),
         qwen_(Qwen2Projections::make(config, store, heads_, prefix)) {
     const int64_t d = c_.hidden_size, D = c_.head_dim, H = c_.num_heads, N = o_.state_heads;
     const std::string at = prefix + "state.";
@@ -39,7 +43,9 @@ class WunengMixer : public Mixer {
       rest.insert(rest.begin(), H);
       return store.cut_by(at + name, rest, 0, heads_.heads, 1);
     };
-    const auto per_state = [&](const char* name) { return store.cut_by(at + name, {N * D}, 0, heads_.state, D); };
+    const auto per_state = [&](const char* name) {
+      return store.cut_by(at + name, {N * D}, 0, heads_.state, D);
+    };
 
     grouped_ = o_.state_query == "grouped";
     r_proj_ = grouped_ ? projection("r_proj", N, heads_.state) : projection("r_proj", H, heads_.heads);
@@ -54,7 +60,11 @@ class WunengMixer : public Mixer {
     a0_ = per_state("a0");
     k_a_ = per_state("k_a");
     if (o_.token_shift)
-      for (auto& [name, mu] : {std::pair{"mu_r", &mu_r_}, {"mu_k", &mu_k_}, {"mu_kappa", &mu_kappa_}, {"mu_w", &mu_w_}, {"mu_a", &mu_a_}})
+      for (auto& [name, mu] : {std::pair{"mu_r", &mu_r_},
+                               {"mu_k", &mu_k_},
+                               {"mu_kappa", &mu_kappa_},
+                               {"mu_w", &mu_w_},
+                               {"mu_a", &mu_a_}})
         *mu = store.whole(at + name, {d}, true);
     state_norm_ = store.cut_by(at + "state_norm", {H * D}, 0, heads_.heads, D);
     alpha_ = per_head("alpha", {});
@@ -75,25 +85,31 @@ class WunengMixer : public Mixer {
   }
 
   Var forward(Tape& tape, const Var& replicated, const Packing& packing) const override {
-    const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(), N = heads_.local_states();
+    const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
+                  N = heads_.local_states();
     const Var x = copy_to_ranks(tape, tp_, replicated);
     const auto split = [&](const Var& y, int64_t n) { return ops::reshape(tape, y, {T, n, D}); };
     const auto state_input = [&](P mu) { return mu ? ops::token_shift(tape, x, mu, packing.documents) : x; };
 
     const Var k_plain = ops::linear(tape, x, qwen_.k);
-    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.positions, c_.rope_theta);
+    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.positions,
+                            c_.rope_theta);
     const Var v = split(ops::linear(tape, x, qwen_.v, qwen_.v_bias), G);
 
     // Everything about the states that no state feeds: parallel over all tokens.
     Inputs in;
     in.q = split(ops::linear(tape, x, qwen_.q, qwen_.q_bias), H);
     const Var r = r_proj_(tape, state_input(mu_r_));
-    in.r = ops::l2_norm(tape, grouped_ ? ops::head_linear(tape, ops::select_heads(tape, split(r, N), heads_.state_of_head), r_head_) : split(r, H));
+    in.r = ops::l2_norm(
+        tape,
+        grouped_ ? ops::head_linear(tape, ops::select_heads(tape, split(r, N), heads_.state_of_head), r_head_)
+                 : split(r, H));
     in.kappa = ops::l2_norm(tape, split(kappa_proj_(tape, state_input(mu_kappa_)), N));
     const float scale = -std::exp(-0.5f);
     const Var decay = ops::linear(tape, ops::tanh(tape, ops::linear(tape, state_input(mu_w_), w1_)), w2_);
     in.log_w = split(ops::bias_sigmoid(tape, decay, w0_, scale), N);
-    const Var rate = ops::bias_sigmoid(tape, ops::linear(tape, ops::linear(tape, state_input(mu_a_), a1_), a2_), a0_, 1.0f);
+    const Var rate = ops::bias_sigmoid(
+        tape, ops::linear(tape, ops::linear(tape, state_input(mu_a_), a1_), a2_), a0_, 1.0f);
     in.rate = split(rate, N);
     const Var key = key_proj_.whole || key_proj_.first
                         ? ops::l2_norm(tape, split(key_proj_(tape, state_input(mu_k_)), N))
@@ -101,7 +117,8 @@ class WunengMixer : public Mixer {
     in.key = split(ops::key_scale(tape, ops::reshape(tape, key, {T, N * D}), rate, k_a_), N);
     if (o_.value_from("token")) in.token_value = ops::select_heads(tape, v, heads_.kv_of_state);
 
-    // What goes through the states: wave by wave where the boundary state feeds the tokens of the next chunk, else at once.
+    // What goes through the states: wave by wave where the boundary state feeds the tokens of the next chunk,
+    // else at once.
     Var A, z;
     if (o_.loops()) {
       std::vector<Var> As, zs;
@@ -113,14 +130,24 @@ class WunengMixer : public Mixer {
         As.push_back(out.A);
         zs.push_back(out.z);
         runs.push_back(wave.runs);
-        if (j + 1 < packing.waves.size()) boundary = ops::pack_rows(tape, out.final, packing.waves[j + 1].survivors);
+        if (j + 1 < packing.waves.size())
+          boundary = ops::pack_rows(tape, out.final, packing.waves[j + 1].survivors);
       }
       A = ops::assemble_rows(tape, As, runs, T);
       z = ops::assemble_rows(tape, zs, runs, T);
     } else {
       const Var q = ops::rope(tape, in.q, packing.positions, c_.rope_theta);
       A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
-      const ops::ScanPtr scan = ops::state_scan(tape, {in.log_w, in.key, state_value(tape, in.token_value, A, {}), in.kappa, in.rate, {}, packing.segments, heads_.state_of_head}, false);
+      const ops::ScanPtr scan = ops::state_scan(tape,
+                                                {in.log_w,
+                                                 in.key,
+                                                 state_value(tape, in.token_value, A, {}),
+                                                 in.kappa,
+                                                 in.rate,
+                                                 {},
+                                                 packing.segments,
+                                                 heads_.state_of_head},
+                                                false);
       z = read(tape, scan, in.r);
     }
     return combine(tape, A, z);
@@ -135,23 +162,30 @@ class WunengMixer : public Mixer {
     Var A, z, final;
   };
 
-  // One chunk of every document that reaches it; boundary is undefined before the first, where the state is zero.
-  Outputs wave_forward(Tape& tape, const Inputs& all, const Var& k, const Var& v, const Wave& wave, const Var& boundary, bool want_final) const {
+  // One chunk of every document that reaches it; boundary is undefined before the first, where the state is
+  // zero.
+  Outputs wave_forward(Tape& tape, const Inputs& all, const Var& k, const Var& v, const Wave& wave,
+                       const Var& boundary, bool want_final) const {
     const auto pack = [&](const Var& y) { return y.defined() ? ops::pack_rows(tape, y, wave.runs) : y; };
     const Var r = pack(all.r);
-    const Var zb = boundary.defined() ? read_at_boundary(tape, boundary, r, wave) : Var(Tensor::zeros(r.shape()));
+    const Var zb =
+        boundary.defined() ? read_at_boundary(tape, boundary, r, wave) : Var(Tensor::zeros(r.shape()));
     Var q = pack(all.q);
-    if (o_.multi_token) q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
+    if (o_.multi_token)
+      q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
     q = ops::rope(tape, q, wave.positions, c_.rope_theta);
     const Var A = ops::attention(tape, q, k, v, wave.attention, heads_.kv_of_head);  // Eq. 12
     const Var Mb = o_.middle_feedback() ? middle(tape, A, zb) : Var();
     const Var value = state_value(tape, pack(all.token_value), A, Mb);
-    const ops::ScanPtr scan = ops::state_scan(tape, {pack(all.log_w), pack(all.key), value, pack(all.kappa), pack(all.rate), boundary, wave.segments, heads_.state_of_head}, want_final);
+    const ops::ScanPtr scan = ops::state_scan(tape,
+                                              {pack(all.log_w), pack(all.key), value, pack(all.kappa),
+                                               pack(all.rate), boundary, wave.segments, heads_.state_of_head},
+                                              want_final);
     return {A, read(tape, scan, r), scan->final};
   }
 
-  // v_s (Eq. 4, 9): the token's value, and what the group's attention and middle heads feed back. Where ranks share a state head each adds its
-  // own query heads' part; the token's value is whole on each.
+  // v_s (Eq. 4, 9): the token's value, and what the group's attention and middle heads feed back. Where ranks
+  // share a state head each adds its own query heads' part; the token's value is whole on each.
   Var state_value(Tape& tape, const Var& token, const Var& A, const Var& Mb) const {
     Var parts;
     if (value_attention_) parts = ops::head_linear(tape, A, value_attention_);
@@ -177,27 +211,37 @@ class WunengMixer : public Mixer {
 
   Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const Wave& wave) const {
     Var y = ops::read_boundary(tape, boundary, r, wave.segments, heads_.state_of_head, false);
-    if (khat_) y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), wave.segments, heads_.state_of_head, true);
+    if (khat_)
+      y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), wave.segments,
+                             heads_.state_of_head, true);
     return ops::rms_norm(tape, y, state_norm_, c_.head_dim * 1e-5f);
   }
 
   // M_h (Eq. 6, 7, 8).
   Var middle(Tape& tape, const Var& A, const Var& z) const {
-    if (o_.cross_head == "concat") return ops::silu(tape, ops::head_linear(tape, ops::add_scaled_heads(tape, A, z, beta_), mid_));
+    if (o_.cross_head == "concat")
+      return ops::silu(tape, ops::head_linear(tape, ops::add_scaled_heads(tape, A, z, beta_), mid_));
     if (o_.cross_head == "additive")
-      return ops::silu(tape, ops::add_scaled_heads(tape, ops::head_linear(tape, A, mid_), ops::head_linear(tape, z, mid_state_), beta_));
+      return ops::silu(tape, ops::add_scaled_heads(tape, ops::head_linear(tape, A, mid_),
+                                                   ops::head_linear(tape, z, mid_state_), beta_));
     const Var g = ops::sigmoid(tape, ops::head_linear(tape, ops::concat(tape, A, z), gate_));
-    return ops::silu(tape, ops::head_linear(tape, ops::mix(tape, g, A, ops::scale_heads(tape, z, beta_)), mid_));
+    return ops::silu(tape,
+                     ops::head_linear(tape, ops::mix(tape, g, A, ops::scale_heads(tape, z, beta_)), mid_));
   }
 
-  // F of {A + gamma M}, {alpha z}, {M} (Eq. 6), through the output projections: the layer's one sum over ranks.
+  // F of {A + gamma M}, {alpha z}, {M} (Eq. 6), through the output projections: the layer's one sum over
+  // ranks.
   Var combine(Tape& tape, const Var& A, const Var& z) const {
     const int64_t T = A.dim(0), width = A.dim(1) * A.dim(2);
-    const auto project = [&](const Var& heads, P weight) { return ops::linear(tape, ops::reshape(tape, heads, {T, width}), weight); };
+    const auto project = [&](const Var& heads, P weight) {
+      return ops::linear(tape, ops::reshape(tape, heads, {T, width}), weight);
+    };
     Var first = A, own;
     const auto join = [&](const Var& heads, P output, P mix) {
-      if (output) own = own.defined() ? ops::add(tape, own, project(heads, output)) : project(heads, output);
-      else first = ops::add(tape, first, mix ? ops::head_linear(tape, heads, mix) : heads);
+      if (output)
+        own = own.defined() ? ops::add(tape, own, project(heads, output)) : project(heads, output);
+      else
+        first = ops::add(tape, first, mix ? ops::head_linear(tape, heads, mix) : heads);
     };
     if (o_.middles()) {
       const Var M = middle(tape, A, z);
@@ -216,16 +260,20 @@ class WunengMixer : public Mixer {
   Qwen2Projections qwen_;
   bool grouped_ = false;
   StateProjection r_proj_, kappa_proj_, key_proj_;
-  P r_head_ = nullptr, w0_ = nullptr, w1_ = nullptr, w2_ = nullptr, a0_ = nullptr, a1_ = nullptr, a2_ = nullptr, k_a_ = nullptr;
+  P r_head_ = nullptr, w0_ = nullptr, w1_ = nullptr, w2_ = nullptr, a0_ = nullptr, a1_ = nullptr,
+    a2_ = nullptr, k_a_ = nullptr;
   P mu_r_ = nullptr, mu_k_ = nullptr, mu_kappa_ = nullptr, mu_w_ = nullptr, mu_a_ = nullptr;
   P state_norm_ = nullptr, alpha_ = nullptr, beta_ = nullptr, gamma_ = nullptr, lambda_ = nullptr;
-  P value_attention_ = nullptr, value_middle_ = nullptr, khat_ = nullptr, mid_ = nullptr, mid_state_ = nullptr, gate_ = nullptr;
-  P query_state_ = nullptr, o_state_ = nullptr, o_middle_ = nullptr, mix_state_ = nullptr, mix_middle_ = nullptr;
+  P value_attention_ = nullptr, value_middle_ = nullptr, khat_ = nullptr, mid_ = nullptr,
+    mid_state_ = nullptr, gate_ = nullptr;
+  P query_state_ = nullptr, o_state_ = nullptr, o_middle_ = nullptr, mix_state_ = nullptr,
+    mix_middle_ = nullptr;
 };
 
 }  // namespace
 
-std::unique_ptr<Mixer> make_wuneng_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp, const std::string& prefix) {
+std::unique_ptr<Mixer> make_wuneng_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp,
+                                         const std::string& prefix) {
   return std::make_unique<WunengMixer>(config, store, tp, prefix);
 }
 

@@ -18,8 +18,9 @@ void Mesh::check(int ranks, const Layout& student, const std::optional<Layout>& 
   for (const Layout& l : {student, teacher.value_or(student)})
     require(l.dp > 0 && l.pp > 0 && l.tp > 0, "layout: {}: expected positive degrees", equation("role", l));
   const int wanted = student.size() + (teacher ? teacher->size() : 0);
-  require(wanted == ranks, "the recipe asks for {} ranks: {}{}, but {} {} started; use mpirun -n {}", wanted, equation("student", student),
-          teacher ? " + " + equation("teacher", *teacher) : "", ranks, ranks == 1 ? "was" : "were", wanted);
+  require(wanted == ranks, "the recipe asks for {} ranks: {}{}, but {} {} started; use mpirun -n {}", wanted,
+          equation("student", student), teacher ? " + " + equation("teacher", *teacher) : "", ranks,
+          ranks == 1 ? "was" : "were", wanted);
 }
 
 Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<Layout>& teacher) {
@@ -36,13 +37,16 @@ Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<La
   m.tp_rank = index % m.layout.tp;
   m.pp_rank = index / m.layout.tp % m.layout.pp;
   m.dp_rank = index / (m.layout.tp * m.layout.pp);
-  if (world.size() > 1) set_rank_name(fmt::format("rank {} ({} dp{} pp{} tp{})", world.rank(), role, m.dp_rank, m.pp_rank, m.tp_rank));
+  if (world.size() > 1)
+    set_rank_name(
+        fmt::format("rank {} ({} dp{} pp{} tp{})", world.rank(), role, m.dp_rank, m.pp_rank, m.tp_rank));
   m.role_comm = world.split(teaches, index, role);
   m.tp = m.role_comm.split(m.dp_rank * m.layout.pp + m.pp_rank, m.tp_rank, role + ".tp");
   m.pp = m.role_comm.split(m.dp_rank * m.layout.tp + m.tp_rank, m.pp_rank, role + ".pp");
   m.dp = m.role_comm.split(m.pp_rank * m.layout.tp + m.tp_rank, m.dp_rank, role + ".dp");
   const bool ends = m.layout.pp > 1 && (m.first_stage() || m.last_stage());
-  m.embedding = m.role_comm.split(ends ? m.dp_rank * m.layout.tp + m.tp_rank : -1, m.pp_rank, role + ".embedding");
+  m.embedding =
+      m.role_comm.split(ends ? m.dp_rank * m.layout.tp + m.tp_rank : -1, m.pp_rank, role + ".embedding");
   return m;
 }
 

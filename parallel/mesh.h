@@ -1,5 +1,5 @@
-// Mesh: who each rank is. Roles split the world, the student's ranks first; each role is cut its own way into dp x pp x tp, tp fastest (so
-// that tensor-parallel ranks are neighbours on a node), then pp, then dp.
+// Mesh: who each rank is. Roles split the world, the student's ranks first; each role is cut its own way into
+// dp x pp x tp, tp fastest (so that tensor-parallel ranks are neighbours on a node), then pp, then dp.
 #pragma once
 #include <optional>
 
@@ -22,12 +22,12 @@ struct Mesh {
   static Mesh make(const Comm& world, const Layout& student, const std::optional<Layout>& teacher);
 
   Role role = Role::student;
-  Layout student, layout;            // the student's, and this role's own
+  Layout student, layout;  // the student's, and this role's own
   std::optional<Layout> teacher;
   int dp_rank = 0, pp_rank = 0, tp_rank = 0;
   Comm world, role_comm;
-  Comm tp, pp, dp;                   // the ranks that differ from this one in that coordinate only
-  Comm embedding;                    // first and last pipeline stage with the same dp and tp; itself elsewhere
+  Comm tp, pp, dp;  // the ranks that differ from this one in that coordinate only
+  Comm embedding;   // first and last pipeline stage with the same dp and tp; itself elsewhere
 
   bool first_stage() const { return pp_rank == 0; }
   bool last_stage() const { return pp_rank == layout.pp - 1; }

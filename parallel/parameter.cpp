@@ -31,8 +31,10 @@ Shape Parameter::owned_begin() const {
 Tensor Parameter::owned_part(const Tensor& shard) const {
   if (owned == held) return shard;
   if (cut_dim == 0) return shard.rows(owned.begin - held.begin, owned.end - held.begin);
-  fail("parameter {}: owned part {}..{} of held {}..{} along dimension {}: only the first dimension may overlap", name,
-       owned.begin, owned.end, held.begin, held.end, cut_dim);
+  fail(
+      "parameter {}: owned part {}..{} of held {}..{} along dimension {}: only the first dimension may "
+      "overlap",
+      name, owned.begin, owned.end, held.begin, held.end, cut_dim);
 }
 
 }  // namespace wuneng

@@ -6,9 +6,9 @@ namespace wuneng {
 
 // One micro-batch as every rank of a replica sees it: T rows of packed documents.
 struct MicroBatch {
-  Tensor tokens;                    // [T] i32
-  Tensor labels;                    // [T] i32: the next token, negative where none counts
-  std::vector<int64_t> documents;   // first row of each document, then T: [0, 512, 700, 1024]
+  Tensor tokens;                   // [T] i32
+  Tensor labels;                   // [T] i32: the next token, negative where none counts
+  std::vector<int64_t> documents;  // first row of each document, then T: [0, 512, 700, 1024]
   int64_t rows() const { return tokens.dim(0); }
 };
 

@@ -5,7 +5,7 @@
 namespace wuneng {
 namespace {
 
-constexpr int kFrame = 1, kCredit = 2;          // message tags of the stream's communicator
+constexpr int kFrame = 1, kCredit = 2;            // message tags of the stream's communicator
 constexpr uint64_t kMagic = 0x314d5453'474e4e57;  // "WNNGSTM1"
 
 struct Header {
@@ -17,17 +17,25 @@ struct Header {
 static_assert(sizeof(Header) == 64);
 
 Header header_of(const StreamItem& item, const Range& columns, const StreamOptions& o) {
-  return {.round = item.round, .rows = o.rows, .column_begin = columns.begin, .column_end = columns.end, .micro_batch = item.micro_batch,
-          .student_dp = item.student_dp, .dtype = static_cast<int32_t>(o.dtype), .bytes = o.rows * columns.size() * size_of(o.dtype)};
+  return {.round = item.round,
+          .rows = o.rows,
+          .column_begin = columns.begin,
+          .column_end = columns.end,
+          .micro_batch = item.micro_batch,
+          .student_dp = item.student_dp,
+          .dtype = static_cast<int32_t>(o.dtype),
+          .bytes = o.rows * columns.size() * size_of(o.dtype)};
 }
 
 std::string describe(const Header& h) {
-  return fmt::format("round {} micro-batch {} replica {} columns {}..{} of {} rows ({} bytes)", h.round, h.micro_batch, h.student_dp, h.column_begin, h.column_end, h.rows, h.bytes);
+  return fmt::format("round {} micro-batch {} replica {} columns {}..{} of {} rows ({} bytes)", h.round,
+                     h.micro_batch, h.student_dp, h.column_begin, h.column_end, h.rows, h.bytes);
 }
 
 }  // namespace
 
-TeacherSender::TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options) : stream_(stream), mesh_(mesh), options_(options) {
+TeacherSender::TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options)
+    : stream_(stream), mesh_(mesh), options_(options) {
   for (const StreamSlice& s : stream_slices(options.shape))
     if (s.teacher_tp == mesh.tp_rank) slices_.push_back(s);
 }
@@ -39,8 +47,10 @@ void TeacherSender::take_credit(int rank, Receiver& receiver) {
 }
 
 void TeacherSender::send(const StreamItem& item, const Tensor& logits) {
-  const int64_t mine = cut(options_.shape.teacher_vocab, options_.shape.teacher_tp, mesh_.tp_rank).begin, width = logits.dim(1);
-  require(logits.dim(0) == options_.rows, "teacher stream: {} rows of logits, expected {}", logits.dim(0), options_.rows);
+  const int64_t mine = cut(options_.shape.teacher_vocab, options_.shape.teacher_tp, mesh_.tp_rank).begin,
+                width = logits.dim(1);
+  require(logits.dim(0) == options_.rows, "teacher stream: {} rows of logits, expected {}", logits.dim(0),
+          options_.rows);
   for (const StreamSlice& slice : slices_) {
     const int to = mesh_.world_rank(Role::student, item.student_dp, mesh_.student.pp - 1, slice.student_tp);
     Receiver& receiver = receivers_[to];
@@ -53,7 +63,8 @@ void TeacherSender::send(const StreamItem& item, const Tensor& logits) {
     const int64_t count = slice.columns.size();
     for (int64_t t = 0; t < options_.rows; ++t) {
       const float* from = logits.f32() + t * width + slice.columns.begin - mine;
-      if (options_.dtype == DType::f32) std::memcpy(payload + t * count * 4, from, count * 4);
+      if (options_.dtype == DType::f32)
+        std::memcpy(payload + t * count * 4, from, count * 4);
       else
         for (int64_t c = 0; c < count; ++c) reinterpret_cast<bf16*>(payload)[t * count + c] = bf16(from[c]);
     }
@@ -70,19 +81,25 @@ void TeacherSender::flush() {
   }
 }
 
-StreamedTeacher::StreamedTeacher(const Comm& stream, const Mesh& mesh, const StreamOptions& options) : stream_(stream), mesh_(mesh), options_(options) {
+StreamedTeacher::StreamedTeacher(const Comm& stream, const Mesh& mesh, const StreamOptions& options)
+    : stream_(stream), mesh_(mesh), options_(options) {
   const StreamShape& s = options_.shape;
   const int last_stage = mesh.teacher->pp - 1;
   for (int replica = 0; replica < s.teacher_dp; ++replica)
     for (const StreamSlice& slice : stream_slices(s))
-      if (slice.student_tp == mesh.tp_rank) senders_.push_back({mesh.world_rank(Role::teacher, replica, last_stage, slice.teacher_tp), replica, slice, {}, {}});
+      if (slice.student_tp == mesh.tp_rank)
+        senders_.push_back(
+            {mesh.world_rank(Role::teacher, replica, last_stage, slice.teacher_tp), replica, slice, {}, {}});
   for (int64_t round = options.first_round; round < options.end_round; ++round)
     for (int m = 0; m < s.micro_batches; ++m)
       for (Sender& sender : senders_)
-        if (const StreamItem item{round, m, mesh.dp_rank}; serving_replica(s, item) == sender.replica) sender.to_post.push_back(item);
+        if (const StreamItem item{round, m, mesh.dp_rank}; serving_replica(s, item) == sender.replica)
+          sender.to_post.push_back(item);
   for (Sender& sender : senders_)
     for (int i = 0; i < options.credits; ++i)
-      post(sender, Tensor::empty({static_cast<int64_t>(sizeof(Header)) + options.rows * sender.slice.columns.size() * size_of(options.dtype)}, DType::u8));
+      post(sender, Tensor::empty({static_cast<int64_t>(sizeof(Header)) +
+                                  options.rows * sender.slice.columns.size() * size_of(options.dtype)},
+                                 DType::u8));
 }
 
 void StreamedTeacher::post(Sender& sender, Tensor buffer) {
@@ -98,17 +115,21 @@ std::vector<TeacherSlice> StreamedTeacher::take(int64_t round, int micro_batch) 
   std::vector<TeacherSlice> out;
   for (Sender& sender : senders_) {
     if (serving_replica(options_.shape, item) != sender.replica) continue;
-    require(!sender.posted.empty(), "teacher stream: round {} micro-batch {} was not planned (rounds {} to {})", round, micro_batch, options_.first_round, options_.end_round);
+    require(!sender.posted.empty(),
+            "teacher stream: round {} micro-batch {} was not planned (rounds {} to {})", round, micro_batch,
+            options_.first_round, options_.end_round);
     auto [frame, request] = std::move(sender.posted.front());
     sender.posted.pop_front();
     request.wait();
     const Header expected = header_of(item, sender.slice.columns, options_);
     Header found;
     std::memcpy(&found, frame.raw(), sizeof found);
-    require(std::memcmp(&found, &expected, sizeof found) == 0, "teacher stream, frame from world rank {}: expected {}, found {}{}", sender.world_rank, describe(expected),
-            describe(found), found.magic == kMagic ? "" : " (not a frame of ours)");
+    require(std::memcmp(&found, &expected, sizeof found) == 0,
+            "teacher stream, frame from world rank {}: expected {}, found {}{}", sender.world_rank,
+            describe(expected), describe(found), found.magic == kMagic ? "" : " (not a frame of ours)");
     char* payload = static_cast<char*>(frame.raw()) + sizeof found;
-    out.push_back({sender.slice.columns, Tensor::wrap(payload, {options_.rows, sender.slice.columns.size()}, options_.dtype, std::make_shared<Tensor>(frame))});
+    out.push_back({sender.slice.columns, Tensor::wrap(payload, {options_.rows, sender.slice.columns.size()},
+                                                      options_.dtype, std::make_shared<Tensor>(frame))});
     taken_.emplace_back(&sender, frame);
   }
   return out;

@@ -1,8 +1,10 @@
-// The teacher's stream: logits from the teacher's last-stage ranks to the student's, a bounded number of micro-batches ahead.
+// The teacher's stream: logits from the teacher's last-stage ranks to the student's, a bounded number of
+// micro-batches ahead.
 //
-// A frame is a 64-byte header (what it is) and the logits [T, columns] of one slice. A sender holds `credits` frames per receiver; the receiver
-// gives one back when it has used a frame, so memory is credits frames on either side and nobody waits for the other's step. The receiver
-// checks every header against what it expects: a mismatch is an error, never a wrong loss.
+// A frame is a 64-byte header (what it is) and the logits [T, columns] of one slice. A sender holds `credits`
+// frames per receiver; the receiver gives one back when it has used a frame, so memory is credits frames on
+// either side and nobody waits for the other's step. The receiver checks every header against what it
+// expects: a mismatch is an error, never a wrong loss.
 #pragma once
 #include <deque>
 #include <map>
@@ -13,13 +15,15 @@
 
 namespace wuneng {
 
-// A part of the teacher's logits for a micro-batch: columns in the vocabulary, [T, columns.size()] f32 or bf16.
+// A part of the teacher's logits for a micro-batch: columns in the vocabulary, [T, columns.size()] f32 or
+// bf16.
 struct TeacherSlice {
   Range columns;
   Tensor logits;
 };
 
-// Where the student's last-stage rank gets the teacher's logits from: the stream below, or a teacher in the same process.
+// Where the student's last-stage rank gets the teacher's logits from: the stream below, or a teacher in the
+// same process.
 class TeacherSource {
  public:
   virtual ~TeacherSource() = default;
@@ -32,7 +36,7 @@ struct StreamOptions {
   StreamShape shape;
   int credits = 2;
   DType dtype = DType::f32;
-  int64_t rows = 0;       // T, of every micro-batch
+  int64_t rows = 0;                        // T, of every micro-batch
   int64_t first_round = 0, end_round = 0;  // the rounds of this run
 };
 
@@ -40,7 +44,8 @@ class TeacherSender {
  public:
   // `stream` spans the world. For the teacher's last-stage ranks.
   TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
-  // logits: this rank's columns [T, cut(teacher_vocab, tp, rank)] f32. Waits while a receiver has no credit left.
+  // logits: this rank's columns [T, cut(teacher_vocab, tp, rank)] f32. Waits while a receiver has no credit
+  // left.
   void send(const StreamItem& item, const Tensor& logits);
   void flush();  // waits until everything has been received and used
 
@@ -53,7 +58,7 @@ class TeacherSender {
   Comm stream_;
   Mesh mesh_;
   StreamOptions options_;
-  std::vector<StreamSlice> slices_;  // of this rank
+  std::vector<StreamSlice> slices_;    // of this rank
   std::map<int, Receiver> receivers_;  // by world rank
 };
 

@@ -19,7 +19,8 @@ struct StreamSlice {
   int teacher_tp, student_tp;
   Range columns;
 };
-// In order of student rank, then columns. The slices of one student rank tile its part of the shared vocabulary.
+// In order of student rank, then columns. The slices of one student rank tile its part of the shared
+// vocabulary.
 std::vector<StreamSlice> stream_slices(const StreamShape& shape);
 
 // One micro-batch of one student replica in one round.
@@ -29,8 +30,12 @@ struct StreamItem {
   bool operator==(const StreamItem&) const = default;
 };
 // Items are numbered by round, micro-batch, replica, and dealt out to the teacher's replicas in turn.
-inline int64_t item_index(const StreamShape& s, const StreamItem& i) { return (i.round * s.micro_batches + i.micro_batch) * s.student_dp + i.student_dp; }
-inline int serving_replica(const StreamShape& s, const StreamItem& i) { return static_cast<int>(item_index(s, i) % s.teacher_dp); }
+inline int64_t item_index(const StreamShape& s, const StreamItem& i) {
+  return (i.round * s.micro_batches + i.micro_batch) * s.student_dp + i.student_dp;
+}
+inline int serving_replica(const StreamShape& s, const StreamItem& i) {
+  return static_cast<int>(item_index(s, i) % s.teacher_dp);
+}
 // The items of a round that a teacher's replica serves, in order.
 std::vector<StreamItem> items_served(const StreamShape& shape, int64_t round, int teacher_dp);
 

@@ -25,7 +25,8 @@ Var sum_over_ranks(Tape& tape, const Comm& tp, const Var& x) {
 namespace {
 
 // Sums the shared heads of x [T, heads, D] over the ranks, in place.
-void reduce_shared(const Comm& tp, const Tensor& x, const std::vector<SharedHead>& shared, int slots, const char* what) {
+void reduce_shared(const Comm& tp, const Tensor& x, const std::vector<SharedHead>& shared, int slots,
+                   const char* what) {
   const int64_t T = x.dim(0), heads = x.dim(1), D = x.dim(2);
   const Tensor buffer = Tensor::zeros({slots, T, D});
   const auto copy = [&](bool out) {
@@ -42,7 +43,8 @@ void reduce_shared(const Comm& tp, const Tensor& x, const std::vector<SharedHead
 
 }  // namespace
 
-Var sum_shared_heads(Tape& tape, const Comm& tp, const Var& x, const std::vector<SharedHead>& shared, int slots) {
+Var sum_shared_heads(Tape& tape, const Comm& tp, const Var& x, const std::vector<SharedHead>& shared,
+                     int slots) {
   if (slots == 0) return x;
   const Tensor value = x.value().clone();
   reduce_shared(tp, value, shared, slots, "values of shared state heads");

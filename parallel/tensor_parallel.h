@@ -7,18 +7,21 @@
 
 namespace wuneng {
 
-// R -> R; backwards the ranks' gradient shares are summed. Stands where a replicated value enters rank-local work.
+// R -> R; backwards the ranks' gradient shares are summed. Stands where a replicated value enters rank-local
+// work.
 Var copy_to_ranks(Tape& tape, const Comm& tp, const Var& x);
 
 // P -> R; backwards the gradient (R) is each share's gradient. Stands after row-parallel products.
 Var sum_over_ranks(Tape& tape, const Comm& tp, const Var& x);
 
-// P -> R with gradients P -> R: a sum whose result every rank uses in its own way. x [T, heads, D]: only the heads that `shared` lists
-// as (local head, slot) are summed, over all ranks that hold the same slot; `slots` is the number of slots over all ranks.
+// P -> R with gradients P -> R: a sum whose result every rank uses in its own way. x [T, heads, D]: only the
+// heads that `shared` lists as (local head, slot) are summed, over all ranks that hold the same slot; `slots`
+// is the number of slots over all ranks.
 struct SharedHead {
   int local;
   int slot;
 };
-Var sum_shared_heads(Tape& tape, const Comm& tp, const Var& x, const std::vector<SharedHead>& shared, int slots);
+Var sum_shared_heads(Tape& tape, const Comm& tp, const Var& x, const std::vector<SharedHead>& shared,
+                     int slots);
 
 }  // namespace wuneng

@@ -5,8 +5,8 @@
 //   ROOT/step_00000120/manifest.json        step, meta, and per shard its size, xxh3 and the parts it holds
 //   ROOT/latest                             the directory's name
 //
-// A save writes into step_N.partial, syncs, renames it, and only then names it latest: a crash at any moment leaves the checkpoint before
-// whole. A shard's checksum is verified before the file is handed to HDF5.
+// A save writes into step_N.partial, syncs, renames it, and only then names it latest: a crash at any moment
+// leaves the checkpoint before whole. A shard's checksum is verified before the file is handed to HDF5.
 #pragma once
 #include <map>
 #include <nlohmann/json.hpp>
@@ -25,16 +25,18 @@ struct CheckpointPiece {
   Tensor data;
 };
 
-// Saves on all ranks of `comm` together; a rank without pieces writes no file. Throws on every rank where one fails, the checkpoints
-// before untouched. Returns the directory.
-std::string save_checkpoint(const Comm& comm, const std::string& root, int64_t step, const std::vector<CheckpointPiece>& pieces, const nlohmann::json& meta);
+// Saves on all ranks of `comm` together; a rank without pieces writes no file. Throws on every rank where one
+// fails, the checkpoints before untouched. Returns the directory.
+std::string save_checkpoint(const Comm& comm, const std::string& root, int64_t step,
+                            const std::vector<CheckpointPiece>& pieces, const nlohmann::json& meta);
 
 // Removes all but the newest `keep` checkpoints (0: keeps all). For one rank to call.
 void prune_checkpoints(const std::string& root, int64_t keep);
 
 class CheckpointReader {
  public:
-  // A checkpoint's directory, or a root: then its latest, or (with a warning on stderr) the newest one that is whole.
+  // A checkpoint's directory, or a root: then its latest, or (with a warning on stderr) the newest one that
+  // is whole.
   explicit CheckpointReader(const std::string& path);
 
   const std::string& directory() const { return directory_; }

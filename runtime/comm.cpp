@@ -12,8 +12,8 @@
 namespace wuneng {
 namespace {
 
-bool g_mpi = false;         // was MPI started?
-bool g_check = false;       // compare collectives across ranks before each (WUNENG_CHECK_COLLECTIVES=1)
+bool g_mpi = false;    // was MPI started?
+bool g_check = false;  // compare collectives across ranks before each (WUNENG_CHECK_COLLECTIVES=1)
 int64_t g_calls = 0;
 constexpr int64_t kRing = 1 << 20;   // bytes above which our ring beats MPI_Allreduce
 constexpr int64_t kPiece = 1 << 28;  // elements of one MPI call, below its int counts
@@ -28,11 +28,16 @@ void check_mpi(int code, const std::string& call) {
 
 MPI_Datatype mpi_type(DType type, const std::string& call) {
   switch (type) {
-    case DType::f32: return MPI_FLOAT;
-    case DType::f64: return MPI_DOUBLE;
-    case DType::i32: return MPI_INT32_T;
-    case DType::i64: return MPI_INT64_T;
-    default: fail("{}: {} cannot be reduced; expected f32, f64, i32 or i64", call, to_string(type));
+    case DType::f32:
+      return MPI_FLOAT;
+    case DType::f64:
+      return MPI_DOUBLE;
+    case DType::i32:
+      return MPI_INT32_T;
+    case DType::i64:
+      return MPI_INT64_T;
+    default:
+      fail("{}: {} cannot be reduced; expected f32, f64, i32 or i64", call, to_string(type));
   }
 }
 
@@ -57,41 +62,51 @@ struct Comm::Impl {
 
   ~Impl() {
     int finalized = 0;
-    if (g_mpi && comm != MPI_COMM_NULL && comm != MPI_COMM_WORLD && MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);
+    if (g_mpi && comm != MPI_COMM_NULL && comm != MPI_COMM_WORLD &&
+        MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized)
+      MPI_Comm_free(&comm);
   }
 
   // "all_reduce sum 'grad norm' f64[1] on student.tp (world ranks 0,1), call 123"
   std::string describe(const char* operation, const char* what, const Tensor& t, int peer = -1) const {
     std::string ranks;
     for (int r : world_ranks) ranks += (ranks.empty() ? "" : ",") + std::to_string(r);
-    return fmt::format("{} '{}' {}{}{} on {} (world ranks {}), call {}", operation, what, to_string(t.dtype()), to_string(t.shape()),
-                       peer >= 0 ? fmt::format(" with world rank {}", world_ranks[peer]) : "", name, ranks, ++g_calls);
+    return fmt::format("{} '{}' {}{}{} on {} (world ranks {}), call {}", operation, what,
+                       to_string(t.dtype()), to_string(t.shape()),
+                       peer >= 0 ? fmt::format(" with world rank {}", world_ranks[peer]) : "", name, ranks,
+                       ++g_calls);
   }
 
   // All ranks of the group must be in the same call with the same size; else each says what it is in.
   void check_alike(const char* operation, const char* what, const Tensor& t, const std::string& call) const {
     if (!g_check) return;
     char mine[128] = {};
-    std::snprintf(mine, sizeof mine, "%s '%s' %s%s", operation, what, std::string(to_string(t.dtype())).c_str(), to_string(t.shape()).c_str());
+    std::snprintf(mine, sizeof mine, "%s '%s' %s%s", operation, what,
+                  std::string(to_string(t.dtype())).c_str(), to_string(t.shape()).c_str());
     std::vector<char> all(sizeof mine * size);
     check_mpi(MPI_Allgather(mine, sizeof mine, MPI_CHAR, all.data(), sizeof mine, MPI_CHAR, comm), call);
     for (int r = 0; r < size; ++r)
-      require(std::strncmp(mine, all.data() + r * sizeof mine, sizeof mine) == 0, "{}: world rank {} is in {} meanwhile", call, world_ranks[r],
-              all.data() + r * sizeof mine);
+      require(std::strncmp(mine, all.data() + r * sizeof mine, sizeof mine) == 0,
+              "{}: world rank {} is in {} meanwhile", call, world_ranks[r], all.data() + r * sizeof mine);
   }
 
-  // Ring: each rank ends up with the sum of one piece, then pieces go round. One order of summation per piece, so all ranks agree bitwise.
+  // Ring: each rank ends up with the sum of one piece, then pieces go round. One order of summation per
+  // piece, so all ranks agree bitwise.
   template <class T>
   void ring(T* data, int64_t n, Reduce op, MPI_Datatype type, const std::string& call) const {
     std::vector<T> incoming((n + size - 1) / size + 1);
-    const auto piece = [&](int i) { return std::pair{n * ((i % size + size) % size) / size, n * ((i % size + size) % size + 1) / size}; };
+    const auto piece = [&](int i) {
+      return std::pair{n * ((i % size + size) % size) / size, n * ((i % size + size) % size + 1) / size};
+    };
     const int next = (rank + 1) % size, before = (rank + size - 1) % size;
     for (int phase = 0; phase < 2; ++phase)
       for (int step = 0; step < size - 1; ++step) {
         const auto out = piece(rank - step + phase), in = piece(rank - step - 1 + phase);
         T* to = phase == 0 ? incoming.data() : data + in.first;
-        check_mpi(MPI_Sendrecv(data + out.first, static_cast<int>(out.second - out.first), type, next, 1, to, static_cast<int>(in.second - in.first),
-                               type, before, 1, comm, MPI_STATUS_IGNORE), call);
+        check_mpi(
+            MPI_Sendrecv(data + out.first, static_cast<int>(out.second - out.first), type, next, 1, to,
+                         static_cast<int>(in.second - in.first), type, before, 1, comm, MPI_STATUS_IGNORE),
+            call);
         if (phase == 0) combine(data + in.first, incoming.data(), in.second - in.first, op);
       }
   }
@@ -107,7 +122,8 @@ struct Request::Impl {
     if (expected >= 0) {
       MPI_Count bytes = 0;
       MPI_Get_elements_x(&status, MPI_BYTE, &bytes);
-      require(bytes == expected, "{}: expected {} bytes, received {}", call, expected, static_cast<int64_t>(bytes));
+      require(bytes == expected, "{}: expected {} bytes, received {}", call, expected,
+              static_cast<int64_t>(bytes));
     }
     request = MPI_REQUEST_NULL;
   }
@@ -175,7 +191,8 @@ Comm Comm::split(int color, int key, const std::string& name) const {
   MPI_Comm_size(part, &impl->size);
   impl->world_ranks.resize(impl->size);
   const int mine = impl_->world_ranks[impl_->rank];
-  check_mpi(MPI_Allgather(&mine, 1, MPI_INT, impl->world_ranks.data(), 1, MPI_INT, part), "split into " + name);
+  check_mpi(MPI_Allgather(&mine, 1, MPI_INT, impl->world_ranks.data(), 1, MPI_INT, part),
+            "split into " + name);
   return Comm(impl);
 }
 
@@ -191,8 +208,10 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   for (int64_t at = 0; at < tensor.numel(); at += kPiece) {
     const int64_t n = std::min(kPiece, tensor.numel() - at);
     char* data = static_cast<char*>(tensor.raw()) + at * size_of(tensor.dtype());
-    if (tensor.dtype() == DType::f32 && n * 4 > kRing) impl_->ring(reinterpret_cast<float*>(data), n, op, type, call);
-    else check_mpi(MPI_Allreduce(MPI_IN_PLACE, data, static_cast<int>(n), type, mpi_op, impl_->comm), call);
+    if (tensor.dtype() == DType::f32 && n * 4 > kRing)
+      impl_->ring(reinterpret_cast<float*>(data), n, op, type, call);
+    else
+      check_mpi(MPI_Allreduce(MPI_IN_PLACE, data, static_cast<int>(n), type, mpi_op, impl_->comm), call);
   }
 }
 
@@ -209,7 +228,9 @@ void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
   watchdog::Waiting waiting(call);
   impl_->check_alike("broadcast", what, tensor, call);
   for (int64_t at = 0; at < tensor.bytes(); at += kPiece)
-    check_mpi(MPI_Bcast(static_cast<char*>(tensor.raw()) + at, static_cast<int>(std::min(kPiece, tensor.bytes() - at)), MPI_BYTE, root, impl_->comm), call);
+    check_mpi(MPI_Bcast(static_cast<char*>(tensor.raw()) + at,
+                        static_cast<int>(std::min(kPiece, tensor.bytes() - at)), MPI_BYTE, root, impl_->comm),
+              call);
 }
 
 void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
@@ -241,7 +262,9 @@ std::vector<std::string> Comm::all_gather_text(const std::string& mine, const ch
   check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, impl_->comm), call);
   for (int r = 0; r < size; ++r) offsets[r + 1] = offsets[r] + lengths[r];
   std::vector<char> all(offsets[size] + 1);
-  check_mpi(MPI_Allgatherv(mine.data(), length, MPI_CHAR, all.data(), lengths.data(), offsets.data(), MPI_CHAR, impl_->comm), call);
+  check_mpi(MPI_Allgatherv(mine.data(), length, MPI_CHAR, all.data(), lengths.data(), offsets.data(),
+                           MPI_CHAR, impl_->comm),
+            call);
   std::vector<std::string> out;
   for (int r = 0; r < size; ++r) out.emplace_back(all.data() + offsets[r], lengths[r]);
   return out;
@@ -253,8 +276,11 @@ Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) c
   out.impl_ = std::make_shared<Request::Impl>();
   out.impl_->buffer = tensor;
   out.impl_->call = impl_->describe("send", what, tensor, peer);
-  require(tensor.bytes() <= INT32_MAX, "{}: {} bytes are more than one message holds; cut the micro-batch", out.impl_->call, tensor.bytes());
-  check_mpi(MPI_Isend(tensor.raw(), static_cast<int>(tensor.bytes()), MPI_BYTE, peer, tag, impl_->comm, &out.impl_->request), out.impl_->call);
+  require(tensor.bytes() <= INT32_MAX, "{}: {} bytes are more than one message holds; cut the micro-batch",
+          out.impl_->call, tensor.bytes());
+  check_mpi(MPI_Isend(tensor.raw(), static_cast<int>(tensor.bytes()), MPI_BYTE, peer, tag, impl_->comm,
+                      &out.impl_->request),
+            out.impl_->call);
   return out;
 }
 
@@ -265,13 +291,20 @@ Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) c
   out.impl_->buffer = tensor;
   out.impl_->expected = tensor.bytes();
   out.impl_->call = impl_->describe("receive", what, tensor, peer);
-  require(tensor.bytes() <= INT32_MAX, "{}: {} bytes are more than one message holds; cut the micro-batch", out.impl_->call, tensor.bytes());
-  check_mpi(MPI_Irecv(tensor.raw(), static_cast<int>(tensor.bytes()), MPI_BYTE, peer, tag, impl_->comm, &out.impl_->request), out.impl_->call);
+  require(tensor.bytes() <= INT32_MAX, "{}: {} bytes are more than one message holds; cut the micro-batch",
+          out.impl_->call, tensor.bytes());
+  check_mpi(MPI_Irecv(tensor.raw(), static_cast<int>(tensor.bytes()), MPI_BYTE, peer, tag, impl_->comm,
+                      &out.impl_->request),
+            out.impl_->call);
   return out;
 }
 
-void Comm::send(const Tensor& tensor, int peer, int tag, const char* what) const { isend(tensor, peer, tag, what).wait(); }
-void Comm::recv(const Tensor& tensor, int peer, int tag, const char* what) const { irecv(tensor, peer, tag, what).wait(); }
+void Comm::send(const Tensor& tensor, int peer, int tag, const char* what) const {
+  isend(tensor, peer, tag, what).wait();
+}
+void Comm::recv(const Tensor& tensor, int peer, int tag, const char* what) const {
+  irecv(tensor, peer, tag, what).wait();
+}
 
 Runtime::Runtime(int* argc, char*** argv) {
   const auto launched = [] {
@@ -281,7 +314,8 @@ Runtime::Runtime(int* argc, char*** argv) {
   };
   if (launched()) {
     int provided = 0;
-    MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided);  // the watchdog may abort while another thread waits
+    MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE,
+                    &provided);  // the watchdog may abort while another thread waits
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     g_mpi = true;
     const char* check = std::getenv("WUNENG_CHECK_COLLECTIVES");

@@ -1,8 +1,8 @@
 // Comm: a named group of ranks and the one entry point for everything that ranks say to each other.
 //
-// Every call goes through one gate that checks types and sizes, counts and names the call for the trace and the hang
-// report, and dispatches: identity for one rank, MPI for host tensors. A rank that waits in one call longer than
-// the hang timeout prints who it is, what it waits for and with whom, and aborts the run.
+// Every call goes through one gate that checks types and sizes, counts and names the call for the trace and
+// the hang report, and dispatches: identity for one rank, MPI for host tensors. A rank that waits in one call
+// longer than the hang timeout prints who it is, what it waits for and with whom, and aborts the run.
 #pragma once
 #include <memory>
 #include <string>
@@ -14,11 +14,12 @@ namespace wuneng {
 
 enum class Reduce { sum, max, min };
 
-// An operation under way. Keeps its buffer alive; must be waited for (the destructor aborts the run otherwise, unless an exception is unwinding).
+// An operation under way. Keeps its buffer alive; must be waited for (the destructor aborts the run
+// otherwise, unless an exception is unwinding).
 class Request {
  public:
   Request() = default;
-  bool done();   // true when finished; never blocks
+  bool done();  // true when finished; never blocks
   void wait();
   bool active() const { return impl_ != nullptr; }
 
@@ -30,19 +31,20 @@ class Request {
 
 class Comm {
  public:
-  Comm();                          // one rank: itself
-  static Comm world();             // all ranks; MPI must be started (see Runtime)
+  Comm();               // one rank: itself
+  static Comm world();  // all ranks; MPI must be started (see Runtime)
 
   int rank() const;
   int size() const;
-  const std::string& name() const;               // "world", "student.tp"
-  const std::vector<int>& world_ranks() const;   // the world rank of each member
+  const std::string& name() const;              // "world", "student.tp"
+  const std::vector<int>& world_ranks() const;  // the world rank of each member
 
-  // Collective over this group. Ranks with equal color form a group, ordered by key. color < 0: in no group (size-1 identity).
+  // Collective over this group. Ranks with equal color form a group, ordered by key. color < 0: in no group
+  // (size-1 identity).
   Comm split(int color, int key, const std::string& name) const;
 
-  // what: names the call in reports, e.g. "grad norm". Tensors f32 (all), f64/i64 (reductions); contiguous; shapes equal on all ranks.
-  // Results are bitwise equal on all ranks and from run to run.
+  // what: names the call in reports, e.g. "grad norm". Tensors f32 (all), f64/i64 (reductions); contiguous;
+  // shapes equal on all ranks. Results are bitwise equal on all ranks and from run to run.
   void all_reduce(const Tensor& tensor, Reduce op, const char* what) const;
   void broadcast(const Tensor& tensor, int root, const char* what) const;
   void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]
@@ -63,7 +65,8 @@ class Comm {
   std::shared_ptr<Impl> impl_;
 };
 
-// Starts and ends MPI where the program was launched under it (or always where `force_mpi`), and runs the watchdog.
+// Starts and ends MPI where the program was launched under it (or always where `force_mpi`), and runs the
+// watchdog.
 class Runtime {
  public:
   explicit Runtime(int* argc, char*** argv);

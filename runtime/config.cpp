@@ -17,12 +17,14 @@ struct Setting {
   std::string where;  // "recipe.toml:12" or "command line"
 };
 
-void flatten(const toml::value& value, const std::string& prefix, const std::string& file, std::map<std::string, Setting>& out) {
+void flatten(const toml::value& value, const std::string& prefix, const std::string& file,
+             std::map<std::string, Setting>& out) {
   if (!value.is_table()) {
     out[prefix] = {value, fmt::format("{}:{}", file, value.location().line())};
     return;
   }
-  for (const auto& [key, child] : value.as_table()) flatten(child, prefix.empty() ? key : prefix + "." + key, file, out);
+  for (const auto& [key, child] : value.as_table())
+    flatten(child, prefix.empty() ? key : prefix + "." + key, file, out);
 }
 
 size_t edit_distance(const std::string& a, const std::string& b) {
@@ -66,12 +68,15 @@ struct Recipe::Impl {
   [[noreturn]] static void wrong(const std::string& key, const Setting& s, const std::string& expected) {
     fail("{}: {} = {}: expected {}", s.where, key, shown(s.value), expected);
   }
-  static void check_allowed(const std::string& key, const Setting& s, const std::string& value, const std::vector<std::string>& allowed) {
-    if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), value) == allowed.end()) wrong(key, s, "one of " + joined(allowed));
+  static void check_allowed(const std::string& key, const Setting& s, const std::string& value,
+                            const std::vector<std::string>& allowed) {
+    if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), value) == allowed.end())
+      wrong(key, s, "one of " + joined(allowed));
   }
 };
 
-Recipe::Recipe(const std::string& path, const std::vector<std::string>& overrides) : path_(path), impl_(std::make_unique<Impl>()) {
+Recipe::Recipe(const std::string& path, const std::vector<std::string>& overrides)
+    : path_(path), impl_(std::make_unique<Impl>()) {
   try {
     flatten(toml::parse(path), "", path, impl_->settings);
   } catch (const toml::syntax_error& e) {
@@ -81,7 +86,8 @@ Recipe::Recipe(const std::string& path, const std::vector<std::string>& override
   }
   for (const std::string& text : overrides) {
     const size_t equals = text.find('=');
-    require(equals != std::string::npos && equals > 0, "'{}': expected key=value, such as optimizer.lr=1e-4", text);
+    require(equals != std::string::npos && equals > 0, "'{}': expected key=value, such as optimizer.lr=1e-4",
+            text);
     const std::string key = text.substr(0, equals), value = text.substr(equals + 1);
     const auto parse = [](const std::string& v) {
       std::istringstream in("value = " + v + "\n");
@@ -102,7 +108,10 @@ int64_t Recipe::integer(const std::string& key, int64_t fallback, int64_t least,
   if (const Setting* s = impl_->find(key)) {
     if (!s->value.is_integer()) Impl::wrong(key, *s, "a whole number");
     value = s->value.as_integer();
-    if (value < least || value > most) Impl::wrong(key, *s, most == INT64_MAX ? fmt::format("at least {}", least) : fmt::format("{} to {}", least, most));
+    if (value < least || value > most)
+      Impl::wrong(
+          key, *s,
+          most == INT64_MAX ? fmt::format("at least {}", least) : fmt::format("{} to {}", least, most));
   }
   impl_->asked[key] = std::to_string(value);
   return value;
@@ -129,7 +138,8 @@ bool Recipe::boolean(const std::string& key, bool fallback) {
   return value;
 }
 
-std::string Recipe::text(const std::string& key, const std::string& fallback, const std::vector<std::string>& allowed) {
+std::string Recipe::text(const std::string& key, const std::string& fallback,
+                         const std::vector<std::string>& allowed) {
   std::string value = fallback;
   if (const Setting* s = impl_->find(key)) {
     if (!s->value.is_string()) Impl::wrong(key, *s, "a text in quotes");
@@ -140,7 +150,8 @@ std::string Recipe::text(const std::string& key, const std::string& fallback, co
   return value;
 }
 
-std::vector<std::string> Recipe::texts(const std::string& key, const std::vector<std::string>& fallback, const std::vector<std::string>& allowed) {
+std::vector<std::string> Recipe::texts(const std::string& key, const std::vector<std::string>& fallback,
+                                       const std::vector<std::string>& allowed) {
   std::vector<std::string> value = fallback;
   if (const Setting* s = impl_->find(key)) {
     if (!s->value.is_array()) Impl::wrong(key, *s, "a list of texts, such as [\"a\", \"b\"]");
@@ -158,7 +169,8 @@ std::vector<std::string> Recipe::texts(const std::string& key, const std::vector
 }
 
 bool Recipe::has(const std::string& key) const {
-  return std::any_of(impl_->settings.begin(), impl_->settings.end(), [&](const auto& s) { return s.first == key || s.first.rfind(key + ".", 0) == 0; });
+  return std::any_of(impl_->settings.begin(), impl_->settings.end(),
+                     [&](const auto& s) { return s.first == key || s.first.rfind(key + ".", 0) == 0; });
 }
 
 void Recipe::require_key(const std::string& key) const { require(has(key), "{}: {} is missing", path_, key); }
@@ -170,8 +182,10 @@ void Recipe::finish() const {
     std::string nearest;
     size_t best = std::max<size_t>(3, key.size() / 3);
     for (const auto& [known, value] : impl_->asked)
-      if (const size_t distance = edit_distance(key, known); distance < best) best = distance, nearest = known;
-    problems += fmt::format("{}{}: unknown key {}{}", problems.empty() ? "" : "\n", setting.where, key, nearest.empty() ? "" : "; did you mean " + nearest + "?");
+      if (const size_t distance = edit_distance(key, known); distance < best)
+        best = distance, nearest = known;
+    problems += fmt::format("{}{}: unknown key {}{}", problems.empty() ? "" : "\n", setting.where, key,
+                            nearest.empty() ? "" : "; did you mean " + nearest + "?");
   }
   require(problems.empty(), "{}", problems);
 }

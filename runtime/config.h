@@ -1,5 +1,5 @@
-// Recipe: a TOML file with key=value overrides, read key by key. A key that nobody asked for is an error, so that a misspelt setting never
-// passes for a default.
+// Recipe: a TOML file with key=value overrides, read key by key. A key that nobody asked for is an error, so
+// that a misspelt setting never passes for a default.
 #pragma once
 #include <memory>
 #include <string>
@@ -13,12 +13,15 @@ class Recipe {
   Recipe(const std::string& path, const std::vector<std::string>& overrides);
   ~Recipe();
 
-  // Each names its key, its default and what it accepts; a wrong type or value throws, naming file, line, key, expected and found.
+  // Each names its key, its default and what it accepts; a wrong type or value throws, naming file, line,
+  // key, expected and found.
   int64_t integer(const std::string& key, int64_t fallback, int64_t least, int64_t most = INT64_MAX);
   double number(const std::string& key, double fallback, double least, double most);
   bool boolean(const std::string& key, bool fallback);
-  std::string text(const std::string& key, const std::string& fallback, const std::vector<std::string>& allowed = {});
-  std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& fallback, const std::vector<std::string>& allowed = {});
+  std::string text(const std::string& key, const std::string& fallback,
+                   const std::vector<std::string>& allowed = {});
+  std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& fallback,
+                                 const std::vector<std::string>& allowed = {});
   bool has(const std::string& key) const;          // is it set, or a table with something set?
   void require_key(const std::string& key) const;  // throws where it is not set
 

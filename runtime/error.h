@@ -1,4 +1,5 @@
-// Errors. Every error says what was expected, what was found and where; main() adds the rank's name before it prints.
+// Errors. Every error says what was expected, what was found and where; main() adds the rank's name before it
+// prints.
 #pragma once
 #include <fmt/format.h>
 
@@ -33,8 +34,8 @@ const std::string& rank_name();
 }  // namespace wuneng
 
 // For what only a bug of ours can break; adds file and line.
-#define WUNENG_ASSERT(condition)                                                            \
-  do {                                                                                      \
-    if (!(condition)) [[unlikely]]                                                          \
-      ::wuneng::fail("{}:{}: internal check failed: {}", __FILE__, __LINE__, #condition);  \
+#define WUNENG_ASSERT(condition)                                                          \
+  do {                                                                                    \
+    if (!(condition)) [[unlikely]]                                                        \
+      ::wuneng::fail("{}:{}: internal check failed: {}", __FILE__, __LINE__, #condition); \
   } while (false)

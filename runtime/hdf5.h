@@ -22,11 +22,11 @@ class Handle {
   herr_t (*close_)(hid_t);
 };
 
-Handle create_file(const std::string& path);     // truncates; format bounds pinned, so that older readers cope
-Handle open_file(const std::string& path);       // read-only
-hid_t type_of(DType dtype);                      // little-endian file type; bf16 and f16 are stored as u16 (see mark_dtype)
+Handle create_file(const std::string& path);  // truncates; format bounds pinned, so that older readers cope
+Handle open_file(const std::string& path);    // read-only
+hid_t type_of(DType dtype);  // little-endian file type; bf16 and f16 are stored as u16 (see mark_dtype)
 DType dtype_of_dataset(hid_t dataset, const std::string& where);
-void mark_dtype(hid_t dataset, DType dtype);     // the attribute `dtype`, for types that HDF5 does not have
+void mark_dtype(hid_t dataset, DType dtype);  // the attribute `dtype`, for types that HDF5 does not have
 void check(herr_t status, const std::string& what);
 
 // Writes a tensor as a new dataset; groups in the name are made as needed.

@@ -16,7 +16,8 @@ MetricsFile::MetricsFile(const std::string& path, int64_t first_step) {
     std::string kept;
     std::ifstream in(path);
     for (std::string line; first_step > 0 && std::getline(in, line);) {
-      const auto parsed = nlohmann::json::parse(line, nullptr, false);  // a line that a killed run cut short is dropped
+      const auto parsed =
+          nlohmann::json::parse(line, nullptr, false);  // a line that a killed run cut short is dropped
       if (parsed.is_object() && parsed.value("step", int64_t{0}) <= first_step) kept += line + "\n";
     }
     in.close();
@@ -34,12 +35,14 @@ void MetricsFile::write(const nlohmann::json& line) {
 
 std::string format_report(const StepReport& r) {
   const auto seconds = static_cast<int64_t>(r.seconds_left + 0.5);
-  const std::string left = seconds >= 3600 ? fmt::format("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-                                           : fmt::format("{}:{:02}", seconds / 60, seconds % 60);
+  const std::string left =
+      seconds >= 3600 ? fmt::format("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+                      : fmt::format("{}:{:02}", seconds / 60, seconds % 60);
   std::string speed = fmt::format("{:.0f}", r.tokens_per_second);
   for (int at = static_cast<int>(speed.size()) - 3; at > 0; at -= 3) speed.insert(at, ",");
-  return fmt::format("step {}/{}  loss {:.4f}{}  lr {:.2e}  grad {:.2f}  {} tok/s  {} left", r.step, r.steps, r.loss,
-                     r.shows_kl ? fmt::format("  kl {:.4f}", r.kl) : "", r.learning_rate, r.gradient_norm, speed, left);
+  return fmt::format("step {}/{}  loss {:.4f}{}  lr {:.2e}  grad {:.2f}  {} tok/s  {} left", r.step, r.steps,
+                     r.loss, r.shows_kl ? fmt::format("  kl {:.4f}", r.kl) : "", r.learning_rate,
+                     r.gradient_norm, speed, left);
 }
 
 // mpirun gives every rank a terminal of its own, whatever stands behind mpirun; launch/mpi.sh says what does.

@@ -7,7 +7,8 @@
 
 namespace wuneng {
 
-// Appends one JSON object a line, flushed, so that a killed run loses none. A resumed run first cuts the lines of steps that it will do again.
+// Appends one JSON object a line, flushed, so that a killed run loses none. A resumed run first cuts the
+// lines of steps that it will do again.
 class MetricsFile {
  public:
   MetricsFile(const std::string& path, int64_t first_step);

@@ -13,8 +13,9 @@ namespace {
 using nlohmann::json;
 constexpr int64_t kMaxHeader = 100'000'000;
 
-const std::map<std::string, DType> kTypes = {{"F32", DType::f32}, {"BF16", DType::bf16}, {"F16", DType::f16}, {"F64", DType::f64},
-                                             {"I32", DType::i32}, {"I64", DType::i64}, {"U8", DType::u8}};
+const std::map<std::string, DType> kTypes = {{"F32", DType::f32}, {"BF16", DType::bf16}, {"F16", DType::f16},
+                                             {"F64", DType::f64}, {"I32", DType::i32},   {"I64", DType::i64},
+                                             {"U8", DType::u8}};
 
 std::string type_name(DType dtype) {
   for (const auto& [name, type] : kTypes)
@@ -29,7 +30,8 @@ json parse_strict(const char* begin, const char* end, const std::string& where) 
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
     if (event == json::parse_event_t::key)
-      require(keys.back().insert(value.get<std::string>()).second, "{}: key '{}' stands twice in the header", where, value.get<std::string>());
+      require(keys.back().insert(value.get<std::string>()).second, "{}: key '{}' stands twice in the header",
+              where, value.get<std::string>());
     return true;
   };
   try {
@@ -40,14 +42,18 @@ json parse_strict(const char* begin, const char* end, const std::string& where) 
 }
 
 int64_t number(const json& j, const std::string& where) {
-  require(j.is_number_unsigned() && j.get<uint64_t>() <= INT64_MAX, "{}: expected a whole number, found {}", where, j.dump());
+  require(j.is_number_unsigned() && j.get<uint64_t>() <= INT64_MAX, "{}: expected a whole number, found {}",
+          where, j.dump());
   return j.get<int64_t>();
 }
 
 SafetensorsEntry parse_entry(const json& j, const std::string& where) {
-  require(j.is_object() && j.contains("dtype") && j.contains("shape") && j.contains("data_offsets"), "{}: expected dtype, shape and data_offsets", where);
-  require(j["dtype"].is_string() && kTypes.count(j["dtype"]), "{}: element type {} is not supported", where, j["dtype"].dump());
-  require(j["shape"].is_array() && j["data_offsets"].is_array() && j["data_offsets"].size() == 2, "{}: expected a shape list and two data_offsets", where);
+  require(j.is_object() && j.contains("dtype") && j.contains("shape") && j.contains("data_offsets"),
+          "{}: expected dtype, shape and data_offsets", where);
+  require(j["dtype"].is_string() && kTypes.count(j["dtype"]), "{}: element type {} is not supported", where,
+          j["dtype"].dump());
+  require(j["shape"].is_array() && j["data_offsets"].is_array() && j["data_offsets"].size() == 2,
+          "{}: expected a shape list and two data_offsets", where);
   SafetensorsEntry e;
   e.dtype = kTypes.at(j["dtype"]);
   e.begin = number(j["data_offsets"][0], where);
@@ -55,9 +61,11 @@ SafetensorsEntry parse_entry(const json& j, const std::string& where) {
   int64_t bytes = size_of(e.dtype);
   for (const json& dim : j["shape"]) {
     e.shape.push_back(number(dim, where));
-    require(!__builtin_mul_overflow(bytes, e.shape.back(), &bytes), "{}: shape {} overflows", where, to_string(e.shape));
+    require(!__builtin_mul_overflow(bytes, e.shape.back(), &bytes), "{}: shape {} overflows", where,
+            to_string(e.shape));
   }
-  require(e.end >= e.begin && e.end - e.begin == bytes, "{}: {} {} takes {} bytes, data_offsets give {}", where, to_string(e.dtype), to_string(e.shape), bytes, e.end - e.begin);
+  require(e.end >= e.begin && e.end - e.begin == bytes, "{}: {} {} takes {} bytes, data_offsets give {}",
+          where, to_string(e.dtype), to_string(e.shape), bytes, e.end - e.begin);
   return e;
 }
 
@@ -67,8 +75,9 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(M
   require(file_.size >= 8, "{}: {} bytes; a safetensors file has at least 8", path, file_.size);
   uint64_t length = 0;
   std::memcpy(&length, file_.data, 8);
-  require(length <= kMaxHeader && static_cast<int64_t>(length) <= file_.size - 8, "{}: a header of {} bytes; expected at most {} and at most {}", path,
-          length, kMaxHeader, file_.size - 8);
+  require(length <= kMaxHeader && static_cast<int64_t>(length) <= file_.size - 8,
+          "{}: a header of {} bytes; expected at most {} and at most {}", path, length, kMaxHeader,
+          file_.size - 8);
   data_ = 8 + static_cast<int64_t>(length);
   const json header = parse_strict(file_.data + 8, file_.data + data_, path);
   require(header.is_object(), "{}: the header is not a JSON object", path);
@@ -76,19 +85,24 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(M
   for (const auto& [name, value] : header.items()) {
     if (name == "__metadata__") {
       require(value.is_object(), "{}: __metadata__ is not an object", path);
-      for (const auto& [key, text] : value.items()) require(text.is_string(), "{}: __metadata__ '{}' is not a string", path, key);
+      for (const auto& [key, text] : value.items())
+        require(text.is_string(), "{}: __metadata__ '{}' is not a string", path, key);
       continue;
     }
     const auto at = entries_.emplace(name, parse_entry(value, path + ": tensor " + name)).first;
     order.emplace_back(&at->first, &at->second);
   }
-  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return std::pair(a.second->begin, a.second->end) < std::pair(b.second->begin, b.second->end); });
+  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.second->begin, a.second->end) < std::pair(b.second->begin, b.second->end);
+  });
   int64_t at = 0;
   for (const auto& [name, e] : order) {
-    require(e->begin == at, "{}: tensor {} begins at byte {}, expected {}: gap or overlap", path, *name, e->begin, at);
+    require(e->begin == at, "{}: tensor {} begins at byte {}, expected {}: gap or overlap", path, *name,
+            e->begin, at);
     at = e->end;
   }
-  require(at == file_.size - data_, "{}: tensors take {} bytes of data, the file holds {}", path, at, file_.size - data_);
+  require(at == file_.size - data_, "{}: tensors take {} bytes of data, the file holds {}", path, at,
+          file_.size - data_);
 }
 
 Tensor SafetensorsFile::tensor(const std::string& name) const {
@@ -96,7 +110,8 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
   require(it != entries_.end(), "{}: no tensor {}", path_, name);
   const SafetensorsEntry& e = it->second;
   char* data = const_cast<char*>(file_.data) + data_ + e.begin;
-  if (reinterpret_cast<uintptr_t>(data) % size_of(e.dtype) == 0) return Tensor::wrap(data, e.shape, e.dtype, file_.memory);
+  if (reinterpret_cast<uintptr_t>(data) % size_of(e.dtype) == 0)
+    return Tensor::wrap(data, e.shape, e.dtype, file_.memory);
   const Tensor copy = Tensor::empty(e.shape, e.dtype);
   std::memcpy(copy.raw(), data, e.end - e.begin);
   return copy;
@@ -109,14 +124,17 @@ SafetensorsDirectory::SafetensorsDirectory(const std::string& directory) : direc
     for (const auto& [name, entry] : file.entries()) file_of_[name] = "model.safetensors";
     return;
   }
-  require(std::filesystem::exists(index), "{}: neither model.safetensors nor model.safetensors.index.json is there", directory);
+  require(std::filesystem::exists(index),
+          "{}: neither model.safetensors nor model.safetensors.index.json is there", directory);
   const std::string text = read_file(index);
   const json parsed = parse_strict(text.data(), text.data() + text.size(), index);
-  require(parsed.is_object() && parsed.contains("weight_map") && parsed["weight_map"].is_object(), "{}: expected an object 'weight_map'", index);
+  require(parsed.is_object() && parsed.contains("weight_map") && parsed["weight_map"].is_object(),
+          "{}: expected an object 'weight_map'", index);
   for (const auto& [name, value] : parsed["weight_map"].items()) {
     require(value.is_string(), "{}: weight_map '{}': expected a file name", index, name);
     const std::string file = value;
-    require(!file.empty() && file.find('/') == std::string::npos && file.find('\\') == std::string::npos && file != "..",
+    require(!file.empty() && file.find('/') == std::string::npos && file.find('\\') == std::string::npos &&
+                file != "..",
             "{}: weight_map '{}': '{}' is not a plain file name", index, name, file);
     if (!files_.count(file)) files_.emplace(file, SafetensorsFile(directory + "/" + file));
     require(files_.at(file).entries().count(name), "{}: tensor {} is not in {}", index, name, file);
@@ -140,8 +158,8 @@ Tensor SafetensorsDirectory::tensor(const std::string& name) const {
   return files_.at(file_of_.at(name)).tensor(name);
 }
 
-void write_safetensors(const std::string& directory, std::vector<SafetensorsItem> items, int64_t max_file_bytes,
-                       const std::function<Tensor(const SafetensorsItem&)>& content) {
+void write_safetensors(const std::string& directory, std::vector<SafetensorsItem> items,
+                       int64_t max_file_bytes, const std::function<Tensor(const SafetensorsItem&)>& content) {
   const auto bytes = [](const SafetensorsItem& i) { return element_count(i.shape) * size_of(i.dtype); };
   std::sort(items.begin(), items.end(), [](const auto& a, const auto& b) {
     return size_of(a.dtype) != size_of(b.dtype) ? size_of(a.dtype) > size_of(b.dtype) : a.name < b.name;
@@ -157,11 +175,14 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
   std::filesystem::create_directories(directory);
   json weight_map = json::object();
   for (size_t f = 0; f < files.size(); ++f) {
-    const std::string name = files.size() == 1 ? "model.safetensors" : fmt::format("model-{:05}-of-{:05}.safetensors", f + 1, files.size());
+    const std::string name = files.size() == 1
+                                 ? "model.safetensors"
+                                 : fmt::format("model-{:05}-of-{:05}.safetensors", f + 1, files.size());
     json header = {{"__metadata__", {{"format", "pt"}}}};
     int64_t at = 0;
     for (const SafetensorsItem& item : files[f]) {
-      header[item.name] = {{"dtype", type_name(item.dtype)}, {"shape", item.shape}, {"data_offsets", {at, at + bytes(item)}}};
+      header[item.name] = {
+          {"dtype", type_name(item.dtype)}, {"shape", item.shape}, {"data_offsets", {at, at + bytes(item)}}};
       at += bytes(item);
       weight_map[item.name] = name;
     }
@@ -175,7 +196,8 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
       out.write(text.data(), static_cast<std::streamsize>(text.size()));
       for (const SafetensorsItem& item : files[f]) {
         const Tensor t = content(item);
-        require(t.shape() == item.shape && t.dtype() == item.dtype, "{}: tensor {}: expected {} {}, got {} {}", path, item.name, to_string(item.dtype),
+        require(t.shape() == item.shape && t.dtype() == item.dtype,
+                "{}: tensor {}: expected {} {}, got {} {}", path, item.name, to_string(item.dtype),
                 to_string(item.shape), to_string(t.dtype()), to_string(t.shape()));
         out.write(static_cast<const char*>(t.raw()), t.bytes());
       }
@@ -186,7 +208,9 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
     std::filesystem::rename(beside, path);
   }
   if (files.size() > 1)
-    write_file_durably(directory + "/model.safetensors.index.json", json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}.dump(2) + "\n");
+    write_file_durably(
+        directory + "/model.safetensors.index.json",
+        json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}.dump(2) + "\n");
   sync_path(directory);
 }
 

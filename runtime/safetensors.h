@@ -1,7 +1,8 @@
-// safetensors: named tensors in one file, or in several with an index. u64 header length, a JSON header, data.
+// safetensors: named tensors in one file, or in several with an index. u64 header length, a JSON header,
+// data.
 //
-// Reading maps the file; a tensor is a view of the mapping, so that only touched pages are read. Everything in the header is
-// checked before any of it is used.
+// Reading maps the file; a tensor is a view of the mapping, so that only touched pages are read. Everything
+// in the header is checked before any of it is used.
 #pragma once
 #include <functional>
 #include <map>
@@ -48,14 +49,15 @@ class SafetensorsDirectory {
   std::map<std::string, std::string> file_of_;
 };
 
-// Writes tensors into model.safetensors, or into several files and an index where they are larger than max_file_bytes together.
-// `content` is asked for one tensor at a time. Files are written beside, synced and renamed.
+// Writes tensors into model.safetensors, or into several files and an index where they are larger than
+// max_file_bytes together. `content` is asked for one tensor at a time. Files are written beside, synced and
+// renamed.
 struct SafetensorsItem {
   std::string name;
   DType dtype;
   Shape shape;
 };
-void write_safetensors(const std::string& directory, std::vector<SafetensorsItem> items, int64_t max_file_bytes,
-                       const std::function<Tensor(const SafetensorsItem&)>& content);
+void write_safetensors(const std::string& directory, std::vector<SafetensorsItem> items,
+                       int64_t max_file_bytes, const std::function<Tensor(const SafetensorsItem&)>& content);
 
 }  // namespace wuneng

@@ -5,13 +5,15 @@
 namespace wuneng {
 
 const Tensor& Var::grad_buffer() const {
-  if (!node_->grad.defined()) node_->grad = Tensor::zeros(node_->value.shape(), DType::f32, node_->value.device());
+  if (!node_->grad.defined())
+    node_->grad = Tensor::zeros(node_->value.shape(), DType::f32, node_->value.device());
   return node_->grad;
 }
 
 void Var::add_grad(const Tensor& grad) const {
   if (grad.numel() != node_->value.numel())
-    fail("gradient of shape {} for a value of shape {}", to_string(grad.shape()), to_string(node_->value.shape()));
+    fail("gradient of shape {} for a value of shape {}", to_string(grad.shape()),
+         to_string(node_->value.shape()));
   if (!node_->grad.defined()) {
     node_->grad = grad.view(node_->value.shape());
     return;
@@ -24,8 +26,10 @@ void Var::add_grad(const Tensor& grad) const {
   });
 }
 
-void Tape::record(const Var& out, std::function<void()> input_gradient, std::function<void()> weight_gradient) {
-  if (recording_ && out.needs_grad()) steps_.push_back({out, std::move(input_gradient), std::move(weight_gradient)});
+void Tape::record(const Var& out, std::function<void()> input_gradient,
+                  std::function<void()> weight_gradient) {
+  if (recording_ && out.needs_grad())
+    steps_.push_back({out, std::move(input_gradient), std::move(weight_gradient)});
 }
 
 void Tape::backward_inputs() {
@@ -34,8 +38,10 @@ void Tape::backward_inputs() {
     if (!step.out.has_grad()) continue;
     if (step.input_gradient) step.input_gradient();
     step.input_gradient = {};
-    if (step.weight_gradient) waiting_.push_back(std::move(step));
-    else step.out.drop_grad();
+    if (step.weight_gradient)
+      waiting_.push_back(std::move(step));
+    else
+      step.out.drop_grad();
   }
 }
 

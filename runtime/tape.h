@@ -1,8 +1,8 @@
 // Tape: what was computed, so that gradients can be computed backwards.
 //
-// An operator computes its value with kernels, then records itself: one closure for the gradient of its inputs and, where
-// it has weights, one for the gradient of its weights. The two are apart so that a schedule may run them at different
-// times (backward_inputs now, backward_weights later: zero bubble).
+// An operator computes its value with kernels, then records itself: one closure for the gradient of its
+// inputs and, where it has weights, one for the gradient of its weights. The two are apart so that a schedule
+// may run them at different times (backward_inputs now, backward_weights later: zero bubble).
 #pragma once
 #include <functional>
 #include <memory>
@@ -16,7 +16,8 @@ namespace wuneng {
 class Var {
  public:
   Var() = default;
-  explicit Var(Tensor value, bool needs_grad = false) : node_(std::make_shared<Node>(Node{std::move(value), {}, needs_grad})) {}
+  explicit Var(Tensor value, bool needs_grad = false)
+      : node_(std::make_shared<Node>(Node{std::move(value), {}, needs_grad})) {}
 
   bool defined() const { return node_ != nullptr; }
   const Tensor& value() const { return node_->value; }
@@ -30,7 +31,8 @@ class Var {
   void drop_grad() const { node_->grad = {}; }
   // The gradient buffer to add into: f32, zero when first asked for.
   const Tensor& grad_buffer() const;
-  // Adds to the gradient; takes the tensor itself where there is none yet (the caller must not write to it any more).
+  // Adds to the gradient; takes the tensor itself where there is none yet (the caller must not write to it
+  // any more).
   void add_grad(const Tensor& grad) const;
 
  private:
@@ -49,12 +51,16 @@ class Tape {
   bool recording() const { return recording_; }
   // Does an output of an operator on these inputs need a gradient?
   template <class... Vars>
-  bool wants(const Vars&... vars) const { return recording_ && (... || vars.needs_grad()); }
+  bool wants(const Vars&... vars) const {
+    return recording_ && (... || vars.needs_grad());
+  }
   Var output(Tensor value, bool needs_grad) const { return Var(std::move(value), needs_grad && recording_); }
 
-  // Records an operator whose result is `out`. Backwards, it is passed over when no gradient reached `out`; else input_gradient runs
-  // with out.grad() complete. weight_gradient may run later and may be empty. out's gradient is dropped after both.
-  void record(const Var& out, std::function<void()> input_gradient, std::function<void()> weight_gradient = {});
+  // Records an operator whose result is `out`. Backwards, it is passed over when no gradient reached `out`;
+  // else input_gradient runs with out.grad() complete. weight_gradient may run later and may be empty. out's
+  // gradient is dropped after both.
+  void record(const Var& out, std::function<void()> input_gradient,
+              std::function<void()> weight_gradient = {});
 
   // Gradients of everything, from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
@@ -73,8 +79,9 @@ class Tape {
   std::vector<Step> waiting_;  // weight gradients left by backward_inputs
 };
 
-// Runs `function` without recording its inside and keeps only its inputs; backwards it runs again, recorded, and is
-// differentiated. `function` must compute the same both times and reach no Var with needs_grad but `inputs` and parameters (leaves).
+// Runs `function` without recording its inside and keeps only its inputs; backwards it runs again, recorded,
+// and is differentiated. `function` must compute the same both times and reach no Var with needs_grad but
+// `inputs` and parameters (leaves).
 using Recomputed = std::function<Var(Tape&, const std::vector<Var>& inputs)>;
 Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
 

@@ -14,7 +14,8 @@ std::shared_ptr<void> allocate_host(int64_t bytes) {
   constexpr int64_t alignment = 64;  // one cache line, one AVX-512 register
   const int64_t rounded = std::max<int64_t>(alignment, (bytes + alignment - 1) / alignment * alignment);
   void* memory = std::aligned_alloc(alignment, rounded);
-  require(memory != nullptr, "out of memory: {} bytes asked for, {} held by tensors", bytes, g_current.load());
+  require(memory != nullptr, "out of memory: {} bytes asked for, {} held by tensors", bytes,
+          g_current.load());
   const int64_t now = g_current += rounded;
   for (int64_t peak = g_peak; now > peak && !g_peak.compare_exchange_weak(peak, now);) {
   }
@@ -49,7 +50,8 @@ MemoryUse memory_use(DeviceKind) { return {g_current, g_peak}; }
 void reset_memory_peak(DeviceKind) { g_peak = g_current.load(); }
 
 Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
-  require(device.kind == DeviceKind::cpu, "tensor {} on {}: this build runs on the CPU only", to_string(shape), to_string(device));
+  require(device.kind == DeviceKind::cpu, "tensor {} on {}: this build runs on the CPU only",
+          to_string(shape), to_string(device));
   for (int64_t d : shape) WUNENG_ASSERT(d >= 0);
   Tensor t;
   t.numel_ = element_count(shape);
@@ -101,14 +103,22 @@ void Tensor::zero() const {
 }
 
 void Tensor::copy_from(const Tensor& source) const {
-  if (source.shape_ != shape_) fail("copy of tensor {} into {}: shapes differ", to_string(source.shape_), to_string(shape_));
+  if (source.shape_ != shape_)
+    fail("copy of tensor {} into {}: shapes differ", to_string(source.shape_), to_string(shape_));
   if (!numel_) return;
-  if (source.dtype_ == dtype_) std::memmove(data_, source.data_, bytes());
-  else if (source.dtype_ == DType::f32 && dtype_ == DType::bf16) convert<float, bf16>(source, *this);
-  else if (source.dtype_ == DType::bf16 && dtype_ == DType::f32) convert<bf16, float>(source, *this);
-  else if (source.dtype_ == DType::f16 && dtype_ == DType::f32) convert<f16, float>(source, *this);
-  else if (source.dtype_ == DType::f16 && dtype_ == DType::bf16) convert<f16, bf16>(source, *this);
-  else fail("copy of tensor {} from {} to {}: no such conversion", to_string(shape_), to_string(source.dtype_), to_string(dtype_));
+  if (source.dtype_ == dtype_)
+    std::memmove(data_, source.data_, bytes());
+  else if (source.dtype_ == DType::f32 && dtype_ == DType::bf16)
+    convert<float, bf16>(source, *this);
+  else if (source.dtype_ == DType::bf16 && dtype_ == DType::f32)
+    convert<bf16, float>(source, *this);
+  else if (source.dtype_ == DType::f16 && dtype_ == DType::f32)
+    convert<f16, float>(source, *this);
+  else if (source.dtype_ == DType::f16 && dtype_ == DType::bf16)
+    convert<f16, bf16>(source, *this);
+  else
+    fail("copy of tensor {} from {} to {}: no such conversion", to_string(shape_), to_string(source.dtype_),
+         to_string(dtype_));
 }
 
 Tensor Tensor::clone() const {

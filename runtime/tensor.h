@@ -26,7 +26,8 @@ class Tensor {
   Tensor() = default;  // undefined: no storage
   static Tensor empty(Shape shape, DType dtype = DType::f32, Device device = {});
   static Tensor zeros(Shape shape, DType dtype = DType::f32, Device device = {});
-  // A host tensor over memory that somebody else owns and `owner` keeps alive (a mapped file, say). Read-only by custom.
+  // A host tensor over memory that somebody else owns and `owner` keeps alive (a mapped file, say). Read-only
+  // by custom.
   static Tensor wrap(void* data, Shape shape, DType dtype, std::shared_ptr<void> owner);
   template <class T>
   static Tensor from(const std::vector<T>& values, Shape shape) {
@@ -54,12 +55,12 @@ class Tensor {
   }
   float* f32() const { return data<float>(); }
 
-  Tensor view(Shape shape) const;                      // same elements, another shape
-  Tensor rows(int64_t begin, int64_t end) const;       // rows [begin, end) of the first dimension, sharing storage
-  void zero() const;                                   // every byte 0
-  void copy_from(const Tensor& source) const;          // same shape; converts between f32 and bf16/f16
+  Tensor view(Shape shape) const;                 // same elements, another shape
+  Tensor rows(int64_t begin, int64_t end) const;  // rows [begin, end) of the first dimension, sharing storage
+  void zero() const;                              // every byte 0
+  void copy_from(const Tensor& source) const;     // same shape; converts between f32 and bf16/f16
   Tensor clone() const;
-  Tensor to(DType dtype) const;                        // itself where the type is already that
+  Tensor to(DType dtype) const;  // itself where the type is already that
 
  private:
   std::shared_ptr<void> storage_;

@@ -1,5 +1,7 @@
 #include "runtime/watchdog.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -7,7 +9,6 @@
 #include <deque>
 #include <mutex>
 #include <thread>
-#include <unistd.h>
 #include <vector>
 
 #include "runtime/error.h"
@@ -41,7 +42,9 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 
 // Called with the mutex held.
 void report(const State& s, const Call& call) {
-  std::string text = fmt::format("wuneng: hang: {} has waited {:.0f} s in {}\n", rank_name().empty() ? "this rank" : rank_name(), seconds_since(call.since), call.text);
+  std::string text =
+      fmt::format("wuneng: hang: {} has waited {:.0f} s in {}\n",
+                  rank_name().empty() ? "this rank" : rank_name(), seconds_since(call.since), call.text);
   for (const std::string& before : s.trace) text += "  before that: " + before + "\n";
   std::fputs(text.c_str(), stderr);
   std::fflush(stderr);

@@ -1,5 +1,6 @@
-// Attention by blocks of query rows: scores of a block against the keys that it sees, softmax, values. The backward computes a block's
-// probabilities again from the saved log-sums. Scratch is one block of scores a thread.
+// Attention by blocks of query rows: scores of a block against the keys that it sees, softmax, values. The
+// backward computes a block's probabilities again from the saved log-sums. Scratch is one block of scores a
+// thread.
 #include "kernels/attention.h"
 
 #include <algorithm>
@@ -23,9 +24,9 @@ struct Shapes {
 
 // One block of queries of one head and what it sees.
 struct Block {
-  int64_t q_row, rows;   // in q
-  int64_t k_row, keys;   // in k and v: the last query's
-  int64_t first_keys;    // the first query's
+  int64_t q_row, rows;  // in q
+  int64_t k_row, keys;  // in k and v: the last query's
+  int64_t first_keys;   // the first query's
 };
 
 template <class F>
@@ -38,7 +39,8 @@ void for_blocks(const AttentionSegment& s, const F& f) {
 
 // scores [rows, keys] = scale q k^T
 void score(const Shapes& x, const Block& b, const float* q, const float* k, float* scores) {
-  sgemm(false, true, b.rows, b.keys, x.D, x.scale, q + b.q_row * x.H * x.D, x.H * x.D, k + b.k_row * x.G * x.D, x.G * x.D, 0, scores, b.keys);
+  sgemm(false, true, b.rows, b.keys, x.D, x.scale, q + b.q_row * x.H * x.D, x.H * x.D,
+        k + b.k_row * x.G * x.D, x.G * x.D, 0, scores, b.keys);
 }
 
 }  // namespace
@@ -69,7 +71,8 @@ void attention_forward(const Stream&, const AttentionForwardArgs& args) {
           std::fill(row + seen, row + b.keys, 0.0f);
           args.lse.f32()[(b.q_row + i) * x.H + h] = best + std::log(sum);
         }
-        sgemm(false, false, b.rows, x.D, b.keys, 1, scores.data(), b.keys, args.v.f32() + (b.k_row * x.G + g) * x.D, x.G * x.D, 0,
+        sgemm(false, false, b.rows, x.D, b.keys, 1, scores.data(), b.keys,
+              args.v.f32() + (b.k_row * x.G + g) * x.D, x.G * x.D, 0,
               args.out.f32() + (b.q_row * x.H + h) * x.D, x.H * x.D);
       });
     }
@@ -91,7 +94,8 @@ void attention_backward(const Stream&, const AttentionBackwardArgs& args) {
           dp.resize(std::max(dp.size(), size));
           const int64_t q_at = (b.q_row * x.H + h) * x.D, k_at = (b.k_row * x.G + g) * x.D;
           score(x, b, args.q.f32() + h * x.D, args.k.f32() + g * x.D, p.data());
-          sgemm(false, true, b.rows, b.keys, x.D, 1, args.dout.f32() + q_at, x.H * x.D, args.v.f32() + k_at, x.G * x.D, 0, dp.data(), b.keys);
+          sgemm(false, true, b.rows, b.keys, x.D, 1, args.dout.f32() + q_at, x.H * x.D, args.v.f32() + k_at,
+                x.G * x.D, 0, dp.data(), b.keys);
           for (int64_t i = 0; i < b.rows; ++i) {
             float *row = p.data() + i * b.keys, *drow = dp.data() + i * b.keys;
             const int64_t seen = b.first_keys + i, at = q_at + i * x.H * x.D;
@@ -107,9 +111,12 @@ void attention_backward(const Stream&, const AttentionBackwardArgs& args) {
             std::fill(row + seen, row + b.keys, 0.0f);
             std::fill(drow + seen, drow + b.keys, 0.0f);
           }
-          sgemm(false, false, b.rows, x.D, b.keys, x.scale, dp.data(), b.keys, args.k.f32() + k_at, x.G * x.D, 0, args.dq.f32() + q_at, x.H * x.D);
-          sgemm(true, false, b.keys, x.D, b.rows, x.scale, dp.data(), b.keys, args.q.f32() + q_at, x.H * x.D, 1, args.dk.f32() + k_at, x.G * x.D);
-          sgemm(true, false, b.keys, x.D, b.rows, 1, p.data(), b.keys, args.dout.f32() + q_at, x.H * x.D, 1, args.dv.f32() + k_at, x.G * x.D);
+          sgemm(false, false, b.rows, x.D, b.keys, x.scale, dp.data(), b.keys, args.k.f32() + k_at, x.G * x.D,
+                0, args.dq.f32() + q_at, x.H * x.D);
+          sgemm(true, false, b.keys, x.D, b.rows, x.scale, dp.data(), b.keys, args.q.f32() + q_at, x.H * x.D,
+                1, args.dk.f32() + k_at, x.G * x.D);
+          sgemm(true, false, b.keys, x.D, b.rows, 1, p.data(), b.keys, args.dout.f32() + q_at, x.H * x.D, 1,
+                args.dv.f32() + k_at, x.G * x.D);
         });
     }
   });

@@ -1,11 +1,13 @@
-// OpenBLAS's sgemm, row-major, one call on one thread: parallel_for cuts the work, so that there is one set of threads.
+// OpenBLAS's sgemm, row-major, one call on one thread: parallel_for cuts the work, so that there is one set
+// of threads.
 #pragma once
 #include <cstdint>
 
 namespace wuneng::kernels::cpu {
 
-// c [m, n] (row stride ldc) = alpha op(a) op(b) + beta c, op = transpose where said. Strides are in elements. Nothing happens where m or n is 0.
-void sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b,
-           int64_t ldb, float beta, float* c, int64_t ldc);
+// c [m, n] (row stride ldc) = alpha op(a) op(b) + beta c, op = transpose where said. Strides are in elements.
+// Nothing happens where m or n is 0.
+void sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
+           int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
 }  // namespace wuneng::kernels::cpu

@@ -50,7 +50,8 @@ void bias_sigmoid(const Stream&, const BiasSigmoidArgs& args) {
   const F32In bias(args.bias);
   const float *x = args.x.f32(), *b = bias.data(), scale = args.scale;
   float* y = args.y.f32();
-  by_rows(args.x.dim(0), args.bias.numel(), [=](int64_t i, int64_t c) { y[i] = scale * sigmoid(x[i] + b[c]); });
+  by_rows(args.x.dim(0), args.bias.numel(),
+          [=](int64_t i, int64_t c) { y[i] = scale * sigmoid(x[i] + b[c]); });
 }
 
 void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& args) {
@@ -70,7 +71,8 @@ void key_scale(const Stream&, const KeyScaleArgs& args) {
   const F32In k_a(args.k_a);
   const float *key = args.key.f32(), *rate = args.rate.f32(), *w = k_a.data();
   float* y = args.y.f32();
-  by_rows(args.key.dim(0), args.k_a.numel(), [=](int64_t i, int64_t c) { y[i] = key[i] * (1 + (rate[i] - 1) * w[c]); });
+  by_rows(args.key.dim(0), args.k_a.numel(),
+          [=](int64_t i, int64_t c) { y[i] = key[i] * (1 + (rate[i] - 1) * w[c]); });
 }
 
 void key_scale_backward(const Stream&, const KeyScaleBackwardArgs& args) {
@@ -90,7 +92,8 @@ void token_shift(const Stream&, const TokenShiftArgs& args) {
   const float *x = args.x.f32(), *w = mu.data();
   float* y = args.y.f32();
   const int64_t C = args.mu.numel();
-  by_rows(args.x.dim(0), C, [=](int64_t i, int64_t c) { y[i] = x[i] + ((i >= C ? x[i - C] : 0.0f) - x[i]) * w[c]; });
+  by_rows(args.x.dim(0), C,
+          [=](int64_t i, int64_t c) { y[i] = x[i] + ((i >= C ? x[i - C] : 0.0f) - x[i]) * w[c]; });
   for (size_t d = 0; d + 1 < args.documents.size(); ++d) {  // a document's first row sees nothing before it
     const int64_t row = args.documents[d] * C;
     for (int64_t c = 0; c < C; ++c) y[row + c] = x[row + c] * (1 - w[c]);
@@ -105,11 +108,13 @@ void token_shift_backward(const Stream&, const TokenShiftBackwardArgs& args) {
     for (int64_t d = 0; d < documents; ++d) {
       const int64_t first = args.documents[d], last = args.documents[d + 1];
       for (int64_t t = first; t < last; ++t) {
-        const float *xt = x + t * C, *dyt = dy + t * C, *before = t > first ? xt - C : nullptr, *after = t + 1 < last ? dyt + C : nullptr;
+        const float *xt = x + t * C, *dyt = dy + t * C, *before = t > first ? xt - C : nullptr,
+                    *after = t + 1 < last ? dyt + C : nullptr;
         if (args.dx.defined()) {
           float* dx = args.dx.f32() + t * C;
 #pragma omp simd
-          for (int64_t c = begin; c < end; ++c) dx[c] += dyt[c] * (1 - w[c]) + (after ? after[c] * w[c] : 0.0f);
+          for (int64_t c = begin; c < end; ++c)
+            dx[c] += dyt[c] * (1 - w[c]) + (after ? after[c] * w[c] : 0.0f);
         }
         if (args.dmu.defined()) {
           float* dmu = args.dmu.f32();

@@ -95,7 +95,8 @@ void kl_gradient(const Stream&, const KlGradientArgs& args) {
       const float* t = row_of(args.teacher.logits, args.teacher.row + i, 0, count, scratch);
       float* g = args.gradient.f32() + i * V + args.teacher.first;
       const float s_max = args.student_max.f32()[i], t_max = args.teacher_max.f32()[i];
-      const float s_scale = static_cast<float>(scale / sums[i]), t_scale = static_cast<float>(scale / sums[C + i]);
+      const float s_scale = static_cast<float>(scale / sums[i]),
+                  t_scale = static_cast<float>(scale / sums[C + i]);
 #pragma omp simd
       for (int64_t c = 0; c < count; ++c)
         g[c] += s_scale * exp_fast(s[c] * inverse - s_max) - t_scale * exp_fast(t[c] * inverse - t_max);
@@ -107,7 +108,8 @@ void cross_entropy_gradient(const Stream&, const CrossEntropyGradientArgs& args)
   const int64_t C = args.logits.dim(0), V = args.logits.dim(1);
   parallel_for(C, 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const float *x = args.logits.f32() + i * V, maximum = args.maximum.f32()[i], scale = args.scale.f32()[i];
+      const float *x = args.logits.f32() + i * V, maximum = args.maximum.f32()[i],
+                  scale = args.scale.f32()[i];
       float* g = args.gradient.f32() + i * V;
       if (scale == 0) {
         std::fill_n(g, V, 0.0f);

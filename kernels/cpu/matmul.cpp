@@ -10,9 +10,11 @@ namespace wuneng::kernels::cpu {
 
 void matmul(const Stream&, const MatmulArgs& args) {
   const int64_t M = args.c.dim(0), N = args.c.dim(1), K = args.a.dim(args.transpose_a ? 0 : 1);
-  if (args.a.dim(args.transpose_a ? 1 : 0) != M || args.b.dim(args.transpose_b ? 0 : 1) != N || args.b.dim(args.transpose_b ? 1 : 0) != K)
-    fail("matmul: {}{} times {}{} into {}: sizes do not fit", to_string(args.a.shape()), args.transpose_a ? " transposed" : "",
-         to_string(args.b.shape()), args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
+  if (args.a.dim(args.transpose_a ? 1 : 0) != M || args.b.dim(args.transpose_b ? 0 : 1) != N ||
+      args.b.dim(args.transpose_b ? 1 : 0) != K)
+    fail("matmul: {}{} times {}{} into {}: sizes do not fit", to_string(args.a.shape()),
+         args.transpose_a ? " transposed" : "", to_string(args.b.shape()),
+         args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
   if (!M || !N) return;
   if (!K) {
     if (args.accumulate == 0) args.c.zero();
@@ -22,13 +24,18 @@ void matmul(const Stream&, const MatmulArgs& args) {
   float* c = args.c.f32();
   const int64_t lda = args.a.dim(1), ldb = args.b.dim(1);
   const auto gemm = [&](int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
-    sgemm(args.transpose_a, args.transpose_b, m1 - m0, n1 - n0, K, args.scale, a.data() + (args.transpose_a ? m0 : m0 * lda), lda,
-          b.data() + (args.transpose_b ? n0 * ldb : n0), ldb, args.accumulate, c + m0 * N + n0, N);
+    sgemm(args.transpose_a, args.transpose_b, m1 - m0, n1 - n0, K, args.scale,
+          a.data() + (args.transpose_a ? m0 : m0 * lda), lda, b.data() + (args.transpose_b ? n0 * ldb : n0),
+          ldb, args.accumulate, c + m0 * N + n0, N);
   };
-  // Cut the longer side, never K: one order of summation whatever the thread count. Not worth a hand-over below some 100k multiplications.
-  const int64_t other = std::min(M, N) * K, grain = std::max<int64_t>(16, (1 << 18) / std::max<int64_t>(1, other));
-  if (M >= N) parallel_for(M, grain, [&](int64_t begin, int64_t end) { gemm(begin, end, 0, N); });
-  else parallel_for(N, grain, [&](int64_t begin, int64_t end) { gemm(0, M, begin, end); });
+  // Cut the longer side, never K: one order of summation whatever the thread count. Not worth a hand-over
+  // below some 100k multiplications.
+  const int64_t other = std::min(M, N) * K,
+                grain = std::max<int64_t>(16, (1 << 18) / std::max<int64_t>(1, other));
+  if (M >= N)
+    parallel_for(M, grain, [&](int64_t begin, int64_t end) { gemm(begin, end, 0, N); });
+  else
+    parallel_for(N, grain, [&](int64_t begin, int64_t end) { gemm(0, M, begin, end); });
 }
 
 void head_matmul(const Stream&, const HeadMatmulArgs& args) {
@@ -39,8 +46,8 @@ void head_matmul(const Stream&, const HeadMatmulArgs& args) {
   const F32In w(args.w);
   parallel_for(H, 1, [&](int64_t begin, int64_t end) {
     for (int64_t h = begin; h < end; ++h)
-      sgemm(false, !args.transpose, T, out, in, 1, args.x.f32() + h * in, H * in, w.data() + h * O * I, I, args.accumulate ? 1 : 0,
-            args.y.f32() + h * out, H * out);
+      sgemm(false, !args.transpose, T, out, in, 1, args.x.f32() + h * in, H * in, w.data() + h * O * I, I,
+            args.accumulate ? 1 : 0, args.y.f32() + h * out, H * out);
   });
 }
 
@@ -50,7 +57,8 @@ void head_matmul_weight_grad(const Stream&, const HeadMatmulWeightGradArgs& args
   if (!T) return;
   parallel_for(H, 1, [&](int64_t begin, int64_t end) {
     for (int64_t h = begin; h < end; ++h)
-      sgemm(true, false, O, I, T, 1, args.dy.f32() + h * O, H * O, args.x.f32() + h * I, H * I, 1, args.dw.f32() + h * O * I, I);
+      sgemm(true, false, O, I, T, 1, args.dy.f32() + h * O, H * O, args.x.f32() + h * I, H * I, 1,
+            args.dw.f32() + h * O * I, I);
   });
 }
 

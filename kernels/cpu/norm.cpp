@@ -101,7 +101,8 @@ void l2_norm_backward(const Stream&, const L2NormBackwardArgs& args) {
       float* dxi = args.dx.f32() + i * D;
       const float norm = std::sqrt(sum_of_squares(xi, D));
       const float scale = 1.0f / std::max(norm, 1e-12f);
-      const float back = norm > 1e-12f ? dot(xi, dyi, D) * scale * scale * scale : 0.0f;  // below it, the norm is a constant
+      const float back =
+          norm > 1e-12f ? dot(xi, dyi, D) * scale * scale * scale : 0.0f;  // below it, the norm is a constant
 #pragma omp simd
       for (int64_t c = 0; c < D; ++c) dxi[c] += dyi[c] * scale - xi[c] * back;
     }

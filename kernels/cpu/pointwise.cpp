@@ -21,15 +21,22 @@ void for_each(int64_t n, const F& f) {
 
 void pointwise(const Stream&, const PointwiseArgs& args) {
   const int64_t n = args.a.numel();
-  const float *a = args.a.f32(), *b = args.b.defined() ? args.b.f32() : nullptr, *c = args.c.defined() ? args.c.f32() : nullptr;
+  const float *a = args.a.f32(), *b = args.b.defined() ? args.b.f32() : nullptr,
+              *c = args.c.defined() ? args.c.f32() : nullptr;
   float* y = args.y.f32();
   switch (args.function) {
-    case Pointwise::silu: return for_each(n, [=](int64_t i) { y[i] = silu(a[i]); });
-    case Pointwise::tanh: return for_each(n, [=](int64_t i) { y[i] = tanh_fast(a[i]); });
-    case Pointwise::sigmoid: return for_each(n, [=](int64_t i) { y[i] = sigmoid(a[i]); });
-    case Pointwise::swiglu: return for_each(n, [=](int64_t i) { y[i] = silu(a[i]) * b[i]; });
-    case Pointwise::mix: return for_each(n, [=](int64_t i) { y[i] = c[i] * a[i] + (1 - c[i]) * b[i]; });
-    case Pointwise::add: return for_each(n, [=](int64_t i) { y[i] = a[i] + b[i]; });
+    case Pointwise::silu:
+      return for_each(n, [=](int64_t i) { y[i] = silu(a[i]); });
+    case Pointwise::tanh:
+      return for_each(n, [=](int64_t i) { y[i] = tanh_fast(a[i]); });
+    case Pointwise::sigmoid:
+      return for_each(n, [=](int64_t i) { y[i] = sigmoid(a[i]); });
+    case Pointwise::swiglu:
+      return for_each(n, [=](int64_t i) { y[i] = silu(a[i]) * b[i]; });
+    case Pointwise::mix:
+      return for_each(n, [=](int64_t i) { y[i] = c[i] * a[i] + (1 - c[i]) * b[i]; });
+    case Pointwise::add:
+      return for_each(n, [=](int64_t i) { y[i] = a[i] + b[i]; });
   }
 }
 
@@ -44,8 +51,10 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
         const float s = sigmoid(a[i]);
         da[i] += dy[i] * s * (1 + a[i] * (1 - s));
       });
-    case Pointwise::tanh: return for_each(n, [=](int64_t i) { da[i] += dy[i] * (1 - y[i] * y[i]); });
-    case Pointwise::sigmoid: return for_each(n, [=](int64_t i) { da[i] += dy[i] * y[i] * (1 - y[i]); });
+    case Pointwise::tanh:
+      return for_each(n, [=](int64_t i) { da[i] += dy[i] * (1 - y[i] * y[i]); });
+    case Pointwise::sigmoid:
+      return for_each(n, [=](int64_t i) { da[i] += dy[i] * y[i] * (1 - y[i]); });
     case Pointwise::swiglu:
       return for_each(n, [=](int64_t i) {
         const float s = sigmoid(a[i]);

@@ -20,8 +20,10 @@ void move_runs(const RowRunsArgs& args, bool to_packed) {
     float *tall = args.tall.f32() + run.begin * width, *packed = args.packed.f32() + at * width;
     float* to = to_packed ? packed : tall;
     const float* from = to_packed ? tall : packed;
-    if (args.accumulate) add(to, from, run.count * width);
-    else std::memcpy(to, from, run.count * width * sizeof(float));
+    if (args.accumulate)
+      add(to, from, run.count * width);
+    else
+      std::memcpy(to, from, run.count * width * sizeof(float));
     at += run.count;
   }
   WUNENG_ASSERT(at == args.packed.dim(0));
@@ -36,8 +38,10 @@ void select_heads(const Stream&, const HeadMapArgs& args) {
       for (int64_t h = 0; h < to; ++h) {
         const float* x = args.x.f32() + (t * from + args.map[h]) * D;
         float* y = args.y.f32() + (t * to + h) * D;
-        if (args.accumulate) add(y, x, D);
-        else std::memcpy(y, x, D * sizeof(float));
+        if (args.accumulate)
+          add(y, x, D);
+        else
+          std::memcpy(y, x, D * sizeof(float));
       }
   });
 }
@@ -47,7 +51,8 @@ void sum_heads(const Stream&, const HeadMapArgs& args) {
   if (!args.accumulate) args.y.zero();
   parallel_for(T, 16, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
-      for (int64_t h = 0; h < from; ++h) add(args.y.f32() + (t * to + args.map[h]) * D, args.x.f32() + (t * from + h) * D, D);
+      for (int64_t h = 0; h < from; ++h)
+        add(args.y.f32() + (t * to + args.map[h]) * D, args.x.f32() + (t * from + h) * D, D);
   });
 }
 
@@ -76,8 +81,10 @@ void embedding(const Stream&, const EmbeddingArgs& args) {
   for (int64_t t = 0; t < T; ++t) {
     float* y = args.y.f32() + t * d;
     const int64_t row = tokens[t] - args.begin;
-    if (row < 0 || row >= rows) std::memset(y, 0, d * sizeof(float));
-    else if (args.table.dtype() == DType::f32) std::memcpy(y, args.table.f32() + row * d, d * sizeof(float));
+    if (row < 0 || row >= rows)
+      std::memset(y, 0, d * sizeof(float));
+    else if (args.table.dtype() == DType::f32)
+      std::memcpy(y, args.table.f32() + row * d, d * sizeof(float));
     else
       for (int64_t c = 0; c < d; ++c) y[c] = static_cast<float>(args.table.data<bf16>()[row * d + c]);
   }
@@ -89,7 +96,8 @@ void embedding_backward(const Stream&, const EmbeddingBackwardArgs& args) {
   parallel_for(d, 64, [&](int64_t begin, int64_t end) {  // by columns: equal tokens meet in one thread
     for (int64_t t = 0; t < T; ++t) {
       const int64_t row = tokens[t] - args.begin;
-      if (row >= 0 && row < rows) add(args.dtable.f32() + row * d + begin, args.dy.f32() + t * d + begin, end - begin);
+      if (row >= 0 && row < rows)
+        add(args.dtable.f32() + row * d + begin, args.dy.f32() + t * d + begin, end - begin);
     }
   });
 }

@@ -1,4 +1,5 @@
-// What the CPU twins share: functions of a float that the compiler can vectorise, and reading weights as float.
+// What the CPU twins share: functions of a float that the compiler can vectorise, and reading weights as
+// float.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -8,10 +9,12 @@
 
 namespace wuneng::kernels::cpu {
 
-// e^x with a relative error below 2e-7 for -87 <= x <= 88; 0 below (so for -inf), about 2e38 above; no branches, so loops of it vectorise.
+// e^x with a relative error below 2e-7 for -87 <= x <= 88; 0 below (so for -inf), about 2e38 above; no
+// branches, so loops of it vectorise.
 inline float exp_fast(float x) {
   const float limited = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-  const float shifted = limited * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest whole number
+  const float shifted =
+      limited * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest whole number
   const float n = shifted - 12582912.0f;
   const float r = (limited - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
   float p = 1.9875691500e-4f;
@@ -31,7 +34,8 @@ inline float silu(float x) { return x * sigmoid(x); }
 inline float tanh_fast(float x) {
   // Near 0, 1 - 2 / (e^2x + 1) cancels; an odd polynomial does not.
   const float s = x * x;
-  const float small = x * (1.0f + s * (-0.333333333f + s * (0.133333333f + s * (-0.0539682540f + s * 0.0218694885f))));
+  const float small =
+      x * (1.0f + s * (-0.333333333f + s * (0.133333333f + s * (-0.0539682540f + s * 0.0218694885f))));
   const float large = 1.0f - 2.0f / (exp_fast(2.0f * x) + 1.0f);
   return s < 0.0625f ? small : large;
 }

@@ -1,5 +1,6 @@
-// One training step of the plain Qwen2 model (forward, loss, backward, AdamW): milliseconds, medians of several. bench_step.py runs it beside PyTorch.
-// usage: bench_step HIDDEN LAYERS HEADS KV_HEADS FFN VOCAB SEQ_LEN SEQUENCES STEPS
+// One training step of the plain Qwen2 model (forward, loss, backward, AdamW): milliseconds, medians of
+// several. bench_step.py runs it beside PyTorch. usage: bench_step HIDDEN LAYERS HEADS KV_HEADS FFN VOCAB
+// SEQ_LEN SEQUENCES STEPS
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -13,10 +14,14 @@
 
 int main(int argc, char** argv) {
   using namespace wuneng;
-  if (argc != 10) return std::fprintf(stderr, "usage: bench_step HIDDEN LAYERS HEADS KV_HEADS FFN VOCAB SEQ_LEN SEQUENCES STEPS\n"), 2;
+  if (argc != 10)
+    return std::fprintf(stderr,
+                        "usage: bench_step HIDDEN LAYERS HEADS KV_HEADS FFN VOCAB SEQ_LEN SEQUENCES STEPS\n"),
+           2;
   const auto arg = [&](int i) { return std::atoll(argv[i]); };
   ModelConfig c;
-  c.hidden_size = arg(1), c.num_layers = arg(2), c.num_heads = arg(3), c.num_kv_heads = arg(4), c.intermediate_size = arg(5), c.vocab_size = arg(6);
+  c.hidden_size = arg(1), c.num_layers = arg(2), c.num_heads = arg(3), c.num_kv_heads = arg(4),
+  c.intermediate_size = arg(5), c.vocab_size = arg(6);
   c.head_dim = c.hidden_size / c.num_heads;
   Decoder model(c, Shard{}, DType::f32);
   for (const Parameter* p : model.parameters()) initialize_random(*p, c, 1);
@@ -24,7 +29,9 @@ int main(int argc, char** argv) {
   const int64_t L = arg(7), T = L * arg(8);
   MicroBatch batch{Tensor::empty({T}, DType::i32), Tensor::empty({T}, DType::i32), {}};
   std::mt19937 random(1);
-  for (int64_t t = 0; t < T; ++t) batch.tokens.data<int32_t>()[t] = static_cast<int32_t>(random() % c.vocab_size), batch.labels.data<int32_t>()[t] = static_cast<int32_t>(random() % c.vocab_size);
+  for (int64_t t = 0; t < T; ++t)
+    batch.tokens.data<int32_t>()[t] = static_cast<int32_t>(random() % c.vocab_size),
+    batch.labels.data<int32_t>()[t] = static_cast<int32_t>(random() % c.vocab_size);
   for (int64_t t = 0; t <= T; t += L) batch.documents.push_back(t);
   std::vector<double> times;
   for (int64_t step = 0; step < arg(9) + 2; ++step) {
@@ -32,12 +39,16 @@ int main(int argc, char** argv) {
     Tape tape;
     LossSums sums;
     const Var hidden = model.forward(tape, batch, {});
-    const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {}, {.ce_share = 1}, double(T), sums);
+    const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {}, {.ce_share = 1},
+                                       double(T), sums);
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();
     optimizer.step(1e-4, 1);
-    if (step >= 2) times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+    if (step >= 2)
+      times.push_back(
+          std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
   }
   std::sort(times.begin(), times.end());
-  std::printf("%.2f ms, %d threads, peak tensors %.0f MB\n", times[times.size() / 2], thread_count(), double(memory_use(DeviceKind::cpu).peak) / 1e6);
+  std::printf("%.2f ms, %d threads, peak tensors %.0f MB\n", times[times.size() / 2], thread_count(),
+              double(memory_use(DeviceKind::cpu).peak) / 1e6);
 }

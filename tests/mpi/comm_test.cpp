@@ -21,7 +21,8 @@ TEST_P(AllReduce, SumsMaximaAndMinimaOnBothSidesOfTheRing) {
     world.all_reduce(t, op, "test");
     for (int64_t i = 0; i < n; ++i) {
       float sum = 0, largest = -INFINITY, least = INFINITY;
-      for (int r = 0; r < world.size(); ++r) sum += value(r, i), largest = std::max(largest, value(r, i)), least = std::min(least, value(r, i));
+      for (int r = 0; r < world.size(); ++r)
+        sum += value(r, i), largest = std::max(largest, value(r, i)), least = std::min(least, value(r, i));
       ASSERT_EQ(t.f32()[i], op == Reduce::sum ? sum : op == Reduce::max ? largest : least) << i;
     }
   }
@@ -54,7 +55,8 @@ TEST(Comm, BroadcastGatherAndText) {
 
 TEST(Comm, SplitGroupsByColorAndOrdersByKey) {
   const Comm world = Comm::world(), half = world.split(world.rank() % 2, -world.rank(), "half");
-  for (size_t i = 1; i < half.world_ranks().size(); ++i) EXPECT_GT(half.world_ranks()[i - 1], half.world_ranks()[i]);
+  for (size_t i = 1; i < half.world_ranks().size(); ++i)
+    EXPECT_GT(half.world_ranks()[i - 1], half.world_ranks()[i]);
   for (int r : half.world_ranks()) EXPECT_EQ(r % 2, world.rank() % 2);
   const Comm alone = world.split(world.rank() == 0 ? 0 : -1, 0, "alone");
   EXPECT_EQ(alone.size(), 1);
@@ -64,7 +66,8 @@ TEST(Comm, SplitGroupsByColorAndOrdersByKey) {
 TEST(Comm, MessagesInARing) {
   const Comm world = Comm::world();
   if (world.size() == 1) GTEST_SKIP() << "needs two ranks";
-  const int next = (world.rank() + 1) % world.size(), before = (world.rank() + world.size() - 1) % world.size();
+  const int next = (world.rank() + 1) % world.size(),
+            before = (world.rank() + world.size() - 1) % world.size();
   const Tensor out = Tensor::from<int64_t>({world.rank(), 42}, {2}), in = Tensor::zeros({2}, DType::i64);
   Request receive = world.irecv(in, before, 3, "ring");
   Request send = world.isend(out, next, 3, "ring");

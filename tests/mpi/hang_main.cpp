@@ -1,4 +1,5 @@
-// Rank 1 never answers: the watchdog must name rank 0, its call and its peer, and end the run. See hang_test.py.
+// Rank 1 never answers: the watchdog must name rank 0, its call and its peer, and end the run. See
+// hang_test.py.
 #include <chrono>
 #include <thread>
 
@@ -9,6 +10,8 @@ int main(int argc, char** argv) {
   const wuneng::Comm world = wuneng::Comm::world();
   const wuneng::Tensor value = wuneng::Tensor::zeros({3});
   world.all_reduce(value, wuneng::Reduce::sum, "a call that ends");
-  if (world.rank() == 0) world.recv(value, 1, 7, "a tensor that never comes");
-  else std::this_thread::sleep_for(std::chrono::seconds(60));
+  if (world.rank() == 0)
+    world.recv(value, 1, 7, "a tensor that never comes");
+  else
+    std::this_thread::sleep_for(std::chrono::seconds(60));
 }

@@ -16,7 +16,8 @@ TEST(Mesh, EveryLayoutOfTheWorldHasEveryCoordinateOnce) {
         for (int teacher = 0; teacher < world.size(); ++teacher) {
           const Layout student{dp, pp, tp};
           if (student.size() + teacher != world.size()) continue;
-          const Mesh m = Mesh::make(world, student, teacher ? std::optional(Layout{1, 1, teacher}) : std::nullopt);
+          const Mesh m =
+              Mesh::make(world, student, teacher ? std::optional(Layout{1, 1, teacher}) : std::nullopt);
           EXPECT_EQ(m.role == Role::teacher, world.rank() >= student.size());
           EXPECT_EQ(m.world_rank(m.role, m.dp_rank, m.pp_rank, m.tp_rank), world.rank());
           EXPECT_EQ(m.tp.size(), m.layout.tp);
@@ -27,7 +28,8 @@ TEST(Mesh, EveryLayoutOfTheWorldHasEveryCoordinateOnce) {
           EXPECT_EQ(m.dp.rank(), m.dp_rank);
           const bool end = m.layout.pp > 1 && (m.first_stage() || m.last_stage());
           EXPECT_EQ(m.embedding.size(), end ? 2 : 1);
-          for (int t = 0; t < m.layout.tp; ++t) EXPECT_EQ(m.tp.world_ranks()[t], m.world_rank(m.role, m.dp_rank, m.pp_rank, t));
+          for (int t = 0; t < m.layout.tp; ++t)
+            EXPECT_EQ(m.tp.world_ranks()[t], m.world_rank(m.role, m.dp_rank, m.pp_rank, t));
         }
   set_rank_name(name);
 }
@@ -38,7 +40,8 @@ TEST(Mesh, PrintsTheEquation) {
     FAIL() << "accepted";
   } catch (const Error& e) {
     const std::string text = e.what();
-    for (const char* part : {"6 ranks", "student dp 1 x pp 2 x tp 2 = 4", "teacher dp 1 x pp 1 x tp 2 = 2", "5 were started", "mpirun -n 6"})
+    for (const char* part : {"6 ranks", "student dp 1 x pp 2 x tp 2 = 4", "teacher dp 1 x pp 1 x tp 2 = 2",
+                             "5 were started", "mpirun -n 6"})
       EXPECT_NE(text.find(part), std::string::npos) << part << " in: " << text;
   }
 }

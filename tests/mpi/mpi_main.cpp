@@ -1,4 +1,5 @@
-// main of the MPI tests: every rank runs the same tests; rank 0 prints, other ranks print failures; all return the same code.
+// main of the MPI tests: every rank runs the same tests; rank 0 prints, other ranks print failures; all
+// return the same code.
 #include <gtest/gtest.h>
 
 #include "runtime/comm.h"
@@ -9,7 +10,8 @@ namespace {
 class Quiet : public testing::EmptyTestEventListener {
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (result.failed())
-      std::fprintf(stderr, "%s: %s:%d: %s\n", wuneng::rank_name().c_str(), result.file_name() ? result.file_name() : "?", result.line_number(), result.message());
+      std::fprintf(stderr, "%s: %s:%d: %s\n", wuneng::rank_name().c_str(),
+                   result.file_name() ? result.file_name() : "?", result.line_number(), result.message());
   }
 };
 

@@ -11,7 +11,8 @@ namespace {
 constexpr int64_t kRows = 5, kRounds = 6;
 
 float logit(const StreamItem& i, int64_t row, int64_t column) {
-  return static_cast<float>(((i.round * 7 + i.micro_batch) * 5 + i.student_dp) * 1000 + row * 100) + 0.25f * static_cast<float>(column);
+  return static_cast<float>(((i.round * 7 + i.micro_batch) * 5 + i.student_dp) * 1000 + row * 100) +
+         0.25f * static_cast<float>(column);
 }
 
 struct Case {
@@ -20,7 +21,6 @@ struct Case {
   int credits;
   DType dtype;
 };
-
 
 void exchange(const Comm& world, const Case& c) {
   const std::string name = rank_name();
@@ -40,7 +40,8 @@ void exchange(const Comm& world, const Case& c) {
       for (const StreamItem& item : items_served(o.shape, round, mesh.dp_rank)) {
         const Tensor logits = Tensor::empty({kRows, held.size()});
         for (int64_t t = 0; t < kRows; ++t)
-          for (int64_t v = 0; v < held.size(); ++v) logits.f32()[t * held.size() + v] = logit(item, t, held.begin + v);
+          for (int64_t v = 0; v < held.size(); ++v)
+            logits.f32()[t * held.size() + v] = logit(item, t, held.begin + v);
         sender.send(item, logits);
       }
     sender.flush();
@@ -49,7 +50,8 @@ void exchange(const Comm& world, const Case& c) {
     const Range held = cut(c.student_vocab, c.student.tp, mesh.tp_rank);
     for (int64_t round = o.first_round; round < o.end_round; ++round)
       for (int m = 0; m < o.shape.micro_batches; ++m) {
-        if (round == 2) std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the teacher runs into its credits
+        if (round == 2)
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the teacher runs into its credits
         std::vector<TeacherSlice> slices;
         ASSERT_NO_THROW(slices = receiver.take(round, m));
         int64_t at = std::min(held.begin, o.shape.shared_vocab());
@@ -60,8 +62,10 @@ void exchange(const Comm& world, const Case& c) {
             for (int64_t v = 0; v < s.columns.size(); ++v) {
               const float wanted = logit({round, m, mesh.dp_rank}, t, s.columns.begin + v);
               const int64_t i = t * s.columns.size() + v;
-              if (c.dtype == DType::f32) ASSERT_EQ(s.logits.f32()[i], wanted);
-              else ASSERT_EQ(static_cast<float>(s.logits.data<bf16>()[i]), static_cast<float>(bf16(wanted)));
+              if (c.dtype == DType::f32)
+                ASSERT_EQ(s.logits.f32()[i], wanted);
+              else
+                ASSERT_EQ(static_cast<float>(s.logits.data<bf16>()[i]), static_cast<float>(bf16(wanted)));
             }
         }
         EXPECT_EQ(at, std::min(held.end, o.shape.shared_vocab()));
@@ -81,7 +85,11 @@ TEST(Stream, EveryStudentRankGetsItsColumnsOfEveryMicroBatch) {
         for (const auto& [vs, vt] : {std::pair<int64_t, int64_t>{31, 37}, {37, 31}})
           for (const int credits : {1, 3}) {
             const int teachers = world.size() - students;
-            const Case c{student_dp ? Layout{students, 1, 1} : Layout{1, 1, students}, teacher_dp ? Layout{teachers, 1, 1} : Layout{1, 1, teachers}, vs, vt, credits,
+            const Case c{student_dp ? Layout{students, 1, 1} : Layout{1, 1, students},
+                         teacher_dp ? Layout{teachers, 1, 1} : Layout{1, 1, teachers},
+                         vs,
+                         vt,
+                         credits,
                          credits == 1 ? DType::f32 : DType::bf16};
             exchange(world, c);
           }
@@ -110,7 +118,8 @@ TEST(Stream, AFrameOfAnotherMicroBatchIsAnErrorNotALoss) {
       EXPECT_NE(std::string(e.what()).find("expected round 0"), std::string::npos) << e.what();
       EXPECT_NE(std::string(e.what()).find("found round 5"), std::string::npos) << e.what();
     }
-    stream.send(Tensor::zeros({1}, DType::i64), 1, 2, "credit to the teacher");  // so that the teacher can end
+    stream.send(Tensor::zeros({1}, DType::i64), 1, 2,
+                "credit to the teacher");  // so that the teacher can end
   }
   world.barrier("end");
 }

@@ -1,5 +1,6 @@
-// reference_probe DIRECTORY...: runs each model directory on its tokens.json and writes out.safetensors beside it: logits [T, V], loss [1] (mean cross
-// entropy over labels >= 0) and grad.NAME for every parameter. check_models.py holds these against the float64 reference.
+// reference_probe DIRECTORY...: runs each model directory on its tokens.json and writes out.safetensors
+// beside it: logits [T, V], loss [1] (mean cross entropy over labels >= 0) and grad.NAME for every parameter.
+// check_models.py holds these against the float64 reference.
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -14,18 +15,22 @@ using namespace wuneng;
 
 void probe(const std::string& directory) {
   const auto input = nlohmann::json::parse(read_file(directory + "/tokens.json"));
-  const auto tokens = input["tokens"].get<std::vector<int32_t>>(), labels = input["labels"].get<std::vector<int32_t>>();
+  const auto tokens = input["tokens"].get<std::vector<int32_t>>(),
+             labels = input["labels"].get<std::vector<int32_t>>();
   const int64_t T = static_cast<int64_t>(tokens.size());
   const ModelConfig config = ModelConfig::from_directory(directory);
   Decoder model(config, Shard{}, DType::f32, input.value("recompute", false));
   load_hugging_face(model, directory, 0);
   Tape tape;
-  const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}), input["documents"].get<std::vector<int64_t>>()};
+  const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),
+                         input["documents"].get<std::vector<int64_t>>()};
   const Var hidden = model.forward(tape, batch, {});
   const Tensor logits = model.logits({}, hidden.value());
   LossSums sums;
-  const double divisor = static_cast<double>(std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l >= 0; }));
-  const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {}, {.ce_share = 1, .chunk_tokens = 4}, divisor, sums);
+  const double divisor =
+      static_cast<double>(std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l >= 0; }));
+  const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {},
+                                     {.ce_share = 1, .chunk_tokens = 4}, divisor, sums);
   loss.set_grad(Tensor::from<float>({1.0f}, {1}));
   tape.backward();
   std::vector<std::pair<std::string, Tensor>> out = {{"logits", logits}, {"loss", loss.value()}};

@@ -20,7 +20,10 @@ class Checkpoint : public testing::Test {
   void TearDown() override { fs::remove_all(root_); }
 
   std::string save(int64_t step, float offset) {
-    return save_checkpoint(Comm(), root_, step, {{"w", {6, 5}, {0, 0}, whole(offset)}, {"b", {3}, {0}, Tensor::from<bf16>({bf16(1.0f), bf16(2.0f), bf16(offset)}, {3})}}, {{"note", step}});
+    return save_checkpoint(Comm(), root_, step,
+                           {{"w", {6, 5}, {0, 0}, whole(offset)},
+                            {"b", {3}, {0}, Tensor::from<bf16>({bf16(1.0f), bf16(2.0f), bf16(offset)}, {3})}},
+                           {{"note", step}});
   }
   static Tensor whole(float offset) {
     const Tensor t = Tensor::empty({6, 5});
@@ -46,7 +49,8 @@ TEST_F(Checkpoint, AnyRectangleReadsBack) {
   EXPECT_EQ(reader.dtype("b"), DType::bf16);
   const Tensor part = Tensor::empty({3, 2});
   reader.read("w", {2, 1}, part);
-  EXPECT_THAT(std::vector<float>(part.f32(), part.f32() + 6), testing::ElementsAre(111, 112, 116, 117, 121, 122));
+  EXPECT_THAT(std::vector<float>(part.f32(), part.f32() + 6),
+              testing::ElementsAre(111, 112, 116, 117, 121, 122));
   EXPECT_THROW(reader.read("w", {4, 0}, Tensor::empty({3, 5})), Error);
   EXPECT_THROW(reader.read("nothing"), Error);
 }
@@ -61,7 +65,8 @@ TEST_F(Checkpoint, GapsAndOverlapsAreRefusedAndTheOldOneStays) {
     }
     return "accepted";
   };
-  EXPECT_THAT(attempt({{"w", {6, 5}, {0, 0}, Tensor::zeros({5, 5})}}), testing::HasSubstr("hold 25 of 30 elements"));
+  EXPECT_THAT(attempt({{"w", {6, 5}, {0, 0}, Tensor::zeros({5, 5})}}),
+              testing::HasSubstr("hold 25 of 30 elements"));
   EXPECT_THAT(attempt({{"w", {6, 5}, {3, 0}, Tensor::zeros({4, 5})}}), testing::HasSubstr("lies outside"));
   EXPECT_EQ(CheckpointReader(root_).step(), 1);
 }

@@ -17,7 +17,8 @@ ModelConfig shape(int64_t heads, int64_t kv, int64_t states) {
 }
 
 TEST(HeadCut, EveryRankHoldsWhatItsQueryHeadsUse) {
-  for (const auto& [H, G, N] : {std::array<int64_t, 3>{28, 4, 4}, {6, 2, 2}, {6, 2, 6}, {40, 8, 8}, {14, 2, 2}, {3, 3, 3}})
+  for (const auto& [H, G, N] :
+       {std::array<int64_t, 3>{28, 4, 4}, {6, 2, 2}, {6, 2, 6}, {40, 8, 8}, {14, 2, 2}, {3, 3, 3}})
     for (int ranks = 1; ranks <= std::min<int64_t>(H, 16); ++ranks) {
       int64_t next = 0, smallest = H, largest = 0;
       for (int rank = 0; rank < ranks; ++rank) {
@@ -31,7 +32,8 @@ TEST(HeadCut, EveryRankHoldsWhatItsQueryHeadsUse) {
           EXPECT_EQ(cut.kv[rank].begin + cut.kv_of_head[i], h / (H / G));
           EXPECT_EQ(cut.state[rank].begin + cut.state_of_head[i], h / (H / N));
         }
-        for (int64_t i = 0; i < cut.local_states(); ++i) EXPECT_EQ(cut.kv[rank].begin + cut.kv_of_state[i], (cut.state[rank].begin + i) / (N / G));
+        for (int64_t i = 0; i < cut.local_states(); ++i)
+          EXPECT_EQ(cut.kv[rank].begin + cut.kv_of_state[i], (cut.state[rank].begin + i) / (N / G));
         EXPECT_LT(cut.kv_of_head.back(), cut.local_kv());
         EXPECT_LT(cut.state_of_head.back(), cut.local_states());
       }
@@ -41,7 +43,8 @@ TEST(HeadCut, EveryRankHoldsWhatItsQueryHeadsUse) {
 }
 
 TEST(HeadCut, SharedStateHeadsHaveOneSlotForAllHolders) {
-  // 6 heads on 4 ranks: 1, 2, 1, 2; state head 0 (heads 0 to 2) is on ranks 0 and 1, state head 1 on ranks 2 and 3.
+  // 6 heads on 4 ranks: 1, 2, 1, 2; state head 0 (heads 0 to 2) is on ranks 0 and 1, state head 1 on ranks 2
+  // and 3.
   for (int rank = 0; rank < 4; ++rank) {
     const HeadCut cut = HeadCut::make(shape(6, 2, 2), 4, rank);
     ASSERT_EQ(cut.shared_slots, 2);

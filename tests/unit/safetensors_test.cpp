@@ -40,10 +40,12 @@ class Safetensors : public testing::Test {
 };
 
 TEST_F(Safetensors, WritesAndReadsBackInOneFileAndInSeveral) {
-  const Tensor a = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3}), b = Tensor::from<bf16>({bf16(1.5f), bf16(-2.0f), bf16(3.0f)}, {3});
+  const Tensor a = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3}),
+               b = Tensor::from<bf16>({bf16(1.5f), bf16(-2.0f), bf16(3.0f)}, {3});
   for (const int64_t limit : {int64_t{1} << 30, int64_t{10}}) {
     const fs::path to = directory_ / std::to_string(limit);
-    write_safetensors(to, {{"a", DType::f32, {2, 3}}, {"b", DType::bf16, {3}}}, limit, [&](const SafetensorsItem& i) { return i.name == "a" ? a : b; });
+    write_safetensors(to, {{"a", DType::f32, {2, 3}}, {"b", DType::bf16, {3}}}, limit,
+                      [&](const SafetensorsItem& i) { return i.name == "a" ? a : b; });
     EXPECT_EQ(fs::exists(to / "model.safetensors.index.json"), limit == 10);
     const SafetensorsDirectory read(to);
     EXPECT_THAT(read.names(), testing::ElementsAre("a", "b"));
@@ -61,7 +63,9 @@ TEST_F(Safetensors, ReadsMisalignedData) {
 }
 
 TEST_F(Safetensors, AcceptsEmptyAndScalarTensors) {
-  const SafetensorsFile f(file(R"({"e":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})", 4));
+  const SafetensorsFile f(file(
+      R"({"e":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})",
+      4));
   EXPECT_EQ(f.tensor("e").numel(), 0);
   EXPECT_EQ(f.tensor("s").numel(), 1);
 }
@@ -78,12 +82,24 @@ TEST_F(Safetensors, RefusesBrokenFiles) {
   EXPECT_THAT(refusal("\xff\xfe", 0), HasSubstr("not JSON"));
   EXPECT_THAT(refusal("[1]", 0), HasSubstr("not a JSON object"));
   EXPECT_THAT(refusal(R"({"x":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}})", 8), HasSubstr("F99"));
-  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), HasSubstr("takes 12 bytes"));
-  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8), HasSubstr("whole number"));
-  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[4611686018427387904,8],"data_offsets":[0,8]}})", 8), HasSubstr("overflows"));
-  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), HasSubstr("gap or overlap"));
-  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4), HasSubstr("gap or overlap"));
-  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), HasSubstr("stands twice"));
+  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8),
+              HasSubstr("takes 12 bytes"));
+  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8),
+              HasSubstr("whole number"));
+  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[4611686018427387904,8],"data_offsets":[0,8]}})", 8),
+              HasSubstr("overflows"));
+  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8),
+              HasSubstr("gap or overlap"));
+  EXPECT_THAT(
+      refusal(
+          R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+          4),
+      HasSubstr("gap or overlap"));
+  EXPECT_THAT(
+      refusal(
+          R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+          8),
+      HasSubstr("stands twice"));
   EXPECT_THAT(refusal(R"({"__metadata__":{"a":1}})", 0), HasSubstr("not a string"));
 }
 

@@ -11,7 +11,11 @@ namespace {
 TEST(StreamPlan, SlicesTileEveryStudentRanksPartOfTheSharedVocabulary) {
   for (int student = 1; student <= 8; ++student)
     for (int teacher = 1; teacher <= 8; ++teacher)
-      for (const auto& [vs, vt] : {std::pair<int64_t, int64_t>{151936, 152064}, {152064, 151936}, {256, 256}, {259, 263}, {10, 100}}) {
+      for (const auto& [vs, vt] : {std::pair<int64_t, int64_t>{151936, 152064},
+                                   {152064, 151936},
+                                   {256, 256},
+                                   {259, 263},
+                                   {10, 100}}) {
         const StreamShape shape{1, student, 1, teacher, vs, vt};
         const auto slices = stream_slices(shape);
         for (int rank = 0; rank < student; ++rank) {
