@@ -31,7 +31,7 @@ mixer = "wuneng"
 preset = "full"
 hidden_size = 24
 intermediate_size = 34
-layers = 5
+layers = 3
 heads = 6
 kv_heads = 2
 head_dim = 8
@@ -66,7 +66,7 @@ log_every = 100
 """
 
 # Global batch: dp x accumulation = 4 micro-batches in every layout.
-LAYOUTS = [(dp, tp, pp) for dp in (1, 2, 4) for tp in (1, 2, 3, 4) for pp in (1, 2, 3, 4) if dp * tp * pp <= 4]
+LAYOUTS = [(dp, tp, pp) for dp in (1, 2, 4) for tp in (1, 2, 3, 4) for pp in (1, 2, 3, 4) if dp * tp * pp <= 4 and pp <= 3]
 TEACHERS = [(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (1, 3, 1)]  # dp, tp, pp
 
 
