@@ -173,6 +173,9 @@ def main():
             tally.tell("student dp {} tp {} pp {}".format(*layout),
                        failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
             shutil.rmtree(out)
+        deep = ["student.layers=5"]  # four stages want four layers; five are uneven on them
+        failures, gradient, weight = parity(bench.run("deep", overrides=deep), bench.run("deep_layout", (1, 1, 4), (1, 1, 1), deep))
+        tally.tell("student dp 1 tp 1 pp 4, five layers", failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
         for i, teacher in enumerate(TEACHERS[1:2] if quick else TEACHERS):
             student = [(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (1, 2, 2)][i]
             out = bench.run("streamed", student, teacher)
