@@ -1,11 +1,15 @@
 // Attention by blocks of query rows: scores of a block against the keys that it sees, softmax, values. The
 // backward computes a block's probabilities again from the saved log-sums. Scratch is one block of scores a
-// thread.
+// thread (two in the backward), whatever the number of rows and heads.
+//
+// Threads share out work of unequal cost (later blocks see more keys), never one sum: the result does not
+// depend on the number of threads.
 #include "kernels/attention.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "kernels/cpu/blas.h"
@@ -15,110 +19,200 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
-constexpr int64_t kBlock = 64;  // query rows
+constexpr int64_t kBlock = 64;             // query rows
+constexpr int64_t kWorthAThread = 100000;  // multiplications: below, a hand-over costs more than it saves
 
-struct Shapes {
+struct Sizes {
   int64_t H, G, D;
   float scale;
 };
 
-// One block of queries of one head and what it sees.
+template <class Args>
+Sizes checked_sizes(const Args& args) {
+  const int64_t H = args.q.dim(1), G = args.k.dim(1), D = args.q.dim(2);
+  WUNENG_ASSERT(args.k.shape() == args.v.shape() && args.k.dim(2) == D);
+  WUNENG_ASSERT(args.out.shape() == args.q.shape() && (args.lse.shape() == Shape{args.q.dim(0), H}));
+  WUNENG_ASSERT(static_cast<int64_t>(args.kv_head.size()) == H);
+  for (const int g : args.kv_head) WUNENG_ASSERT(g >= 0 && g < G);
+  for (const AttentionSegment& s : args.segments)
+    if (s.q_begin < 0 || s.q_count < 0 || s.q_begin + s.q_count > args.q.dim(0) || s.k_begin < 0 ||
+        s.offset < 0 || s.k_begin + s.offset + s.q_count > args.k.dim(0))
+      fail("attention: segment of query rows [{}, {}) at position {} of the document at key row {} lies outside "
+           "q {} or k {}",
+           s.q_begin, s.q_begin + s.q_count, s.offset, s.k_begin, to_string(args.q.shape()),
+           to_string(args.k.shape()));
+  return {H, G, D, 1 / std::sqrt(static_cast<float>(D))};
+}
+
+// A block of query rows of one document and the keys that it sees.
 struct Block {
   int64_t q_row, rows;  // in q
-  int64_t k_row, keys;  // in k and v: the last query's
-  int64_t first_keys;   // the first query's
+  int64_t k_row, keys;  // in k and v: those that the last row sees
+  int64_t first_keys;   // those that the first row sees
 };
 
-template <class F>
-void for_blocks(const AttentionSegment& s, const F& f) {
+void add_blocks(const AttentionSegment& s, std::vector<Block>& blocks) {
   for (int64_t at = 0; at < s.q_count; at += kBlock) {
     const int64_t rows = std::min(kBlock, s.q_count - at);
-    f(Block{s.q_begin + at, rows, s.k_begin, s.offset + at + rows, s.offset + at + 1});
+    blocks.push_back({s.q_begin + at, rows, s.k_begin, s.offset + at + rows, s.offset + at + 1});
   }
 }
 
+int64_t pairs(const std::vector<Block>& blocks) {  // of query and key, the masked ones included
+  return std::accumulate(blocks.begin(), blocks.end(), int64_t{0},
+                         [](int64_t sum, const Block& b) { return sum + b.rows * b.keys; });
+}
+
+int64_t lanes_for(int64_t jobs, int64_t multiplications) {
+  return std::clamp<int64_t>(multiplications / kWorthAThread, 1, std::min<int64_t>(jobs, thread_count()));
+}
+
 // scores [rows, keys] = scale q k^T
-void score(const Shapes& x, const Block& b, const float* q, const float* k, float* scores) {
+void score(const Sizes& x, const Block& b, const float* q, const float* k, float* scores) {
   sgemm(false, true, b.rows, b.keys, x.D, x.scale, q + b.q_row * x.H * x.D, x.H * x.D,
         k + b.k_row * x.G * x.D, x.G * x.D, 0, scores, b.keys);
+}
+
+void grow(std::vector<float>& scratch, int64_t size) {
+  if (static_cast<int64_t>(scratch.size()) < size) scratch.resize(size);
+}
+
+// row becomes softmax(row); returns the log of the sum of exponentials.
+float softmax(float* row, int64_t n) {
+  float best = -std::numeric_limits<float>::infinity(), sum = 0;
+#pragma omp simd reduction(max : best)
+  for (int64_t j = 0; j < n; ++j) best = std::max(best, row[j]);
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; ++j) {
+    row[j] = exp_fast(row[j] - best);
+    sum += row[j];
+  }
+  const float inverse = 1 / sum;
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) row[j] *= inverse;
+  return best + std::log(sum);
+}
+
+void forward_block(const AttentionForwardArgs& args, const Sizes& x, const Block& b, int64_t h,
+                   std::vector<float>& scores) {
+  const int64_t g = args.kv_head[h];
+  grow(scores, b.rows * b.keys);
+  score(x, b, args.q.f32() + h * x.D, args.k.f32() + g * x.D, scores.data());
+  for (int64_t i = 0; i < b.rows; ++i) {
+    float* row = scores.data() + i * b.keys;
+    const int64_t seen = b.first_keys + i;
+    args.lse.f32()[(b.q_row + i) * x.H + h] = softmax(row, seen);
+    std::fill(row + seen, row + b.keys, 0.0f);
+  }
+  sgemm(false, false, b.rows, x.D, b.keys, 1, scores.data(), b.keys,
+        args.v.f32() + (b.k_row * x.G + g) * x.D, x.G * x.D, 0, args.out.f32() + (b.q_row * x.H + h) * x.D,
+        x.H * x.D);
+}
+
+struct BackwardScratch {
+  std::vector<float> p, dp;  // [rows, keys] each
+};
+
+void backward_block(const AttentionBackwardArgs& args, const Sizes& x, const Block& b, int64_t h,
+                    BackwardScratch& scratch) {
+  const int64_t g = args.kv_head[h];
+  const int64_t q_at = (b.q_row * x.H + h) * x.D, k_at = (b.k_row * x.G + g) * x.D;
+  grow(scratch.p, b.rows * b.keys);
+  grow(scratch.dp, b.rows * b.keys);
+  float *p = scratch.p.data(), *dp = scratch.dp.data();
+  const float *out = args.out.f32() + q_at, *dout = args.dout.f32() + q_at;
+  const int64_t q_stride = x.H * x.D, k_stride = x.G * x.D;
+  score(x, b, args.q.f32() + h * x.D, args.k.f32() + g * x.D, p);
+  sgemm(false, true, b.rows, b.keys, x.D, 1, dout, q_stride, args.v.f32() + k_at, k_stride, 0, dp, b.keys);
+  for (int64_t i = 0; i < b.rows; ++i) {
+    float *row = p + i * b.keys, *drow = dp + i * b.keys;
+    const int64_t seen = b.first_keys + i;
+    const float lse = args.lse.f32()[(b.q_row + i) * x.H + h];
+    float inner = 0;  // out . dout = sum_j p_j dp_j
+#pragma omp simd reduction(+ : inner)
+    for (int64_t c = 0; c < x.D; ++c) inner += out[i * q_stride + c] * dout[i * q_stride + c];
+#pragma omp simd
+    for (int64_t j = 0; j < seen; ++j) {
+      row[j] = exp_fast(row[j] - lse);
+      drow[j] = row[j] * (drow[j] - inner);  // the gradient of the scaled score
+    }
+    std::fill(row + seen, row + b.keys, 0.0f);
+    std::fill(drow + seen, drow + b.keys, 0.0f);
+  }
+  sgemm(false, false, b.rows, x.D, b.keys, x.scale, dp, b.keys, args.k.f32() + k_at, k_stride, 0,
+        args.dq.f32() + q_at, q_stride);
+  sgemm(true, false, b.keys, x.D, b.rows, x.scale, dp, b.keys, args.q.f32() + q_at, q_stride, 1,
+        args.dk.f32() + k_at, k_stride);
+  sgemm(true, false, b.keys, x.D, b.rows, 1, p, b.keys, dout, q_stride, 1, args.dv.f32() + k_at, k_stride);
+}
+
+// Blocks by groups, each of the segments whose key rows overlap, in the order of their key rows: the key rows
+// of two groups are disjoint.
+std::vector<std::vector<Block>> disjoint_groups(std::vector<AttentionSegment> segments) {
+  std::stable_sort(segments.begin(), segments.end(),
+                   [](const auto& a, const auto& b) { return a.k_begin < b.k_begin; });
+  std::vector<std::vector<Block>> groups;
+  int64_t end = -1;
+  for (const AttentionSegment& s : segments) {
+    if (s.q_count == 0) continue;
+    if (s.k_begin >= end) groups.emplace_back();
+    add_blocks(s, groups.back());
+    end = std::max(end, s.k_begin + s.offset + s.q_count);
+  }
+  return groups;
 }
 
 }  // namespace
 
 void attention_forward(const Stream&, const AttentionForwardArgs& args) {
-  const Shapes x{args.q.dim(1), args.k.dim(1), args.q.dim(2), 1 / std::sqrt(float(args.q.dim(2)))};
-  parallel_for(static_cast<int64_t>(args.segments.size()) * x.H, 1, [&](int64_t begin, int64_t end) {
+  const Sizes x = checked_sizes(args);
+  std::vector<Block> blocks;
+  for (const AttentionSegment& s : args.segments) add_blocks(s, blocks);
+  const int64_t jobs = static_cast<int64_t>(blocks.size()) * x.H;
+  if (!jobs) return;
+  const int64_t lanes = lanes_for(jobs, 2 * pairs(blocks) * x.H * x.D);
+  parallel_for(lanes, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scores;
-    for (int64_t job = begin; job < end; ++job) {
-      const int64_t h = job % x.H, g = args.kv_head[h];
-      for_blocks(args.segments[job / x.H], [&](const Block& b) {
-        scores.resize(std::max<size_t>(scores.size(), b.rows * b.keys));
-        score(x, b, args.q.f32() + h * x.D, args.k.f32() + g * x.D, scores.data());
-        for (int64_t i = 0; i < b.rows; ++i) {
-          float* row = scores.data() + i * b.keys;
-          const int64_t seen = b.first_keys + i;
-          float best = -std::numeric_limits<float>::infinity(), sum = 0;
-#pragma omp simd reduction(max : best)
-          for (int64_t j = 0; j < seen; ++j) best = std::max(best, row[j]);
-#pragma omp simd reduction(+ : sum)
-          for (int64_t j = 0; j < seen; ++j) {
-            row[j] = exp_fast(row[j] - best);
-            sum += row[j];
-          }
-          const float inverse = 1 / sum;
-#pragma omp simd
-          for (int64_t j = 0; j < seen; ++j) row[j] *= inverse;
-          std::fill(row + seen, row + b.keys, 0.0f);
-          args.lse.f32()[(b.q_row + i) * x.H + h] = best + std::log(sum);
-        }
-        sgemm(false, false, b.rows, x.D, b.keys, 1, scores.data(), b.keys,
-              args.v.f32() + (b.k_row * x.G + g) * x.D, x.G * x.D, 0,
-              args.out.f32() + (b.q_row * x.H + h) * x.D, x.H * x.D);
-      });
-    }
+    for (int64_t lane = begin; lane < end; ++lane)
+      for (int64_t job = lane; job < jobs; job += lanes)  // neighbours cost about the same
+        forward_block(args, x, blocks[job / x.H], job % x.H, scores);
   });
 }
 
 void attention_backward(const Stream&, const AttentionBackwardArgs& args) {
-  const Shapes x{args.q.dim(1), args.k.dim(1), args.q.dim(2), 1 / std::sqrt(float(args.q.dim(2)))};
-  // A thread owns key/value heads, so that dk and dv have one writer and one order of summation.
-  parallel_for(x.G, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> p, dp;
-    for (int64_t h = 0; h < x.H; ++h) {
-      const int64_t g = args.kv_head[h];
-      if (g < begin || g >= end) continue;
-      for (const AttentionSegment& segment : args.segments)
-        for_blocks(segment, [&](const Block& b) {
-          const size_t size = b.rows * b.keys;
-          p.resize(std::max(p.size(), size));
-          dp.resize(std::max(dp.size(), size));
-          const int64_t q_at = (b.q_row * x.H + h) * x.D, k_at = (b.k_row * x.G + g) * x.D;
-          score(x, b, args.q.f32() + h * x.D, args.k.f32() + g * x.D, p.data());
-          sgemm(false, true, b.rows, b.keys, x.D, 1, args.dout.f32() + q_at, x.H * x.D, args.v.f32() + k_at,
-                x.G * x.D, 0, dp.data(), b.keys);
-          for (int64_t i = 0; i < b.rows; ++i) {
-            float *row = p.data() + i * b.keys, *drow = dp.data() + i * b.keys;
-            const int64_t seen = b.first_keys + i, at = q_at + i * x.H * x.D;
-            const float lse = args.lse.f32()[(b.q_row + i) * x.H + h];
-            float inner = 0;  // sum_j p_j dp_j = out . dout
-#pragma omp simd reduction(+ : inner)
-            for (int64_t c = 0; c < x.D; ++c) inner += args.out.f32()[at + c] * args.dout.f32()[at + c];
-#pragma omp simd
-            for (int64_t j = 0; j < seen; ++j) {
-              row[j] = exp_fast(row[j] - lse);
-              drow[j] = row[j] * (drow[j] - inner);
-            }
-            std::fill(row + seen, row + b.keys, 0.0f);
-            std::fill(drow + seen, drow + b.keys, 0.0f);
-          }
-          sgemm(false, false, b.rows, x.D, b.keys, x.scale, dp.data(), b.keys, args.k.f32() + k_at, x.G * x.D,
-                0, args.dq.f32() + q_at, x.H * x.D);
-          sgemm(true, false, b.keys, x.D, b.rows, x.scale, dp.data(), b.keys, args.q.f32() + q_at, x.H * x.D,
-                1, args.dk.f32() + k_at, x.G * x.D);
-          sgemm(true, false, b.keys, x.D, b.rows, 1, p.data(), b.keys, args.dout.f32() + q_at, x.H * x.D, 1,
-                args.dv.f32() + k_at, x.G * x.D);
-        });
-    }
+  const Sizes x = checked_sizes(args);
+  WUNENG_ASSERT(args.dout.shape() == args.q.shape() && args.dq.shape() == args.q.shape());
+  WUNENG_ASSERT(args.dk.shape() == args.k.shape() && args.dv.shape() == args.v.shape());
+  // A job owns one key/value head of one group of rows, so that every row of dk and dv has one writer and one
+  // order of summation.
+  struct Job {
+    const std::vector<Block>* blocks;
+    int64_t kv_head, cost;
+  };
+  const auto groups = disjoint_groups(args.segments);
+  std::vector<Job> jobs;
+  for (const std::vector<Block>& blocks : groups)
+    for (int64_t g = 0; g < x.G; ++g)
+      jobs.push_back({&blocks, g, pairs(blocks) * std::count(args.kv_head.begin(), args.kv_head.end(), g)});
+  if (jobs.empty()) return;
+  std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.cost > b.cost; });
+  const int64_t cost = std::accumulate(jobs.begin(), jobs.end(), int64_t{0},
+                                       [](int64_t sum, const Job& job) { return sum + job.cost; });
+  // The dearest first, each to the lane with the least so far.
+  std::vector<std::vector<Job>> lanes(lanes_for(static_cast<int64_t>(jobs.size()), 5 * cost * x.D));
+  std::vector<int64_t> load(lanes.size());
+  for (const Job& job : jobs) {
+    const auto least = std::min_element(load.begin(), load.end()) - load.begin();
+    lanes[least].push_back(job);
+    load[least] += job.cost;
+  }
+  parallel_for(static_cast<int64_t>(lanes.size()), 1, [&](int64_t begin, int64_t end) {
+    BackwardScratch scratch;
+    for (int64_t lane = begin; lane < end; ++lane)
+      for (const Job& job : lanes[lane])
+        for (int64_t h = 0; h < x.H; ++h)
+          if (args.kv_head[h] == job.kv_head)
+            for (const Block& block : *job.blocks) backward_block(args, x, block, h, scratch);
   });
 }
 

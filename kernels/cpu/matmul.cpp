@@ -7,6 +7,16 @@
 #include "runtime/threads.h"
 
 namespace wuneng::kernels::cpu {
+namespace {
+
+constexpr int64_t kWorthAThread = 1 << 18;  // multiplications: below, a hand-over costs more than it saves
+constexpr int64_t kHeadRows = 256;          // rows of one head in one product: a thread can take part of a head
+
+int64_t grain_for(int64_t multiplications_each) {
+  return std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, multiplications_each));
+}
+
+}  // namespace
 
 void matmul(const Stream&, const MatmulArgs& args) {
   const int64_t M = args.c.dim(0), N = args.c.dim(1), K = args.a.dim(args.transpose_a ? 0 : 1);
@@ -16,10 +26,8 @@ void matmul(const Stream&, const MatmulArgs& args) {
          args.transpose_a ? " transposed" : "", to_string(args.b.shape()),
          args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
   if (!M || !N) return;
-  if (!K) {
-    if (args.accumulate == 0) args.c.zero();
-    return;
-  }
+  if (!K && args.accumulate == 0) args.c.zero();
+  if (!K) return;
   const F32In a(args.a), b(args.b);
   float* c = args.c.f32();
   const int64_t lda = args.a.dim(1), ldb = args.b.dim(1);
@@ -28,10 +36,9 @@ void matmul(const Stream&, const MatmulArgs& args) {
           a.data() + (args.transpose_a ? m0 : m0 * lda), lda, b.data() + (args.transpose_b ? n0 * ldb : n0),
           ldb, args.accumulate, c + m0 * N + n0, N);
   };
-  // Cut the longer side, never K: one order of summation whatever the thread count. Not worth a hand-over
-  // below some 100k multiplications.
-  const int64_t other = std::min(M, N) * K,
-                grain = std::max<int64_t>(16, (1 << 18) / std::max<int64_t>(1, other));
+  // Cut the longer side, never K: one order of summation whatever the thread count. A cut thinner than a
+  // product's register tile wastes it.
+  const int64_t grain = std::max<int64_t>(16, grain_for(std::min(M, N) * K));
   if (M >= N)
     parallel_for(M, grain, [&](int64_t begin, int64_t end) { gemm(begin, end, 0, N); });
   else
@@ -44,10 +51,14 @@ void head_matmul(const Stream&, const HeadMatmulArgs& args) {
   WUNENG_ASSERT(args.x.dim(1) == H && args.x.dim(2) == in && args.y.dim(1) == H && args.y.dim(2) == out);
   if (!T) return;
   const F32In w(args.w);
-  parallel_for(H, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t h = begin; h < end; ++h)
-      sgemm(false, !args.transpose, T, out, in, 1, args.x.f32() + h * in, H * in, w.data() + h * O * I, I,
-            args.accumulate ? 1 : 0, args.y.f32() + h * out, H * out);
+  const int64_t blocks = (T + kHeadRows - 1) / kHeadRows;
+  parallel_for(H * blocks, grain_for(std::min(T, kHeadRows) * O * I), [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t h = job / blocks, t = job % blocks * kHeadRows;
+      sgemm(false, !args.transpose, std::min(kHeadRows, T - t), out, in, 1,
+            args.x.f32() + (t * H + h) * in, H * in, w.data() + h * O * I, I, args.accumulate ? 1 : 0,
+            args.y.f32() + (t * H + h) * out, H * out);
+    }
   });
 }
 
@@ -55,7 +66,7 @@ void head_matmul_weight_grad(const Stream&, const HeadMatmulWeightGradArgs& args
   const int64_t T = args.x.dim(0), H = args.dw.dim(0), O = args.dw.dim(1), I = args.dw.dim(2);
   WUNENG_ASSERT(args.dy.dim(1) == H && args.dy.dim(2) == O && args.x.dim(1) == H && args.x.dim(2) == I);
   if (!T) return;
-  parallel_for(H, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(H, grain_for(T * O * I), [&](int64_t begin, int64_t end) {
     for (int64_t h = begin; h < end; ++h)
       sgemm(true, false, O, I, T, 1, args.dy.f32() + h * O, H * O, args.x.f32() + h * I, H * I, 1,
             args.dw.f32() + h * O * I, I);

@@ -40,6 +40,7 @@ void Wkv7Chunk::load(const Wkv7Inputs& in, int64_t first, int64_t count, int64_t
     float* g = grow.data() + (t + 1) * W;
 #pragma omp simd
     for (int64_t c = 0; c < D; ++c) g[c] = before[c] + log_w[c];
+    std::fill(g + D, g + W, 0.0f);
   }
 #pragma omp simd
   for (int64_t i = 0; i < (C + 1) * W; ++i) grow[i] = exp_fast(grow[i]);
