@@ -9,14 +9,26 @@ std::string equation(const char* role, const Layout& l) {
 
 }  // namespace
 
+const Layout& Mesh::layout_of(Role of) const {
+  if (of == Role::student) return student;
+  require(teacher.has_value(), "mesh: asked for the teacher's layout, but this run has no teacher ranks");
+  return *teacher;
+}
+
 int Mesh::world_rank(Role of, int dp, int pp, int tp) const {
-  const Layout& l = of == Role::student ? student : *teacher;
+  const Layout& l = layout_of(of);
+  if (dp < 0 || dp >= l.dp || pp < 0 || pp >= l.pp || tp < 0 || tp >= l.tp)
+    fail("mesh: no rank dp{} pp{} tp{} in {}", dp, pp, tp,
+         equation(of == Role::student ? "student" : "teacher", l));
   return (of == Role::student ? 0 : student.size()) + (dp * l.pp + pp) * l.tp + tp;
 }
 
 void Mesh::check(int ranks, const Layout& student, const std::optional<Layout>& teacher) {
-  for (const Layout& l : {student, teacher.value_or(student)})
-    require(l.dp > 0 && l.pp > 0 && l.tp > 0, "layout: {}: expected positive degrees", equation("role", l));
+  const auto positive = [](const char* role, const Layout& l) {
+    require(l.dp > 0 && l.pp > 0 && l.tp > 0, "layout: {}: expected positive degrees", equation(role, l));
+  };
+  positive("student", student);
+  if (teacher) positive("teacher", *teacher);
   const int wanted = student.size() + (teacher ? teacher->size() : 0);
   require(wanted == ranks, "the recipe asks for {} ranks: {}{}, but {} {} started; use mpirun -n {}", wanted,
           equation("student", student), teacher ? " + " + equation("teacher", *teacher) : "", ranks,

@@ -31,6 +31,7 @@ struct Mesh {
 
   bool first_stage() const { return pp_rank == 0; }
   bool last_stage() const { return pp_rank == layout.pp - 1; }
+  const Layout& layout_of(Role role) const;  // throws where there is no such role
   int world_rank(Role role, int dp, int pp, int tp) const;
 };
 

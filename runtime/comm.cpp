@@ -1,24 +1,25 @@
 #include "runtime/comm.h"
 
-#include <mpi.h>
-
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
+#include <atomic>
+#include <cstdio>
 #include <exception>
+#include <numeric>
+#include <optional>
 
+#include "runtime/mpi_call.h"
+#include "runtime/ring.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
-namespace {
+namespace mpi {
 
-bool g_mpi = false;    // was MPI started?
-bool g_check = false;  // compare collectives across ranks before each (WUNENG_CHECK_COLLECTIVES=1)
-int64_t g_calls = 0;
-constexpr int64_t kRing = 1 << 20;   // bytes above which our ring beats MPI_Allreduce
-constexpr int64_t kPiece = 1 << 28;  // elements of one MPI call, below its int counts
+State& state() {
+  static State value;
+  return value;
+}
 
-void check_mpi(int code, const std::string& call) {
+void check(int code, const std::string& call) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
@@ -26,7 +27,7 @@ void check_mpi(int code, const std::string& call) {
   fail("{}: {}", call, std::string(text, length));
 }
 
-MPI_Datatype mpi_type(DType type, const std::string& call) {
+MPI_Datatype type_of(DType type) {
   switch (type) {
     case DType::f32:
       return MPI_FLOAT;
@@ -37,79 +38,187 @@ MPI_Datatype mpi_type(DType type, const std::string& call) {
     case DType::i64:
       return MPI_INT64_T;
     default:
-      fail("{}: {} cannot be reduced; expected f32, f64, i32 or i64", call, to_string(type));
+      fail("internal check failed: no MPI type for {}", to_string(type));
   }
 }
 
-template <class T>
-void combine(T* a, const T* b, int64_t n, Reduce op) {
-  if (op == Reduce::sum)
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) a[i] += b[i];
-  else if (op == Reduce::max)
-    for (int64_t i = 0; i < n; ++i) a[i] = std::max(a[i], b[i]);
-  else
-    for (int64_t i = 0; i < n; ++i) a[i] = std::min(a[i], b[i]);
+}  // namespace mpi
+
+namespace {
+
+constexpr int64_t kRingBytes = 1 << 20;   // above this our ring beats MPI_Allreduce
+constexpr int64_t kPieceBytes = 1 << 28;  // what one collective call of MPI carries, below its int counts
+constexpr int64_t kPlainBytes = 1 << 30;  // above this a message is counted in blocks, not in bytes
+constexpr int64_t kBlockBytes = 1 << 20;
+
+// A message of any length: above 1 GiB one item of a derived type, since MPI counts with int. Its elements
+// are bytes either way, so what arrives is counted alike.
+class LongMessage {
+ public:
+  LongMessage(int64_t bytes, const std::string& call) {
+    if (bytes <= kPlainBytes) {
+      count_ = static_cast<int>(bytes);
+      return;
+    }
+    MPI_Datatype block;
+    mpi::check(MPI_Type_contiguous(kBlockBytes, MPI_BYTE, &block), call);
+    const int counts[] = {static_cast<int>(bytes / kBlockBytes), static_cast<int>(bytes % kBlockBytes)};
+    const MPI_Aint at[] = {0, static_cast<MPI_Aint>(bytes / kBlockBytes * kBlockBytes)};
+    const MPI_Datatype types[] = {block, MPI_BYTE};
+    mpi::check(MPI_Type_create_struct(2, counts, at, types, &type_), call);
+    mpi::check(MPI_Type_commit(&type_), call);
+    MPI_Type_free(&block);
+  }
+  ~LongMessage() {  // MPI keeps the type while a message under way needs it
+    if (type_ != MPI_BYTE) MPI_Type_free(&type_);
+  }
+  LongMessage(const LongMessage&) = delete;
+  int count() const { return count_; }
+  MPI_Datatype type() const { return type_; }
+
+ private:
+  int count_ = 1;
+  MPI_Datatype type_ = MPI_BYTE;
+};
+
+struct Call {
+  const char* operation;
+  const char* what;
+  const Tensor* tensor = nullptr;
+  bool reduces = false;
+  bool collective = true;
+  bool needs_peer = false;
+  int peer = -1;  // of a message; the root of a broadcast
+  int tag = 0;
+};
+
+Call message(const char* operation, const char* what, const Tensor& tensor, int peer, int tag) {
+  return {.operation = operation,
+          .what = what,
+          .tensor = &tensor,
+          .collective = false,
+          .needs_peer = true,
+          .peer = peer,
+          .tag = tag};
 }
 
 }  // namespace
 
 struct Comm::Impl {
-  MPI_Comm comm = MPI_COMM_NULL;
+  MPI_Comm comm = MPI_COMM_NULL;  // null: this rank alone
   int rank = 0, size = 1;
   std::string name = "self";
-  std::vector<int> world_ranks = {0};
+  std::vector<int> world_ranks = {mpi::state().world_rank};
+  std::string members = std::to_string(mpi::state().world_rank);  // "0,1,2", for messages
+
+  Impl() = default;
+  Impl(MPI_Comm group, std::string group_name) : comm(group), name(std::move(group_name)) {
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+    MPI_Group here, everywhere;  // translated without a message, so that world() is no collective call
+    MPI_Comm_group(comm, &here);
+    MPI_Comm_group(MPI_COMM_WORLD, &everywhere);
+    std::vector<int> ranks(size);
+    std::iota(ranks.begin(), ranks.end(), 0);
+    world_ranks.resize(size);
+    MPI_Group_translate_ranks(here, size, ranks.data(), everywhere, world_ranks.data());
+    MPI_Group_free(&here);
+    MPI_Group_free(&everywhere);
+    members.clear();
+    for (const int r : world_ranks) members += (members.empty() ? "" : ",") + std::to_string(r);
+  }
+  Impl(const Impl&) = delete;
 
   ~Impl() {
     int finalized = 0;
-    if (g_mpi && comm != MPI_COMM_NULL && comm != MPI_COMM_WORLD &&
-        MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized)
-      MPI_Comm_free(&comm);
+    if (comm == MPI_COMM_NULL || comm == MPI_COMM_WORLD) return;
+    if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);
+  }
+};
+
+// The gate that every call goes through: checks what one rank can check, names and counts the call, tells the
+// watchdog that this rank waits in it, and in check mode makes sure that all ranks are in the same call.
+class Comm::Gate {
+ public:
+  Gate(const Impl& group, const Call& call) : group_(group) {
+    check(call);
+    if (alone() && call.collective) return;
+    static std::atomic<int64_t> calls = 0;
+    const std::string mine = signature(call);
+    text_ = fmt::format("{} on {} (world ranks {}), call {}", mine, group_.name, group_.members, ++calls);
+    if (!call.collective) return;  // only posted; Request::wait waits
+    waiting_.emplace(text_);
+    if (mpi::state().check_alike) check_alike(mine);
   }
 
-  // "all_reduce sum 'grad norm' f64[1] on student.tp (world ranks 0,1), call 123"
-  std::string describe(const char* operation, const char* what, const Tensor& t, int peer = -1) const {
-    std::string ranks;
-    for (int r : world_ranks) ranks += (ranks.empty() ? "" : ",") + std::to_string(r);
-    return fmt::format("{} '{}' {}{}{} on {} (world ranks {}), call {}", operation, what,
-                       to_string(t.dtype()), to_string(t.shape()),
-                       peer >= 0 ? fmt::format(" with world rank {}", world_ranks[peer]) : "", name, ranks,
-                       ++g_calls);
+  bool alone() const { return group_.size == 1; }
+  const std::string& text() const { return text_; }
+  void operator()(int code) const { mpi::check(code, text_); }
+
+  // Every rank's text, by rank.
+  std::vector<std::string> gather_text(const std::string& mine) const {
+    std::vector<int> lengths(group_.size), offsets(group_.size);
+    const int length = static_cast<int>(mine.size());
+    mpi::check(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, group_.comm), text_);
+    int64_t total = 0;
+    for (int r = 0; r < group_.size; total += lengths[r++]) offsets[r] = static_cast<int>(total);
+    require(total <= INT32_MAX, "{}: {} bytes of text in all, expected at most {}", text_, total, INT32_MAX);
+    std::string all(total, ' ');
+    mpi::check(MPI_Allgatherv(mine.data(), length, MPI_CHAR, all.data(), lengths.data(), offsets.data(),
+                              MPI_CHAR, group_.comm),
+               text_);
+    std::vector<std::string> out;
+    for (int r = 0; r < group_.size; ++r) out.push_back(all.substr(offsets[r], lengths[r]));
+    return out;
   }
 
-  // All ranks of the group must be in the same call with the same size; else each says what it is in.
-  void check_alike(const char* operation, const char* what, const Tensor& t, const std::string& call) const {
-    if (!g_check) return;
-    char mine[128] = {};
-    std::snprintf(mine, sizeof mine, "%s '%s' %s%s", operation, what,
-                  std::string(to_string(t.dtype())).c_str(), to_string(t.shape()).c_str());
-    std::vector<char> all(sizeof mine * size);
-    check_mpi(MPI_Allgather(mine, sizeof mine, MPI_CHAR, all.data(), sizeof mine, MPI_CHAR, comm), call);
-    for (int r = 0; r < size; ++r)
-      require(std::strncmp(mine, all.data() + r * sizeof mine, sizeof mine) == 0,
-              "{}: world rank {} is in {} meanwhile", call, world_ranks[r], all.data() + r * sizeof mine);
+ private:
+  // "broadcast 'weights' f32[3, 4] with world rank 2": equal on all ranks of a collective call.
+  std::string signature(const Call& c) const {
+    std::string out = fmt::format("{} '{}'", c.operation, c.what);
+    if (c.tensor) out += fmt::format(" {}{}", to_string(c.tensor->dtype()), to_string(c.tensor->shape()));
+    if (c.peer >= 0 && c.peer < group_.size)
+      out += fmt::format(" with world rank {}", group_.world_ranks[c.peer]);
+    return out;
   }
 
-  // Ring: each rank ends up with the sum of one piece, then pieces go round. One order of summation per
-  // piece, so all ranks agree bitwise.
-  template <class T>
-  void ring(T* data, int64_t n, Reduce op, MPI_Datatype type, const std::string& call) const {
-    std::vector<T> incoming((n + size - 1) / size + 1);
-    const auto piece = [&](int i) {
-      return std::pair{n * ((i % size + size) % size) / size, n * ((i % size + size) % size + 1) / size};
-    };
-    const int next = (rank + 1) % size, before = (rank + size - 1) % size;
-    for (int phase = 0; phase < 2; ++phase)
-      for (int step = 0; step < size - 1; ++step) {
-        const auto out = piece(rank - step + phase), in = piece(rank - step - 1 + phase);
-        T* to = phase == 0 ? incoming.data() : data + in.first;
-        check_mpi(
-            MPI_Sendrecv(data + out.first, static_cast<int>(out.second - out.first), type, next, 1, to,
-                         static_cast<int>(in.second - in.first), type, before, 1, comm, MPI_STATUS_IGNORE),
-            call);
-        if (phase == 0) combine(data + in.first, incoming.data(), in.second - in.first, op);
-      }
+  std::string place(const Call& c) const {
+    return fmt::format("{} on {} (world ranks {})", signature(c), group_.name, group_.members);
   }
+
+  // Names the call only where something is wrong: this runs before every call, also of a rank alone.
+  void check(const Call& c) const {
+    if (c.tensor) {
+      const DType type = c.tensor->dtype();
+      if (!c.tensor->defined()) fail("{}: the tensor is undefined", place(c));
+      if (c.tensor->device().kind != DeviceKind::cpu) fail("{}: expected a host tensor", place(c));
+      if (c.reduces && type != DType::f32 && type != DType::f64 && type != DType::i32 && type != DType::i64)
+        fail("{}: {} cannot be reduced, expected f32, f64, i32 or i64", place(c), to_string(type));
+    }
+    if (c.peer < (c.needs_peer ? 0 : -1) || c.peer >= group_.size)
+      fail("{}: expected a rank in [0, {}), found {}", place(c), group_.size, c.peer);
+    if (c.collective) return;
+    if (group_.comm == MPI_COMM_NULL)
+      fail("{}: this rank is alone, it has nobody to send to or receive from", place(c));
+    const int tags = mpi::state().own_tag;
+    if (c.tag < 0 || c.tag >= tags) fail("{}: expected a tag in [0, {}), found {}", place(c), tags, c.tag);
+  }
+
+  // The ranks compare a hash; where it differs, all gather the full texts, so that each names a rank that
+  // disagrees.
+  void check_alike(const std::string& mine) const {
+    const uint64_t hash = std::hash<std::string>{}(mine);
+    std::vector<uint64_t> hashes(group_.size);
+    mpi::check(MPI_Allgather(&hash, 1, MPI_UINT64_T, hashes.data(), 1, MPI_UINT64_T, group_.comm), text_);
+    if (std::all_of(hashes.begin(), hashes.end(), [&](uint64_t h) { return h == hashes[0]; })) return;
+    const std::vector<std::string> all = gather_text(mine);
+    for (int r = 0; r < group_.size; ++r)
+      require(all[r] == mine, "{}: world rank {} is in {} meanwhile", text_, group_.world_ranks[r], all[r]);
+  }
+
+  const Impl& group_;
+  std::string text_;
+  std::optional<watchdog::Waiting> waiting_;
 };
 
 struct Request::Impl {
@@ -118,22 +227,29 @@ struct Request::Impl {
   std::string call;
   int64_t expected = -1;  // bytes, of a receive
 
-  void finish(const MPI_Status& status) {
-    if (expected >= 0) {
-      MPI_Count bytes = 0;
-      MPI_Get_elements_x(&status, MPI_BYTE, &bytes);
-      require(bytes == expected, "{}: expected {} bytes, received {}", call, expected,
-              static_cast<int64_t>(bytes));
-    }
-    request = MPI_REQUEST_NULL;
+  Impl(const Tensor& tensor, const std::string& text) : buffer(tensor), call(text) {}
+  Impl(const Impl&) = delete;
+
+  void finish(int code, const MPI_Status& status) const {
+    int error = MPI_SUCCESS;
+    MPI_Error_class(code, &error);
+    if (error != MPI_ERR_TRUNCATE) mpi::check(code, call);
+    if (expected < 0) return;
+    MPI_Count bytes = 0;
+    MPI_Get_elements_x(&status, MPI_BYTE, &bytes);
+    const int64_t found = bytes;
+    require(error != MPI_ERR_TRUNCATE || found > expected, "{}: expected {} bytes, received more", call,
+            expected);
+    require(found == expected, "{}: expected {} bytes, received {}", call, expected, found);
   }
+
   ~Impl() {
-    // A buffer that MPI may still write to must not be freed. Unwinding ends in MPI_Abort anyway.
-    if (request != MPI_REQUEST_NULL && std::uncaught_exceptions() == 0) {
+    if (request == MPI_REQUEST_NULL) return;
+    if (std::uncaught_exceptions() == 0) {
       std::fprintf(stderr, "wuneng: %s: %s was dropped before it ended\n", rank_name().c_str(), call.c_str());
       Runtime::abort(70);
     }
-    if (request != MPI_REQUEST_NULL) new Tensor(buffer);
+    new Tensor(buffer);  // MPI may still write there; the error on its way ends the run
   }
 };
 
@@ -141,35 +257,27 @@ bool Request::done() {
   if (!impl_) return true;
   int flag = 0;
   MPI_Status status;
-  check_mpi(MPI_Test(&impl_->request, &flag, &status), impl_->call);
-  if (!flag) return false;
-  impl_->finish(status);
-  impl_.reset();
+  const int code = MPI_Test(&impl_->request, &flag, &status);
+  if (code == MPI_SUCCESS && !flag) return false;
+  const auto ended = std::move(impl_);
+  ended->finish(code, status);
   return true;
 }
 
 void Request::wait() {
   if (!impl_) return;
-  watchdog::Waiting waiting(impl_->call);
+  const auto ended = std::move(impl_);
+  watchdog::Waiting waiting(ended->call);
   MPI_Status status;
-  check_mpi(MPI_Wait(&impl_->request, &status), impl_->call);
-  impl_->finish(status);
-  impl_.reset();
+  const int code = MPI_Wait(&ended->request, &status);
+  ended->finish(code, status);
 }
 
 Comm::Comm() : impl_(std::make_shared<Impl>()) {}
 Comm::Comm(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Comm Comm::world() {
-  if (!g_mpi) return Comm();
-  auto impl = std::make_shared<Impl>();
-  impl->comm = MPI_COMM_WORLD;
-  impl->name = "world";
-  MPI_Comm_rank(MPI_COMM_WORLD, &impl->rank);
-  MPI_Comm_size(MPI_COMM_WORLD, &impl->size);
-  impl->world_ranks.resize(impl->size);
-  for (int r = 0; r < impl->size; ++r) impl->world_ranks[r] = r;
-  return Comm(impl);
+  return mpi::state().started ? Comm(std::make_shared<Impl>(MPI_COMM_WORLD, "world")) : Comm();
 }
 
 int Comm::rank() const { return impl_->rank; }
@@ -178,41 +286,24 @@ const std::string& Comm::name() const { return impl_->name; }
 const std::vector<int>& Comm::world_ranks() const { return impl_->world_ranks; }
 
 Comm Comm::split(int color, int key, const std::string& name) const {
-  auto impl = std::make_shared<Impl>();
-  impl->name = name;
-  if (impl_->comm == MPI_COMM_NULL) return Comm(impl);
-  impl->world_ranks = {impl_->world_ranks[impl_->rank]};
-  watchdog::Waiting waiting(fmt::format("split of {} into {}", impl_->name, name));
+  auto self = std::make_shared<Impl>();
+  self->name = name;
+  if (impl_->comm == MPI_COMM_NULL) return Comm(self);
+  const Gate call(*impl_, {.operation = "split", .what = "into groups"});
   MPI_Comm part = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split(impl_->comm, color < 0 ? MPI_UNDEFINED : color, key, &part), "split into " + name);
-  if (part == MPI_COMM_NULL) return Comm(impl);
-  impl->comm = part;
-  MPI_Comm_rank(part, &impl->rank);
-  MPI_Comm_size(part, &impl->size);
-  impl->world_ranks.resize(impl->size);
-  const int mine = impl_->world_ranks[impl_->rank];
-  check_mpi(MPI_Allgather(&mine, 1, MPI_INT, impl->world_ranks.data(), 1, MPI_INT, part),
-            "split into " + name);
-  return Comm(impl);
+  call(MPI_Comm_split(impl_->comm, color < 0 ? MPI_UNDEFINED : color, key, &part));
+  return Comm(part == MPI_COMM_NULL ? self : std::make_shared<Impl>(part, name));
 }
 
 void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
-  if (impl_->size == 1) return;
   constexpr const char* names[] = {"all_reduce sum", "all_reduce max", "all_reduce min"};
-  const char* operation = names[static_cast<int>(op)];
-  const std::string call = impl_->describe(operation, what, tensor);
-  watchdog::Waiting waiting(call);
-  impl_->check_alike(operation, what, tensor, call);
-  const MPI_Datatype type = mpi_type(tensor.dtype(), call);
-  const MPI_Op mpi_op = op == Reduce::sum ? MPI_SUM : op == Reduce::max ? MPI_MAX : MPI_MIN;
-  for (int64_t at = 0; at < tensor.numel(); at += kPiece) {
-    const int64_t n = std::min(kPiece, tensor.numel() - at);
-    char* data = static_cast<char*>(tensor.raw()) + at * size_of(tensor.dtype());
-    if (tensor.dtype() == DType::f32 && n * 4 > kRing)
-      impl_->ring(reinterpret_cast<float*>(data), n, op, type, call);
-    else
-      check_mpi(MPI_Allreduce(MPI_IN_PLACE, data, static_cast<int>(n), type, mpi_op, impl_->comm), call);
-  }
+  const MPI_Op ops[] = {MPI_SUM, mpi::state().max, mpi::state().min};
+  const int index = static_cast<int>(op);
+  const Gate call(*impl_, {.operation = names[index], .what = what, .tensor = &tensor, .reduces = true});
+  if (call.alone()) return;
+  if (tensor.bytes() > kRingBytes) return mpi::ring_all_reduce(impl_->comm, tensor, op, call.text());
+  call(MPI_Allreduce(MPI_IN_PLACE, tensor.raw(), static_cast<int>(tensor.numel()),
+                     mpi::type_of(tensor.dtype()), ops[index], impl_->comm));
 }
 
 double Comm::all_reduce(double value, Reduce op, const char* what) const {
@@ -223,79 +314,62 @@ double Comm::all_reduce(double value, Reduce op, const char* what) const {
 }
 
 void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
-  if (impl_->size == 1) return;
-  const std::string call = impl_->describe("broadcast", what, tensor, root);
-  watchdog::Waiting waiting(call);
-  impl_->check_alike("broadcast", what, tensor, call);
-  for (int64_t at = 0; at < tensor.bytes(); at += kPiece)
-    check_mpi(MPI_Bcast(static_cast<char*>(tensor.raw()) + at,
-                        static_cast<int>(std::min(kPiece, tensor.bytes() - at)), MPI_BYTE, root, impl_->comm),
-              call);
+  const Gate call(
+      *impl_, {.operation = "broadcast", .what = what, .tensor = &tensor, .needs_peer = true, .peer = root});
+  if (call.alone()) return;
+  for (int64_t at = 0; at < tensor.bytes(); at += kPieceBytes)
+    call(MPI_Bcast(static_cast<char*>(tensor.raw()) + at,
+                   static_cast<int>(std::min(kPieceBytes, tensor.bytes() - at)), MPI_BYTE, root,
+                   impl_->comm));
 }
 
 void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
-  WUNENG_ASSERT(all.numel() == mine.numel() * impl_->size && all.dtype() == mine.dtype());
-  if (impl_->size == 1) return all.view(mine.shape()).copy_from(mine);
-  const std::string call = impl_->describe("all_gather", what, mine);
-  watchdog::Waiting waiting(call);
-  impl_->check_alike("all_gather", what, mine, call);
-  require(mine.bytes() < kPiece, "{}: {} bytes a rank, expected fewer than {}", call, mine.bytes(), kPiece);
-  const int bytes = static_cast<int>(mine.bytes());
-  check_mpi(MPI_Allgather(mine.raw(), bytes, MPI_BYTE, all.raw(), bytes, MPI_BYTE, impl_->comm), call);
+  const Gate call(*impl_, {.operation = "all_gather", .what = what, .tensor = &mine});
+  require(all.defined() && all.dtype() == mine.dtype() && all.numel() == mine.numel() * impl_->size,
+          "all_gather '{}' on {}: {} ranks of {}{} do not fill {}{}", what, impl_->name, impl_->size,
+          to_string(mine.dtype()), to_string(mine.shape()), to_string(all.dtype()), to_string(all.shape()));
+  if (call.alone()) return all.view(mine.shape()).copy_from(mine);
+  for (int64_t at = 0; at < mine.bytes(); at += kPieceBytes) {
+    const int bytes = static_cast<int>(std::min(kPieceBytes, mine.bytes() - at));
+    MPI_Datatype piece, spaced;  // this piece of one rank's part, the next rank's a whole part further on
+    call(MPI_Type_contiguous(bytes, MPI_BYTE, &piece));
+    call(MPI_Type_create_resized(piece, 0, mine.bytes(), &spaced));
+    call(MPI_Type_commit(&spaced));
+    call(MPI_Allgather(static_cast<char*>(mine.raw()) + at, bytes, MPI_BYTE,
+                       static_cast<char*>(all.raw()) + at, 1, spaced, impl_->comm));
+    MPI_Type_free(&spaced);
+    MPI_Type_free(&piece);
+  }
 }
 
 void Comm::barrier(const char* what) const {
-  if (impl_->size == 1) return;
-  const std::string call = impl_->describe("barrier", what, Tensor());
-  watchdog::Waiting waiting(call);
-  impl_->check_alike("barrier", what, Tensor(), call);
-  check_mpi(MPI_Barrier(impl_->comm), call);
+  const Gate call(*impl_, {.operation = "barrier", .what = what});
+  if (!call.alone()) call(MPI_Barrier(impl_->comm));
 }
 
 std::vector<std::string> Comm::all_gather_text(const std::string& mine, const char* what) const {
-  if (impl_->size == 1) return {mine};
-  const std::string call = impl_->describe("all_gather_text", what, Tensor());
-  watchdog::Waiting waiting(call);
-  impl_->check_alike("all_gather_text", what, Tensor(), call);
-  const int size = impl_->size, length = static_cast<int>(mine.size());
-  std::vector<int> lengths(size), offsets(size + 1, 0);
-  check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, impl_->comm), call);
-  for (int r = 0; r < size; ++r) offsets[r + 1] = offsets[r] + lengths[r];
-  std::vector<char> all(offsets[size] + 1);
-  check_mpi(MPI_Allgatherv(mine.data(), length, MPI_CHAR, all.data(), lengths.data(), offsets.data(),
-                           MPI_CHAR, impl_->comm),
-            call);
-  std::vector<std::string> out;
-  for (int r = 0; r < size; ++r) out.emplace_back(all.data() + offsets[r], lengths[r]);
-  return out;
+  const Gate call(*impl_, {.operation = "all_gather_text", .what = what});
+  return call.alone() ? std::vector{mine} : call.gather_text(mine);
 }
 
 Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) const {
-  WUNENG_ASSERT(impl_->comm != MPI_COMM_NULL && peer >= 0 && peer < impl_->size);
+  const Gate call(*impl_, message("send", what, tensor, peer, tag));
   Request out;
-  out.impl_ = std::make_shared<Request::Impl>();
-  out.impl_->buffer = tensor;
-  out.impl_->call = impl_->describe("send", what, tensor, peer);
-  require(tensor.bytes() <= INT32_MAX, "{}: {} bytes are more than one message holds; cut the micro-batch",
-          out.impl_->call, tensor.bytes());
-  check_mpi(MPI_Isend(tensor.raw(), static_cast<int>(tensor.bytes()), MPI_BYTE, peer, tag, impl_->comm,
-                      &out.impl_->request),
-            out.impl_->call);
+  out.impl_ = std::make_shared<Request::Impl>(tensor, call.text());
+  MPI_Request* request = &out.impl_->request;
+  const LongMessage body(tensor.bytes(), call.text());
+  call(MPI_Isend(tensor.raw(), body.count(), body.type(), peer, tag, impl_->comm, request));
   return out;
 }
 
 Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) const {
-  WUNENG_ASSERT(impl_->comm != MPI_COMM_NULL && peer >= 0 && peer < impl_->size);
+  const Gate call(*impl_, message("receive", what, tensor, peer, tag));
   Request out;
-  out.impl_ = std::make_shared<Request::Impl>();
-  out.impl_->buffer = tensor;
+  out.impl_ = std::make_shared<Request::Impl>(tensor, call.text());
   out.impl_->expected = tensor.bytes();
-  out.impl_->call = impl_->describe("receive", what, tensor, peer);
-  require(tensor.bytes() <= INT32_MAX, "{}: {} bytes are more than one message holds; cut the micro-batch",
-          out.impl_->call, tensor.bytes());
-  check_mpi(MPI_Irecv(tensor.raw(), static_cast<int>(tensor.bytes()), MPI_BYTE, peer, tag, impl_->comm,
-                      &out.impl_->request),
-            out.impl_->call);
+  MPI_Request* request = &out.impl_->request;
+  const LongMessage body(tensor.bytes(), call.text());
+  call(MPI_Irecv(tensor.raw(), body.count(), body.type(), peer, tag, impl_->comm, request));
   return out;
 }
 
@@ -304,39 +378,6 @@ void Comm::send(const Tensor& tensor, int peer, int tag, const char* what) const
 }
 void Comm::recv(const Tensor& tensor, int peer, int tag, const char* what) const {
   irecv(tensor, peer, tag, what).wait();
-}
-
-Runtime::Runtime(int* argc, char*** argv) {
-  const auto launched = [] {
-    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
-      if (std::getenv(name)) return true;
-    return false;
-  };
-  if (launched()) {
-    int provided = 0;
-    MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE,
-                    &provided);  // the watchdog may abort while another thread waits
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    g_mpi = true;
-    const char* check = std::getenv("WUNENG_CHECK_COLLECTIVES");
-    g_check = check && std::strcmp(check, "0") != 0;
-    set_rank_name(fmt::format("rank {}", Comm::world().rank()));
-  }
-  watchdog::start([] { Runtime::abort(86); });
-}
-
-Runtime::~Runtime() {
-  watchdog::stop();
-  if (g_mpi) MPI_Finalize();
-}
-
-void Runtime::set_hang_timeout(double seconds) { watchdog::set_timeout(seconds); }
-
-void Runtime::abort(int code) {
-  std::fflush(stdout);
-  std::fflush(stderr);
-  if (g_mpi) MPI_Abort(MPI_COMM_WORLD, code);
-  std::_Exit(code);
 }
 
 }  // namespace wuneng

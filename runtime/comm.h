@@ -43,15 +43,18 @@ class Comm {
   // (size-1 identity).
   Comm split(int color, int key, const std::string& name) const;
 
-  // what: names the call in reports, e.g. "grad norm". Tensors f32 (all), f64/i64 (reductions); contiguous;
-  // shapes equal on all ranks. Results are bitwise equal on all ranks and from run to run.
+  // what: names the call in reports, e.g. "grad norm". Host tensors of any type, reductions of f32, f64, i32
+  // and i64; shapes equal on all ranks (compared before each call with WUNENG_CHECK_COLLECTIVES=1). Of any
+  // length. Results are bitwise equal on all ranks and from run to run; max and min keep a NaN that any rank
+  // has.
   void all_reduce(const Tensor& tensor, Reduce op, const char* what) const;
   void broadcast(const Tensor& tensor, int root, const char* what) const;
   void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]
   void barrier(const char* what) const;
   std::vector<std::string> all_gather_text(const std::string& mine, const char* what) const;
 
-  // Point to point; peer is a rank of this group; sizes must be equal on both sides, checked on receipt.
+  // Point to point, of any length; peer is a rank of this group; sizes must be equal on both sides, checked
+  // on receipt.
   Request isend(const Tensor& tensor, int peer, int tag, const char* what) const;
   Request irecv(const Tensor& tensor, int peer, int tag, const char* what) const;
   void send(const Tensor& tensor, int peer, int tag, const char* what) const;
@@ -61,17 +64,19 @@ class Comm {
 
  private:
   struct Impl;
+  class Gate;
   explicit Comm(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;
 };
 
-// Starts and ends MPI where the program was launched under it (or always where `force_mpi`), and runs the
-// watchdog.
+// Starts and ends MPI where the program was launched under it, and runs the watchdog. Throws where the
+// launcher started more ranks than MPI sees (srun without PMIx).
 class Runtime {
  public:
   explicit Runtime(int* argc, char*** argv);
   ~Runtime();
-  static void set_hang_timeout(double seconds);  // default 600, or WUNENG_HANG_TIMEOUT; 0: never
+  // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT, where set, wins.
+  static void set_hang_timeout(double seconds);
   // Ends all ranks with this exit code after an error on one of them.
   [[noreturn]] static void abort(int code);
 };

@@ -1,5 +1,6 @@
 #include "runtime/watchdog.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -7,9 +8,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 #include "runtime/error.h"
 
@@ -17,6 +18,11 @@ namespace wuneng::watchdog {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr auto kLook = std::chrono::milliseconds(200);
+constexpr auto kGrace = std::chrono::seconds(2);  // the others are stuck as well: let each say where
+constexpr unsigned kPatience = 7;  // seconds from the report to the kernel's kill, grace included
+constexpr size_t kTrace = 5;
 
 struct Call {
   std::string text;
@@ -26,10 +32,11 @@ struct Call {
 struct State {
   std::mutex mutex;
   std::condition_variable changed;
-  std::vector<Call> open;
+  std::map<int64_t, Call> open;   // by id, the oldest first
   std::deque<std::string> trace;  // the last calls that ended
+  int64_t next_id = 0;
   double timeout = 600;
-  bool running = false;
+  bool from_environment = false, running = false;
   std::thread thread;
 };
 
@@ -44,34 +51,64 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 void report(const State& s, const Call& call) {
   std::string text =
       fmt::format("wuneng: hang: {} has waited {:.0f} s in {}\n",
-                  rank_name().empty() ? "this rank" : rank_name(), seconds_since(call.since), call.text);
+                  rank_name().empty() ? "this process" : rank_name(), seconds_since(call.since), call.text);
   for (const std::string& before : s.trace) text += "  before that: " + before + "\n";
   std::fputs(text.c_str(), stderr);
   std::fflush(stderr);
+}
+
+// Whatever follows may hang as well (a full pipe, MPI's locks): from here the kernel's alarm ends this
+// process, and the launcher, missing a rank, the others.
+void arm_alarm() {
+  signal(SIGALRM, SIG_DFL);
+  sigset_t alarm_only;
+  sigemptyset(&alarm_only);
+  sigaddset(&alarm_only, SIGALRM);
+  pthread_sigmask(SIG_UNBLOCK, &alarm_only, nullptr);
+  alarm(kPatience);
 }
 
 void watch(void (*end_run)()) {
   State& s = state();
   std::unique_lock lock(s.mutex);
   while (s.running) {
-    s.changed.wait_for(lock, std::chrono::milliseconds(200));
+    s.changed.wait_for(lock, kLook);
     if (!s.running) return;
-    if (s.open.empty() || s.timeout <= 0 || seconds_since(s.open.back().since) < s.timeout) continue;
-    report(s, s.open.back());
+    if (s.open.empty() || s.timeout <= 0) continue;
+    const Call& oldest = s.open.begin()->second;
+    if (seconds_since(oldest.since) < s.timeout) continue;
+    arm_alarm();
+    report(s, oldest);
     lock.unlock();
-    std::this_thread::sleep_for(std::chrono::seconds(2));  // the others are stuck as well: let each say where
-    end_run();
-    std::this_thread::sleep_for(std::chrono::seconds(5));
-    _exit(86);  // MPI itself hangs
+    std::this_thread::sleep_for(kGrace);
+    return end_run();
   }
 }
 
 }  // namespace
 
+void read_environment() {
+  const char* text = std::getenv("WUNENG_HANG_TIMEOUT");
+  if (!text) return;
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  require(end != text && *end == 0 && seconds >= 0,
+          "WUNENG_HANG_TIMEOUT: expected seconds (0: never), found '{}'", text);
+  State& s = state();
+  std::lock_guard lock(s.mutex);
+  s.timeout = seconds;
+  s.from_environment = true;
+}
+
+void set_timeout(double seconds) {
+  State& s = state();
+  std::lock_guard lock(s.mutex);
+  if (!s.from_environment) s.timeout = seconds;
+}
+
 void start(void (*end_run)()) {
   State& s = state();
   std::lock_guard lock(s.mutex);
-  if (const char* text = std::getenv("WUNENG_HANG_TIMEOUT")) s.timeout = std::atof(text);
   s.running = true;
   s.thread = std::thread(watch, end_run);
 }
@@ -87,24 +124,20 @@ void stop() {
   s.thread.join();
 }
 
-void set_timeout(double seconds) {
-  State& s = state();
-  std::lock_guard lock(s.mutex);
-  s.timeout = seconds;
-}
-
 Waiting::Waiting(std::string text) {
   State& s = state();
   std::lock_guard lock(s.mutex);
-  s.open.push_back({std::move(text), Clock::now()});
+  id_ = s.next_id++;
+  s.open.emplace(id_, Call{std::move(text), Clock::now()});
 }
 
 Waiting::~Waiting() {
   State& s = state();
   std::lock_guard lock(s.mutex);
-  s.trace.push_back(std::move(s.open.back().text));
-  s.open.pop_back();
-  if (s.trace.size() > 5) s.trace.pop_front();
+  const auto call = s.open.find(id_);
+  s.trace.push_back(std::move(call->second.text));
+  s.open.erase(call);
+  if (s.trace.size() > kTrace) s.trace.pop_front();
 }
 
 }  // namespace wuneng::watchdog

@@ -1,17 +1,28 @@
-// Rank 1 never answers: the watchdog must name rank 0, its call and its peer, and end the run. See
-// hang_test.py.
+// One rank never answers: the watchdog must name the other, its call and its peer, and end the run. See
+// hang_test.py, which says by the first argument how the rank is lost.
 #include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <string>
 #include <thread>
 
 #include "runtime/comm.h"
 
 int main(int argc, char** argv) {
   wuneng::Runtime runtime(&argc, &argv);
+  const std::string mode = argc > 1 ? argv[1] : "receive";
   const wuneng::Comm world = wuneng::Comm::world();
   const wuneng::Tensor value = wuneng::Tensor::zeros({3});
   world.all_reduce(value, wuneng::Reduce::sum, "a call that ends");
-  if (world.rank() == 0)
-    world.recv(value, 1, 7, "a tensor that never comes");
-  else
+  if (world.rank() == 1) {
+    if (mode == "stopped") std::raise(SIGSTOP);
     std::this_thread::sleep_for(std::chrono::seconds(60));
+    return 0;
+  }
+  if (mode == "end") return 0;                     // waits in MPI_Finalize
+  if (mode == "locked output") flockfile(stdout);  // which the end of the run must not wait for
+  if (mode == "all_reduce")
+    world.all_reduce(value, wuneng::Reduce::sum, "a sum that never comes");
+  else
+    world.recv(value, 1, 7, "a tensor that never comes");
 }

@@ -34,6 +34,28 @@ TEST(Mesh, EveryLayoutOfTheWorldHasEveryCoordinateOnce) {
   set_rank_name(name);
 }
 
+TEST(Mesh, NamesTheRank) {
+  const Comm world = Comm::world();
+  const std::string name = rank_name();
+  const Mesh m = Mesh::make(world, {.tp = world.size()}, std::nullopt);
+  EXPECT_EQ(rank_name(),
+            world.size() == 1 ? name : fmt::format("rank {0} (student dp0 pp0 tp{0})", world.rank()));
+  EXPECT_EQ(m.layout_of(Role::student), m.layout);
+  EXPECT_THROW(m.layout_of(Role::teacher), Error);
+  EXPECT_THROW(m.world_rank(Role::teacher, 0, 0, 0), Error);
+  EXPECT_THROW(m.world_rank(Role::student, 0, 0, world.size()), Error);
+  set_rank_name(name);
+}
+
+TEST(Mesh, NamesTheRoleOfABadDegree) {
+  try {
+    Mesh::check(2, {}, Layout{.dp = 1, .pp = 0, .tp = 1});
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("teacher dp 1 x pp 0 x tp 1 = 0"), std::string::npos) << e.what();
+  }
+}
+
 TEST(Mesh, PrintsTheEquation) {
   try {
     Mesh::check(5, {1, 2, 2}, Layout{1, 1, 2});

@@ -1,0 +1,120 @@
+// Runtime: how MPI starts and ends, and what happens when it must end early.
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+#include "runtime/mpi_call.h"
+#include "runtime/ring.h"
+#include "runtime/watchdog.h"
+
+namespace wuneng {
+namespace mpi {
+namespace {
+
+template <Reduce op>
+void combine_any(void* from, void* into, int* n, MPI_Datatype* type) {
+  if (*type == MPI_FLOAT)
+    combine(static_cast<float*>(into), static_cast<float*>(from), *n, op);
+  else if (*type == MPI_DOUBLE)
+    combine(static_cast<double*>(into), static_cast<double*>(from), *n, op);
+  else if (*type == MPI_INT32_T)
+    combine(static_cast<int32_t*>(into), static_cast<int32_t*>(from), *n, op);
+  else
+    combine(static_cast<int64_t*>(into), static_cast<int64_t*>(from), *n, op);
+}
+
+bool launched() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
+    if (std::getenv(name)) return true;
+  return false;
+}
+
+// The ranks that the launcher says it started; 0 where it does not say. Inside an allocation mpirun starts
+// its own daemons as Slurm tasks, so its word comes first.
+int ranks_started() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (const char* text = std::getenv(name)) return std::atoi(text);
+  return 0;
+}
+
+// Without this, `srun` without PMIx would run as many single processes, all writing to the same files.
+void require_ranks(int found) {
+  const int started = ranks_started();
+  require(started <= 1 || found == started,
+          "{} ranks were started, but MPI sees {}: under Slurm start them with srun --mpi=pmix, or with "
+          "mpirun inside "
+          "the allocation",
+          started, found);
+}
+
+void start(int* argc, char*** argv) {
+  int provided = MPI_THREAD_SINGLE, size = 1;
+  check(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  State& s = state();
+  s.started = true;
+  require(provided == MPI_THREAD_MULTIPLE,
+          "MPI gives thread level {}, expected {} (MPI_THREAD_MULTIPLE): the watchdog "
+          "ends the run while another thread waits",
+          provided, MPI_THREAD_MULTIPLE);
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);  // groups split from it inherit this
+  MPI_Comm_rank(MPI_COMM_WORLD, &s.world_rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  require_ranks(size);
+  int found = 0;
+  int* largest_tag = nullptr;
+  MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &largest_tag, &found);
+  s.own_tag = found ? *largest_tag : 32767;  // the least that the standard allows
+  check(MPI_Op_create(combine_any<Reduce::max>, 1, &s.max), "MPI_Op_create");
+  check(MPI_Op_create(combine_any<Reduce::min>, 1, &s.min), "MPI_Op_create");
+  const char* wanted = std::getenv("WUNENG_CHECK_COLLECTIVES");
+  s.check_alike = wanted && std::strcmp(wanted, "0") != 0;
+  set_rank_name(fmt::format("rank {}", s.world_rank));
+}
+
+std::atomic<bool> g_finalizing = false;
+
+// From the watchdog's thread: no flush, since a thread that hangs may hold the lock of stdout. MPI_Abort
+// beside a running MPI_Finalize can wedge mpirun; an exit code that is not 0 ends the other ranks as well.
+void end_hung_run() {
+  if (state().started && !g_finalizing) MPI_Abort(MPI_COMM_WORLD, watchdog::kHung);
+  _exit(watchdog::kHung);
+}
+
+}  // namespace
+}  // namespace mpi
+
+Runtime::Runtime(int* argc, char*** argv) {
+  watchdog::read_environment();
+  if (mpi::launched())
+    mpi::start(argc, argv);
+  else
+    mpi::require_ranks(1);
+  watchdog::start(mpi::end_hung_run);
+}
+
+// MPI_Finalize waits for the other ranks, so it is watched like any call. An error that leaves main skips it:
+// those ranks wait for this one elsewhere, and the run ends through abort().
+Runtime::~Runtime() {
+  if (mpi::state().started && std::uncaught_exceptions() == 0) {
+    watchdog::Waiting waiting("MPI_Finalize: other ranks have not reached the end of the program");
+    mpi::g_finalizing = true;
+    MPI_Op_free(&mpi::state().max);
+    MPI_Op_free(&mpi::state().min);
+    MPI_Finalize();
+  }
+  watchdog::stop();
+}
+
+void Runtime::set_hang_timeout(double seconds) { watchdog::set_timeout(seconds); }
+
+void Runtime::abort(int code) {
+  std::fflush(stdout);
+  std::fflush(stderr);
+  if (mpi::state().started) MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
+}
+
+}  // namespace wuneng
