@@ -6,8 +6,11 @@
 
 #include "kernels/matmul.h"
 
-extern "C" void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a, const int* lda, float* w,
-                        float* work, const int* lwork, int* iwork, const int* liwork, int* info);
+extern "C" {
+void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a, const int* lda, float* w,
+             float* work, const int* lwork, int* iwork, const int* liwork, int* info);
+void openblas_set_num_threads(int threads);
+}
 
 namespace wuneng {
 namespace {
@@ -117,6 +120,7 @@ Factors factorise(const Tensor& A, int64_t r, const std::string& name) {
   require(r <= n, "{}: state_rank {} is above its {} rows", name, r, n);
   const Tensor gram = Tensor::empty({n, n});
   kernels::matmul({}, {.a = A, .b = A, .c = gram, .transpose_b = true});
+  openblas_set_num_threads(1);  // one order of summation on every machine
   std::vector<float> values(n), work(1);
   std::vector<int> iwork(1);
   int query = -1, info = 0;

@@ -1,25 +1,28 @@
 #include "kernels/cpu/blas.h"
 
-#include <mutex>
+#include <fmt/format.h>
+#include <omp.h>
+#include <oneapi/dnnl/dnnl.h>
 
-extern "C" {
-enum CblasOrder { CblasRowMajor = 101 };
-enum CblasTranspose { CblasNoTrans = 111, CblasTrans = 112 };
-void cblas_sgemm(CblasOrder, CblasTranspose, CblasTranspose, int m, int n, int k, float alpha, const float* a,
-                 int lda, const float* b, int ldb, float beta, float* c, int ldc);
-void openblas_set_num_threads(int threads);
-}
+#include "runtime/error.h"
 
 namespace wuneng::kernels::cpu {
 
 void sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
            int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  static std::once_flag once;
-  std::call_once(once, [] { openblas_set_num_threads(1); });
-  if (m == 0 || n == 0) return;
-  const auto i = [](int64_t x) { return static_cast<int>(x); };
-  cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans, transpose_b ? CblasTrans : CblasNoTrans,
-              i(m), i(n), i(k), alpha, a, i(lda), b, i(ldb), beta, c, i(ldc));
+  // oneDNN splits a product over OpenMP's threads; the number of these is each calling thread's own setting.
+  thread_local const bool alone = (omp_set_num_threads(1), true);
+  if (!alone || m == 0 || n == 0) return;
+  if (k == 0) {  // oneDNN refuses it
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = beta == 0 ? 0.0f : beta * c[i * ldc + j];
+    return;
+  }
+  const dnnl_status_t status = dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, alpha, a,
+                                          lda, b, ldb, beta, c, ldc);
+  if (status != dnnl_success)
+    fail("matrix product [{}, {}] x [{}, {}], row strides {}, {} and {}: oneDNN status {}", m, k, k, n, lda,
+         ldb, ldc, static_cast<int>(status));
 }
 
 }  // namespace wuneng::kernels::cpu

@@ -1,12 +1,11 @@
-// Matrix products against oneDNN's sgemm, in the three forms that a layer needs; GFLOP/s. Each figure is the
-// best of several rounds in which ours and theirs take turns, so that a busy machine disturbs both alike.
+// Our matrix products (oneDNN's sgemm on our threads) against OpenBLAS on its own, in the forms that a layer
+// needs; GFLOP/s. Each figure is the best of several rounds in which ours and theirs take turns, so that a
+// busy machine disturbs both alike.
 //
-// The kernels that OpenBLAS picked are named: one that does not know the processor takes AVX2 ones, at half the
-// rate of AVX-512, unless OPENBLAS_CORETYPE says otherwise.
+// The kernels that OpenBLAS picked are named: one that does not know the processor takes AVX2 ones, at half
+// the rate of AVX-512, unless OPENBLAS_CORETYPE says otherwise.
 //
-// oneDNN is loaded when the program runs: the benchmark builds, and prints our own figures, without it.
 // Usage: bench_matmul [rounds = 7]
-#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,37 +14,21 @@
 #include <cstdlib>
 #include <functional>
 #include <random>
-#include <thread>
 
 #include "kernels/matmul.h"
 #include "runtime/threads.h"
 
-extern "C" char* openblas_get_corename();
+extern "C" {
+char* openblas_get_corename();
+void openblas_set_num_threads(int threads);
+void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
+                 const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc);
+}
 
 namespace wuneng::kernels {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// The part of oneDNN's C interface that is used here: row-major sgemm, 'T' or 'N' for each operand, on
-// OpenMP threads.
-struct OneDnn {
-  using Sgemm = int (*)(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-                        const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
-                        int64_t ldc);
-  Sgemm sgemm = nullptr;
-  void (*set_threads)(int) = nullptr;
-
-  OneDnn() {
-    for (const char* name : {"libdnnl.so.2", "libdnnl.so.3"})
-      if (void* library = dlopen(name, RTLD_NOW)) {
-        sgemm = reinterpret_cast<Sgemm>(dlsym(library, "dnnl_sgemm"));
-        set_threads = reinterpret_cast<void (*)(int)>(dlsym(library, "omp_set_num_threads"));
-        break;
-      }
-  }
-  bool usable() const { return sgemm && set_threads; }
-};
 
 Tensor filled(Shape shape, unsigned seed) {
   std::mt19937 random(seed);
@@ -75,9 +58,9 @@ struct Rates {
   double ours = 0, theirs = 0;  // GFLOP/s
 };
 
-Rates measure(const OneDnn& one_dnn, const Form& form, int64_t size, int threads, int rounds) {
+Rates measure(const Form& form, int64_t size, int threads, int rounds) {
   set_thread_count(threads);
-  if (one_dnn.usable()) one_dnn.set_threads(threads);
+  openblas_set_num_threads(threads);
   const Tensor a = filled({size, size}, 1), b = filled({size, size}, 2), c = filled({size, size}, 3);
   const Tensor c_theirs = c.clone();
   const MatmulArgs args{.a = a,
@@ -86,38 +69,38 @@ Rates measure(const OneDnn& one_dnn, const Form& form, int64_t size, int threads
                         .transpose_a = form.transpose_a,
                         .transpose_b = form.transpose_b};
   const auto ours = [&] { matmul({}, args); };
-  const auto theirs = [&] {  // always on f32: its bf16 needs hardware to be fast
-    one_dnn.sgemm(form.transpose_a ? 'T' : 'N', form.transpose_b ? 'T' : 'N', size, size, size, 1, a.f32(), size,
-                  b.f32(), size, 0, c_theirs.f32(), size);
+  constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
+  const int n = static_cast<int>(size);
+  const auto theirs = [&] {  // always on f32: it has no product of f32 and bf16
+    cblas_sgemm(kRowMajor, form.transpose_a ? kTransposed : kPlain, form.transpose_b ? kTransposed : kPlain,
+                n, n, n, 1, a.f32(), n, b.f32(), n, 0, c_theirs.f32(), n);
   };
   const double gflop = 2e-9 * std::pow(static_cast<double>(size), 3);
   const int times = std::max(1, static_cast<int>(2 / gflop));  // some tens of milliseconds a round
   Rates best;
   for (int round = 0; round < rounds; ++round) {
-    // OpenMP's threads spin for a while after their work.
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
     best.ours = std::max(best.ours, gflop / seconds_each(times, ours));
-    if (one_dnn.usable()) best.theirs = std::max(best.theirs, gflop / seconds_each(times, theirs));
+    best.theirs = std::max(best.theirs, gflop / seconds_each(times, theirs));
   }
-  if (one_dnn.usable() && form.b_type == DType::f32)
+  if (form.b_type == DType::f32)
     for (int64_t i = 0; i < c.numel(); ++i)
-      require(std::abs(c.f32()[i] - c_theirs.f32()[i]) < 1e-2f, "{} at {}: element {} is {} here, {} in oneDNN",
-              form.name, size, i, c.f32()[i], c_theirs.f32()[i]);
+      require(std::abs(c.f32()[i] - c_theirs.f32()[i]) < 1e-2f,
+              "{} at {}: element {} is {} here, {} in OpenBLAS", form.name, size, i, c.f32()[i],
+              c_theirs.f32()[i]);
   return best;
 }
 
 void run(int rounds) {
-  const OneDnn one_dnn;
   fmt::print(
-      "Square products, GFLOP/s; OpenBLAS with {} kernels, oneDNN {}\n"
-      "form           size |   1 thread    oneDNN ratio |  2 threads    oneDNN ratio | ours 2 / 1\n",
-      openblas_get_corename(), one_dnn.usable() ? "with f32 operands throughout" : "not found");
+      "Square products, GFLOP/s; OpenBLAS with {} kernels\n"
+      "form           size |   1 thread  OpenBLAS ratio |  2 threads  OpenBLAS ratio | ours 2 / 1\n",
+      openblas_get_corename());
   for (const Form& form : kForms)
     for (const int64_t size : {256, 512, 1024, 2048}) {
-      const Rates one = measure(one_dnn, form, size, 1, rounds), two = measure(one_dnn, form, size, 2, rounds);
-      fmt::print("{:<14} {:4} | {:10.1f} {:9.1f} {:5.2f} | {:10.1f} {:9.1f} {:5.2f} | {:.2f}\n", form.name, size,
-                 one.ours, one.theirs, one.ours / one.theirs, two.ours, two.theirs, two.ours / two.theirs,
-                 two.ours / one.ours);
+      const Rates one = measure(form, size, 1, rounds), two = measure(form, size, 2, rounds);
+      fmt::print("{:<14} {:4} | {:10.1f} {:9.1f} {:5.2f} | {:10.1f} {:9.1f} {:5.2f} | {:.2f}\n", form.name,
+                 size, one.ours, one.theirs, one.ours / one.theirs, two.ours, two.theirs,
+                 two.ours / two.theirs, two.ours / one.ours);
     }
 }
 

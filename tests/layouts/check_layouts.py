@@ -3,8 +3,12 @@
 
 usage: check_layouts.py WUNENG [quick]
 
-Gradients of step 1 are read from AdamW's first moment after it, m = (1 - beta1) g, with clipping off. All through checkpoints' index.h5, as an
-h5py user would.
+Gradients are read from AdamW's first moments, m' = beta1 m + (1 - beta1) g, with clipping off. All through checkpoints' index.h5, as an h5py
+user would.
+
+AdamW divides a gradient by its own size: an element whose gradient is near zero moves by a full step in a direction that rounding decides. On
+three layers of random text parameters stay within 1e-4 over ten steps all the same. On five layers of real text rounding alone moves them
+further (a single rank with other micro-batches shows by how much), so there each step's gradient is compared from the same state.
 """
 import json
 import os
@@ -130,7 +134,7 @@ def compare(a, b, what):
     return worst, where
 
 
-def parity(base, out):
+def parity(base, out, parameters=1e-4):
     failures = []
     (l0, e0), (l1, e1) = losses(base), losses(out)
     if l0.shape != (STEPS,) or l1.shape != l0.shape or not np.max(np.abs(l1 - l0) / np.abs(l0)) <= 1e-5:
@@ -141,9 +145,24 @@ def parity(base, out):
     if not gradient <= 1e-5:
         failures.append(f"gradient of step 1: {where} relative error {gradient:.2e}")
     weight, where = compare(tensors(base, STEPS), tensors(out, STEPS), lambda k: k.startswith("model/"))
-    if not weight <= 1e-4:
+    if not weight <= parameters:
         failures.append(f"parameters after step {STEPS}: {where} relative error {weight:.2e}")
     return failures, gradient, weight
+
+
+def rewind(source, out, step):
+    """A copy of a run as it was right after `step`."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(source, out)
+    for later in range(step + 1, STEPS + 1):
+        shutil.rmtree(os.path.join(out, "checkpoints", f"step_{later:08}"))
+    with open(os.path.join(out, "checkpoints", "latest"), "w") as f:
+        f.write(f"step_{step:08}\n")
+
+
+def gradient_of(out, step):
+    before, after = tensors(out, step - 1), tensors(out, step)
+    return {k: np.float64(after[k]) - 0.9 * before[k] for k in after if k.endswith("/m")}
 
 
 def identical(a, b, step):
@@ -160,6 +179,27 @@ class Tally:
         print(("FAILED " if failures else "ok     ") + name + note, *failures, sep="\n    " if failures else "", flush=True)
 
 
+def check_deep(bench, tally, quick):
+    """Five layers (uneven on four stages) on real text: parameters against what rounding alone does, gradients of every step from one state."""
+    deep = ["student.layers=5", f'data.paths=["{ref.__file__}"]']
+    base = bench.run("deep", overrides=deep)
+    regrouped = bench.run("regrouped", overrides=deep + ["data.micro_batch=1", "data.accumulation=8"])
+    rounding = compare(tensors(base, STEPS), tensors(regrouped, STEPS), lambda k: k.startswith("model/"))[0]
+    out = os.path.join(bench.root, "deep_layout")
+    for layout in [(1, 1, 4)] if quick else [(1, 1, 4), (1, 4, 1), (1, 3, 1), (2, 2, 1), (1, 2, 2)]:
+        bench.run("deep_layout", layout, (1, 1, 1), deep)
+        failures, gradient, weight = parity(base, out, max(1e-4, 16 * rounding))
+        for step in (2, 6, 10):
+            rewind(base, out, step - 1)
+            bench.run("deep_layout", layout, (1, 1, 1), deep)
+            worst, where = compare(gradient_of(base, step), gradient_of(out, step), lambda k: True)
+            gradient = max(gradient, worst)
+            if not worst <= 2e-5:  # 1e-5 and what a difference of float32 moments adds
+                failures.append(f"gradient of step {step} from the same state: {where} relative error {worst:.2e}")
+        tally.tell("five layers, student dp {} tp {} pp {}".format(*layout), failures, f": gradients {gradient:.1e}, parameters {weight:.1e} (rounding alone: {rounding:.1e})")
+        shutil.rmtree(out)
+
+
 def main():
     program, quick = os.path.abspath(sys.argv[1]), "quick" in sys.argv[2:]
     tally = Tally()
@@ -173,9 +213,7 @@ def main():
             tally.tell("student dp {} tp {} pp {}".format(*layout),
                        failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
             shutil.rmtree(out)
-        deep = ["student.layers=5"]  # four stages want four layers; five are uneven on them
-        failures, gradient, weight = parity(bench.run("deep", overrides=deep), bench.run("deep_layout", (1, 1, 4), (1, 1, 1), deep))
-        tally.tell("student dp 1 tp 1 pp 4, five layers", failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
+        check_deep(bench, tally, quick)
         for i, teacher in enumerate(TEACHERS[1:2] if quick else TEACHERS):
             student = [(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (1, 2, 2)][i]
             out = bench.run("streamed", student, teacher)
@@ -191,19 +229,11 @@ def main():
         tally.tell("the same run twice is bitwise equal", [] if identical(once, bench.run("twice", layout, teacher), STEPS) else ["checkpoints or losses differ"])
         for stop in ([4] if quick else range(1, STEPS)):
             out = os.path.join(root, "resumed")
-            shutil.rmtree(out, ignore_errors=True)
-            shutil.copytree(once, out)
-            for step in range(stop + 1, STEPS + 1):
-                shutil.rmtree(os.path.join(out, "checkpoints", f"step_{step:08}"))
-            with open(os.path.join(out, "checkpoints", "latest"), "w") as f:
-                f.write(f"step_{stop:08}\n")
+            rewind(once, out, stop)
             bench.run("resumed", layout, teacher)
             tally.tell(f"stopped after step {stop} and resumed is bitwise equal", [] if identical(once, out, STEPS) else ["checkpoints or losses differ"])
             if stop == 4:
-                shutil.rmtree(out)
-                shutil.copytree(once, out)
-                for step in range(stop + 1, STEPS + 1):
-                    shutil.rmtree(os.path.join(out, "checkpoints", f"step_{step:08}"))
+                rewind(once, out, stop)
                 bench.run("resumed", (2, 1, 2), teacher)
                 tally.tell("resumed in another layout", parity(base, out)[0])
         # Vocabulary: a teacher smaller than the student. bf16 parameters. Frozen weights stay.
