@@ -1,6 +1,7 @@
 // The program: one subcommand a file, errors with the rank's name, all ranks ended together.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <optional>
 
 #include "launch/commands.h"
 #include "launch/train.h"
@@ -109,8 +110,9 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  wuneng::Runtime runtime(&argc, &argv);
+  std::optional<wuneng::Runtime> runtime;
   try {
+    runtime.emplace(&argc, &argv);
     return run(argc, argv);
   } catch (const Told&) {
     return kFailed;

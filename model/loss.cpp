@@ -152,7 +152,7 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
           {static_cast<float>(((1 - options.ce_share) * mine.kl + options.ce_share * mine.ce) / divisor)},
           {1}),
       wanted);
-  tape.record(out, [=, &tp = tp] {
+  tape.record(out, [=] {
     WUNENG_ASSERT(out.grad().f32()[0] == 1.0f);  // gradients were formed with the loss
     if (!hidden.needs_grad()) return;
     tp.all_reduce(dhidden, Reduce::sum, "loss: gradient of the hidden state");

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A training step of the plain Qwen2 model against PyTorch with 2 threads, in turn, in one run. Needs python3-torch from the distribution.
+"""A training step of the plain Qwen2 model against PyTorch with 2 threads, in turn, in one run. Any PyTorch: the distribution's
+python3-torch, or a newer one in a virtual environment whose python runs this.
 
 usage: bench_step.py BENCH_STEP
 """
@@ -51,7 +52,10 @@ class Layer(nn.Module):
         q = rope(self.q(x).view(B, T, self.heads, self.D).transpose(1, 2))
         k = rope(self.k(x).view(B, T, self.kv, self.D).transpose(1, 2)).repeat_interleave(self.heads // self.kv, 1)
         v = self.v(x).view(B, T, self.kv, self.D).transpose(1, 2).repeat_interleave(self.heads // self.kv, 1)
-        a = torch.softmax(q @ k.transpose(-1, -2) * self.D ** -0.5 + mask, -1) @ v
+        if hasattr(F, "scaled_dot_product_attention"):
+            a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            a = torch.softmax(q @ k.transpose(-1, -2) * self.D ** -0.5 + mask, -1) @ v
         h = h + self.o(a.transpose(1, 2).reshape(B, T, d))
         x = self.n2(h)
         return h + self.down(F.silu(self.gate(x)) * self.up(x))
