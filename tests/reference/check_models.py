@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds the program's models against the float64 reference: logits over all option combinations, gradients against finite differences.
 
-usage: check_models.py REFERENCE_PROBE
+usage: check_models.py REFERENCE_PROBE [quick]
 """
 import itertools
 import json
@@ -170,6 +170,8 @@ def main():
         options += [(o, True, True) for o in presets()]  # with recomputation
         small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)
         options += [({**small, **o, "state_heads": 1}, "every", False) for o in presets()]
+        if "quick" in sys.argv[2:]:
+            options = options[::13]
         for i, (option, gradient, recompute) in enumerate(options):
             cases.append(make_case(os.path.join(root, f"case{i:04}"), option, rng, gradient, recompute))
         for at in range(0, len(cases), 64):
