@@ -13,9 +13,11 @@ further (a single rank with other micro-batches shows by how much), so there eac
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import h5py
 import numpy as np
@@ -86,7 +88,7 @@ class Bench:
         self.teacher = os.path.join(root, "teacher")
         write_model(self.teacher, c, ref.init_model(c, rng))
 
-    def run(self, name, student=(1, 1, 1), teacher=None, overrides=(), recipe=RECIPE, ranks=None):
+    def command(self, name, student=(1, 1, 1), teacher=None, overrides=(), recipe=RECIPE, ranks=None):
         out = os.path.join(self.root, name)
         path = os.path.join(self.root, name + ".toml")
         with open(path, "w") as f:
@@ -99,12 +101,41 @@ class Bench:
             n += teacher[0] * teacher[1] * teacher[2]
         else:
             keys.append("teacher.mode=in_process")
-        command = ["mpirun", "--bind-to", "none", "-n", str(ranks or n), self.program, "train", path] + keys + list(overrides)
+        return out, ["mpirun", "--bind-to", "none", "-n", str(ranks or n), self.program, "train", path] + keys + list(overrides)
+
+    def run(self, name, *arguments, ranks=None, **named):
+        out, command = self.command(name, *arguments, ranks=ranks, **named)
         done = subprocess.run(command, env={**os.environ, **MPI}, capture_output=True, text=True, timeout=300)
         self.output = done.stdout + done.stderr
         if done.returncode != 0 and ranks is None:
             raise RuntimeError(f"{name}: exit {done.returncode}\n{' '.join(command)}\n{self.output}")
         return out
+
+
+    def kill(self, name, step, *arguments):
+        """Starts a run and kills its processes (SIGKILL) a moment after it has saved `step`."""
+        out, command = self.command(name, *arguments)
+        run = subprocess.Popen(command, env={**os.environ, **MPI}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        latest = os.path.join(out, "checkpoints", "latest")
+        while not (os.path.exists(latest) and int(open(latest).read().strip()[-8:]) >= step):
+            if run.poll() is not None:
+                raise RuntimeError(f"{name}: ended before step {step}")
+            time.sleep(0.002)
+        for pid in [*children(run.pid), run.pid]:  # the ranks are in process groups of their own
+            os.kill(pid, signal.SIGKILL)
+        run.wait()
+
+
+def children(parent):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                if int(f.read().rsplit(")", 1)[1].split()[1]) == parent:
+                    found.append(int(pid))
+        except OSError:
+            pass  # it ended meanwhile
+    return found
 
 
 def losses(out):
@@ -236,6 +267,16 @@ def main():
                 rewind(once, out, stop)
                 bench.run("resumed", (2, 1, 2), teacher)
                 tally.tell("resumed in another layout", parity(base, out)[0])
+        for step in (3,) if quick else (1, 3, 6, 8):
+            bench.kill("killed", step, layout, teacher)
+            bench.run("killed", layout, teacher)
+            out = os.path.join(root, "killed")
+            tally.tell(f"killed after step {step} and started again is bitwise equal", [] if identical(once, out, STEPS) else ["checkpoints or losses differ"])
+            shutil.rmtree(out)
+        for preset in ("lean",) if quick else ("lean", "literal"):
+            keys = [f"student.preset={preset}"]
+            failures, gradient, weight = parity(bench.run("preset", overrides=keys), bench.run("preset_layout", (1, 2, 2), (1, 1, 1), keys))
+            tally.tell(f"preset {preset}, student dp 1 tp 2 pp 2", failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
         # Vocabulary: a teacher smaller than the student. bf16 parameters. Frozen weights stay.
         small = bench.run("small", (1, 2, 1), (1, 2, 1), ["student.vocab_size=300", "optimizer.steps=2"])
         small_base = bench.run("small_base", (1, 1, 1), (1, 1, 1), ["student.vocab_size=300", "optimizer.steps=2"])
