@@ -210,17 +210,24 @@ class Tally:
         print(("FAILED " if failures else "ok     ") + name + note, *failures, sep="\n    " if failures else "", flush=True)
 
 
+def rounding_alone(bench, base, keys):
+    """What AdamW makes of rounding: the parameters' difference between two single-rank runs that only add up in another order."""
+    regrouped = bench.run("regrouped", overrides=keys + ["data.micro_batch=1", "data.accumulation=8"])
+    found = compare(tensors(base, STEPS), tensors(regrouped, STEPS), lambda k: k.startswith("model/"))[0]
+    shutil.rmtree(regrouped)
+    return found
+
+
 def check_deep(bench, tally, quick):
     """Five layers (uneven on four stages) on real text: parameters against what rounding alone does, gradients of every step from one state."""
     deep = ["student.layers=5", f'data.paths=["{ref.__file__}"]']
     base = bench.run("deep", overrides=deep)
-    regrouped = bench.run("regrouped", overrides=deep + ["data.micro_batch=1", "data.accumulation=8"])
-    rounding = compare(tensors(base, STEPS), tensors(regrouped, STEPS), lambda k: k.startswith("model/"))[0]
+    rounding = rounding_alone(bench, base, deep)
     out = os.path.join(bench.root, "deep_layout")
     for layout in [(1, 1, 4)] if quick else [(1, 1, 4), (1, 4, 1), (1, 3, 1), (2, 2, 1), (1, 2, 2)]:
         bench.run("deep_layout", layout, (1, 1, 1), deep)
         failures, gradient, weight = parity(base, out, max(1e-4, 16 * rounding))
-        for step in (2, 6, 10):
+        for step in (6,) if quick else (2, 6, 10):
             rewind(base, out, step - 1)
             bench.run("deep_layout", layout, (1, 1, 1), deep)
             worst, where = compare(gradient_of(base, step), gradient_of(out, step), lambda k: True)
@@ -237,7 +244,7 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         bench = Bench(program, root)
         base = bench.run("base")
-        layouts = [(1, 2, 2), (2, 2, 1), (1, 4, 1)] if quick else [x for x in LAYOUTS if x != (1, 1, 1)]
+        layouts = [(1, 2, 2), (2, 2, 1)] if quick else [x for x in LAYOUTS if x != (1, 1, 1)]
         for layout in layouts:
             out = bench.run("layout", layout, (1, 1, 1))
             failures, gradient, weight = parity(base, out)
@@ -273,10 +280,12 @@ def main():
             out = os.path.join(root, "killed")
             tally.tell(f"killed after step {step} and started again is bitwise equal", [] if identical(once, out, STEPS) else ["checkpoints or losses differ"])
             shutil.rmtree(out)
-        for preset in ("lean",) if quick else ("lean", "literal"):
+        for preset in () if quick else ("lean", "literal"):
             keys = [f"student.preset={preset}"]
-            failures, gradient, weight = parity(bench.run("preset", overrides=keys), bench.run("preset_layout", (1, 2, 2), (1, 1, 1), keys))
-            tally.tell(f"preset {preset}, student dp 1 tp 2 pp 2", failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
+            one_rank = bench.run(preset, overrides=keys)
+            rounding = rounding_alone(bench, one_rank, keys)
+            failures, gradient, weight = parity(one_rank, bench.run(preset + "_layout", (1, 2, 2), (1, 1, 1), keys), max(1e-4, 16 * rounding))
+            tally.tell(f"preset {preset}, student dp 1 tp 2 pp 2", failures, f": gradient {gradient:.1e}, parameters {weight:.1e} (rounding alone: {rounding:.1e})")
         # Vocabulary: a teacher smaller than the student. bf16 parameters. Frozen weights stay.
         small = bench.run("small", (1, 2, 1), (1, 2, 1), ["student.vocab_size=300", "optimizer.steps=2"])
         small_base = bench.run("small_base", (1, 1, 1), (1, 1, 1), ["student.vocab_size=300", "optimizer.steps=2"])
