@@ -31,29 +31,42 @@ uint64_t permute(uint64_t i, uint64_t n, uint64_t key) {
 }  // namespace
 
 BatchSource::BatchSource(const Corpus& corpus, const BatchOptions& options)
-    : corpus_(corpus), options_(options) {
+    : BatchSource(std::vector<WeightedCorpus>{{&corpus, 1}}, options) {}
+
+BatchSource::BatchSource(const std::vector<WeightedCorpus>& corpora, const BatchOptions& options)
+    : options_(options), mixture_({}), held_out_mixture_({}) {
   require(options.seq_len > 0 && options.micro_batch > 0,
           "data: seq_len = {} and micro_batch = {}: expected both > 0", options.seq_len, options.micro_batch);
-  require(windows() > 0, "data: expected at least 2 tokens to train on, found {}", corpus.size(Split::train));
-}
-
-int64_t BatchSource::windows(Split split) const {
-  // A last row alone would have no label.
-  return (std::max<int64_t>(corpus_.size(split) - 1, 0) + options_.seq_len - 1) / options_.seq_len;
+  require(!corpora.empty(), "data: expected at least one corpus, found none");
+  std::vector<uint64_t> held_out;
+  for (const auto& [corpus, weight] : corpora) {
+    require(corpus->size(Split::train) > 1,
+            "data: corpus {}: expected at least 2 tokens to train on, found {}", sources_.size(),
+            corpus->size(Split::train));
+    sources_.push_back({corpus, PackingPlan(*corpus, Split::train, options.packing, options.seq_len),
+                        PackingPlan(*corpus, Split::held_out, options.packing, options.seq_len)});
+    weights_.push_back(weight);
+    held_out.push_back(static_cast<uint64_t>(sources_.back().held_out.sequences()));
+    held_out_sequences_ += sources_.back().held_out.sequences();
+  }
+  mixture_ = Mixture::of_weights(weights_);
+  held_out_mixture_ = Mixture(held_out);
 }
 
 int64_t BatchSource::held_out_count() const {
-  return (windows(Split::held_out) + options_.micro_batch - 1) / options_.micro_batch;
+  return (held_out_sequences_ + options_.micro_batch - 1) / options_.micro_batch;
 }
 
-Batch BatchSource::get(int64_t micro_batch_index) const {
-  WUNENG_ASSERT(micro_batch_index >= 0);
+Batch BatchSource::at(int64_t first_sequence) const {
+  WUNENG_ASSERT(first_sequence >= 0);
   Batch batch;
   for (int64_t b = 0; b < options_.micro_batch; ++b) {
-    const int64_t sequence = micro_batch_index * options_.micro_batch + b;
-    const uint64_t epoch = sequence / windows(),
-                   key = XXH3_64bits_withSeed(&epoch, sizeof epoch, options_.seed);
-    append(batch, Split::train, static_cast<int64_t>(permute(sequence % windows(), windows(), key)));
+    const Draw draw = mixture_.at(first_sequence + b);
+    const Source& source = sources_[draw.source];
+    const uint64_t n = source.train.sequences(), epoch = draw.number / n,
+                   seed = options_.seed + static_cast<uint64_t>(draw.source) * 0x9e3779b97f4a7c15u,
+                   key = XXH3_64bits_withSeed(&epoch, sizeof epoch, seed);
+    append(batch, source, Split::train, static_cast<int64_t>(permute(draw.number % n, n, key)));
   }
   batch.documents.push_back(batch.tokens_count);
   return batch;
@@ -62,23 +75,39 @@ Batch BatchSource::get(int64_t micro_batch_index) const {
 Batch BatchSource::held_out(int64_t index) const {
   WUNENG_ASSERT(index >= 0);
   Batch batch;
-  for (int64_t b = 0; b < options_.micro_batch; ++b)
-    append(batch, Split::held_out, index * options_.micro_batch + b);
+  for (int64_t b = 0; b < options_.micro_batch; ++b) {
+    const int64_t number = index * options_.micro_batch + b;
+    const bool any = number < held_out_sequences_;
+    const Draw draw = any ? held_out_mixture_.at(number) : Draw{0, sources_[0].held_out.sequences()};
+    append(batch, sources_[draw.source], Split::held_out, draw.number);
+  }
   batch.documents.push_back(batch.tokens_count);
   return batch;
 }
 
-void BatchSource::append(Batch& batch, Split split, int64_t window) const {
-  const int64_t L = options_.seq_len, begin = batch.tokens_count, size = corpus_.size(split);
-  const int64_t first = std::min(window * L, size), rows = std::min(L, size - first);
-  const Sample sample = corpus_.read(split, first, rows);
-  batch.tokens.insert(batch.tokens.end(), sample.tokens.begin(), sample.tokens.end());
-  batch.labels.insert(batch.labels.end(), sample.labels.begin(), sample.labels.end());
-  for (const int64_t row : sample.document_begin) batch.documents.push_back(begin + row);
-  if (rows < L) batch.documents.push_back(begin + rows);  // the padding: a document of its own
-  batch.tokens_count += L;
-  batch.tokens.resize(batch.tokens_count, 0);
-  batch.labels.resize(batch.tokens_count, kNoLabel);
+uint64_t BatchSource::fingerprint() const {
+  std::vector<uint64_t> parts = {static_cast<uint64_t>(options_.seq_len), options_.seed,
+                                 static_cast<uint64_t>(options_.packing)};
+  for (size_t i = 0; i < sources_.size(); ++i)
+    parts.insert(parts.end(), {sources_[i].corpus->fingerprint(), std::bit_cast<uint64_t>(weights_[i])});
+  return XXH3_64bits(parts.data(), parts.size() * sizeof parts[0]);
+}
+
+void BatchSource::append(Batch& batch, const Source& source, Split split, int64_t sequence) const {
+  const PackingPlan& plan = split == Split::train ? source.train : source.held_out;
+  const int64_t end = batch.tokens_count + options_.seq_len;
+  for (const Piece& piece : plan.pieces(sequence)) {
+    const Sample sample = source.corpus->read(split, piece.row, piece.rows);
+    batch.tokens.insert(batch.tokens.end(), sample.tokens.begin(), sample.tokens.end());
+    batch.labels.insert(batch.labels.end(), sample.labels.begin(), sample.labels.end());
+    for (const int64_t row : sample.document_begin) batch.documents.push_back(batch.tokens_count + row);
+    batch.tokens_count += piece.rows;
+  }
+  if (batch.tokens_count < end)
+    batch.documents.push_back(batch.tokens_count);  // padding: a document of its own
+  batch.tokens_count = end;
+  batch.tokens.resize(end, 0);
+  batch.labels.resize(end, kNoLabel);
 }
 
 }  // namespace wuneng

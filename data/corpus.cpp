@@ -1,81 +1,15 @@
 #include "data/corpus.h"
 
-#include <glob.h>
 #include <xxhash.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 
+#include "data/files.h"
 #include "runtime/error.h"
 
 namespace wuneng {
 namespace {
-
-namespace fs = std::filesystem;
-
-struct File {
-  std::string path;
-  std::string name;  // below the entry that found it: the file's identity in hashes
-  int64_t bytes = 0;
-};
-
-std::vector<std::string> expand_glob(const std::string& pattern) {
-  glob_t found{};
-  const int status = ::glob(pattern.c_str(), GLOB_NOSORT, nullptr, &found);
-  std::vector<std::string> paths(found.gl_pathv, found.gl_pathv + found.gl_pathc);
-  ::globfree(&found);
-  require(status == 0 || status == GLOB_NOMATCH, "data path {}: cannot be searched (glob returned {})",
-          pattern, status);
-  return paths;
-}
-
-// Every file that the entries name, once, sorted by path.
-std::vector<File> find_files(const CorpusOptions& options) {
-  std::vector<File> files;
-  const auto wanted = [&](const fs::path& p) {
-    return options.extensions.empty() || std::find(options.extensions.begin(), options.extensions.end(),
-                                                   p.extension().string()) != options.extensions.end();
-  };
-  const auto add = [&](const fs::path& p, const fs::path& below) {
-    files.push_back({p.lexically_normal().string(), p.lexically_relative(below).generic_string(),
-                     static_cast<int64_t>(fs::file_size(p))});
-  };
-  const auto add_directory = [&](const fs::path& directory, const fs::path& below) {
-    for (const auto& entry : fs::recursive_directory_iterator(directory))
-      if (entry.is_regular_file() && wanted(entry.path())) add(entry.path(), below);
-  };
-  for (const std::string& entry : options.paths) {
-    const size_t before = files.size();
-    try {
-      if (fs::is_directory(entry)) {
-        add_directory(entry, entry);
-      } else if (fs::is_regular_file(entry)) {
-        add(entry, fs::path(entry).parent_path());
-      } else {
-        // Names count from the last folder without a wildcard.
-        const std::string fixed = entry.substr(0, entry.find_first_of("*?["));
-        const fs::path below = fs::path(fixed).parent_path();
-        for (const std::string& match : expand_glob(entry)) {
-          if (fs::is_directory(match))
-            add_directory(match, below);
-          else if (wanted(match))
-            add(match, below);
-        }
-      }
-    } catch (const fs::filesystem_error& e) {
-      fail("data path {}: {}", entry, e.what());
-    }
-    require(files.size() > before, "data path {}: expected at least one file{}, found none", entry,
-            options.extensions.empty() ? ""
-                                       : fmt::format(" ending in {}", fmt::join(options.extensions, " or ")));
-  }
-  // Stable: a file that two entries find is named by the first.
-  std::stable_sort(files.begin(), files.end(), [](const File& a, const File& b) { return a.path < b.path; });
-  const auto same = [](const File& a, const File& b) { return a.path == b.path; };
-  files.erase(std::unique(files.begin(), files.end(), same), files.end());
-  return files;
-}
 
 // A run of one file's bytes that a stream holds: a document.
 struct Document {
@@ -104,7 +38,7 @@ struct Stream {
 
 class ByteCorpus : public Corpus {
  public:
-  explicit ByteCorpus(const CorpusOptions& options) : files_(find_files(options)) {
+  explicit ByteCorpus(const CorpusOptions& options) : files_(find_files(options.paths, options.extensions)) {
     require(options.block > 0 && options.held_out_every >= 0,
             "data: block = {} (expected > 0), held_out_every = {} (expected >= 0)", options.block,
             options.held_out_every);
@@ -125,7 +59,14 @@ class ByteCorpus : public Corpus {
   }
 
   int32_t vocab_size() const override { return 256; }
+  std::string tokenizer() const override { return "bytes"; }
   int64_t size(Split split) const override { return stream(split).size; }
+  int64_t documents(Split split) const override {
+    return static_cast<int64_t>(stream(split).documents.size());
+  }
+  int64_t document_begin(Split split, int64_t document) const override {
+    return document < documents(split) ? stream(split).documents[document].begin : size(split);
+  }
   uint64_t fingerprint() const override { return fingerprint_; }
 
   Sample read(Split split, int64_t begin, int64_t count) const override {
@@ -154,7 +95,7 @@ class ByteCorpus : public Corpus {
  private:
   // Opened for each read: no limit on the number of files, nothing shared between threads, and the page cache
   // does the rest.
-  static std::string read_bytes(const File& file, int64_t offset, int64_t count) {
+  static std::string read_bytes(const DataFile& file, int64_t offset, int64_t count) {
     std::string bytes(count, '\0');
     std::ifstream in(file.path, std::ios::binary);
     require(in.good(), "{}: cannot be read any more; it had {} bytes at the start", file.path, file.bytes);
@@ -168,7 +109,7 @@ class ByteCorpus : public Corpus {
   Stream& stream(Split split) { return streams_[split == Split::held_out]; }
   const Stream& stream(Split split) const { return streams_[split == Split::held_out]; }
 
-  std::vector<File> files_;
+  std::vector<DataFile> files_;
   Stream streams_[2];
   uint64_t fingerprint_ = 0;
 };

@@ -27,7 +27,12 @@ class Corpus {
  public:
   virtual ~Corpus() = default;
   virtual int32_t vocab_size() const = 0;
+  // What made the tokens (TextCodec::name()); empty where nobody knows.
+  virtual std::string tokenizer() const = 0;
   virtual int64_t size(Split split) const = 0;  // rows of the stream
+  virtual int64_t documents(Split split) const = 0;
+  // The row where a document begins; size() for the number after the last document.
+  virtual int64_t document_begin(Split split, int64_t document) const = 0;
   // Rows [begin, begin + count). The last label looks one row further, where the document does.
   virtual Sample read(Split split, int64_t begin, int64_t count) const = 0;
   // Equal where the streams are: what ranks compare at the start and a checkpoint's cursor is valid for.

@@ -6,9 +6,24 @@
 
 namespace wuneng {
 
+struct TokenizeCommand {
+  std::vector<std::string> paths, extensions;  // files, directories or globs
+  std::string out;                             // prefix of the files to write
+  std::string tokenizer;                       // a model's directory, or "bytes"
+  std::string chat_template;                   // a name; empty: the directory's own
+  std::string kind = "auto";                   // text, supervised or preference
+  std::string format = "auto";                 // text or jsonl
+  std::string separator;                       // between documents of a text file
+  std::string end = "auto";                    // the token behind a document: a token, "none"
+  std::string bad_lines = "stop";              // or skip
+  int64_t longest_bytes = int64_t{256} << 20;  // of a line or document
+};
+void tokenize(const TokenizeCommand& command);
+
 struct ConvertOptions {
-  std::string from, to;  // a checkpoint or a Hugging Face directory; a Hugging Face directory
-  std::string preset;    // not empty: make a WuNeng student of this preset from a Qwen2 directory
+  std::string from, to;   // a checkpoint or a Hugging Face directory; a Hugging Face directory
+  std::string tokenizer;  // a directory to take the tokenizer's files from; empty: where the model came from
+  std::string preset;     // not empty: make a WuNeng student of this preset from a Qwen2 directory
   std::string dtype = "f32";
   uint64_t seed = 0;
   int64_t max_file_bytes = 5'000'000'000;
@@ -23,6 +38,9 @@ void logits(const LogitsOptions& options);
 
 struct GenerateOptions {
   std::string model, prompt;
+  std::string tokenizer;      // "bytes" or a directory; empty: the model's own, else bytes where they fit
+  std::string chat_template;  // a name; empty: the model's own
+  bool chat = false;          // the prompt is what the user says; the answer alone is written
   int64_t tokens = 200;
   double temperature = 0.8;  // 0: the most likely token
   uint64_t seed = 0;

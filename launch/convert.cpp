@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "data/text_codec.h"
 #include "launch/commands.h"
 #include "launch/model_state.h"
 #include "model/hugging_face.h"
@@ -22,9 +23,22 @@ void write_model(const ConvertOptions& o, const ModelConfig& config,
               static_cast<long long>(parameter_count(config)));
 }
 
+// The tokenizer goes with the model, where `from` has one.
+void copy_tokenizer(const std::string& from, const std::string& to) {
+  namespace fs = std::filesystem;
+  if (from.empty() || (fs::exists(from) && fs::equivalent(from, to))) return;
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+                           "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"})
+    if (fs::exists(from + "/" + name))
+      fs::copy_file(from + "/" + name, to + "/" + name, fs::copy_options::overwrite_existing);
+}
+
 }  // namespace
 
 void convert(const ConvertOptions& o) {
+  require(o.tokenizer.empty() || TextCodec::has_tokenizer(o.tokenizer),
+          "convert: --tokenizer {}: expected a directory with tokenizer.json or vocab.json, found neither",
+          o.tokenizer);
   const DType dtype = parse_dtype(o.dtype);
   if (has_checkpoint(o.from)) {
     require(o.preset.empty(),
@@ -36,9 +50,10 @@ void convert(const ConvertOptions& o) {
     for (const std::string& name : reader.names())
       if (name.rfind(prefix, 0) == 0)
         items.push_back({name.substr(prefix.size()), dtype, reader.shape(name)});
-    return write_model(
-        o, ModelConfig::from_json(reader.meta().at("config"), o.from), items,
-        [&](const SafetensorsItem& item) { return reader.read(prefix + item.name).to(dtype); });
+    const std::string trained_from = reader.meta().value("tokenizer_from", "");
+    write_model(o, ModelConfig::from_json(reader.meta().at("config"), o.from), items,
+                [&](const SafetensorsItem& item) { return reader.read(prefix + item.name).to(dtype); });
+    return copy_tokenizer(o.tokenizer.empty() ? trained_from : o.tokenizer, o.to);
   }
   ModelConfig config = ModelConfig::from_directory(o.from);
   if (!o.preset.empty()) {
@@ -57,6 +72,7 @@ void convert(const ConvertOptions& o) {
       if (p->name == item.name) return p->var.value();
     fail("convert: no tensor {}", item.name);
   });
+  copy_tokenizer(o.tokenizer.empty() ? o.from : o.tokenizer, o.to);
 }
 
 }  // namespace wuneng

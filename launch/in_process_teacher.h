@@ -1,25 +1,25 @@
 // A teacher in the student's last-stage processes, cut over the same tensor-parallel ranks.
 #pragma once
-#include "launch/training_data.h"
+#include "launch/train_recipe.h"
 #include "model/hugging_face.h"
+#include "parallel/mesh.h"
 #include "parallel/stream.h"
 
 namespace wuneng {
 
 class InProcessTeacher : public TeacherSource {
  public:
-  InProcessTeacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data)
-      : data_(data),
-        mesh_(mesh),
+  // round: the micro-batches of the round that the student works on.
+  InProcessTeacher(const TrainRecipe& recipe, const Mesh& mesh, const std::vector<MicroBatch>& round)
+      : round_(round),
         shared_(std::min(recipe.student.vocab_size, recipe.teacher->vocab_size)),
         model_(*recipe.teacher, Shard{mesh.tp}, recipe.teacher_dtype) {
     load_hugging_face(model_, recipe.teacher_path, 0);
   }
 
-  std::vector<TeacherSlice> take(int64_t round, int micro_batch) override {
+  std::vector<TeacherSlice> take(int64_t, int micro_batch) override {
     Tape silent({}, false);
-    const MicroBatch batch = data_.micro_batch(data_.rounds()[round], micro_batch, mesh_.dp_rank);
-    const Tensor logits = model_.logits({}, model_.forward(silent, batch, {}).value());
+    const Tensor logits = model_.logits({}, model_.forward(silent, round_[micro_batch], {}).value());
     const Range held = model_.head()->held;
     const int64_t count = std::min(held.end, shared_) - held.begin;
     if (count == held.size()) return {{held, logits}};
@@ -32,8 +32,7 @@ class InProcessTeacher : public TeacherSource {
   void release() override {}
 
  private:
-  const TrainingData& data_;
-  Mesh mesh_;
+  const std::vector<MicroBatch>& round_;
   int64_t shared_;
   Decoder model_;
 };

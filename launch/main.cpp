@@ -51,13 +51,69 @@ int run(int argc, char** argv) {
                             "settings that replace the recipe's, such as optimizer.lr=1e-4 layout.tp=2");
   train_command->callback([&] {
     std::optional<TrainRecipe> loaded;
+    std::optional<TrainingData> data;
     check_together([&] {
       loaded = TrainRecipe::load(recipe, overrides);
       Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
-      TrainingData{*loaded};
+      data.emplace(*loaded);
     });
-    train(*loaded);
+    train(*loaded, *data);
   });
+
+  TokenizeCommand t;
+  CLI::App* tokenize_command = app.add_subcommand(
+      "tokenize",
+      "Make token files (OUT.bin and OUT.idx, Megatron's format) from text and JSON lines, plain, .gz or "
+      ".zst.\n"
+      "A line of JSON is {\"text\"}, {\"messages\"}, {\"conversations\"} (ShareGPT), {\"instruction\", "
+      "\"output\"}\n"
+      "(LLaMA-Factory), {\"prompt\", \"completion\"} or {\"prompt\", \"chosen\", \"rejected\"}. Chats go "
+      "through\n"
+      "the model's chat template. What is to be learnt of chats and completions is written beside, to\n"
+      "OUT_mask.bin and .idx; preference pairs become OUT_chosen and OUT_rejected, document by document.\n"
+      "Examples:\n"
+      "  wuneng tokenize books/ code.jsonl.zst --tokenizer models/Qwen2.5-7B --out data/pretrain\n"
+      "  wuneng tokenize chats.jsonl --tokenizer models/Qwen2.5-7B-Instruct --out data/sft --bad-lines skip\n"
+      "A recipe then says data.paths = [\"data/pretrain\"].");
+  tokenize_command->add_option("paths", t.paths, "files, directories (searched to the bottom) or globs")
+      ->required();
+  tokenize_command->add_option("--out", t.out, "the files' path without .bin and .idx")->required();
+  tokenize_command
+      ->add_option(
+          "--tokenizer", t.tokenizer,
+          "a model's directory with tokenizer.json, or vocab.json and merges.txt; bytes: a token a byte")
+      ->required();
+  tokenize_command->add_option(
+      "--extensions", t.extensions,
+      "which files of directories and globs, such as .txt .jsonl.gz; all by default");
+  const auto templates = CLI::IsMember({"Qwen2.5", "Qwen2.5 Instruct"});
+  tokenize_command
+      ->add_option("--chat-template", t.chat_template,
+                   "of chats, by name where it is not to be the one in the tokenizer's directory")
+      ->check(templates);
+  tokenize_command
+      ->add_option("--kind", t.kind,
+                   "text: learn every token; supervised: learn answers; preference: pairs; auto: what the "
+                   "first record is")
+      ->check(CLI::IsMember({"auto", "text", "supervised", "preference"}));
+  tokenize_command
+      ->add_option("--format", t.format,
+                   "text: a file is text; jsonl: lines of JSON; auto: .jsonl, .ndjson and .json are lines")
+      ->check(CLI::IsMember({"auto", "text", "jsonl"}));
+  tokenize_command->add_option("--separator", t.separator,
+                               "what stands between the documents of a text file (\\n: a line feed); without "
+                               "it a file is one document");
+  tokenize_command->add_option("--end", t.end,
+                               "the token behind each document that is not a chat; auto: <|endoftext|> where "
+                               "the tokenizer has it; none");
+  tokenize_command
+      ->add_option(
+          "--bad-lines", t.bad_lines,
+          "stop: the first bad line ends the run; skip: leave them out, count them, tell the first ten")
+      ->check(CLI::IsMember({"stop", "skip"}));
+  tokenize_command->add_option("--longest-bytes", t.longest_bytes, "a longer line or document is a bad one")
+      ->check(CLI::PositiveNumber);
+  tokenize_command->callback([&] { tokenize(t); });
 
   ConvertOptions c;
   CLI::App* convert_command = app.add_subcommand("convert",
@@ -69,6 +125,9 @@ int run(int argc, char** argv) {
                               "full, lean or literal: add WuNeng's parts, function-preserving");
   convert_command->add_option("--dtype", c.dtype, "f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
   convert_command->add_option("--seed", c.seed, "of what starts at random");
+  convert_command->add_option("--tokenizer", c.tokenizer,
+                              "a directory to copy the tokenizer's files from; by default the one the model, "
+                              "or the checkpoint's teacher, came from");
   convert_command->add_option("--max-file-bytes", c.max_file_bytes, "start another file beyond this size");
   convert_command->callback([&] { convert(c); });
 
@@ -84,9 +143,14 @@ int run(int argc, char** argv) {
   logits_command->callback([&] { logits(l); });
 
   GenerateOptions g;
-  CLI::App* generate_command = app.add_subcommand("generate", "Continue a text with a byte model.");
+  CLI::App* generate_command = app.add_subcommand("generate", "Continue a text, or answer it (--chat).");
   generate_command->add_option("model", g.model, "a Hugging Face directory or a checkpoint")->required();
   generate_command->add_option("--prompt", g.prompt, "the text to continue")->required();
+  generate_command->add_option("--tokenizer", g.tokenizer,
+                               "a model's directory, or bytes; by default the model's own, if it has one");
+  generate_command->add_option("--chat-template", g.chat_template, "by name, where the model has none")
+      ->check(templates);
+  generate_command->add_flag("--chat", g.chat, "the prompt is a user's message, set in the chat template");
   generate_command->add_option("--tokens", g.tokens, "how many tokens to add");
   generate_command->add_option("--temperature", g.temperature, "0: always the most likely token");
   generate_command->add_option("--seed", g.seed, "of the choice of tokens");

@@ -5,28 +5,33 @@
 
 namespace wuneng {
 
-void serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                   int64_t done) {
+double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+                     int64_t done) {
   Decoder model(*r.teacher, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp}, r.teacher_dtype);
   load_hugging_face(model, r.teacher_path, 0);
   const StreamOptions options = stream_options(r, data, done);
   std::unique_ptr<TeacherSender> sender;
   if (mesh.last_stage()) sender = std::make_unique<TeacherSender>(stream, mesh, options);
   const Pipeline pipeline(mesh.pp, model.hidden_size());
+  const auto served = [shape = options.shape, dp_rank = mesh.dp_rank](int64_t round) {
+    return items_served(shape, round, dp_rank);
+  };
+  RoundReader reader(data, options.first_round, r.data_threads, served);
   for (int64_t i = options.first_round; i < options.end_round; ++i) {
-    const std::vector<StreamItem> items = items_served(options.shape, i, mesh.dp_rank);
+    const std::vector<StreamItem> items = served(i);
+    const std::vector<MicroBatch> batches = reader.next();
     PipelineWork work;
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
-      const MicroBatch batch = data.micro_batch(data.rounds()[i], items[m].micro_batch, items[m].student_dp);
-      const Var out = model.forward(tape, batch, hidden);
+      const Var out = model.forward(tape, batches[m], hidden);
       if (sender) sender->send(items[m], model.logits(tape.stream(), out.value()));
       return out;
     };
     pipeline.run(forward_only(mesh.layout.pp, mesh.pp_rank, static_cast<int>(items.size())), work);
   }
   if (sender) sender->flush();
+  return reader.seconds_waited();
 }
 
 }  // namespace wuneng

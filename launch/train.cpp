@@ -1,6 +1,8 @@
 #include "launch/train.h"
 
+#include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "runtime/checkpoint.h"
 #include "runtime/file.h"
@@ -8,15 +10,34 @@
 namespace wuneng {
 namespace {
 
-// Training steps that a checkpoint to resume from has behind it; 0 to start afresh. Rank 0 looks, all agree.
-int64_t steps_done(const TrainRecipe& r, const Comm& world) {
-  int64_t done = 0;
+// Where a checkpoint to resume from stands; the beginning to start afresh. Rank 0 looks, all agree.
+DataCursor find_cursor(const TrainRecipe& r, const Comm& world) {
+  DataCursor cursor;
   if (world.rank() == 0 && r.resume != "none") {
     const std::string from = r.resume == "auto" ? r.out + "/checkpoints" : r.resume;
     require(r.resume == "auto" || has_checkpoint(from), "run.resume: {} holds no checkpoint", from);
-    if (has_checkpoint(from)) done = CheckpointReader(from).step();
+    if (has_checkpoint(from)) {
+      const CheckpointReader reader(from);
+      cursor = {reader.step(), reader.meta().at("data").value("next_sequence", int64_t{-1})};
+      require(cursor.sequence >= 0,
+              "{}: expected the number of the next sequence (meta.data.next_sequence), found none: an older "
+              "version saved it; its model can be had with `wuneng convert`",
+              reader.directory());
+    }
   }
-  return static_cast<int64_t>(world.all_reduce(static_cast<double>(done), Reduce::max, "steps done"));
+  const Tensor both = Tensor::from<int64_t>({cursor.step, cursor.sequence}, {2});
+  world.broadcast(both, 0, "where the run goes on");
+  return {both.data<int64_t>()[0], both.data<int64_t>()[1]};
+}
+
+// What the data costs: the rank that waited longest, of each role.
+void report_waiting(const Mesh& mesh, double seconds) {
+  const bool student = mesh.role == Role::student;
+  const double of_student = mesh.world.all_reduce(student ? seconds : 0, Reduce::max, "waited for data"),
+               of_teacher = mesh.world.all_reduce(student ? 0 : seconds, Reduce::max, "waited for data");
+  if (mesh.world.rank() == 0)
+    std::printf("data: waited for at most %.2f s on a student rank%s\n", of_student,
+                mesh.teacher ? fmt::format(", {:.2f} s on a teacher rank", of_teacher).c_str() : "");
 }
 
 }  // namespace
@@ -38,27 +59,27 @@ StreamOptions stream_options(const TrainRecipe& r, const TrainingData& data, int
   return o;
 }
 
-void train(const TrainRecipe& recipe) {
+void train(const TrainRecipe& recipe, TrainingData& data) {
   Runtime::set_hang_timeout(recipe.hang_timeout);
   const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
-  const TrainingData data(recipe);
   const auto fingerprints = mesh.world.all_gather_text(data.fingerprint(), "data fingerprint");
   for (size_t r = 0; r < fingerprints.size(); ++r)
     require(fingerprints[r] == fingerprints[0],
-            "data: rank {} reads another corpus than rank 0 (fingerprints {} and {}): do all nodes see the "
-            "same files?",
+            "data: rank {} reads other data than rank 0 (fingerprints {} and {}): do all nodes see the same "
+            "files?",
             r, fingerprints[r], fingerprints[0]);
   if (mesh.world.rank() == 0) {
     std::filesystem::create_directories(recipe.out);
     write_file_durably(recipe.out + "/recipe.toml", recipe.resolved);
+    for (const std::string& line : data.summary()) std::printf("%s\n", line.c_str());
+    std::fflush(stdout);
   }
-  const int64_t done = steps_done(recipe, mesh.world);
+  const DataCursor cursor = find_cursor(recipe, mesh.world);
+  data.go_on(cursor);
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "stream");
-  if (mesh.role == Role::student)
-    train_student(recipe, mesh, data, stream, done);
-  else
-    serve_teacher(recipe, mesh, data, stream, done);
-  mesh.world.barrier("end of the run");
+  const double waited = mesh.role == Role::student ? train_student(recipe, mesh, data, stream, cursor.step)
+                                                   : serve_teacher(recipe, mesh, data, stream, cursor.step);
+  report_waiting(mesh, waited);
 }
 
 }  // namespace wuneng

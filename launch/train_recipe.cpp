@@ -1,6 +1,7 @@
 #include "launch/train_recipe.h"
 
 #include <cmath>
+#include <filesystem>
 
 namespace wuneng {
 namespace {
@@ -72,11 +73,73 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
           r.path(), t.layout.tp, t.teacher->vocab_size, t.student.vocab_size);
 }
 
+// What the paths are, where the recipe does not say: token files are known by an index.
+DataSource::Kind kind_of(const std::string& path) {
+  namespace fs = std::filesystem;
+  const auto is_index = [](const fs::path& p) { return p.extension() == ".idx"; };
+  bool tokens = is_index(path) || path.ends_with(".bin") || fs::is_regular_file(path + ".idx");
+  if (std::error_code none; fs::is_directory(path, none))
+    for (const auto& entry : fs::recursive_directory_iterator(path))
+      tokens = tokens || is_index(entry.path());
+  return tokens ? DataSource::Kind::tokens : DataSource::Kind::bytes;
+}
+
+DataSource read_source(Recipe& r, const std::string& key) {
+  DataSource s;
+  s.key = key;
+  r.require_key(key + ".paths");
+  s.paths = r.texts(key + ".paths", {});
+  require(!s.paths.empty(), "{}: {}.paths: expected at least one path, found none", r.path(), key);
+  s.extensions = r.texts(key + ".extensions", {});
+  const std::string kind = r.text(key + ".kind", "auto", {"auto", "bytes", "tokens"});
+  if (kind != "auto") {
+    s.kind = kind == "tokens" ? DataSource::Kind::tokens : DataSource::Kind::bytes;
+    return s;
+  }
+  s.kind = kind_of(s.paths[0]);
+  // Extensions pick out text: token files have none but their own.
+  if (!s.extensions.empty()) s.kind = DataSource::Kind::bytes;
+  for (const std::string& path : s.paths)
+    require(s.extensions.empty() ? kind_of(path) == s.kind : true,
+            "{}: {}.paths: expected all text or all token files, found {} ({}) beside {} (say which with "
+            "kind = \"bytes\" or \"tokens\")",
+            r.path(), key, path, s.kind == DataSource::Kind::tokens ? "text" : "token files", s.paths[0]);
+  return s;
+}
+
+void read_data(Recipe& r, TrainRecipe& t) {
+  if (const int64_t count = r.tables("data.sources")) {
+    require(!r.has("data.paths"), "{}: expected data.paths or data.sources, found both", r.path());
+    for (int64_t i = 0; i < count; ++i) {
+      const std::string key = fmt::format("data.sources[{}]", i);
+      t.sources.push_back(read_source(r, key));
+      t.sources.back().weight = r.number(key + ".weight", 1, 1e-9, 1e9);
+      require(
+          t.sources[i].kind == t.sources[0].kind,
+          "{}: {}: expected {} as in data.sources[0], found {}: bytes and a tokenizer's tokens do not mix "
+          "(wuneng tokenize --tokenizer bytes makes token files of bytes)",
+          r.path(), key, t.sources[0].kind == DataSource::Kind::tokens ? "token files" : "text",
+          t.sources[i].kind == DataSource::Kind::tokens ? "token files" : "text");
+    }
+  } else {
+    t.sources.push_back(read_source(r, "data"));
+  }
+  t.held_out_every = r.integer("data.held_out_every", 20, 0);
+  t.packing = r.text("data.packing", "windows", {"windows", "best_fit"}) == "best_fit" ? PackingRule::best_fit
+                                                                                       : PackingRule::windows;
+  t.seq_len = r.integer("data.seq_len", 256, 1);
+  t.micro_batch = r.integer("data.micro_batch", 4, 1);
+  t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
+  t.data_seed = static_cast<uint64_t>(r.integer("data.seed", 0, 0));
+  t.data_threads = static_cast<int>(r.integer("data.threads", 1, 1, 256));
+}
+
 }  // namespace
 
 TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::string>& overrides) {
   Recipe r(path, overrides);
   TrainRecipe t;
+  t.path = path;
   t.layout = read_layout(r, "layout");
 
   const std::string mixer = r.text("student.mixer", "wuneng", {"wuneng", "qwen2"});
@@ -97,15 +160,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.loss.chunk_tokens = r.integer("loss.chunk_tokens", 128, 1);
   if (t.has_teacher) read_teacher(r, t);
 
-  r.require_key("data.paths");
-  t.corpus.paths = r.texts("data.paths", {});
-  t.corpus.extensions = r.texts("data.extensions", {});
-  t.corpus.held_out_every = r.integer("data.held_out_every", 20, 0);
-  t.seq_len = r.integer("data.seq_len", 256, 1);
-  t.micro_batch = r.integer("data.micro_batch", 4, 1);
-  t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
-  t.data_seed = static_cast<uint64_t>(r.integer("data.seed", 0, 0));
-  t.corpus.seed = 0;  // the split stays when the order changes
+  read_data(r, t);
 
   t.learning_rate.peak = r.number("optimizer.lr", 3e-4, 0, 10);
   t.learning_rate.floor = r.number("optimizer.min_lr", 0, 0, 10);

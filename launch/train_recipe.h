@@ -2,7 +2,7 @@
 #pragma once
 #include <optional>
 
-#include "data/corpus.h"
+#include "data/packing.h"
 #include "model/config.h"
 #include "model/loss.h"
 #include "parallel/learning_rate.h"
@@ -11,6 +11,15 @@
 #include "runtime/config.h"
 
 namespace wuneng {
+
+// One source of training data: text taken as bytes, or token files. All sources of a run are of one kind.
+struct DataSource {
+  enum class Kind { bytes, tokens };
+  std::string key;  // in the recipe: "data", or "data.sources[0]"
+  std::vector<std::string> paths, extensions;
+  Kind kind = Kind::bytes;
+  double weight = 1;
+};
 
 struct TrainRecipe {
   // [student]
@@ -30,9 +39,12 @@ struct TrainRecipe {
   Layout layout;
   std::optional<Layout> teacher_layout;
   // [data]
-  CorpusOptions corpus;
+  std::vector<DataSource> sources;
+  int64_t held_out_every = 0;
+  PackingRule packing = PackingRule::windows;
   int64_t seq_len = 0, micro_batch = 0, accumulation = 0;
   uint64_t data_seed = 0;
+  int data_threads = 1;
   // [loss], [optimizer]
   LossOptions loss;
   AdamwOptions adamw;
@@ -45,6 +57,7 @@ struct TrainRecipe {
   bool recompute = false;
   double hang_timeout = 600;
 
+  std::string path;      // of the recipe, for messages
   std::string resolved;  // the whole recipe with its defaults, as TOML
 
   int64_t steps() const { return learning_rate.steps; }

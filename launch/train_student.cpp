@@ -29,7 +29,8 @@ class StudentRun {
         groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
         model_(recipe.student, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp}, recipe.student_dtype,
                recipe.recompute),
-        done_(done) {
+        done_(done),
+        reader_(data, first_round(data.rounds(), done), recipe.data_threads, own_items()) {
     freeze();
     optimizer_.emplace(model_.parameters(), recipe.adamw);
     if (done == 0)
@@ -40,18 +41,21 @@ class StudentRun {
       if (recipe.teacher_streams)
         teacher_ = std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, done));
       else
-        teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, data);
+        teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, batches_);
     }
     if (speaks()) metrics_.emplace(recipe.out + "/metrics.jsonl", done);
   }
 
-  void run() {
+  // Returns the seconds that this rank waited for data.
+  double run() {
     const auto& rounds = data_.rounds();
     const Clock::time_point start = Clock::now();
     LossSums evaluation;
     for (int64_t i = first_round(rounds, done_); i < static_cast<int64_t>(rounds.size()); ++i) {
+      const Clock::time_point begin = Clock::now();
+      batches_ = reader_.next();
       if (rounds[i].trains) {
-        train_step(i, start);
+        train_step(i, begin, start);
         continue;
       }
       if (rounds[i].part == 0) evaluation = {};
@@ -62,11 +66,21 @@ class StudentRun {
       if (rounds[i].last_part) report_evaluation(rounds[i].step, evaluation);
     }
     if (done_ < r_.steps()) save(r_.steps());
+    return reader_.seconds_waited();
   }
 
  private:
   // The rank that writes metrics: the last stage knows the loss.
   bool speaks() const { return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0; }
+
+  // This rank's micro-batches of a round: its replica's.
+  RoundReader::Items own_items() const {
+    return [count = static_cast<int>(r_.accumulation), dp_rank = mesh_.dp_rank](int64_t round) {
+      std::vector<StreamItem> items;
+      for (int m = 0; m < count; ++m) items.push_back({round, m, dp_rank});
+      return items;
+    };
+  }
 
   void freeze() {
     for (const std::string& pattern : r_.freeze) {
@@ -99,8 +113,10 @@ class StudentRun {
             "{}: the checkpoint's model is not the recipe's: {} against {}", reader.directory(),
             meta.at("config").dump(), r_.student.to_json().dump());
     require(meta.at("data").at("fingerprint") == data_.fingerprint(),
-            "{}: the checkpoint was trained on another corpus (fingerprint {}, here {})", reader.directory(),
-            meta.at("data").at("fingerprint").dump(), data_.fingerprint());
+            "{}: the checkpoint's data is not the recipe's: expected fingerprint {}, found {}. The files, "
+            "weights, packing, seq_len and seed of [data] must stay; for other data start a run from the "
+            "weights (wuneng convert, then student.init_from)",
+            reader.directory(), meta.at("data").at("fingerprint").dump(), data_.fingerprint());
     load_model(model_, reader);
     load_optimizer(*optimizer_, reader);
     if (speaks()) progress_.line(fmt::format("resumed from {} at step {}", reader.directory(), done_));
@@ -111,8 +127,13 @@ class StudentRun {
         {"config", r_.student.to_json()},
         {"recipe", r_.resolved},
         {"seed", r_.seed},
+        {"tokenizer_from", r_.init_from.empty() ? r_.teacher_path : r_.init_from},
         {"optimizer_steps", optimizer_->steps_done()},
-        {"data", {{"fingerprint", data_.fingerprint()}, {"seed", r_.data_seed}, {"next_step", step}}},
+        {"data",
+         {{"fingerprint", data_.fingerprint()},
+          {"seed", r_.data_seed},
+          {"next_step", step},
+          {"next_sequence", data_.cursor(step).sequence}}},
         {"layout", {{"dp", r_.layout.dp}, {"pp", r_.layout.pp}, {"tp", r_.layout.tp}}}};
     save_checkpoint(mesh_.role_comm, r_.out + "/checkpoints", step,
                     checkpoint_pieces(model_, *optimizer_, mesh_.dp_rank), meta);
@@ -122,14 +143,13 @@ class StudentRun {
   // All micro-batches of a round through the pipeline; sums over all replicas, known on the last stage.
   // divisor > 0: with gradients.
   LossSums pass(int64_t index, double divisor) {
-    const Round& round = data_.rounds()[index];
     const int count = static_cast<int>(r_.accumulation);
     LossSums sums;
     PipelineWork work;
     work.train = divisor > 0;
     work.rows = [&](int) { return r_.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
-      const MicroBatch batch = data_.micro_batch(round, m, mesh_.dp_rank);
+      const MicroBatch& batch = batches_[m];
       const Var out = model_.forward(tape, batch, hidden);
       if (!mesh_.last_stage()) return out;
       const std::vector<TeacherSlice> slices =
@@ -151,19 +171,16 @@ class StudentRun {
   }
 
   // Tokens with a label in the whole step: what the loss is a mean over.
-  double labelled_tokens(const Round& round) const {
+  double labelled_tokens() const {
     double count = 0;
-    for (int m = 0; m < r_.accumulation; ++m) {
-      const Tensor labels = data_.micro_batch(round, m, mesh_.dp_rank).labels;
-      for (int64_t t = 0; t < labels.numel(); ++t) count += labels.data<int32_t>()[t] >= 0;
-    }
+    for (const MicroBatch& batch : batches_)
+      for (int64_t t = 0; t < batch.rows(); ++t) count += batch.labels.data<int32_t>()[t] >= 0;
     return std::max(1.0, mesh_.dp.all_reduce(count, Reduce::sum, "labelled tokens"));
   }
 
-  void train_step(int64_t index, Clock::time_point start) {
+  void train_step(int64_t index, Clock::time_point begin, Clock::time_point start) {
     const Round& round = data_.rounds()[index];
-    const Clock::time_point begin = Clock::now();
-    const double divisor = labelled_tokens(round);
+    const double divisor = labelled_tokens();
     const LossSums sums = pass(index, divisor);
     const Parameters parameters = model_.parameters();
     synchronize_gradients(parameters, groups_);
@@ -174,13 +191,20 @@ class StudentRun {
             round.step + 1, norm);
     const double lr = r_.learning_rate.at(round.step);
     optimizer_->step(lr, clip_factor(norm, r_.clip));
-    report_step(round.step + 1, sums, divisor, lr, norm, seconds_since(begin), seconds_since(start));
+    const double wait = waited_since_last();
+    report_step(round.step + 1, sums, divisor, lr, norm, seconds_since(begin), seconds_since(start), wait);
     if (r_.checkpoint_every > 0 && (round.step + 1) % r_.checkpoint_every == 0 && round.step + 1 < r_.steps())
       save(round.step + 1);
   }
 
+  // Of the student's ranks, the one that waited longest for data since the step before.
+  double waited_since_last() {
+    const double now = reader_.seconds_waited(), mine = now - std::exchange(waited_, now);
+    return mesh_.role_comm.all_reduce(mine, Reduce::max, "waited for data");
+  }
+
   void report_step(int64_t step, const LossSums& sums, double divisor, double lr, double norm, double seconds,
-                   double elapsed) {
+                   double elapsed, double data_wait) {
     if (!speaks()) return;
     const double kl = sums.kl / divisor, ce = sums.ce / divisor,
                  loss = (1 - r_.loss.ce_share) * kl + r_.loss.ce_share * ce;
@@ -194,6 +218,7 @@ class StudentRun {
                      {"grad_norm", norm},
                      {"tokens_per_second", speed},
                      {"seconds", seconds},
+                     {"data_wait", data_wait},
                      {"peak_tensor_bytes", memory_use(DeviceKind::cpu).peak}});
     progress_.show({step, r_.steps(), loss, kl, ce, lr, norm, speed, left, r_.has_teacher});
   }
@@ -217,13 +242,16 @@ class StudentRun {
   std::optional<MetricsFile> metrics_;
   Progress progress_{r_.log_every};
   int64_t done_;
+  RoundReader reader_;
+  std::vector<MicroBatch> batches_;  // of the round under way
+  double waited_ = 0;                // reader_'s, at the last report
 };
 
 }  // namespace
 
-void train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                   int64_t done) {
-  StudentRun(recipe, mesh, data, stream, done).run();
+double train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
+                     const Comm& stream, int64_t done) {
+  return StudentRun(recipe, mesh, data, stream, done).run();
 }
 
 }  // namespace wuneng

@@ -1,27 +1,64 @@
-// The micro-batches of a run: what round, micro-batch and replica stand for in the corpus.
+// The micro-batches of a run: what round, micro-batch and replica stand for in the data, and how a rank gets
+// them before it needs them.
+//
+// Nothing here is told from rank to rank: the sources, the recipe and where the run goes on decide every
+// micro-batch, so student and teacher ranks read the same tokens, each for itself.
 #pragma once
 #include <memory>
 
 #include "data/batch.h"
+#include "data/prefetch.h"
 #include "launch/rounds.h"
 #include "launch/train_recipe.h"
 #include "parallel/stage.h"
+#include "parallel/stream_plan.h"
 
 namespace wuneng {
 
+// Where a run stands in its data: training steps done, and the sequences they have taken. Part of a
+// checkpoint.
+struct DataCursor {
+  int64_t step = 0, sequence = 0;
+};
+
 class TrainingData {
  public:
+  // Opens the sources and plans the packing; errors name the recipe's key.
   explicit TrainingData(const TrainRecipe& recipe);
-  MicroBatch micro_batch(const Round& round, int micro_batch, int dp_rank) const;
+  // The run goes on after a checkpoint, maybe with another number of replicas or sequences a micro-batch.
+  void go_on(const DataCursor& cursor);
+
+  Batch batch(const Round& round, int micro_batch, int dp_rank) const;
   const std::vector<Round>& rounds() const { return rounds_; }
+  DataCursor cursor(int64_t step) const { return {step, order_.seen_before(step)}; }
+  // Equal where sequence numbers mean the same tokens.
   std::string fingerprint() const;
-  int64_t windows() const { return source_->windows(); }
+  // A line for each source: what is in it, and how well it packs.
+  std::vector<std::string> summary() const;
 
  private:
-  std::unique_ptr<Corpus> corpus_;
-  std::unique_ptr<BatchSource> source_;
+  std::vector<DataSource> sources_;
+  std::vector<std::unique_ptr<Corpus>> corpora_;
+  std::unique_ptr<BatchSource> batches_;
   std::vector<Round> rounds_;
-  int64_t accumulation_, dp_;
+  StepOrder order_;
+  int64_t held_out_;  // micro-batches of an evaluation
+  int64_t seq_len_;
+};
+
+// A rank's micro-batches round by round, made two rounds ahead on other threads, so that all of the next one
+// is there when its step begins.
+class RoundReader {
+ public:
+  // Which micro-batches of a round this rank works on, in order; called on those threads.
+  using Items = std::function<std::vector<StreamItem>(int64_t round)>;
+  RoundReader(const TrainingData& data, int64_t first_round, int threads, Items items);
+
+  std::vector<MicroBatch> next();
+  double seconds_waited() const { return ahead_.seconds_waited(); }
+
+ private:
+  Prefetcher<std::vector<Batch>> ahead_;
 };
 
 }  // namespace wuneng

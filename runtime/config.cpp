@@ -17,14 +17,30 @@ struct Setting {
   std::string where;  // "recipe.toml:12" or "command line"
 };
 
-void flatten(const toml::value& value, const std::string& prefix, const std::string& file,
+bool is_list_of_tables(const toml::value& value) {
+  return value.is_array() && !value.as_array().empty() &&
+         std::all_of(value.as_array().begin(), value.as_array().end(),
+                     [](const toml::value& item) { return item.is_table(); });
+}
+
+// Settings by their whole key: a.b, and a[0].b in a list of tables ([[a]]).
+void flatten(const toml::value& value, const std::string& prefix, const std::string& file, bool lines,
              std::map<std::string, Setting>& out) {
-  if (!value.is_table()) {
-    out[prefix] = {value, fmt::format("{}:{}", file, value.location().line())};
-    return;
+  if (value.is_table()) {
+    for (const auto& [key, child] : value.as_table())
+      flatten(child, prefix.empty() ? key : prefix + "." + key, file, lines, out);
+  } else if (is_list_of_tables(value)) {
+    for (size_t i = 0; i < value.as_array().size(); ++i)
+      flatten(value.as_array()[i], fmt::format("{}[{}]", prefix, i), file, lines, out);
+  } else {
+    out[prefix] = {value, lines ? fmt::format("{}:{}", file, value.location().line()) : file};
   }
-  for (const auto& [key, child] : value.as_table())
-    flatten(child, prefix.empty() ? key : prefix + "." + key, file, out);
+}
+
+// Is the key `parent` itself, or something below it?
+bool is_below(const std::string& key, const std::string& parent) {
+  return key.starts_with(parent) &&
+         (key.size() == parent.size() || key[parent.size()] == '.' || key[parent.size()] == '[');
 }
 
 size_t edit_distance(const std::string& a, const std::string& b) {
@@ -78,7 +94,7 @@ struct Recipe::Impl {
 Recipe::Recipe(const std::string& path, const std::vector<std::string>& overrides)
     : path_(path), impl_(std::make_unique<Impl>()) {
   try {
-    flatten(toml::parse(path), "", path, impl_->settings);
+    flatten(toml::parse(path), "", path, true, impl_->settings);
   } catch (const toml::syntax_error& e) {
     fail("{}: not TOML: {}", path, e.what());
   } catch (const std::runtime_error& e) {
@@ -93,11 +109,14 @@ Recipe::Recipe(const std::string& path, const std::vector<std::string>& override
       std::istringstream in("value = " + v + "\n");
       return toml::parse(in, "command line").at("value");
     };
+    toml::value parsed;
     try {
-      impl_->settings[key] = {parse(value), "command line"};
+      parsed = parse(value);
     } catch (const std::exception&) {
-      impl_->settings[key] = {toml::value(value), "command line"};  // a bare word
+      parsed = toml::value(value);  // a bare word
     }
+    std::erase_if(impl_->settings, [&](const auto& s) { return is_below(s.first, key); });
+    flatten(parsed, key, "command line", false, impl_->settings);
   }
 }
 
@@ -124,7 +143,9 @@ double Recipe::number(const std::string& key, double fallback, double least, dou
     value = s->value.is_integer() ? double(s->value.as_integer()) : double(s->value.as_floating());
     if (!(value >= least && value <= most)) Impl::wrong(key, *s, fmt::format("{} to {}", least, most));
   }
-  impl_->asked[key] = fmt::format("{:#}", value);
+  std::string shown = fmt::format("{}", value);
+  if (shown.find_first_not_of("-0123456789") == std::string::npos) shown += ".0";  // else a whole number
+  impl_->asked[key] = shown;
   return value;
 }
 
@@ -170,7 +191,13 @@ std::vector<std::string> Recipe::texts(const std::string& key, const std::vector
 
 bool Recipe::has(const std::string& key) const {
   return std::any_of(impl_->settings.begin(), impl_->settings.end(),
-                     [&](const auto& s) { return s.first == key || s.first.rfind(key + ".", 0) == 0; });
+                     [&](const auto& s) { return is_below(s.first, key); });
+}
+
+int64_t Recipe::tables(const std::string& key) const {
+  int64_t count = 0;
+  while (has(fmt::format("{}[{}]", key, count))) ++count;
+  return count;
 }
 
 void Recipe::require_key(const std::string& key) const { require(has(key), "{}: {} is missing", path_, key); }
@@ -192,7 +219,21 @@ void Recipe::finish() const {
 
 std::string Recipe::resolved() const {
   std::string out;
-  for (const auto& [key, value] : impl_->asked) out += key + " = " + value + "\n";
+  std::map<std::string, std::map<int64_t, std::string>> lists;  // key -> number -> what stands in the table
+  for (const auto& [key, value] : impl_->asked) {
+    const size_t open = key.find('['), close = key.find(']');
+    if (open == std::string::npos) {
+      out += key + " = " + value + "\n";
+      continue;
+    }
+    std::string& table = lists[key.substr(0, open)][std::stoll(key.substr(open + 1, close - open - 1))];
+    table += (table.empty() ? "" : ", ") + key.substr(close + 2) + " = " + value;
+  }
+  for (const auto& [key, tables] : lists) {
+    out += key + " = [";
+    for (const auto& [number, table] : tables) out += (number == 0 ? "{" : ", {") + table + "}";
+    out += "]\n";
+  }
   return out;
 }
 

@@ -22,7 +22,9 @@ class Recipe {
                    const std::vector<std::string>& allowed = {});
   std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& fallback,
                                  const std::vector<std::string>& allowed = {});
-  bool has(const std::string& key) const;          // is it set, or a table with something set?
+  bool has(const std::string& key) const;  // is it set, or a table with something set?
+  // How many tables a list has ([[key]]); the settings of the first are read as key[0].NAME.
+  int64_t tables(const std::string& key) const;
   void require_key(const std::string& key) const;  // throws where it is not set
 
   // Throws for every key of the file or the command line that was not asked for, with the nearest known one.

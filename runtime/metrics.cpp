@@ -1,13 +1,12 @@
 #include "runtime/metrics.h"
 
-#include <unistd.h>
-
+#include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 
 #include "runtime/error.h"
 #include "runtime/file.h"
+#include "runtime/format.h"
 
 namespace wuneng {
 
@@ -34,22 +33,13 @@ void MetricsFile::write(const nlohmann::json& line) {
 }
 
 std::string format_report(const StepReport& r) {
-  const auto seconds = static_cast<int64_t>(r.seconds_left + 0.5);
-  const std::string left =
-      seconds >= 3600 ? fmt::format("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-                      : fmt::format("{}:{:02}", seconds / 60, seconds % 60);
-  std::string speed = fmt::format("{:.0f}", r.tokens_per_second);
-  for (int at = static_cast<int>(speed.size()) - 3; at > 0; at -= 3) speed.insert(at, ",");
   return fmt::format("step {}/{}  loss {:.4f}{}  lr {:.2e}  grad {:.2f}  {} tok/s  {} left", r.step, r.steps,
                      r.loss, r.shows_kl ? fmt::format("  kl {:.4f}", r.kl) : "", r.learning_rate,
-                     r.gradient_norm, speed, left);
+                     r.gradient_norm, thousands(std::llround(r.tokens_per_second)),
+                     clock_time(r.seconds_left));
 }
 
-// mpirun gives every rank a terminal of its own, whatever stands behind mpirun; launch/mpi.sh says what does.
-Progress::Progress(int64_t every) : every_(every) {
-  const char* said = std::getenv("WUNENG_TERMINAL");
-  terminal_ = said ? *said == '1' : !std::getenv("OMPI_COMM_WORLD_SIZE") && isatty(STDOUT_FILENO);
-}
+Progress::Progress(int64_t every) : every_(every), terminal_(stdout_is_terminal()) {}
 
 void Progress::show(const StepReport& report) {
   const bool due = report.step % every_ == 0 || report.step == report.steps || report.step == 1;

@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "runtime/json_depth.h"
+
 namespace wuneng {
 namespace {
 
@@ -25,6 +27,8 @@ std::string type_name(DType dtype) {
 
 // JSON where no object repeats a key: a repeated tensor name could hide another.
 json parse_strict(const char* begin, const char* end, const std::string& where) {
+  require(!json_too_deep({begin, static_cast<size_t>(end - begin)}),
+          "{}: expected JSON nested at most {} deep, found deeper", where, kDeepestJson);
   std::vector<std::set<std::string>> keys;
   const auto callback = [&](int, json::parse_event_t event, json& value) {
     if (event == json::parse_event_t::object_start) keys.emplace_back();

@@ -201,6 +201,47 @@ def identical(a, b, step):
     return x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x) and losses(a)[0].tolist() == losses(b)[0].tolist()
 
 
+def write_token_file(prefix, documents):
+    """Megatron's format, of u16 tokens."""
+    lengths = np.array([len(d) for d in documents], np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64) * 2]).astype(np.int64)
+    np.concatenate(documents).astype("<u2").tofile(prefix + ".bin")
+    with open(prefix + ".idx", "wb") as f:
+        f.write(b"MMIDIDX\0\0" + np.uint64(1).tobytes() + np.uint8(8).tobytes() + np.uint64([len(lengths), len(lengths) + 1]).tobytes())
+        f.write(lengths.tobytes() + offsets.tobytes() + np.arange(len(lengths) + 1, dtype=np.int64).tobytes())
+
+
+def check_data(bench, tally):
+    """Token files of two sources, packed: every layout, and a run that goes on with more replicas, trains on the same samples. Epochs of 20 to 40
+    sequences against 8 a step: the runs go over their ends."""
+    rng = np.random.default_rng(5)
+    for name in ("one", "two"):
+        write_token_file(os.path.join(bench.root, name), [rng.integers(1, 259, rng.integers(1, 40)) for _ in range(40)])
+    sources = "".join(f'[[data.sources]]\npaths = ["{os.path.join(bench.root, name)}"]\nweight = {weight}\n' for name, weight in (("one", 2), ("two", 1)))
+    recipe = RECIPE.replace('paths = ["{text}"]\n', 'packing = "best_fit"\n').replace("[optimizer]", sources + "[optimizer]")
+    base = bench.run("tokens", recipe=recipe)
+    said = [] if bench.output.count("packing efficiency") == 2 else ["expected a packing efficiency for each source", bench.output]
+    with open(os.path.join(base, "metrics.jsonl")) as f:
+        waits = [x["data_wait"] for x in map(json.loads, f) if "loss" in x]
+    said += [] if len(waits) == STEPS and min(waits) >= 0 else [f"data_wait: {waits}"]
+    tally.tell("token files: efficiency and waiting are told", said)
+    out = bench.run("tokens_layout", (2, 1, 1), (1, 1, 1), ["data.threads=2"], recipe=recipe)
+    tally.tell("token files: student dp 2, teacher streamed", parity(base, out)[0])
+    # Twice the sequences a step from step 4 on: where the run goes on is a number of sequences, which step and layout do not give.
+    doubled = {}
+    for name, layout, more in (("one rank", (1, 1, 1), ["data.accumulation=8"]), ("dp 2", (2, 1, 1), ["data.accumulation=4"]),
+                               ("dp 4, one sequence a micro-batch", (4, 1, 1), ["data.micro_batch=1", "data.accumulation=4", "run.eval_batches=8"])):
+        rewind(base, out, 4)
+        doubled[name] = losses(bench.run("tokens_layout", layout, None, more, recipe=recipe))
+    first = doubled["one rank"]
+    for name, found in doubled.items():
+        same = all(a.shape == b.shape and np.allclose(a, b, rtol=1e-5) for a, b in zip(found, first))
+        tally.tell(f"token files: resumed with twice the sequences a step, {name}", [] if same else [f"{found} {first}"])
+    tally.tell("token files: twice the sequences a step is another run", [] if not np.allclose(first[0], losses(base)[0], rtol=1e-5) else ["losses are equal"])
+    bench.run("tokens_layout", (1, 1, 1), None, ["data.seed=1"], recipe=recipe, ranks=1)
+    tally.tell("bad input: resumed on other data", [] if "data is not the recipe's: expected fingerprint" in bench.output else [bench.output])
+
+
 class Tally:
     passed = failed = 0
 
@@ -251,6 +292,7 @@ def main():
             tally.tell("student dp {} tp {} pp {}".format(*layout),
                        failures, f": gradient {gradient:.1e}, parameters {weight:.1e}")
             shutil.rmtree(out)
+        check_data(bench, tally)
         check_deep(bench, tally, quick)
         for i, teacher in enumerate(TEACHERS[1:2] if quick else TEACHERS):
             student = [(1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (1, 2, 2)][i]

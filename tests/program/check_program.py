@@ -3,6 +3,7 @@
 
 usage: check_program.py WUNENG
 """
+import itertools
 import json
 import os
 import subprocess
@@ -74,10 +75,81 @@ def checks(root):
     yield "a wrong shape names tensor, expected and found", done.returncode != 0 and "expected shape" in done.stderr and "found" in done.stderr
 
 
+def write_lines(path, lines):
+    with open(path, "w") as f:
+        f.write("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+RECIPE = """
+[student]
+mixer = "qwen2"
+hidden_size = 16
+intermediate_size = 32
+layers = 1
+heads = 2
+vocab_size = {vocab}
+[loss]
+objective = "ce"
+[data]
+paths = {paths}
+packing = "best_fit"
+seq_len = 64
+held_out_every = 8
+[optimizer]
+lr = 1e-2
+steps = 20
+[run]
+out = "{out}"
+eval_every = 20
+"""
+
+
+def token_checks(root):
+    """tokenize, training on what it writes, generate and convert with a tokenizer."""
+    tokenizer = os.path.join(GOLDEN, "tokenizer")
+    help_text = ok("tokenize", "--help")
+    yield "tokenize --help shows an example and every form of record", all(w in help_text for w in ("wuneng tokenize", "conversations", "rejected", "--bad-lines"))
+    chats = [{"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": "It is a number. " * (1 + i % 3)}]} for i in range(60)]
+    lines = write_lines(os.path.join(root, "chats.jsonl"), chats[:3] + ["not JSON\n"] + chats[3:])
+    out = os.path.join(root, "data", "sft")
+    template = ("--chat-template", "Qwen2.5 Instruct")  # the golden tokenizer has none of its own
+    done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out)
+    yield "a chat without a template names the file where it was looked for", done.returncode != 0 and "chats.jsonl line 1: a chat: " in done.stderr and "tokenizer_config.json" in done.stderr
+    done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out, *template)
+    yield "a bad line stops the run and is named", done.returncode != 0 and "chats.jsonl line 4: expected a JSON object" in done.stderr and not os.path.exists(out + ".idx")
+    done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out, "--bad-lines", "skip", *template)
+    yield "or is counted and told", done.returncode == 0 and "1 bad lines left out" in done.stderr and "chats.jsonl line 4" in done.stderr and "60 documents" in done.stdout
+    yield "labels lie beside the tokens", all(os.path.exists(out + e) for e in (".bin", ".idx", "_mask.bin", "_mask.idx", ".json"))
+    pairs = write_lines(os.path.join(root, "pairs.jsonl"), [{"prompt": "q", "chosen": "good", "rejected": "bad"}] * 3)
+    ok("tokenize", pairs, "--tokenizer", "bytes", "--out", os.path.join(root, "data", "dpo"))
+    yield "pairs are two token files", all(os.path.exists(os.path.join(root, "data", "dpo_" + e)) for e in ("chosen.idx", "rejected.idx", "chosen_mask.idx", "rejected_mask.idx"))
+    done = wuneng("tokenize", pairs, "--tokenizer", root, "--out", out)
+    yield "a directory without a tokenizer is one clear error", done.returncode != 0 and "expected tokenizer.json or vocab.json" in done.stderr
+
+    vocab = json.load(open(out + ".json"))["vocab_size"]
+    recipe, run = os.path.join(root, "tokens.toml"), os.path.join(root, "run")
+    with open(recipe, "w") as f:
+        f.write(RECIPE.format(vocab=vocab + 3, paths=json.dumps([out]), out=run))
+    said = ok("train", recipe)
+    held_out = [x for x in map(json.loads, open(os.path.join(run, "metrics.jsonl"))) if "held_out_ce" in x]
+    yield "training on tokens tells how they pack and evaluates on held-out ones", "packing efficiency" in said and held_out[-1]["held_out_ce"] < held_out[0]["held_out_ce"] and held_out[0]["held_out_tokens"] > 0
+    done = wuneng("train", recipe, f"student.vocab_size={vocab - 1}", "run.resume=none")
+    yield "tokens of a larger tokenizer are refused before any work", done.returncode != 0 and f"tokenizer with {vocab} ids" in done.stderr and "data.paths" in done.stderr
+    model = os.path.join(root, "tokens_model")
+    ok("convert", run + "/checkpoints", model, "--tokenizer", tokenizer)
+    yield "convert puts the tokenizer beside the model", all(os.path.exists(os.path.join(model, name)) for name in ("tokenizer.json", "tokenizer_config.json"))
+    written = ok("generate", model, "--prompt", "What is 3?", "--tokens", "12", "--temperature", "0")
+    yield "generate continues text with the model's tokenizer", written.startswith("What is 3?")
+    yield "generate answers a chat without repeating it", "What is 3?" not in ok("generate", model, "--chat", *template, "--prompt", "What is 3?", "--tokens", "12", "--temperature", "0")
+    done = wuneng("generate", run + "/checkpoints", "--prompt", "x")
+    yield "generate without a tokenizer says where one is expected", done.returncode != 0 and "--tokenizer says where one is" in done.stderr
+
+
 def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as root:
-        for name, good in checks(root):
+        for name, good in itertools.chain(checks(root), token_checks(root)):
             print(("ok     " if good else "FAILED ") + name, flush=True)
             passed += bool(good)
             failed += not good

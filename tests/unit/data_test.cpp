@@ -146,7 +146,7 @@ TEST_F(DataTest, EveryWindowOnceAnEpochInAnotherOrder) {
   write("a.txt", content);
   const auto corpus = open(0);
   const BatchSource source(*corpus, {.seq_len = 16, .micro_batch = 1, .seed = 5});
-  ASSERT_EQ(source.windows(), 37);
+  ASSERT_EQ(source.epoch_sequences(), 37);
   std::vector<std::vector<int64_t>> orders;
   for (int64_t epoch = 0; epoch < 3; ++epoch) {
     orders.push_back(window_order(source, content, epoch * 37, 37, 16));
@@ -189,7 +189,7 @@ TEST_F(DataTest, WindowsKeepDocumentsAndLookOneAhead) {
   write("2.txt", "ghi");
   const auto corpus = open(0);
   const BatchSource source(*corpus, {.seq_len = 4, .micro_batch = 1, .seed = 0});
-  ASSERT_EQ(source.windows(), 2);  // a third would hold the last token alone
+  ASSERT_EQ(source.epoch_sequences(), 2);  // a third would hold the last token alone
   Batch first = source.get(0), second = source.get(1);
   if (first.tokens[0] != 'a') std::swap(first, second);
   EXPECT_EQ(first.tokens, (std::vector<int32_t>{'a', 'b', 'c', 'd'}));

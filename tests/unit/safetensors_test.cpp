@@ -77,6 +77,9 @@ TEST_F(Safetensors, RefusesBrokenFiles) {
   EXPECT_THAT(refusal(good, 8, 1000), HasSubstr("header"));
   EXPECT_THAT(refusal(good, 8, 200'000'000), HasSubstr("header"));
   EXPECT_THAT(refusal(good, 9), HasSubstr("the file holds 9"));
+  EXPECT_THAT(refusal(std::string(200000, '['), 0), HasSubstr("nested at most 200 deep"));
+  EXPECT_THAT(refusal(R"({"a[[\"[":)" + std::string(199, '[') + std::string(199, ']') + "}", 0),
+              HasSubstr("tensor a[[\"[: expected dtype"));  // brackets in strings do not count
   EXPECT_THAT(refusal(good, 7), HasSubstr("the file holds 7"));
   EXPECT_THAT(refusal("{\"x\"", 8), HasSubstr("not JSON"));
   EXPECT_THAT(refusal("\xff\xfe", 0), HasSubstr("not JSON"));

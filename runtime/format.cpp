@@ -1,0 +1,35 @@
+#include "runtime/format.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace wuneng {
+
+std::string thousands(int64_t n) {
+  std::string text = std::to_string(n);
+  for (int at = static_cast<int>(text.size()) - 3; at > (n < 0); at -= 3) text.insert(at, ",");
+  return text;
+}
+
+std::string clock_time(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+                   : fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+std::string short_count(double n) {
+  constexpr const char* kUnits[] = {"", "k", "M", "G", "T"};
+  int unit = 0;
+  for (; n >= 1000 && unit < 4; ++unit) n /= 1000;
+  return fmt::format("{:.{}f}{}", n, unit == 0 || n >= 100 ? 0 : n >= 10 ? 1 : 2, kUnits[unit]);
+}
+
+// mpirun gives every rank a terminal of its own, whatever stands behind mpirun; launch/mpi.sh says what does.
+bool stdout_is_terminal() {
+  const char* said = std::getenv("WUNENG_TERMINAL");
+  return said ? *said == '1' : !std::getenv("OMPI_COMM_WORLD_SIZE") && isatty(STDOUT_FILENO);
+}
+
+}  // namespace wuneng

@@ -1,0 +1,82 @@
+// What the Python checks of the tokenizer drive: frames in, frames out, so that any bytes can pass.
+//
+// usage: tokenizer_probe DIRECTORY encode|decode|decode_skip|chat|chat_base|chat_own
+// A frame is a 32-bit little-endian count and so much: bytes of text, or 32-bit ids. For the chats the text
+// is JSON {"messages", "tools", "add_generation_prompt"} and the answer three frames: text, ids, mask (one
+// byte an id), with the Instruct models' template, the base models' or the directory's own.
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "data/chat_template.h"
+#include "data/tokenizer.h"
+#include "runtime/error.h"
+
+namespace wuneng {
+namespace {
+
+template <class Container>
+void write_frame(const Container& values) {
+  const uint32_t count = static_cast<uint32_t>(values.size());
+  std::fwrite(&count, sizeof count, 1, stdout);
+  std::fwrite(values.data(), sizeof values[0], values.size(), stdout);
+}
+
+// The next frame of elements of T; false at the end.
+template <class T>
+bool read_frame(std::vector<T>& values) {
+  uint32_t count;
+  if (std::fread(&count, sizeof count, 1, stdin) != 1) return false;
+  values.resize(count);
+  require(std::fread(values.data(), sizeof(T), count, stdin) == count, "a frame of {} elements is cut short",
+          count);
+  return true;
+}
+
+void run(const std::string& directory, const std::string& what) {
+  const Tokenizer tokenizer = Tokenizer::load(directory);
+  if (what == "encode") {
+    std::vector<int32_t> ids;
+    for (std::vector<char> text; read_frame(text); ids.clear()) {
+      tokenizer.encode({text.data(), text.size()}, ids);
+      write_frame(ids);
+    }
+  } else if (what == "decode" || what == "decode_skip") {
+    for (std::vector<int32_t> ids; read_frame(ids);)
+      write_frame(tokenizer.decode(ids, what == "decode_skip"));
+  } else if (what == "chat" || what == "chat_base" || what == "chat_own") {
+    const ChatTemplate chat_template = what == "chat_own"    ? ChatTemplate::load(directory)
+                                       : what == "chat_base" ? ChatTemplate::named("Qwen2.5")
+                                                             : ChatTemplate::named("Qwen2.5 Instruct");
+    for (std::vector<char> text; read_frame(text);) {
+      const auto chat = nlohmann::ordered_json::parse(text.begin(), text.end());
+      const auto &messages = chat["messages"], &tools = chat["tools"];
+      const bool prompt = chat["add_generation_prompt"];
+      std::string rendered;
+      for (const ChatSegment& segment : chat_template.render(messages, tools, prompt))
+        rendered += segment.text;
+      const EncodedChat encoded = encode_chat(tokenizer, chat_template, messages, tools, prompt);
+      write_frame(rendered);
+      write_frame(encoded.ids);
+      write_frame(encoded.assistant);
+    }
+  } else {
+    fail("unknown command {}", what);
+  }
+}
+
+}  // namespace
+}  // namespace wuneng
+
+int main(int argc, char** argv) {
+  try {
+    wuneng::require(argc == 3,
+                    "usage: tokenizer_probe DIRECTORY encode|decode|decode_skip|chat|chat_base|chat_own");
+    wuneng::run(argv[1], argv[2]);
+    return 0;
+  } catch (const std::exception& e) {
+    std::cerr << "tokenizer_probe: " << e.what() << "\n";
+    return 1;
+  }
+}

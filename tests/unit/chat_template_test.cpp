@@ -1,0 +1,121 @@
+// Chats against what jinja2 made of Qwen2.5's template (tests/golden/tokenizer/chats.json, written by
+// make_tokenizer_golden.py), and what is refused. The template itself is compared in check_tokenizer.py.
+#include "data/chat_template.h"
+
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/python_json.h"
+#include "runtime/error.h"
+#include "runtime/file.h"
+#include "tests/unit/scratch_dir.h"
+
+namespace wuneng {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using Json = nlohmann::ordered_json;
+
+const std::string kGolden = WUNENG_GOLDEN "/tokenizer";
+
+std::string rendered(const ChatTemplate& chat_template, const Json& messages, const Json& tools = {},
+                     bool prompt = false) {
+  std::string text;
+  for (const ChatSegment& segment : chat_template.render(messages, tools, prompt)) text += segment.text;
+  return text;
+}
+
+template <class Action>
+std::string error_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(ChatTemplate, TextsIdsAndMasksOfTheGoldenFile) {
+  const Tokenizer tokenizer = Tokenizer::load(kGolden);
+  const ChatTemplate base = ChatTemplate::named("Qwen2.5"),
+                     instruct = ChatTemplate::named("Qwen2.5 Instruct");
+  const auto rows = Json::parse(read_file(kGolden + "/chats.json"));
+  ASSERT_GT(rows.size(), 50u);
+  for (const Json& row : rows) {
+    const Json &messages = row["messages"], &tools = row["tools"];
+    const bool prompt = row["add_generation_prompt"];
+    ASSERT_EQ(rendered(base, messages, tools, prompt), row["base"].get<std::string>());
+    ASSERT_EQ(rendered(instruct, messages, tools, prompt), row["instruct"].get<std::string>());
+    const EncodedChat encoded = encode_chat(tokenizer, instruct, messages, tools, prompt);
+    ASSERT_EQ(encoded.ids, row["ids"].get<std::vector<int32_t>>()) << messages;
+    ASSERT_EQ(encoded.assistant, row["mask"].get<std::vector<uint8_t>>()) << messages;
+  }
+}
+
+TEST(ChatTemplate, TheMaskCoversContentAndEndOfEachAssistantTurn) {
+  const Tokenizer tokenizer = Tokenizer::load(kGolden);
+  const Json messages = {{{"role", "user"}, {"content", "Hi"}},
+                         {{"role", "assistant"}, {"content", "Hello!"}},
+                         {{"role", "user"}, {"content", "<more>"}},
+                         {{"role", "assistant"}, {"content", "Bye."}}};
+  const EncodedChat chat =
+      encode_chat(tokenizer, ChatTemplate::named("Qwen2.5 Instruct"), messages, nullptr, true);
+  std::vector<int32_t> learnt;
+  for (size_t i = 0; i < chat.ids.size(); ++i)
+    if (chat.assistant[i]) learnt.push_back(chat.ids[i]);
+  EXPECT_EQ(tokenizer.decode(learnt), "Hello!<|im_end|>\nBye.<|im_end|>\n");
+}
+
+TEST(ChatTemplate, MessagesThatTheTemplateCannotTakeAreRefused) {
+  const ChatTemplate t = ChatTemplate::named("Qwen2.5");
+  const auto refusal = [&](const char* messages, const char* tools = "null") {
+    return error_of([&] { t.render(Json::parse(messages), Json::parse(tools), false); });
+  };
+  EXPECT_THAT(refusal("[]"), HasSubstr("expected a list of at least one message, found []"));
+  EXPECT_THAT(refusal("{}"), HasSubstr("expected a list of at least one message"));
+  EXPECT_THAT(refusal("[1]"), HasSubstr("chat message 0: expected an object, found 1"));
+  EXPECT_THAT(refusal(R"([{"role": "user"}])"), HasSubstr("chat message 0: content: expected a string"));
+  EXPECT_THAT(refusal(R"([{"role": "user", "content": "a"}, {"role": "critic", "content": "b"}])"),
+              AllOf(HasSubstr("chat message 1: role: expected system"), HasSubstr("\"critic\"")));
+  EXPECT_THAT(refusal(R"([{"role": "assistant", "content": "", "tool_calls": [3]}])"),
+              HasSubstr("tool_calls: expected an object with name and arguments"));
+  EXPECT_THAT(refusal(R"([{"role": "assistant", "content": "", "tool_calls": 7}])"),
+              HasSubstr("tool_calls: expected a list, found 7"));
+  EXPECT_THAT(refusal(R"([{"role": "user", "content": "a"}])", R"({"a": 1})"),
+              HasSubstr("chat tools: expected a list"));
+  EXPECT_THAT(error_of([] { ChatTemplate::named("Llama"); }), HasSubstr("found \"Llama\""));
+}
+
+class ChatTemplateFile : public ScratchTest {};
+
+TEST_F(ChatTemplateFile, OtherTemplatesAreRefusedByTheFilesName) {
+  const auto refusal = [&] { return error_of([&] { ChatTemplate::load(root_.string()); }); };
+  write("tokenizer_config.json", R"({"chat_template": "{{ messages }}"})");
+  EXPECT_THAT(refusal(), HasSubstr(path("tokenizer_config.json") +
+                                   ": chat_template: expected the chat template of Qwen2.5"));
+  write("tokenizer_config.json", "{}");
+  EXPECT_THAT(refusal(), HasSubstr("chat_template: expected a template, found none"));
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "x"}]})");
+  EXPECT_THAT(refusal(), HasSubstr("chat_template: expected a template, found array"));
+  write("tokenizer_config.json", "[");
+  EXPECT_THAT(refusal(), HasSubstr(path("tokenizer_config.json") + ": expected JSON"));
+  write("chat_template.jinja", "{{ messages }}");
+  EXPECT_THAT(refusal(), HasSubstr(path("chat_template.jinja") + ": expected the chat template of Qwen2.5"));
+}
+
+TEST(PythonJson, AsJsonDumpsWritesIt) {
+  const auto dumped = [](const char* text) {
+    std::string out;
+    append_python_json(Json::parse(text), out);
+    return out;
+  };
+  EXPECT_EQ(dumped(R"({"b":[1,2.50,-0.0,1e-5,1e16,1e15,123456.75],"a":{"é\u2028<":null,"t":true}})"),
+            "{\"b\": [1, 2.5, -0.0, 1e-05, 1e+16, 1000000000000000.0, 123456.75], \"a\": {\"é\u2028<\": "
+            "null, \"t\": true}}");
+  EXPECT_EQ(dumped("[[], {}, \"\\u0001\\n\\\"\\\\/\"]"), "[[], {}, \"\\u0001\\n\\\"\\\\/\"]");
+}
+
+}  // namespace
+}  // namespace wuneng

@@ -1,0 +1,190 @@
+// What of a record is learnt, and that it reaches the labels of a corpus: bytes, and chats through Qwen2.5's
+// template with the golden tokenizer.
+#include <gmock/gmock.h>
+
+#include "data/token_corpus.h"
+#include "data/token_info.h"
+#include "data/tokenize.h"
+#include "runtime/error.h"
+#include "tests/unit/scratch_dir.h"
+
+namespace wuneng {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class RecordEncoderTest : public ScratchTest {
+ protected:
+  static const TextCodec& codec() {
+    static const TextCodec loaded = TextCodec::load(WUNENG_GOLDEN "/tokenizer", "Qwen2.5 Instruct");
+    return loaded;
+  }
+  static std::string shown(const std::vector<int32_t>& ids) {
+    std::string out;
+    for (const int32_t id : ids) out += codec().bytes_of(id);
+    return out;
+  }
+  static std::string learnt(const Tokens& t) {
+    std::string out;
+    for (size_t i = 0; i < t.ids.size(); ++i)
+      if (t.learnt[i]) out += codec().bytes_of(t.ids[i]);
+    return out;
+  }
+  static std::vector<Tokens> encode(const char* line, DataKind kind) {
+    return RecordEncoder(codec(), kind, codec().end_of_text()).encode(parse_record(line));
+  }
+  TokenizeOptions options(const std::string& input, DataKind kind) const {
+    TokenizeOptions o{
+        .text = {.paths = {path(input)}}, .prefixes = {path("out")}, .labels = kind != DataKind::text};
+    if (kind == DataKind::preference) o.prefixes = {path("out_chosen"), path("out_rejected")};
+    return o;
+  }
+};
+
+constexpr const char* kSystem =
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n";
+
+TEST_F(RecordEncoderTest, TheAssistantsTurnsOfAChatAreLearnt) {
+  const char* line =
+      R"({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"},
+      {"role": "user", "content": "sure?"}, {"role": "assistant", "content": "yes"}]})";
+  const std::string all = std::string(kSystem) +
+                          "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+                          "<|im_start|>user\nsure?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n";
+  const Tokens t = encode(line, DataKind::supervised).at(0);
+  EXPECT_EQ(shown(t.ids), all);
+  EXPECT_EQ(learnt(t), "4<|im_end|>\nyes<|im_end|>\n");
+  EXPECT_EQ(learnt(encode(line, DataKind::text).at(0)), all);
+  EXPECT_EQ(
+      learnt(encode(R"({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]})",
+                    DataKind::supervised)[0]),
+      "a<|im_end|>\n");
+  EXPECT_EQ(learnt(encode(R"({"instruction": "q", "input": "x", "output": "a"})", DataKind::supervised)[0]),
+            "a<|im_end|>\n");
+}
+
+TEST_F(RecordEncoderTest, ToolsAndTheirCallsGoThroughTheTemplate) {
+  const Tokens t = encode(
+      R"({"tools": [{"type": "function", "function": {"name": "f"}}], "messages": [{"role": "user", "content": "q"},
+      {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}]},
+      {"role": "tool", "content": "3"}, {"role": "assistant", "content": "three"}]})",
+      DataKind::supervised)[0];
+  EXPECT_THAT(shown(t.ids),
+              HasSubstr("<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\"}}\n</tools>"));
+  EXPECT_EQ(learnt(t),
+            "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": 2}}\n</tool_call><|im_end|>\n"
+            "three<|im_end|>\n");
+}
+
+TEST_F(RecordEncoderTest, CompletionsAreLearntAndPromptsAreNot) {
+  const Tokens plain = encode(R"({"prompt": "ab", "completion": "cd"})", DataKind::supervised)[0];
+  EXPECT_EQ(shown(plain.ids), "abcd<|endoftext|>");
+  EXPECT_EQ(learnt(plain), "cd<|endoftext|>");
+  const Tokens chat = encode(
+      R"({"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "old"},
+      {"role": "user", "content": "again"}], "completion": [{"role": "assistant", "content": "new"}]})",
+      DataKind::supervised)[0];
+  EXPECT_THAT(shown(chat.ids), HasSubstr("old<|im_end|>\n"));
+  EXPECT_EQ(learnt(chat), "new<|im_end|>\n");
+}
+
+TEST_F(RecordEncoderTest, PairsAreTwoDocumentsOfOnePrompt) {
+  for (
+      const char* line :
+      {R"({"prompt": "q", "chosen": "good", "rejected": "bad"})",
+       R"({"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "good"}],
+        "rejected": [{"role": "assistant", "content": "bad"}]})",
+       R"({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "good"},
+        "rejected": {"from": "gpt", "value": "bad"}})"}) {
+    const auto pair = encode(line, DataKind::preference);
+    ASSERT_EQ(pair.size(), 2u);
+    EXPECT_THAT(learnt(pair[0]), ::testing::StartsWith("good<|"));
+    EXPECT_THAT(learnt(pair[1]), ::testing::StartsWith("bad<|"));
+    const auto unlearnt = [](const Tokens& t) { return std::count(t.learnt.begin(), t.learnt.end(), 0); };
+    EXPECT_GT(unlearnt(pair[0]), 0);
+    EXPECT_EQ(unlearnt(pair[0]), unlearnt(pair[1]));
+    EXPECT_THROW(encode(line, DataKind::supervised), Error);
+  }
+  EXPECT_THROW(encode(R"({"text": "x"})", DataKind::preference), Error);
+  // A data set with nothing to learn is a mistake, not data.
+  EXPECT_THROW(encode(R"({"messages": [{"role": "user", "content": "q"}]})", DataKind::supervised), Error);
+}
+
+TEST_F(RecordEncoderTest, MasksReachTheLabels) {
+  write("in.jsonl", "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n{\"text\": \"ef\"}\n");
+  const TokenizeProgress done =
+      tokenize_files(options("in.jsonl", DataKind::supervised),
+                     RecordEncoder(TextCodec::bytes(), DataKind::supervised, 0), nullptr);
+  EXPECT_EQ(done.records, 2);
+  EXPECT_EQ(done.tokens, 8);
+  EXPECT_EQ(done.learnt, 6);
+  const auto corpus = open_token_corpus({.paths = {path("out")}, .vocab_size = 256, .held_out_every = 0});
+  const Sample all = corpus->read(Split::train, 0, 8);
+  EXPECT_THAT(all.tokens, ElementsAre('a', 'b', 'c', 'd', 0, 'e', 'f', 0));
+  EXPECT_THAT(all.labels, ElementsAre(kNoLabel, 'c', 'd', 0, kNoLabel, 'f', 0, kNoLabel));
+  write("chat.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}]}\n");
+  try {
+    tokenize_files(options("chat.jsonl", DataKind::supervised),
+                   RecordEncoder(TextCodec::bytes(), DataKind::supervised, 0), nullptr);
+    FAIL() << "a chat was taken without a template";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("chat.jsonl line 1: a chat: bytes have no chat template"));
+  }
+  EXPECT_EQ(TokenFile::open(path("out")).documents(), 2);  // the older files are untouched
+  EXPECT_EQ(TokenFile::open_mask(TokenFile::open(path("out")))->tokens(), 8);
+}
+
+TEST_F(RecordEncoderTest, DocumentsOfAPairHaveTheSameNumber) {
+  std::string lines;
+  for (int i = 0; i < 200; ++i)
+    lines +=
+        i % 50 == 7
+            ? "{\"prompt\": \"\", \"chosen\": \"x\", \"rejected\": \"\"}\n"  // one has no token
+            : fmt::format("{{\"prompt\": \"{0}:\", \"chosen\": \"good {0}\", \"rejected\": \"bad\"}}\n", i);
+  write("pairs.jsonl", lines);
+  const TokenizeProgress done =
+      tokenize_files(options("pairs.jsonl", DataKind::preference),
+                     RecordEncoder(TextCodec::bytes(), DataKind::preference, {}), nullptr);
+  EXPECT_EQ(done.records, 196);
+  EXPECT_EQ(done.empty, 4);
+  const TokenFile chosen = TokenFile::open(path("out_chosen")),
+                  rejected = TokenFile::open(path("out_rejected"));
+  ASSERT_EQ(chosen.documents(), 196);
+  ASSERT_EQ(rejected.documents(), 196);
+  ASSERT_TRUE(TokenFile::open_mask(chosen) && TokenFile::open_mask(rejected));
+  const auto text = [](const TokenFile& file, int64_t d) {
+    const int64_t begin = file.document_begin(d), count = file.document_begin(d + 1) - begin;
+    std::vector<int32_t> ids(count);
+    file.read(begin, count, 256, ids.data());
+    return std::string(ids.begin(), ids.end());
+  };
+  for (int64_t d = 0; d < 196; ++d) {
+    const std::string a = text(chosen, d), b = text(rejected, d);
+    EXPECT_EQ(a.substr(0, a.find(':')), b.substr(0, b.find(':')));
+    EXPECT_EQ(b.substr(b.find(':')), ":bad");
+  }
+}
+
+TEST_F(RecordEncoderTest, TokensOfAnotherTokenizerAreRefused) {
+  write("in.jsonl", "{\"text\": \"abcdef\"}\n");
+  for (const char* name : {"one", "two"}) {
+    TokenizeOptions o = options("in.jsonl", DataKind::text);
+    o.prefixes = {path(name)};
+    tokenize_files(o, RecordEncoder(TextCodec::bytes(), DataKind::text, {}), nullptr);
+  }
+  const auto open = [&](int32_t vocab) {
+    return open_token_corpus({.paths = {path("one"), path("two")}, .vocab_size = vocab, .held_out_every = 0});
+  };
+  EXPECT_EQ(open(200)->tokenizer(), "");  // nothing said, nothing checked
+  write_token_info(path("one"), {"bytes", 256, "text", "", {"in.jsonl"}});
+  EXPECT_EQ(open(256)->tokenizer(), "bytes");
+  EXPECT_THROW(open(200), Error);
+  write_token_info(path("two"), {codec().name(), codec().vocab_size(), "text", "", {"in.jsonl"}});
+  EXPECT_THROW(open(1 << 20), Error);
+  write("two.json", "{}");
+  EXPECT_THROW(open(256), Error);
+}
+
+}  // namespace
+}  // namespace wuneng

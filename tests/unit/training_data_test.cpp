@@ -1,0 +1,251 @@
+// What a run trains on: recipes' [data], the same samples from every layout and after every resume, and
+// teacher ranks that read what student ranks read.
+#include "launch/training_data.h"
+
+#include <gmock/gmock.h>
+
+#include <random>
+
+#include "data/token_writer.h"
+#include "runtime/error.h"
+#include "tests/unit/scratch_dir.h"
+
+namespace wuneng {
+namespace {
+
+using ::testing::HasSubstr;
+
+class TrainingDataTest : public ScratchTest {
+ protected:
+  void SetUp() override {
+    ScratchTest::SetUp();
+    std::mt19937_64 random(7);
+    std::string text(200000, ' ');
+    for (char& c : text) c = static_cast<char>('a' + random() % 26);
+    write("text/a.txt", text);
+    write("text/b.txt", text.substr(100, 700));
+    write_tokens("one", 70, random);
+    write_tokens("two", 30, random);
+  }
+
+  // Documents of up to 40 tokens with a mask; no token is 0, which is padding.
+  void write_tokens(const std::string& name, int documents, std::mt19937_64& random) const {
+    MaskedTokenWriter writer(path(name), TokenType::u16, true);
+    for (int d = 0; d < documents; ++d) {
+      std::vector<int32_t> tokens(1 + random() % 40);
+      std::vector<uint8_t> learnt(tokens.size());
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        tokens[i] = 1 + static_cast<int32_t>(random() % 299);
+        learnt[i] = random() % 3 > 0;
+      }
+      writer.add(tokens, learnt);
+    }
+    writer.finish();
+  }
+
+  TrainRecipe load(const std::string& data, std::vector<std::string> overrides = {},
+                   int64_t vocab = 300) const {
+    write("recipe.toml",
+          "[student]\nhidden_size = 8\nintermediate_size = 8\nlayers = 1\nheads = 1\n"
+          "mixer = \"qwen2\"\nvocab_size = " +
+              std::to_string(vocab) +
+              "\n[loss]\nobjective = \"ce\"\n[optimizer]\nsteps = 60\n[run]\nout = \"out\"\n"
+              "eval_every = 20\neval_batches = 5\n[data]\nseq_len = 16\n" +
+              data);
+    return TrainRecipe::load(path("recipe.toml"), overrides);
+  }
+  TrainRecipe tokens(std::vector<std::string> overrides = {}) const {
+    return load("packing = \"best_fit\"\nheld_out_every = 8\n[[data.sources]]\npaths = [\"" + path("one") +
+                    "\"]\nweight = 2\n[[data.sources]]\npaths = [\"" + path("two.idx") + "\"]\n",
+                overrides);
+  }
+  template <class F>
+  static std::string error_of(const F& f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  }
+};
+
+struct Rows {
+  std::vector<int32_t> tokens, labels;
+  bool operator==(const Rows&) const = default;
+};
+
+// All that a round's replicas see, in the order of their numbers.
+Rows rows_of(const TrainRecipe& r, const TrainingData& data, const Round& round) {
+  Rows out;
+  for (int m = 0; m < r.accumulation; ++m)
+    for (int rank = 0; rank < r.layout.dp; ++rank) {
+      const Batch batch = data.batch(round, m, rank);
+      out.tokens.insert(out.tokens.end(), batch.tokens.begin(), batch.tokens.end());
+      out.labels.insert(out.labels.end(), batch.labels.begin(), batch.labels.end());
+    }
+  return out;
+}
+
+std::vector<std::string> layout(int dp, int micro_batch, int accumulation) {
+  return {fmt::format("layout.dp={}", dp), fmt::format("data.micro_batch={}", micro_batch),
+          fmt::format("data.accumulation={}", accumulation)};
+}
+
+TEST_F(TrainingDataTest, OneTwoAndFourReplicasSeeTheSameSamples) {
+  std::vector<std::vector<Rows>> runs;
+  std::string fingerprint;
+  for (const auto& [dp, micro_batch, accumulation] :
+       std::vector<std::tuple<int, int, int>>{{1, 8, 1}, {1, 2, 4}, {2, 2, 2}, {4, 2, 1}, {4, 1, 2}}) {
+    const TrainRecipe r = tokens(layout(dp, micro_batch, accumulation));
+    const TrainingData data(r);
+    auto& steps = runs.emplace_back();
+    for (const Round& round : data.rounds())
+      if (round.trains) steps.push_back(rows_of(r, data, round));
+    EXPECT_EQ(steps, runs[0]) << "dp " << dp;
+    if (fingerprint.empty()) fingerprint = data.fingerprint();
+    EXPECT_EQ(data.fingerprint(), fingerprint);
+  }
+  EXPECT_EQ(runs[0].size(), 60u);
+}
+
+// Sixty steps are several epochs of 100 short documents. A run that stops at random steps and goes on under
+// another layout with another number of sequences a step sees the sequences of one replica, none twice and
+// none left out.
+TEST_F(TrainingDataTest, ResumedUnderOtherLayoutsSeesExactlyTheUnseen) {
+  std::mt19937_64 random(5);
+  const TrainRecipe plain = tokens(layout(1, 1, 1));
+  const TrainingData one_by_one(plain);
+  for (int trial = 0; trial < 10; ++trial) {
+    Rows seen;
+    DataCursor cursor;
+    while (cursor.step < 60) {
+      const TrainRecipe r = tokens(layout(1 << random() % 3, 1 + int(random() % 3), 1 + int(random() % 3)));
+      TrainingData data(r);
+      data.go_on(cursor);
+      const int64_t stop = std::min<int64_t>(60, cursor.step + 1 + int64_t(random() % 20));
+      for (int64_t step = cursor.step; step < stop; ++step) {
+        const Rows rows = rows_of(r, data, {true, step, 0});
+        seen.tokens.insert(seen.tokens.end(), rows.tokens.begin(), rows.tokens.end());
+        seen.labels.insert(seen.labels.end(), rows.labels.begin(), rows.labels.end());
+      }
+      cursor = data.cursor(stop);
+    }
+    ASSERT_EQ(static_cast<int64_t>(seen.tokens.size()), 16 * cursor.sequence);
+    Rows expected;
+    for (int64_t s = 0; s < cursor.sequence; ++s) {
+      const Batch batch = one_by_one.batch({true, s, 0}, 0, 0);
+      expected.tokens.insert(expected.tokens.end(), batch.tokens.begin(), batch.tokens.end());
+      expected.labels.insert(expected.labels.end(), batch.labels.begin(), batch.labels.end());
+    }
+    ASSERT_TRUE(seen == expected) << "trial " << trial;
+  }
+}
+
+TEST_F(TrainingDataTest, EvaluationsAreTheSamePartInEveryLayout) {
+  const auto held_out = [&](const std::vector<std::string>& overrides) {
+    const TrainRecipe r = tokens(overrides);
+    const TrainingData data(r);
+    std::multiset<int32_t> labels;
+    for (const Round& round : data.rounds())
+      if (!round.trains && round.step == 20)
+        for (const int32_t label : rows_of(r, data, round).labels)
+          if (label != kNoLabel) labels.insert(label);
+    return labels;
+  };
+  EXPECT_GT(held_out(layout(1, 1, 1)).size(), 20u);
+  EXPECT_EQ(held_out(layout(1, 1, 1)), held_out(layout(2, 1, 1)));  // 5 micro-batches in 3 rounds of 2
+  EXPECT_EQ(held_out(layout(1, 1, 1)), held_out(layout(4, 1, 2)));  // in one round of 8
+}
+
+TEST_F(TrainingDataTest, StudentAndTeacherReadersAgree) {
+  const TrainRecipe r = tokens(layout(3, 1, 2));
+  TrainingData data(r);
+  data.go_on({7, 31});
+  const StreamShape shape{.student_dp = 3, .teacher_dp = 2, .micro_batches = 2};
+  const int64_t first = first_round(data.rounds(), 7);
+  const auto student = [](int dp) {
+    return [dp](int64_t round) { return std::vector<StreamItem>{{round, 0, dp}, {round, 1, dp}}; };
+  };
+  const auto teacher = [&](int dp) {
+    return [shape, dp](int64_t round) { return items_served(shape, round, dp); };
+  };
+  std::vector<std::unique_ptr<RoundReader>> students, teachers;
+  for (int dp = 0; dp < 3; ++dp)
+    students.push_back(std::make_unique<RoundReader>(data, first, 1 + dp, student(dp)));
+  for (int dp = 0; dp < 2; ++dp)
+    teachers.push_back(std::make_unique<RoundReader>(data, first, 2, teacher(dp)));
+  for (int64_t round = first; round < static_cast<int64_t>(data.rounds().size()); ++round) {
+    std::vector<std::vector<MicroBatch>> theirs;
+    for (auto& reader : students) theirs.push_back(reader->next());
+    for (int dp = 0; dp < 2; ++dp) {
+      const auto items = items_served(shape, round, dp);
+      const auto served = teachers[dp]->next();
+      ASSERT_EQ(served.size(), items.size());
+      for (size_t i = 0; i < items.size(); ++i) {
+        const MicroBatch& same = theirs[items[i].student_dp][items[i].micro_batch];
+        const Batch batch = data.batch(data.rounds()[round], items[i].micro_batch, items[i].student_dp);
+        for (int64_t t = 0; t < same.rows(); ++t) {
+          ASSERT_EQ(served[i].tokens.data<int32_t>()[t], batch.tokens[t]);
+          ASSERT_EQ(same.tokens.data<int32_t>()[t], batch.tokens[t]);
+          ASSERT_EQ(same.labels.data<int32_t>()[t], batch.labels[t]);
+        }
+        ASSERT_EQ(served[i].documents, same.documents);
+      }
+    }
+  }
+}
+
+TEST_F(TrainingDataTest, KindsOfSourcesAreKnownByTheirFiles) {
+  const auto kind = [&](const std::string& data) { return load(data).sources.at(0).kind; };
+  const auto in_quotes = [&](const std::string& name) { return "paths = [\"" + path(name) + "\"]\n"; };
+  EXPECT_EQ(kind(in_quotes("text")), DataSource::Kind::bytes);
+  EXPECT_EQ(kind(in_quotes("text/*.txt")), DataSource::Kind::bytes);
+  for (const char* name : {"one", "one.bin", "one.idx", "*.idx", ""})
+    EXPECT_EQ(kind(in_quotes(name)), DataSource::Kind::tokens) << name;
+  EXPECT_EQ(kind(in_quotes("one.bin") + "kind = \"bytes\"\n"), DataSource::Kind::bytes);
+  const TrainingData data(load(in_quotes("text") + "held_out_every = 10\n"));
+  EXPECT_THAT(data.summary().at(0), HasSubstr("bytes in"));
+  const TrainRecipe r = tokens();
+  EXPECT_EQ(r.sources.size(), 2u);
+  EXPECT_EQ(r.sources[0].weight, 2);
+  // What is written beside a run says the same again.
+  write("again.toml", r.resolved);
+  EXPECT_EQ(TrainRecipe::load(path("again.toml"), {}).resolved, r.resolved);
+  EXPECT_EQ(TrainingData(r).fingerprint(),
+            TrainingData(TrainRecipe::load(path("again.toml"), {})).fingerprint());
+  EXPECT_NE(TrainingData(r).fingerprint(), TrainingData(tokens({"data.sources[0].weight=3"})).fingerprint());
+  EXPECT_NE(TrainingData(r).fingerprint(), TrainingData(tokens({"data.seed=1"})).fingerprint());
+  const std::string one = "data.sources=[{paths=[\"" + path("two") + "\"]}]";
+  EXPECT_EQ(tokens({one}).sources.size(), 1u);
+}
+
+TEST_F(TrainingDataTest, ErrorsNameKeyExpectedAndFound) {
+  const std::string text = "paths = [\"" + path("text") + "\"]\n", one = "\"" + path("one") + "\"";
+  const auto wrong = [&](const std::string& data, int64_t vocab = 300) {
+    return error_of([&] { TrainingData{load(data, {}, vocab)}; });
+  };
+  EXPECT_EQ(wrong(text), "");
+  EXPECT_THAT(wrong(""), HasSubstr("data.paths is missing"));
+  EXPECT_THAT(wrong("paths = []"), HasSubstr("data.paths: expected at least one path, found none"));
+  EXPECT_THAT(wrong("paths = [\"nowhere\"]"),
+              HasSubstr("recipe.toml: data.paths: data path nowhere: expected"));
+  EXPECT_THAT(wrong("paths = [" + one + ", \"" + path("text") + "\"]"),
+              HasSubstr("expected all text or all"));
+  EXPECT_THAT(wrong(text + "packing = \"tight\""),
+              HasSubstr("data.packing = \"tight\": expected one of windows"));
+  EXPECT_THAT(wrong(text + "[[data.sources]]\npaths = [" + one + "]"),
+              HasSubstr("expected data.paths or data.sources, found both"));
+  EXPECT_THAT(wrong("[[data.sources]]\nweight = 1"), HasSubstr("data.sources[0].paths is missing"));
+  EXPECT_THAT(wrong("[[data.sources]]\npaths = [" + one + "]\nweigth = 1"),
+              HasSubstr("unknown key data.sources[0].weigth; did you mean data.sources[0].weight?"));
+  EXPECT_THAT(wrong("[[data.sources]]\npaths = [" + one + "]\nweight = 0"),
+              HasSubstr("data.sources[0].weight = 0: expected 1e-09 to"));
+  EXPECT_THAT(wrong("[[data.sources]]\npaths = [" + one + "]\n[[data.sources]]\n" + text),
+              HasSubstr("data.sources[1]: expected token files as in data.sources[0], found text"));
+  EXPECT_THAT(wrong(text, 200), HasSubstr("need a vocabulary of 256; found 200 in the student"));
+  EXPECT_THAT(wrong(text + "held_out_every = 0"), HasSubstr("expected something held out, found nothing"));
+}
+
+}  // namespace
+}  // namespace wuneng
