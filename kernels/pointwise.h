@@ -20,7 +20,8 @@ struct PointwiseArgs {
 };
 WUNENG_KERNEL(pointwise, PointwiseArgs);
 
-// Adds to da, db, dc where defined.
+// Adds to the gradients of the inputs that the function names: to all of them, but for `add`'s, which may be
+// undefined.
 struct PointwiseBackwardArgs {
   Pointwise function;
   Tensor a, b, c, y, dy;

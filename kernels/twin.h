@@ -8,7 +8,7 @@
 #include "runtime/error.h"
 #include "runtime/tensor.h"
 
-#ifdef WUNENG_WITH_CUDA_KERNELS
+#ifdef WUNENG_WITH_CUDA
 #define WUNENG_CUDA_CALL(name) return cuda::name(stream, args)
 #else
 #define WUNENG_CUDA_CALL(name) fail("{}: this build has no CUDA kernels", #name)

@@ -33,6 +33,7 @@ void convert(const ConvertOptions& options);
 struct LogitsOptions {
   std::string model, tokens,
       out;  // tokens: a JSON file {"tokens": [..], "documents": [0, .., T]}, or token ids in a text file
+  std::string device = "auto";
 };
 void logits(const LogitsOptions& options);
 
@@ -45,6 +46,7 @@ struct GenerateOptions {
   double temperature = 0.8;  // 0: the most likely token
   uint64_t seed = 0;
   int64_t window = 512;  // tokens that the model sees at most
+  std::string device = "auto";
 };
 void generate(const GenerateOptions& options);
 

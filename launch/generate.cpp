@@ -42,7 +42,7 @@ void write(std::string_view bytes) { std::fwrite(bytes.data(), 1, bytes.size(), 
 }  // namespace
 
 void generate(const GenerateOptions& o) {
-  const auto model = open_model(o.model);
+  const auto model = open_model(o.model, parse_device(o.device, 0));
   const int64_t vocab = model->config().vocab_size;
   const TextCodec codec = open_codec(o, vocab);
   require(codec.vocab_size() <= vocab,
@@ -55,9 +55,9 @@ void generate(const GenerateOptions& o) {
   for (int64_t i = 0; i < o.tokens; ++i) {
     const int64_t T = std::min<int64_t>(o.window, static_cast<int64_t>(tokens.size()));
     const std::vector<int32_t> seen(tokens.end() - T, tokens.end());
-    Tape silent({}, false);
+    Tape silent(model->stream(), false);
     const Var hidden = model->forward(silent, {Tensor::from(seen, {T}), Tensor(), {0, T}}, {});
-    const Tensor last = model->logits({}, hidden.value().rows(T - 1, T));
+    const Tensor last = model->logits(hidden.value().rows(T - 1, T)).to(Device{});
     tokens.push_back(sample(last.f32(), vocab, o.temperature, random));
     if (codec.ends(tokens.back())) break;
     write(codec.bytes_of(tokens.back()));

@@ -10,20 +10,21 @@ namespace wuneng {
 class InProcessTeacher : public TeacherSource {
  public:
   // round: the micro-batches of the round that the student works on.
-  InProcessTeacher(const TrainRecipe& recipe, const Mesh& mesh, const std::vector<MicroBatch>& round)
+  InProcessTeacher(const TrainRecipe& recipe, const Mesh& mesh, const std::vector<MicroBatch>& round,
+                   Device device)
       : round_(round),
         shared_(std::min(recipe.student.vocab_size, recipe.teacher->vocab_size)),
-        model_(*recipe.teacher, Shard{mesh.tp}, recipe.teacher_dtype) {
+        model_(*recipe.teacher, Shard{.tp = mesh.tp, .device = device}, recipe.teacher_dtype) {
     load_hugging_face(model_, recipe.teacher_path, 0);
   }
 
   std::vector<TeacherSlice> take(int64_t, int micro_batch) override {
-    Tape silent({}, false);
-    const Tensor logits = model_.logits({}, model_.forward(silent, round_[micro_batch], {}).value());
+    Tape silent(model_.stream(), false);
+    const Tensor logits = model_.logits(model_.forward(silent, round_[micro_batch], {}).value());
     const Range held = model_.head()->held;
     const int64_t count = std::min(held.end, shared_) - held.begin;
     if (count == held.size()) return {{held, logits}};
-    const Tensor shared = Tensor::empty({logits.dim(0), count});
+    const Tensor shared = Tensor::empty({logits.dim(0), count}, DType::f32, logits.device());
     for (int64_t t = 0; t < logits.dim(0); ++t)
       shared.rows(t, t + 1).view({count}).copy_from(
           logits.rows(t, t + 1).view({logits.dim(1)}).rows(0, count));

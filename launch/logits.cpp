@@ -43,10 +43,10 @@ MicroBatch read_tokens(const std::string& path, int64_t vocab) {
 }  // namespace
 
 void logits(const LogitsOptions& o) {
-  const auto model = open_model(o.model);
+  const auto model = open_model(o.model, parse_device(o.device, 0));
   const MicroBatch batch = read_tokens(o.tokens, model->config().vocab_size);
-  Tape silent({}, false);
-  const Tensor out = model->logits({}, model->forward(silent, batch, {}).value());
+  Tape silent(model->stream(), false);
+  const Tensor out = model->logits(model->forward(silent, batch, {}).value());
   const h5::Handle file = h5::create_file(o.out);
   h5::write(file, "logits", out);
   h5::write(file, "tokens", batch.tokens);

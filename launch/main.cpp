@@ -56,6 +56,7 @@ int run(int argc, char** argv) {
       loaded = TrainRecipe::load(recipe, overrides);
       Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
       data.emplace(*loaded);
+      parse_device(loaded->device, Runtime::local_rank());
     });
     train(*loaded, *data);
   });
@@ -140,6 +141,11 @@ int run(int argc, char** argv) {
                    "token ids in a text file, or JSON {\"tokens\": [..], \"documents\": [0, .., count]}")
       ->required();
   logits_command->add_option("--out", l.out, "the HDF5 file to write")->required();
+  const auto device_option = [](CLI::App* command, std::string& device) {
+    command->add_option("--device", device, "cpu, cuda, or auto: a GPU where there is one")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  };
+  device_option(logits_command, l.device);
   logits_command->callback([&] { logits(l); });
 
   GenerateOptions g;
@@ -154,6 +160,7 @@ int run(int argc, char** argv) {
   generate_command->add_option("--tokens", g.tokens, "how many tokens to add");
   generate_command->add_option("--temperature", g.temperature, "0: always the most likely token");
   generate_command->add_option("--seed", g.seed, "of the choice of tokens");
+  device_option(generate_command, g.device);
   generate_command->callback([&] { generate(g); });
 
   InspectOptions i;

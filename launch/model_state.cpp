@@ -15,7 +15,8 @@ void read_shard(CheckpointReader& reader, const std::string& name, const Paramet
   require(reader.contains(name), "{}: tensor {} is missing", reader.directory(), name);
   require(reader.shape(name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}",
           reader.directory(), name, to_string(p.global_shape), to_string(reader.shape(name)));
-  if (reader.dtype(name) == into.dtype()) return reader.read(name, p.held_begin(), into);
+  if (reader.dtype(name) == into.dtype() && into.device() == Device{})
+    return reader.read(name, p.held_begin(), into);
   const Tensor stored = Tensor::empty(into.shape(), reader.dtype(name));
   reader.read(name, p.held_begin(), stored);
   into.copy_from(stored);
@@ -47,15 +48,16 @@ void load_optimizer(Optimizer& optimizer, CheckpointReader& reader) {
   optimizer.write_back();
 }
 
-std::unique_ptr<Decoder> open_model(const std::string& path) {
+std::unique_ptr<Decoder> open_model(const std::string& path, Device device) {
   if (!has_checkpoint(path)) {
-    auto model = std::make_unique<Decoder>(ModelConfig::from_directory(path), Shard{}, DType::f32);
+    auto model =
+        std::make_unique<Decoder>(ModelConfig::from_directory(path), Shard{.device = device}, DType::f32);
     load_hugging_face(*model, path, 0);
     return model;
   }
   CheckpointReader reader(path);
-  auto model = std::make_unique<Decoder>(ModelConfig::from_json(reader.meta().at("config"), path), Shard{},
-                                         DType::f32);
+  auto model = std::make_unique<Decoder>(ModelConfig::from_json(reader.meta().at("config"), path),
+                                         Shard{.device = device}, DType::f32);
   load_model(*model, reader);
   return model;
 }

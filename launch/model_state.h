@@ -14,6 +14,6 @@ void load_model(Decoder& model, CheckpointReader& reader);
 void load_optimizer(Optimizer& optimizer, CheckpointReader& reader);
 
 // A model for one process, from a Hugging Face directory or a checkpoint.
-std::unique_ptr<Decoder> open_model(const std::string& path);
+std::unique_ptr<Decoder> open_model(const std::string& path, Device device = {});
 
 }  // namespace wuneng

@@ -6,13 +6,13 @@
 namespace wuneng {
 
 double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                     int64_t done) {
-  Decoder model(*r.teacher, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp}, r.teacher_dtype);
+                     int64_t done, Device device) {
+  Decoder model(*r.teacher, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device}, r.teacher_dtype);
   load_hugging_face(model, r.teacher_path, 0);
-  const StreamOptions options = stream_options(r, data, done);
+  const StreamOptions options = stream_options(r, data, done, device);
   std::unique_ptr<TeacherSender> sender;
   if (mesh.last_stage()) sender = std::make_unique<TeacherSender>(stream, mesh, options);
-  const Pipeline pipeline(mesh.pp, model.hidden_size());
+  const Pipeline pipeline(mesh.pp, model.hidden_size(), model.stream());
   const auto served = [shape = options.shape, dp_rank = mesh.dp_rank](int64_t round) {
     return items_served(shape, round, dp_rank);
   };
@@ -25,7 +25,7 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.rows = [&](int) { return r.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
       const Var out = model.forward(tape, batches[m], hidden);
-      if (sender) sender->send(items[m], model.logits(tape.stream(), out.value()));
+      if (sender) sender->send(items[m], model.logits(out.value()));
       return out;
     };
     pipeline.run(forward_only(mesh.layout.pp, mesh.pp_rank, static_cast<int>(items.size())), work);

@@ -42,8 +42,9 @@ void report_waiting(const Mesh& mesh, double seconds) {
 
 }  // namespace
 
-StreamOptions stream_options(const TrainRecipe& r, const TrainingData& data, int64_t done) {
+StreamOptions stream_options(const TrainRecipe& r, const TrainingData& data, int64_t done, Device device) {
   StreamOptions o;
+  o.device = device;
   o.shape = {r.layout.dp,
              r.layout.tp,
              r.teacher_layout->dp,
@@ -62,6 +63,7 @@ StreamOptions stream_options(const TrainRecipe& r, const TrainingData& data, int
 void train(const TrainRecipe& recipe, TrainingData& data) {
   Runtime::set_hang_timeout(recipe.hang_timeout);
   const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
+  const Device device = parse_device(recipe.device, Runtime::local_rank());
   const auto fingerprints = mesh.world.all_gather_text(data.fingerprint(), "data fingerprint");
   for (size_t r = 0; r < fingerprints.size(); ++r)
     require(fingerprints[r] == fingerprints[0],
@@ -77,9 +79,8 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   const DataCursor cursor = find_cursor(recipe, mesh.world);
   data.go_on(cursor);
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "stream");
-  const double waited = mesh.role == Role::student ? train_student(recipe, mesh, data, stream, cursor.step)
-                                                   : serve_teacher(recipe, mesh, data, stream, cursor.step);
-  report_waiting(mesh, waited);
+  const auto run = mesh.role == Role::student ? train_student : serve_teacher;
+  report_waiting(mesh, run(recipe, mesh, data, stream, cursor.step, device));
 }
 
 }  // namespace wuneng

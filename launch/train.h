@@ -10,11 +10,12 @@ void train(const TrainRecipe& recipe, TrainingData& data);
 
 // The two roles that train() splits the world into. Each returns the seconds that its rank waited for data.
 double train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                     const Comm& stream, int64_t done);
+                     const Comm& stream, int64_t done, Device device);
 double serve_teacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                     const Comm& stream, int64_t done);
+                     const Comm& stream, int64_t done, Device device);
 
 // How both sides of the stream see the run.
-StreamOptions stream_options(const TrainRecipe& recipe, const TrainingData& data, int64_t done);
+StreamOptions stream_options(const TrainRecipe& recipe, const TrainingData& data, int64_t done,
+                             Device device);
 
 }  // namespace wuneng

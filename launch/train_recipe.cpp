@@ -175,6 +175,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   r.require_key("run.out");
   t.out = r.text("run.out", "");
   t.resume = r.text("run.resume", "auto");
+  t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));
   t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
   t.keep = r.integer("run.keep", 3, 0);

@@ -51,7 +51,7 @@ struct TrainRecipe {
   LearningRate learning_rate;
   double clip = 1;
   // [run]
-  std::string out, resume;
+  std::string out, resume, device;
   uint64_t seed = 0;
   int64_t checkpoint_every = 0, keep = 0, eval_every = 0, eval_batches = 0, log_every = 0;
   bool recompute = false;

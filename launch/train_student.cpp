@@ -22,26 +22,27 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 class StudentRun {
  public:
   StudentRun(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-             int64_t done)
+             int64_t done, Device device)
       : r_(recipe),
         mesh_(mesh),
         data_(data),
         groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
-        model_(recipe.student, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp}, recipe.student_dtype,
+        model_(recipe.student, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device}, recipe.student_dtype,
                recipe.recompute),
         done_(done),
         reader_(data, first_round(data.rounds(), done), recipe.data_threads, own_items()) {
     freeze();
-    optimizer_.emplace(model_.parameters(), recipe.adamw);
+    optimizer_.emplace(model_.parameters(), recipe.adamw, model_.stream());
     if (done == 0)
       initialize();
     else
       resume();
     if (mesh.last_stage() && recipe.has_teacher) {
       if (recipe.teacher_streams)
-        teacher_ = std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, done));
+        teacher_ =
+            std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, done, device));
       else
-        teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, batches_);
+        teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, batches_, device);
     }
     if (speaks()) metrics_.emplace(recipe.out + "/metrics.jsonl", done);
   }
@@ -101,7 +102,8 @@ class StudentRun {
       load_hugging_face(model_, r_.init_from, r_.seed);
     else
       for (const Parameter* p : model_.parameters()) initialize_random(*p, r_.student, r_.seed);
-    optimizer_.emplace(model_.parameters(), r_.adamw);  // masters of what has just been loaded
+    optimizer_.emplace(model_.parameters(), r_.adamw,
+                       model_.stream());  // masters of what has just been loaded
   }
 
   void resume() {
@@ -159,7 +161,7 @@ class StudentRun {
       if (teacher_) teacher_->release();
       return loss;
     };
-    const Pipeline pipeline(mesh_.pp, model_.hidden_size());
+    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream());
     pipeline.run(work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
                             : forward_only(mesh_.layout.pp, mesh_.pp_rank, count),
                  work);
@@ -219,7 +221,7 @@ class StudentRun {
                      {"tokens_per_second", speed},
                      {"seconds", seconds},
                      {"data_wait", data_wait},
-                     {"peak_tensor_bytes", memory_use(DeviceKind::cpu).peak}});
+                     {"peak_tensor_bytes", memory_use(model_.shard().device.kind).peak}});
     progress_.show({step, r_.steps(), loss, kl, ce, lr, norm, speed, left, r_.has_teacher});
   }
 
@@ -250,8 +252,8 @@ class StudentRun {
 }  // namespace
 
 double train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                     const Comm& stream, int64_t done) {
-  return StudentRun(recipe, mesh, data, stream, done).run();
+                     const Comm& stream, int64_t done, Device device) {
+  return StudentRun(recipe, mesh, data, stream, done, device).run();
 }
 
 }  // namespace wuneng

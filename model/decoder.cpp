@@ -6,7 +6,10 @@
 namespace wuneng {
 
 Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, bool recompute)
-    : config_(config), shard_(shard), recompute_(recompute), store_(shard.tp.size(), shard.tp.rank(), dtype) {
+    : config_(config),
+      shard_(shard),
+      recompute_(recompute),
+      store_(shard.tp.size(), shard.tp.rank(), dtype, shard.device) {
   const ModelConfig& c = config_;
   require(shard.stages <= c.num_layers, "pp = {}: more pipeline stages than the model's {} layers",
           shard.stages, c.num_layers);
@@ -43,9 +46,11 @@ Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, boo
 }
 
 Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden) {
-  const auto packing = std::make_shared<Packing>(Packing::make(
-      batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0));
-  Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp, ops::embedding(tape, batch.tokens, embedding_))
+  const auto packing = std::make_shared<Packing>(
+      Packing::make(batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0,
+                    shard_.device));
+  Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp,
+                                          ops::embedding(tape, batch.tokens.to(shard_.device), embedding_))
                          : hidden;
   for (const Layer& layer : layers_) {
     if (recompute_ && tape.recording())
@@ -68,10 +73,10 @@ Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& pa
   return ops::add(tape, mixed, sum_over_ranks(tape, shard_.tp, ops::linear(tape, inner, layer.down)));
 }
 
-Tensor Decoder::logits(const Stream& stream, const Tensor& hidden) const {
+Tensor Decoder::logits(const Tensor& hidden) const {
   WUNENG_ASSERT(head_ != nullptr);
-  const Tensor out = Tensor::empty({hidden.dim(0), head_->var.dim(0)});
-  kernels::matmul(stream, {.a = hidden, .b = head_->var.value(), .c = out, .transpose_b = true});
+  const Tensor out = Tensor::empty({hidden.dim(0), head_->var.dim(0)}, DType::f32, shard_.device);
+  kernels::matmul(stream(), {.a = hidden, .b = head_->var.value(), .c = out, .transpose_b = true});
   return out;
 }
 

@@ -12,6 +12,7 @@ namespace wuneng {
 struct Shard {
   Comm tp;  // the ranks that share this stage's layers
   int stage = 0, stages = 1;
+  Device device = {};  // where its parameters and activations are
   bool first() const { return stage == 0; }
   bool last() const { return stage == stages - 1; }
 };
@@ -27,10 +28,11 @@ class Decoder : public Stage {
 
   const ModelConfig& config() const { return config_; }
   const Shard& shard() const { return shard_; }
+  Stream stream() const { return compute_stream(shard_.device); }
   // The output matrix [local vocabulary, d] that the loss multiplies with; on the last stage only.
   const Parameter* head() const { return head_; }
   // Logits [T, local vocabulary] of a final hidden state, without a tape.
-  Tensor logits(const Stream& stream, const Tensor& hidden) const;
+  Tensor logits(const Tensor& hidden) const;
 
  private:
   struct Layer {

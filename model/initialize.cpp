@@ -40,7 +40,9 @@ float normal(uint64_t key, uint64_t index) {  // Box-Muller on two hashes of the
 template <class F>
 void fill(const Parameter& p, const F& value) {
   const Shape &global = p.global_shape, begin = p.held_begin(), local = p.local_shape();
-  const Tensor f32 = p.var.value().dtype() == DType::f32 ? p.var.value() : Tensor::empty(local);
+  const Tensor& to = p.var.value();
+  const bool in_place = to.dtype() == DType::f32 && to.device() == Device{};
+  const Tensor f32 = in_place ? to : Tensor::empty(local);
   std::vector<int64_t> at(local.size(), 0);
   for (int64_t i = 0; i < f32.numel(); ++i) {
     int64_t index = 0;
@@ -48,7 +50,7 @@ void fill(const Parameter& p, const F& value) {
     f32.f32()[i] = value(index);
     for (int k = static_cast<int>(local.size()) - 1; k >= 0 && ++at[k] == local[k]; --k) at[k] = 0;
   }
-  if (f32.raw() != p.var.value().raw()) p.var.value().copy_from(f32);
+  if (!in_place) to.copy_from(f32);
 }
 
 void fill_normal(const Parameter& p, uint64_t seed, float scale, float mean = 0) {

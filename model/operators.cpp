@@ -13,6 +13,16 @@ using kernels::Pointwise;
 Tensor gradient(const Var& x) { return x.needs_grad() ? x.grad_buffer() : Tensor(); }
 Tensor gradient(P p) { return p->var.needs_grad() ? p->var.grad_buffer() : Tensor(); }
 
+// Uninitialised, on the device of x.
+Tensor beside(const Var& x, Shape shape) {
+  return Tensor::empty(std::move(shape), DType::f32, x.value().device());
+}
+Tensor like(const Var& x) { return beside(x, x.shape()); }
+// For kernels that want a buffer for every input: one that wants no gradient gets a scratch one.
+Tensor gradient_or_scratch(const Var& x) {
+  return x.needs_grad() ? x.grad_buffer() : Tensor::zeros(x.shape(), DType::f32, x.value().device());
+}
+
 // A product into a gradient: written where there is none yet, else added.
 void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
   if (x.has_grad()) {
@@ -20,7 +30,7 @@ void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
     args.accumulate = 1;
     return kernels::matmul(stream, args);
   }
-  const Tensor fresh = Tensor::empty(x.shape());
+  const Tensor fresh = like(x);
   args.c = fresh.view({x.dim(0), fresh.numel() / std::max<int64_t>(1, x.dim(0))});
   kernels::matmul(stream, args);
   x.set_grad(fresh);
@@ -28,15 +38,12 @@ void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
 
 Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const Var& c) {
   const auto value = [](const Var& v) { return v.defined() ? v.value() : Tensor(); };
-  const Tensor y = Tensor::empty(a.shape());
+  const Tensor y = like(a);
   kernels::pointwise(tape.stream(),
                      {.function = function, .a = value(a), .b = value(b), .c = value(c), .y = y});
   const Var out = tape.output(y, tape.wants(a, b, c));
   tape.record(out, [=, stream = tape.stream()] {
-    // Functions of several inputs need a buffer for each; one that wants no gradient gets a scratch one.
-    const auto grad = [](const Var& v) {
-      return !v.defined() ? Tensor() : v.needs_grad() ? v.grad_buffer() : Tensor::zeros(v.shape());
-    };
+    const auto grad = [](const Var& v) { return v.defined() ? gradient_or_scratch(v) : Tensor(); };
     kernels::pointwise_backward(stream, {.function = function,
                                          .a = value(a),
                                          .b = value(b),
@@ -54,7 +61,7 @@ Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const 
 
 Var linear(Tape& tape, const Var& x, P weight, P bias) {
   const int64_t T = x.dim(0), O = weight->var.dim(0);
-  const Tensor y = Tensor::empty({T, O}), x2 = x.value().view({T, weight->var.dim(1)});
+  const Tensor y = beside(x, {T, O}), x2 = x.value().view({T, weight->var.dim(1)});
   kernels::matmul(tape.stream(), {.a = x2, .b = weight->var.value(), .c = y, .transpose_b = true});
   if (bias) kernels::add_bias(tape.stream(), {.x = y, .bias = bias->var.value(), .y = y});
   const Var out = tape.output(y, tape.wants(x, weight->var, bias ? bias->var : Var()));
@@ -73,7 +80,7 @@ Var linear(Tape& tape, const Var& x, P weight, P bias) {
 }
 
 Var add_bias(Tape& tape, const Var& x, P bias) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   kernels::add_bias(tape.stream(), {.x = x.value(), .bias = bias->var.value(), .y = y});
   const Var out = tape.output(y, tape.wants(x, bias->var));
   tape.record(out, [=, stream = tape.stream()] {
@@ -85,7 +92,7 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
 }
 
 Var head_linear(Tape& tape, const Var& x, P weight) {
-  const Tensor y = Tensor::empty({x.dim(0), x.dim(1), weight->var.dim(1)});
+  const Tensor y = beside(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
   kernels::head_matmul(tape.stream(), {.x = x.value(), .w = weight->var.value(), .y = y});
   const Var out = tape.output(y, tape.wants(x, weight->var));
   tape.record(
@@ -101,7 +108,7 @@ Var head_linear(Tape& tape, const Var& x, P weight) {
 }
 
 Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   kernels::rms_norm(tape.stream(), {.x = x.value(), .weight = weight->var.value(), .eps = eps, .y = y});
   const Var out = tape.output(y, tape.wants(x, weight->var));
   tape.record(out, [=, stream = tape.stream()] {
@@ -116,7 +123,7 @@ Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
 }
 
 Var l2_norm(Tape& tape, const Var& x) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   kernels::l2_norm(tape.stream(), {.x = x.value(), .y = y});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
@@ -126,7 +133,7 @@ Var l2_norm(Tape& tape, const Var& x) {
 }
 
 Var rope(Tape& tape, const Var& x, const Tensor& positions, float theta) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   kernels::rope(tape.stream(), {.x = x.value(), .positions = positions, .theta = theta, .y = y});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
@@ -147,7 +154,7 @@ Var reshape(Tape& tape, const Var& x, Shape shape) {
 }
 
 Var add(Tape& tape, const Var& a, const Var& b) {
-  const Tensor y = Tensor::empty(a.shape());
+  const Tensor y = like(a);
   kernels::pointwise(tape.stream(), {.function = Pointwise::add, .a = a.value(), .b = b.value(), .y = y});
   const Var out = tape.output(y, tape.wants(a, b));
   tape.record(out, [=] {
@@ -170,20 +177,17 @@ Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) {
 Var concat(Tape& tape, const Var& a, const Var& b) {
   Shape shape = a.shape();
   shape.back() += b.shape().back();
-  const Tensor y = Tensor::empty(shape);
+  const Tensor y = beside(a, shape);
   kernels::concat(tape.stream(), {.a = a.value(), .b = b.value(), .y = y});
   const Var out = tape.output(y, tape.wants(a, b));
   tape.record(out, [=, stream = tape.stream()] {
-    const auto grad = [](const Var& v) {
-      return v.needs_grad() ? v.grad_buffer() : Tensor::zeros(v.shape());
-    };
-    kernels::split_add(stream, {.a = grad(a), .b = grad(b), .y = out.grad()});
+    kernels::split_add(stream, {.a = gradient_or_scratch(a), .b = gradient_or_scratch(b), .y = out.grad()});
   });
   return out;
 }
 
 Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   kernels::bias_sigmoid(tape.stream(), {.x = x.value(), .bias = bias->var.value(), .scale = scale, .y = y});
   const Var out = tape.output(y, tape.wants(x, bias->var));
   tape.record(out, [=, stream = tape.stream()] {
@@ -194,7 +198,7 @@ Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale) {
 }
 
 Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a) {
-  const Tensor y = Tensor::empty(key.shape());
+  const Tensor y = like(key);
   kernels::key_scale(tape.stream(),
                      {.key = key.value(), .rate = rate.value(), .k_a = k_a->var.value(), .y = y});
   const Var out = tape.output(y, tape.wants(key, rate, k_a->var));
@@ -211,7 +215,7 @@ Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a) {
 }
 
 Var token_shift(Tape& tape, const Var& x, P mu, const std::vector<int64_t>& documents) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   kernels::token_shift(tape.stream(),
                        {.x = x.value(), .mu = mu->var.value(), .y = y, .documents = documents});
   const Var out = tape.output(y, tape.wants(x, mu->var));
@@ -229,7 +233,7 @@ Var token_shift(Tape& tape, const Var& x, P mu, const std::vector<int64_t>& docu
 Var scale_heads(Tape& tape, const Var& x, P scale) { return add_scaled_heads(tape, {}, x, scale); }
 
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   kernels::scale_heads(
       tape.stream(),
       {.x = x.value(), .s = scale->var.value(), .base = base.defined() ? base.value() : Tensor(), .y = y});
@@ -246,7 +250,7 @@ Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {
 }
 
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
-  const Tensor y = Tensor::empty({x.dim(0), static_cast<int64_t>(map.size()), x.dim(2)});
+  const Tensor y = beside(x, {x.dim(0), static_cast<int64_t>(map.size()), x.dim(2)});
   kernels::select_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
@@ -256,7 +260,7 @@ Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
 }
 
 Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map, int64_t heads) {
-  const Tensor y = Tensor::empty({x.dim(0), heads, x.dim(2)});
+  const Tensor y = beside(x, {x.dim(0), heads, x.dim(2)});
   kernels::sum_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
@@ -270,7 +274,7 @@ Var pack_rows(Tape& tape, const Var& x, const Runs& runs) {
   shape[0] = 0;
   for (const auto& run : runs) shape[0] += run.count;
   if (runs.size() == 1 && runs[0].begin == 0 && runs[0].count == x.dim(0)) return x;
-  const Tensor packed = Tensor::empty(shape);
+  const Tensor packed = beside(x, shape);
   kernels::pack_rows(tape.stream(), {.tall = x.value(), .packed = packed, .runs = runs});
   const Var out = tape.output(packed, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
@@ -284,7 +288,7 @@ Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<
   if (pieces.size() == 1) return pieces[0];
   Shape shape = pieces[0].shape();
   shape[0] = rows;
-  const Tensor tall = Tensor::empty(shape);
+  const Tensor tall = beside(pieces[0], shape);
   bool wanted = false;
   for (size_t i = 0; i < pieces.size(); ++i) {
     kernels::unpack_rows(tape.stream(), {.tall = tall, .packed = pieces[i].value(), .runs = runs[i]});
@@ -303,7 +307,7 @@ Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<
 
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head) {
-  const Tensor y = Tensor::empty(q.shape()), lse = Tensor::empty({q.dim(0), q.dim(1)});
+  const Tensor y = like(q), lse = beside(q, {q.dim(0), q.dim(1)});
   kernels::attention_forward(tape.stream(), {.q = q.value(),
                                              .k = k.value(),
                                              .v = v.value(),
@@ -313,10 +317,7 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                              .kv_head = kv_head});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {
-    const Tensor dq = Tensor::empty(q.shape());
-    const auto grad = [](const Var& x) {
-      return x.needs_grad() ? x.grad_buffer() : Tensor::zeros(x.shape());
-    };
+    const Tensor dq = like(q);
     kernels::attention_backward(stream, {.q = q.value(),
                                          .k = k.value(),
                                          .v = v.value(),
@@ -324,8 +325,8 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                          .lse = lse,
                                          .dout = out.grad(),
                                          .dq = dq,
-                                         .dk = grad(k),
-                                         .dv = grad(v),
+                                         .dk = gradient_or_scratch(k),
+                                         .dv = gradient_or_scratch(v),
                                          .segments = segments,
                                          .kv_head = kv_head});
     if (q.needs_grad()) q.add_grad(dq);
@@ -334,7 +335,7 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
 }
 
 Var embedding(Tape& tape, const Tensor& tokens, P table) {
-  const Tensor y = Tensor::empty({tokens.dim(0), table->var.dim(1)});
+  const Tensor y = beside(table->var, {tokens.dim(0), table->var.dim(1)});
   kernels::embedding(tape.stream(),
                      {.table = table->var.value(), .tokens = tokens, .begin = table->held.begin, .y = y});
   const Var out = tape.output(y, tape.wants(table->var));

@@ -4,7 +4,7 @@
 
 namespace wuneng {
 
-Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk) {
+Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Device device) {
   WUNENG_ASSERT(documents.size() >= 2 && documents.front() == 0);
   Packing p;
   p.documents = documents;
@@ -19,6 +19,7 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk) {
     p.attention.push_back({begin, count, begin, 0});
     p.segments.push_back({begin, count});
   }
+  p.positions = p.positions.to(device);
   if (chunk == 0) return p;
   std::vector<size_t> before;  // documents of the wave before
   for (int64_t first = 0; first < longest; first += chunk) {
@@ -39,6 +40,7 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk) {
     for (size_t i = 0; i < wave.runs.size(); ++i)
       for (int64_t t = 0; t < wave.runs[i].count; ++t)
         wave.positions.data<int32_t>()[wave.segments[i].begin + t] = static_cast<int32_t>(first + t);
+    wave.positions = wave.positions.to(device);
     p.waves.push_back(std::move(wave));
     before = std::move(now);
   }

@@ -30,7 +30,7 @@ struct Packing {
   std::vector<kernels::Wkv7Segment> segments;
   std::vector<Wave> waves;  // empty when chunk is 0
 
-  static Packing make(const std::vector<int64_t>& documents, int64_t chunk);
+  static Packing make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
 };
 
 }  // namespace wuneng

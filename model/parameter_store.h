@@ -10,7 +10,8 @@ namespace wuneng {
 
 class ParameterStore {
  public:
-  ParameterStore(int tp_ranks, int tp_rank, DType dtype) : ranks_(tp_ranks), rank_(tp_rank), dtype_(dtype) {}
+  ParameterStore(int tp_ranks, int tp_rank, DType dtype, Device device = {})
+      : ranks_(tp_ranks), rank_(tp_rank), dtype_(dtype), device_(device) {}
 
   // A tensor that every rank holds whole. `shares`: each rank computes with it on its own heads, so its
   // gradient is a share to be summed; otherwise all ranks compute the same gradient.
@@ -29,6 +30,7 @@ class ParameterStore {
   const Parameter* add(Parameter parameter);
   int ranks_, rank_;
   DType dtype_;
+  Device device_;
   std::deque<Parameter> parameters_;  // a deque: pointers stay
 };
 

@@ -6,17 +6,25 @@ namespace wuneng::ops {
 
 using namespace kernels;
 
+namespace {
+
+Tensor like(const Var& x) { return Tensor::empty(x.shape(), DType::f32, x.value().device()); }
+
+}  // namespace
+
 ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
   const Shape shape = inputs.k.shape();
-  const int64_t T = shape[0], N = shape[1], D = shape[2];
+  const int64_t N = shape[1], D = shape[2];
+  const Device device = tape.stream().device;
   auto scan = std::make_shared<Scan>();
   scan->inputs = inputs;
   scan->in = {inputs.log_w.value(), inputs.k.value(),    inputs.v.value(),
               inputs.kappa.value(), inputs.rate.value(), inputs.segments};
-  scan->chunk_states = Tensor::empty({wkv7_chunk_count(inputs.segments), N, D, D});
-  scan->removed = Tensor::empty({T, N, D});
+  scan->chunk_states = Tensor::empty({wkv7_chunk_count(inputs.segments), N, D, D}, DType::f32, device);
+  scan->removed = like(inputs.k);
   const int64_t S = static_cast<int64_t>(inputs.segments.size());
-  const Tensor final = want_final ? Tensor::empty({S, N, D, D}) : Tensor::zeros({1});
+  const Tensor final =
+      want_final ? Tensor::empty({S, N, D, D}, DType::f32, device) : Tensor::zeros({1}, DType::f32, device);
   const Tensor initial = inputs.initial.defined() ? inputs.initial.value() : Tensor();
   wkv7_states(tape.stream(), {.in = scan->in,
                               .initial = initial,
@@ -27,10 +35,9 @@ ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
       final, tape.wants(inputs.log_w, inputs.k, inputs.v, inputs.kappa, inputs.rate, inputs.initial));
   tape.record(scan->final, [=, stream = tape.stream(), keep = scan] {
     const ScanInputs& x = keep->inputs;
-    const auto fresh = [](const Var& v) { return Tensor::empty(v.shape()); };
-    const Tensor dlog_w = fresh(x.log_w), dk = fresh(x.k), dv = fresh(x.v), dkappa = fresh(x.kappa),
-                 drate = fresh(x.rate);
-    const Tensor dinitial = x.initial.needs_grad() ? fresh(x.initial) : Tensor();
+    const Tensor dlog_w = like(x.log_w), dk = like(x.k), dv = like(x.v), dkappa = like(x.kappa),
+                 drate = like(x.rate);
+    const Tensor dinitial = x.initial.needs_grad() ? like(x.initial) : Tensor();
     wkv7_backward(stream, {.in = keep->in,
                            .chunk_states = keep->chunk_states,
                            .removed = keep->removed,
@@ -63,7 +70,7 @@ using Reading = void (*)(const Stream&, const Wkv7ReadArgs&);
 
 // forward computes y from x, backward x's gradient from y's: each the other's transposition.
 Var read(Tape& tape, const ScanPtr& scan, const Var& x, Reading forward, Reading backward, bool transposed) {
-  const Tensor y = Tensor::empty(x.shape());
+  const Tensor y = like(x);
   const auto args = [](const Scan& s, const Tensor& from, const Tensor& to) {
     return Wkv7ReadArgs{.in = s.in,
                         .chunk_states = s.chunk_states,
@@ -76,7 +83,7 @@ Var read(Tape& tape, const ScanPtr& scan, const Var& x, Reading forward, Reading
   const Var out = tape.output(y, tape.wants(x, scan->final));
   tape.record(out, [=, stream = tape.stream()] {
     if (x.needs_grad()) {
-      const Tensor dx = Tensor::empty(x.shape());
+      const Tensor dx = like(x);
       backward(stream, args(*scan, out.grad(), dx));
       x.add_grad(dx);
     }
@@ -101,7 +108,7 @@ Var read_state_transposed(Tape& tape, const ScanPtr& scan, const Var& u) {
 
 Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& segments,
                   const std::vector<int>& head_state, bool transposed) {
-  const Tensor y = Tensor::empty(r.shape());
+  const Tensor y = like(r);
   boundary_read(tape.stream(), {.states = states.value(),
                                 .r = r.value(),
                                 .y = y,

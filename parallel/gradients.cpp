@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <numeric>
 
-#include "runtime/threads.h"
+#include "kernels/reduce.h"
 
 namespace wuneng {
 namespace {
@@ -18,6 +16,11 @@ struct Part {
   Tensor gradient;
   int64_t offset = 0;  // where the gradient begins ...
   int64_t count = 0;  // ... among this many elements, the same number on all ranks; the rest are other ranks'
+
+  Tensor flat() const { return gradient.view({gradient.numel()}); }
+  Tensor place(const Tensor& bucket, int64_t at) const {
+    return bucket.rows(at + offset, at + offset + gradient.numel());
+  }
 };
 
 Part whole(const Parameter& p) { return {p.var.grad_buffer(), 0, p.var.grad_buffer().numel()}; }
@@ -37,44 +40,31 @@ Part in_logical_tensor(const Parameter& p) {
 void sum_in_buckets(const Comm& comm, const std::vector<Part>& parts, const char* what) {
   if (comm.size() == 1) return;
   Tensor buffer;
+  int64_t left = 0;  // elements behind this bucket
+  for (const Part& p : parts) left += p.count;
   for (size_t first = 0, last; first < parts.size(); first = last) {
     int64_t total = parts[first].count;
     for (last = first + 1; last < parts.size() && total + parts[last].count <= kBucket; ++last)
       total += parts[last].count;
+    left -= total;
     if (last == first + 1 && parts[first].gradient.numel() == total) {
       comm.all_reduce(parts[first].gradient.view({total}), Reduce::sum, what);
       continue;
     }
-    if (!buffer.defined() || buffer.numel() < total) buffer = Tensor::empty({std::max(total, kBucket)});
+    if (!buffer.defined() || buffer.numel() < total)
+      buffer = Tensor::empty({std::max(total, std::min(total + left, kBucket))}, DType::f32,
+                             parts[first].gradient.device());
     const Tensor bucket = buffer.rows(0, total);
     int64_t at = 0;
     for (size_t i = first; i < last; at += parts[i++].count) {
-      const Tensor place = bucket.rows(at, at + parts[i].count);
-      if (parts[i].gradient.numel() < parts[i].count) place.zero();
-      std::memcpy(place.f32() + parts[i].offset, parts[i].gradient.f32(), parts[i].gradient.bytes());
+      if (parts[i].gradient.numel() < parts[i].count) bucket.rows(at, at + parts[i].count).zero();
+      parts[i].place(bucket, at).copy_from(parts[i].flat());
     }
     comm.all_reduce(bucket, Reduce::sum, what);
     at = 0;
     for (size_t i = first; i < last; at += parts[i++].count)
-      std::memcpy(parts[i].gradient.f32(), bucket.f32() + at + parts[i].offset, parts[i].gradient.bytes());
+      parts[i].flat().copy_from(parts[i].place(bucket, at));
   }
-}
-
-// Blocks of fixed size, added in order: the same sum whatever the number of threads.
-double sum_of_squares(const Tensor& t) {
-  constexpr int64_t kBlock = 1 << 14;
-  const float* x = t.f32();
-  std::vector<double> sums((t.numel() + kBlock - 1) / kBlock);
-  parallel_for(static_cast<int64_t>(sums.size()), 2, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      double sum = 0;
-      const int64_t to = std::min(t.numel(), (b + 1) * kBlock);
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = b * kBlock; i < to; ++i) sum += double(x[i]) * double(x[i]);
-      sums[b] = sum;
-    }
-  });
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 }  // namespace
@@ -93,10 +83,14 @@ void synchronize_gradients(const Parameters& parameters, const GradientGroups& g
 }
 
 double gradient_norm(const Parameters& parameters, const GradientGroups& groups) {
-  double sum = 0;
-  for (const Parameter* p : parameters)
-    if (p->trainable && p->owned.size() > 0 && p->var.has_grad())
-      sum += sum_of_squares(p->owned_part(p->var.grad()));
+  Tensor squares;  // one sum for all parameters, so that the host waits once
+  for (const Parameter* p : parameters) {
+    if (!p->trainable || p->owned.size() == 0 || !p->var.has_grad()) continue;
+    const Tensor mine = p->owned_part(p->var.grad());
+    if (!squares.defined()) squares = Tensor::zeros({1}, DType::f64, mine.device());
+    kernels::sum_of_squares(compute_stream(mine.device()), {.x = mine, .sum = squares});
+  }
+  double sum = squares.defined() ? squares.to(Device{}).data<double>()[0] : 0.0;
   sum = groups.tp.all_reduce(sum, Reduce::sum, "grad norm over tp");
   return std::sqrt(groups.pp.all_reduce(sum, Reduce::sum, "grad norm over pp"));
 }

@@ -46,7 +46,8 @@ void TeacherSender::take_credit(int rank, Receiver& receiver) {
   --receiver.outstanding;
 }
 
-void TeacherSender::send(const StreamItem& item, const Tensor& logits) {
+void TeacherSender::send(const StreamItem& item, const Tensor& of_device) {
+  const Tensor logits = of_device.to(Device{});
   const int64_t mine = cut(options_.shape.teacher_vocab, options_.shape.teacher_tp, mesh_.tp_rank).begin,
                 width = logits.dim(1);
   require(logits.dim(0) == options_.rows, "teacher stream: {} rows of logits, expected {}", logits.dim(0),
@@ -129,7 +130,8 @@ std::vector<TeacherSlice> StreamedTeacher::take(int64_t round, int micro_batch) 
             describe(expected), describe(found), found.magic == kMagic ? "" : " (not a frame of ours)");
     char* payload = static_cast<char*>(frame.raw()) + sizeof found;
     out.push_back({sender.slice.columns, Tensor::wrap(payload, {options_.rows, sender.slice.columns.size()},
-                                                      options_.dtype, std::make_shared<Tensor>(frame))});
+                                                      options_.dtype, std::make_shared<Tensor>(frame))
+                                             .to(options_.device)});
     taken_.emplace_back(&sender, frame);
   }
   return out;

@@ -37,6 +37,7 @@ struct StreamOptions {
   int credits = 2;
   DType dtype = DType::f32;
   int64_t rows = 0;                        // T, of every micro-batch
+  Device device = {};                      // where the student wants the logits
   int64_t first_round = 0, end_round = 0;  // the rounds of this run
 };
 

@@ -1,6 +1,6 @@
 #include "parallel/tensor_parallel.h"
 
-#include <cstring>
+#include "kernels/rows.h"
 
 namespace wuneng {
 
@@ -24,21 +24,28 @@ Var sum_over_ranks(Tape& tape, const Comm& tp, const Var& x) {
 
 namespace {
 
-// Sums the shared heads of x [T, heads, D] over the ranks, in place.
-void reduce_shared(const Comm& tp, const Tensor& x, const std::vector<SharedHead>& shared, int slots,
-                   const char* what) {
+// x [T, heads, D] with its shared heads summed over the ranks.
+Tensor with_shared_summed(const Stream& stream, const Comm& tp, const Tensor& x,
+                          const std::vector<SharedHead>& shared, int slots, const char* what) {
   const int64_t T = x.dim(0), heads = x.dim(1), D = x.dim(2);
-  const Tensor buffer = Tensor::zeros({slots, T, D});
-  const auto copy = [&](bool out) {
-    for (const SharedHead& s : shared)
-      for (int64_t t = 0; t < T; ++t) {
-        float *mine = x.f32() + (t * heads + s.local) * D, *common = buffer.f32() + (s.slot * T + t) * D;
-        std::memcpy(out ? common : mine, out ? mine : common, D * sizeof(float));
-      }
-  };
-  copy(true);
-  tp.all_reduce(buffer, Reduce::sum, what);
-  copy(false);
+  const auto fresh = [&](Shape shape) { return Tensor::empty(std::move(shape), DType::f32, x.device()); };
+  std::vector<int> mine, slot, from(heads);
+  for (int h = 0; h < heads; ++h) from[h] = h;
+  for (const SharedHead& s : shared) {
+    mine.push_back(s.local);
+    slot.push_back(s.slot);
+    from[s.local] = static_cast<int>(heads) + s.slot;
+  }
+  const Tensor given = fresh({T, static_cast<int64_t>(shared.size()), D}), common = fresh({T, slots, D});
+  kernels::select_heads(stream, {.x = x, .y = given, .map = mine});
+  kernels::sum_heads(stream, {.x = given, .y = common, .map = slot});
+  tp.all_reduce(common, Reduce::sum, what);
+  const Tensor both = fresh({T, heads + slots, D}), out = fresh(x.shape());
+  kernels::concat(stream, {.a = x.view({T, heads * D}),
+                           .b = common.view({T, slots * D}),
+                           .y = both.view({T, (heads + slots) * D})});
+  kernels::select_heads(stream, {.x = both, .y = out, .map = from});
+  return out;
 }
 
 }  // namespace
@@ -46,13 +53,11 @@ void reduce_shared(const Comm& tp, const Tensor& x, const std::vector<SharedHead
 Var sum_shared_heads(Tape& tape, const Comm& tp, const Var& x, const std::vector<SharedHead>& shared,
                      int slots) {
   if (slots == 0) return x;
-  const Tensor value = x.value().clone();
-  reduce_shared(tp, value, shared, slots, "values of shared state heads");
-  const Var out = tape.output(value, tape.wants(x));
-  tape.record(out, [=] {
-    const Tensor gradient = out.grad().clone();
-    reduce_shared(tp, gradient, shared, slots, "gradients of shared state heads");
-    x.add_grad(gradient);
+  const Var out = tape.output(
+      with_shared_summed(tape.stream(), tp, x.value(), shared, slots, "values of shared state heads"),
+      tape.wants(x));
+  tape.record(out, [=, stream = tape.stream()] {
+    x.add_grad(with_shared_summed(stream, tp, out.grad(), shared, slots, "gradients of shared state heads"));
   });
   return out;
 }

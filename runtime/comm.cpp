@@ -191,7 +191,6 @@ class Comm::Gate {
     if (c.tensor) {
       const DType type = c.tensor->dtype();
       if (!c.tensor->defined()) fail("{}: the tensor is undefined", place(c));
-      if (c.tensor->device().kind != DeviceKind::cpu) fail("{}: expected a host tensor", place(c));
       if (c.reduces && type != DType::f32 && type != DType::f64 && type != DType::i32 && type != DType::i64)
         fail("{}: {} cannot be reduced, expected f32, f64, i32 or i64", place(c), to_string(type));
     }
@@ -221,9 +220,26 @@ class Comm::Gate {
   std::optional<watchdog::Waiting> waiting_;
 };
 
+namespace {
+
+// A tensor where MPI can read and write it: itself, or a copy on the host.
+class Staged {
+ public:
+  explicit Staged(const Tensor& tensor) : host(tensor.to(Device{})), there_(tensor) {}
+  void write_back() const {
+    if (there_.device() != Device{}) there_.copy_from(host);
+  }
+  const Tensor host;
+
+ private:
+  Tensor there_;
+};
+
+}  // namespace
+
 struct Request::Impl {
   MPI_Request request = MPI_REQUEST_NULL;
-  Tensor buffer;
+  Staged buffer;
   std::string call;
   int64_t expected = -1;  // bytes, of a receive
 
@@ -241,6 +257,7 @@ struct Request::Impl {
     require(error != MPI_ERR_TRUNCATE || found > expected, "{}: expected {} bytes, received more", call,
             expected);
     require(found == expected, "{}: expected {} bytes, received {}", call, expected, found);
+    buffer.write_back();
   }
 
   ~Impl() {
@@ -249,7 +266,7 @@ struct Request::Impl {
       std::fprintf(stderr, "wuneng: %s: %s was dropped before it ended\n", rank_name().c_str(), call.c_str());
       Runtime::abort(70);
     }
-    new Tensor(buffer);  // MPI may still write there; the error on its way ends the run
+    new Tensor(buffer.host);  // MPI may still write there; the error on its way ends the run
   }
 };
 
@@ -301,9 +318,13 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   const int index = static_cast<int>(op);
   const Gate call(*impl_, {.operation = names[index], .what = what, .tensor = &tensor, .reduces = true});
   if (call.alone()) return;
-  if (tensor.bytes() > kRingBytes) return mpi::ring_all_reduce(impl_->comm, tensor, op, call.text());
-  call(MPI_Allreduce(MPI_IN_PLACE, tensor.raw(), static_cast<int>(tensor.numel()),
-                     mpi::type_of(tensor.dtype()), ops[index], impl_->comm));
+  const Staged staged(tensor);
+  if (tensor.bytes() > kRingBytes)
+    mpi::ring_all_reduce(impl_->comm, staged.host, op, call.text());
+  else
+    call(MPI_Allreduce(MPI_IN_PLACE, staged.host.raw(), static_cast<int>(tensor.numel()),
+                       mpi::type_of(tensor.dtype()), ops[index], impl_->comm));
+  staged.write_back();
 }
 
 double Comm::all_reduce(double value, Reduce op, const char* what) const {
@@ -317,10 +338,12 @@ void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
   const Gate call(
       *impl_, {.operation = "broadcast", .what = what, .tensor = &tensor, .needs_peer = true, .peer = root});
   if (call.alone()) return;
+  const Staged staged(tensor);
   for (int64_t at = 0; at < tensor.bytes(); at += kPieceBytes)
-    call(MPI_Bcast(static_cast<char*>(tensor.raw()) + at,
+    call(MPI_Bcast(static_cast<char*>(staged.host.raw()) + at,
                    static_cast<int>(std::min(kPieceBytes, tensor.bytes() - at)), MPI_BYTE, root,
                    impl_->comm));
+  staged.write_back();
 }
 
 void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
@@ -329,17 +352,19 @@ void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) c
           "all_gather '{}' on {}: {} ranks of {}{} do not fill {}{}", what, impl_->name, impl_->size,
           to_string(mine.dtype()), to_string(mine.shape()), to_string(all.dtype()), to_string(all.shape()));
   if (call.alone()) return all.view(mine.shape()).copy_from(mine);
+  const Staged from(mine), to(all);
   for (int64_t at = 0; at < mine.bytes(); at += kPieceBytes) {
     const int bytes = static_cast<int>(std::min(kPieceBytes, mine.bytes() - at));
     MPI_Datatype piece, spaced;  // this piece of one rank's part, the next rank's a whole part further on
     call(MPI_Type_contiguous(bytes, MPI_BYTE, &piece));
     call(MPI_Type_create_resized(piece, 0, mine.bytes(), &spaced));
     call(MPI_Type_commit(&spaced));
-    call(MPI_Allgather(static_cast<char*>(mine.raw()) + at, bytes, MPI_BYTE,
-                       static_cast<char*>(all.raw()) + at, 1, spaced, impl_->comm));
+    call(MPI_Allgather(static_cast<char*>(from.host.raw()) + at, bytes, MPI_BYTE,
+                       static_cast<char*>(to.host.raw()) + at, 1, spaced, impl_->comm));
     MPI_Type_free(&spaced);
     MPI_Type_free(&piece);
   }
+  to.write_back();
 }
 
 void Comm::barrier(const char* what) const {
@@ -358,7 +383,7 @@ Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) c
   out.impl_ = std::make_shared<Request::Impl>(tensor, call.text());
   MPI_Request* request = &out.impl_->request;
   const LongMessage body(tensor.bytes(), call.text());
-  call(MPI_Isend(tensor.raw(), body.count(), body.type(), peer, tag, impl_->comm, request));
+  call(MPI_Isend(out.impl_->buffer.host.raw(), body.count(), body.type(), peer, tag, impl_->comm, request));
   return out;
 }
 
@@ -369,7 +394,7 @@ Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) c
   out.impl_->expected = tensor.bytes();
   MPI_Request* request = &out.impl_->request;
   const LongMessage body(tensor.bytes(), call.text());
-  call(MPI_Irecv(tensor.raw(), body.count(), body.type(), peer, tag, impl_->comm, request));
+  call(MPI_Irecv(out.impl_->buffer.host.raw(), body.count(), body.type(), peer, tag, impl_->comm, request));
   return out;
 }
 

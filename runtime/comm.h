@@ -1,7 +1,8 @@
 // Comm: a named group of ranks and the one entry point for everything that ranks say to each other.
 //
 // Every call goes through one gate that checks types and sizes, counts and names the call for the trace and
-// the hang report, and dispatches: identity for one rank, MPI for host tensors. A rank that waits in one call
+// the hang report, and dispatches: identity for one rank, MPI for host tensors, and for a GPU's their copies
+// on the host. A rank that waits in one call
 // longer than the hang timeout prints who it is, what it waits for and with whom, and aborts the run.
 #pragma once
 #include <memory>
@@ -43,7 +44,7 @@ class Comm {
   // (size-1 identity).
   Comm split(int color, int key, const std::string& name) const;
 
-  // what: names the call in reports, e.g. "grad norm". Host tensors of any type, reductions of f32, f64, i32
+  // what: names the call in reports, e.g. "grad norm". Tensors of any type, reductions of f32, f64, i32
   // and i64; shapes equal on all ranks (compared before each call with WUNENG_CHECK_COLLECTIVES=1). Of any
   // length. Results are bitwise equal on all ranks and from run to run; max and min keep a NaN that any rank
   // has.
@@ -77,6 +78,8 @@ class Runtime {
   ~Runtime();
   // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT, where set, wins.
   static void set_hang_timeout(double seconds);
+  // This rank's number among the ranks of its node.
+  static int local_rank();
   // Ends all ranks with this exit code after an error on one of them.
   [[noreturn]] static void abort(int code);
 };

@@ -102,8 +102,9 @@ Handle create_dataset(hid_t file, const std::string& name, DType dtype, const Sh
 void write(hid_t file, const std::string& name, const Tensor& tensor) {
   const Handle dataset = create_dataset(file, name, tensor.dtype(), tensor.shape(), H5P_DEFAULT);
   if (tensor.numel())
-    check(H5Dwrite(dataset, type_of(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.raw()),
-          "writing dataset " + name + " (disk full?)");
+    check(
+        H5Dwrite(dataset, type_of(tensor.dtype()), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.to(Device{}).raw()),
+        "writing dataset " + name + " (disk full?)");
 }
 
 void read(hid_t file, const std::string& name, const Shape& begin, const Tensor& into) {

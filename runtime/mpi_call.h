@@ -13,7 +13,7 @@ namespace wuneng::mpi {
 struct State {
   bool started = false;      // a single process runs without MPI
   bool check_alike = false;  // compare collectives across ranks before each (WUNENG_CHECK_COLLECTIVES=1)
-  int world_rank = 0;
+  int world_rank = 0, local_rank = 0;
   int own_tag = 0;  // the largest tag there is, kept for our own messages: users' tags are below it
   MPI_Op max = MPI_OP_NULL, min = MPI_OP_NULL;  // ours; see combine() in ring.h for what they add to MPI's
 };

@@ -199,7 +199,7 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
       out.write(reinterpret_cast<const char*>(&length), 8);
       out.write(text.data(), static_cast<std::streamsize>(text.size()));
       for (const SafetensorsItem& item : files[f]) {
-        const Tensor t = content(item);
+        const Tensor t = content(item).to(Device{});
         require(t.shape() == item.shape && t.dtype() == item.dtype,
                 "{}: tensor {}: expected {} {}, got {} {}", path, item.name, to_string(item.dtype),
                 to_string(item.shape), to_string(t.dtype()), to_string(t.shape()));

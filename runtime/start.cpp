@@ -63,6 +63,11 @@ void start(int* argc, char*** argv) {
   MPI_Comm_rank(MPI_COMM_WORLD, &s.world_rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   require_ranks(size);
+  MPI_Comm node;
+  check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, s.world_rank, MPI_INFO_NULL, &node),
+        "MPI_Comm_split_type");
+  MPI_Comm_rank(node, &s.local_rank);
+  MPI_Comm_free(&node);
   int found = 0;
   int* largest_tag = nullptr;
   MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &largest_tag, &found);
@@ -109,6 +114,8 @@ Runtime::~Runtime() {
 }
 
 void Runtime::set_hang_timeout(double seconds) { watchdog::set_timeout(seconds); }
+
+int Runtime::local_rank() { return mpi::state().local_rank; }
 
 void Runtime::abort(int code) {
   std::fflush(stdout);

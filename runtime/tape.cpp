@@ -1,7 +1,5 @@
 #include "runtime/tape.h"
 
-#include "runtime/threads.h"
-
 namespace wuneng {
 
 const Tensor& Var::grad_buffer() const {
@@ -18,12 +16,7 @@ void Var::add_grad(const Tensor& grad) const {
     node_->grad = grad.view(node_->value.shape());
     return;
   }
-  float* a = node_->grad.f32();
-  const float* b = grad.f32();
-  parallel_for(grad.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) a[i] += b[i];
-  });
+  node_->grad.add(grad);
 }
 
 void Tape::record(const Var& out, std::function<void()> input_gradient,

@@ -1,29 +1,10 @@
 #include "runtime/tensor.h"
 
-#include <atomic>
-#include <cstdlib>
-#include <cstring>
-#include <new>
+#include "runtime/cuda/device.h"
+#include "runtime/threads.h"
 
 namespace wuneng {
 namespace {
-
-std::atomic<int64_t> g_current{0}, g_peak{0};
-
-std::shared_ptr<void> allocate_host(int64_t bytes) {
-  constexpr int64_t alignment = 64;  // one cache line, one AVX-512 register
-  const int64_t rounded = std::max<int64_t>(alignment, (bytes + alignment - 1) / alignment * alignment);
-  void* memory = std::aligned_alloc(alignment, rounded);
-  require(memory != nullptr, "out of memory: {} bytes asked for, {} held by tensors", bytes,
-          g_current.load());
-  const int64_t now = g_current += rounded;
-  for (int64_t peak = g_peak; now > peak && !g_peak.compare_exchange_weak(peak, now);) {
-  }
-  return {memory, [rounded](void* p) {
-            g_current -= rounded;
-            std::free(p);
-          }};
-}
 
 template <class From, class To>
 void convert(const Tensor& from, const Tensor& to) {
@@ -46,19 +27,14 @@ int64_t element_count(const Shape& shape) {
   return n;
 }
 
-MemoryUse memory_use(DeviceKind) { return {g_current, g_peak}; }
-void reset_memory_peak(DeviceKind) { g_peak = g_current.load(); }
-
 Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
-  require(device.kind == DeviceKind::cpu, "tensor {} on {}: this build runs on the CPU only",
-          to_string(shape), to_string(device));
   for (int64_t d : shape) WUNENG_ASSERT(d >= 0);
   Tensor t;
   t.numel_ = element_count(shape);
   t.shape_ = std::move(shape);
   t.dtype_ = dtype;
   t.device_ = device;
-  t.storage_ = allocate_host(t.bytes());
+  t.storage_ = allocate_bytes(device, t.bytes());
   t.data_ = t.storage_.get();
   return t;
 }
@@ -98,16 +74,18 @@ Tensor Tensor::rows(int64_t begin, int64_t end) const {
   return t;
 }
 
-void Tensor::zero() const {
-  if (numel_) std::memset(data_, 0, bytes());
-}
+void Tensor::zero() const { zero_bytes(data_, device_, bytes()); }
 
 void Tensor::copy_from(const Tensor& source) const {
   if (source.shape_ != shape_)
     fail("copy of tensor {} into {}: shapes differ", to_string(source.shape_), to_string(shape_));
   if (!numel_) return;
   if (source.dtype_ == dtype_)
-    std::memmove(data_, source.data_, bytes());
+    copy_bytes(data_, device_, source.data_, source.device_, bytes());
+  else if (source.device_ != device_)  // converted where the source is: a GPU has no f16 conversion of ours
+    copy_from(source.to(dtype_));
+  else if (device_.kind == DeviceKind::cuda)
+    cuda::convert(source, *this);
   else if (source.dtype_ == DType::f32 && dtype_ == DType::bf16)
     convert<float, bf16>(source, *this);
   else if (source.dtype_ == DType::bf16 && dtype_ == DType::f32)
@@ -121,6 +99,19 @@ void Tensor::copy_from(const Tensor& source) const {
          to_string(dtype_));
 }
 
+void Tensor::add(const Tensor& other) const {
+  if (other.numel_ != numel_ || other.device_ != device_)
+    fail("sum of tensors {} on {} and {} on {}", to_string(shape_), to_string(device_),
+         to_string(other.shape_), to_string(other.device_));
+  if (device_.kind == DeviceKind::cuda) return cuda::add(other, *this);
+  float* a = f32();
+  const float* b = other.f32();
+  parallel_for(numel_, 1 << 15, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) a[i] += b[i];
+  });
+}
+
 Tensor Tensor::clone() const {
   Tensor t = empty(shape_, dtype_, device_);
   t.copy_from(*this);
@@ -130,6 +121,13 @@ Tensor Tensor::clone() const {
 Tensor Tensor::to(DType dtype) const {
   if (dtype == dtype_) return *this;
   Tensor t = empty(shape_, dtype, device_);
+  t.copy_from(*this);
+  return t;
+}
+
+Tensor Tensor::to(Device device) const {
+  if (device == device_) return *this;
+  Tensor t = empty(shape_, dtype_, device);
   t.copy_from(*this);
   return t;
 }

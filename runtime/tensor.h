@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/device.h"
+#include "runtime/device_memory.h"
 #include "runtime/dtype.h"
 
 namespace wuneng {
@@ -12,14 +12,6 @@ namespace wuneng {
 using Shape = std::vector<int64_t>;
 std::string to_string(const Shape& shape);  // "[3, 4]"
 int64_t element_count(const Shape& shape);
-
-// Memory held by tensors of this process on a device, in bytes.
-struct MemoryUse {
-  int64_t current = 0;
-  int64_t peak = 0;
-};
-MemoryUse memory_use(DeviceKind kind);
-void reset_memory_peak(DeviceKind kind);
 
 class Tensor {
  public:
@@ -58,9 +50,12 @@ class Tensor {
   Tensor view(Shape shape) const;                 // same elements, another shape
   Tensor rows(int64_t begin, int64_t end) const;  // rows [begin, end) of the first dimension, sharing storage
   void zero() const;                              // every byte 0
-  void copy_from(const Tensor& source) const;     // same shape; converts between f32 and bf16/f16
+  void copy_from(const Tensor& source) const;     // same shape, from any device; converts
+                                                  // between f32 and bf16/f16
   Tensor clone() const;
-  Tensor to(DType dtype) const;  // itself where the type is already that
+  Tensor to(DType dtype) const;         // itself where the type is already that
+  Tensor to(Device device) const;       // itself where it is there already
+  void add(const Tensor& other) const;  // += other: f32, as many elements, on the same device
 
  private:
   std::shared_ptr<void> storage_;

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Runs the program under many layouts and holds each against the single-rank run; then twice the same, and stop and resume.
 
-usage: check_layouts.py WUNENG [quick]
+usage: check_layouts.py WUNENG [quick] [cuda]
+
+cuda: a few layouts on a GPU (or emulated) against a single rank on the CPU.
 
 Gradients are read from AdamW's first moments, m' = beta1 m + (1 - beta1) g, with clipping off. All through checkpoints' index.h5, as an h5py
 user would.
@@ -94,7 +96,7 @@ class Bench:
         with open(path, "w") as f:
             f.write(recipe.format(teacher=self.teacher, text=self.text, out=out))
         dp, tp, pp = student
-        keys = [f"layout.dp={dp}", f"layout.tp={tp}", f"layout.pp={pp}", f"data.accumulation={4 // dp}"]
+        keys = [f"optimizer.steps={STEPS}", f"layout.dp={dp}", f"layout.tp={tp}", f"layout.pp={pp}", f"data.accumulation={4 // dp}"]
         n = dp * tp * pp
         if teacher:
             keys += [f"teacher.layout.dp={teacher[0]}", f"teacher.layout.tp={teacher[1]}", f"teacher.layout.pp={teacher[2]}"]
@@ -279,11 +281,43 @@ def check_deep(bench, tally, quick):
         shutil.rmtree(out)
 
 
+def check_cuda(bench, tally):
+    """Ranks that share a GPU, against one rank on the CPU. Emulated, one short run alone is guarded against host code that touches device memory."""
+    global STEPS
+    STEPS = 2
+    bench.run("guarded", (1, 2, 1), (1, 1, 1), ["run.device=cuda", "run.eval_every=1"])
+    STEPS = 4
+    os.environ["WUNENG_EMULATOR_GUARD"] = "0"
+    cpu = bench.run("cpu", overrides=["run.device=cpu"])
+    on_gpu = ["run.device=cuda"]
+    rounding = rounding_alone(bench, cpu, ["run.device=cpu"])
+    for name, student, teacher, keys in (("one_rank", (1, 1, 1), None, []), ("streamed", (1, 2, 2), (1, 2, 1), []),
+                                         ("replicas", (2, 1, 1), None, ["run.recompute=true"])):
+        out = bench.run(name, student, teacher, on_gpu + keys)
+        failures, gradient, weight = parity(cpu, out, max(1e-4, 16 * rounding))
+        tally.tell("cuda: {}, student dp {} tp {} pp {}".format(name, *student), failures, f": gradient {gradient:.1e}, parameters {weight:.1e} (rounding alone: {rounding:.1e})")
+    out = os.path.join(bench.root, "resumed")
+    rewind(os.path.join(bench.root, "streamed"), out, 2)
+    bench.run("resumed", (1, 2, 2), (1, 2, 1), on_gpu)
+    tally.tell("cuda: stopped after step 2 and resumed is bitwise equal", [] if identical(os.path.join(bench.root, "streamed"), out, STEPS) else ["checkpoints or losses differ"])
+    narrow = ["student.dtype=bf16", "teacher.dtype=bf16", "teacher.stream_dtype=bf16"]
+    a, b = (losses(bench.run(f"narrow_{device}", (1, 1, 1), (1, 1, 1), narrow + [f"run.device={device}"]))[0] for device in ("cpu", "cuda"))
+    tally.tell("cuda: bf16 parameters and logits", [] if np.allclose(a, b, rtol=1e-4) else [f"{a} {b}"])
+
+
 def main():
     program, quick = os.path.abspath(sys.argv[1]), "quick" in sys.argv[2:]
     tally = Tally()
     with tempfile.TemporaryDirectory() as root:
         bench = Bench(program, root)
+        if "cuda" in sys.argv[2:]:
+            found = subprocess.run([program, "generate", "none", "--prompt", "x", "--device", "cuda"], env={**os.environ, **MPI}, capture_output=True, text=True)
+            if "no GPU found" in found.stderr:
+                print("skipped:", found.stderr.strip())
+                return 77
+            check_cuda(bench, tally)
+            print(f"{tally.passed} passed, {tally.failed} failed")
+            return 1 if tally.failed or not tally.passed else 0
         base = bench.run("base")
         layouts = [(1, 2, 2), (2, 2, 1)] if quick else [x for x in LAYOUTS if x != (1, 1, 1)]
         for layout in layouts:

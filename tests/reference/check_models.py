@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds the program's models against the float64 reference: logits over all option combinations, gradients against finite differences.
 
-usage: check_models.py REFERENCE_PROBE [quick]
+usage: check_models.py REFERENCE_PROBE [quick] [cuda]
 """
 import itertools
 import json
@@ -141,13 +141,13 @@ def check_gradients(case, out, rng, every_element):
     return failures
 
 
-def check_golden(probe, root):
+def check_golden(run, root):
     """Hugging Face's own numbers (make_qwen2_golden.py). Returns (passed, failed)."""
     passed = failed = 0
     golden = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
     for name in ("qwen2_tied", "qwen2_untied"):
         directory = shutil.copytree(os.path.join(golden, name), os.path.join(root, name))
-        subprocess.run([probe, directory], check=True)
+        run([directory])
         wanted = read_safetensors(os.path.join(directory, "expected.safetensors"))
         got = read_safetensors(os.path.join(directory, "out", "model.safetensors"))
         errors = {n: np.linalg.norm(got[n] - w) / np.linalg.norm(w) if n in got else np.inf
@@ -161,7 +161,16 @@ def check_golden(probe, root):
 
 
 def main():
-    probe = sys.argv[1]
+    if "cuda" in sys.argv[2:]:
+        found = subprocess.run([sys.argv[1], "--device=cuda"], capture_output=True, text=True)
+        if "no GPU found" in found.stderr:
+            print("skipped:", found.stderr.strip())
+            return 77
+    command = [sys.argv[1]] + (["--device=cuda"] if "cuda" in sys.argv[2:] else [])
+
+    def run(directories):
+        subprocess.run(command + directories, check=True)
+
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as root:
         cases = []
@@ -175,8 +184,8 @@ def main():
         for i, (option, gradient, recompute) in enumerate(options):
             cases.append(make_case(os.path.join(root, f"case{i:04}"), option, rng, gradient, recompute))
         for at in range(0, len(cases), 64):
-            subprocess.run([probe] + [case["directory"] for case in cases[at:at + 64]], check=True)
-        passed, failed = check_golden(probe, root)
+            run([case["directory"] for case in cases[at:at + 64]])
+        passed, failed = check_golden(run, root)
         worst = 0.0
         for case in cases:
             out = read_safetensors(os.path.join(case["directory"], "out", "model.safetensors"))

@@ -1,6 +1,6 @@
-// reference_probe DIRECTORY...: runs each model directory on its tokens.json and writes out.safetensors
-// beside it: logits [T, V], loss [1] (mean cross entropy over labels >= 0) and grad.NAME for every parameter.
-// check_models.py holds these against the float64 reference.
+// reference_probe [--device=cuda] DIRECTORY...: runs each model directory on its tokens.json and writes
+// out.safetensors beside it: logits [T, V], loss [1] (mean cross entropy over labels >= 0) and grad.NAME for
+// every parameter. check_models.py holds these against the float64 reference.
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -13,19 +13,19 @@ namespace {
 
 using namespace wuneng;
 
-void probe(const std::string& directory) {
+void probe(const std::string& directory, Device device) {
   const auto input = nlohmann::json::parse(read_file(directory + "/tokens.json"));
   const auto tokens = input["tokens"].get<std::vector<int32_t>>(),
              labels = input["labels"].get<std::vector<int32_t>>();
   const int64_t T = static_cast<int64_t>(tokens.size());
   const ModelConfig config = ModelConfig::from_directory(directory);
-  Decoder model(config, Shard{}, DType::f32, input.value("recompute", false));
+  Decoder model(config, Shard{.device = device}, DType::f32, input.value("recompute", false));
   load_hugging_face(model, directory, 0);
-  Tape tape;
+  Tape tape(model.stream());
   const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),
                          input["documents"].get<std::vector<int64_t>>()};
   const Var hidden = model.forward(tape, batch, {});
-  const Tensor logits = model.logits({}, hidden.value());
+  const Tensor logits = model.logits(hidden.value());
   LossSums sums;
   const double divisor =
       static_cast<double>(std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l >= 0; }));
@@ -48,9 +48,13 @@ void probe(const std::string& directory) {
 
 int main(int argc, char** argv) {
   int failed = 0;
+  Device device;
   for (int i = 1; i < argc; ++i) {
     try {
-      probe(argv[i]);
+      if (std::string(argv[i]) == "--device=cuda")
+        device = parse_device("cuda", 0);
+      else
+        probe(argv[i], device);
     } catch (const std::exception& e) {
       std::fprintf(stderr, "reference_probe: %s: %s\n", argv[i], e.what());
       failed = 1;

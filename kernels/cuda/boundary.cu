@@ -1,0 +1,90 @@
+// A block for one (segment, reader) or (segment, state head); a thread for one channel.
+#include "kernels/boundary.h"
+#include "kernels/cuda/upload.h"
+#include "runtime/cuda/launch.h"
+
+namespace wuneng::kernels::cuda {
+namespace {
+
+using namespace wuneng::cuda;
+
+constexpr int64_t kRows = 64;  // of a segment, for one block
+
+struct Part {  // rows of one segment
+  int32_t segment, begin, count;
+};
+
+std::vector<Part> parts_of(const std::vector<Wkv7Segment>& segments) {
+  std::vector<Part> parts;
+  for (size_t s = 0; s < segments.size(); ++s)
+    for (int64_t at = 0; at < segments[s].count; at += kRows)
+      parts.push_back({static_cast<int32_t>(s), static_cast<int32_t>(segments[s].begin + at),
+                       static_cast<int32_t>(std::min(kRows, segments[s].count - at))});
+  return parts;
+}
+
+Tensor upload_parts(const std::vector<Part>& parts, Device device) {
+  std::vector<int32_t> flat;
+  for (const Part& p : parts) flat.insert(flat.end(), {p.segment, p.begin, p.count});
+  return upload(flat, device);
+}
+
+// Grid (part, reader), one thread a channel of y.
+__global__ void boundary_read_kernel(const int32_t* parts, const int32_t* head_state, const float* states,
+                                     int64_t N, int64_t R, int64_t D, bool transposed, bool accumulate,
+                                     const float* r, float* y) {
+  float* row = shared_memory<float>();  // [D]: r of one row
+  const int32_t* part = parts + 3 * blockIdx.x;
+  const int64_t h = blockIdx.y, i = threadIdx.x;
+  const float* B = states + (int64_t{part[0]} * N + head_state[h]) * D * D;
+  for (int32_t t = part[1]; t < part[1] + part[2]; ++t) {
+    const int64_t at = (t * R + h) * D;
+    __syncthreads();
+    if (i < D) row[i] = r[at + i];
+    __syncthreads();
+    if (i >= D) continue;
+    float sum = accumulate ? y[at + i] : 0.0f;
+    for (int64_t j = 0; j < D; ++j) sum += (transposed ? B[j * D + i] : B[i * D + j]) * row[j];
+    y[at + i] = sum;
+  }
+}
+
+// Grid (segment, state head): every thread owns some entries of dB and goes through all rows.
+__global__ void boundary_read_grad_kernel(const int64_t* segments, const int32_t* head_state, int64_t N,
+                                          int64_t R, int64_t D, const float* a, const float* b,
+                                          float* dstates) {
+  const int64_t begin = segments[2 * blockIdx.x], count = segments[2 * blockIdx.x + 1];
+  float* dB = dstates + (int64_t{blockIdx.x} * N + blockIdx.y) * D * D;
+  for (int64_t e = threadIdx.x; e < D * D; e += blockDim.x) {
+    float sum = 0;
+    for (int64_t h = 0; h < R; ++h) {
+      if (head_state[h] != static_cast<int32_t>(blockIdx.y)) continue;
+      for (int64_t t = begin; t < begin + count; ++t)
+        sum += a[(t * R + h) * D + e / D] * b[(t * R + h) * D + e % D];
+    }
+    dB[e] += sum;
+  }
+}
+
+}  // namespace
+
+void boundary_read(const Stream& stream, const BoundaryReadArgs& args) {
+  const int64_t R = args.r.dim(1), D = args.r.dim(2), N = args.states.dim(1);
+  const std::vector<Part> parts = parts_of(args.segments);
+  const Tensor table = upload_parts(parts, args.r.device()), heads = upload(args.head_state, args.r.device());
+  launch(stream, "boundary_read", boundary_read_kernel, dim3(parts.size(), R),
+         dim3(blocks_for(D, kWarp) * kWarp), D * sizeof(float), table.data<int32_t>(), heads.data<int32_t>(),
+         args.states.f32(), N, R, D, args.transposed, args.accumulate, args.r.f32(), args.y.f32());
+}
+
+void boundary_read_grad(const Stream& stream, const BoundaryReadGradArgs& args) {
+  const int64_t R = args.a.dim(1), D = args.a.dim(2), N = args.dstates.dim(1);
+  std::vector<int64_t> flat;
+  for (const Wkv7Segment& s : args.segments) flat.insert(flat.end(), {s.begin, s.count});
+  const Tensor table = upload(flat, args.a.device()), heads = upload(args.head_state, args.a.device());
+  launch(stream, "boundary_read_grad", boundary_read_grad_kernel, dim3(args.segments.size(), N), dim3(kBlock),
+         0, table.data<int64_t>(), heads.data<int32_t>(), N, R, D, args.a.f32(), args.b.f32(),
+         args.dstates.f32());
+}
+
+}  // namespace wuneng::kernels::cuda

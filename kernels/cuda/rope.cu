@@ -1,0 +1,39 @@
+#include <cmath>
+
+#include "kernels/cuda/upload.h"
+#include "kernels/rope.h"
+#include "runtime/cuda/launch.h"
+
+namespace wuneng::kernels::cuda {
+
+using wuneng::cuda::for_each;
+
+void rope(const Stream& stream, const RopeArgs& args) {
+  const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), half = D / 2;
+  std::vector<double> frequencies(half);
+  for (int64_t i = 0; i < half; ++i) frequencies[i] = std::pow(double(args.theta), -double(i) / half);
+  const Tensor frequency_table = upload(frequencies, args.x.device());
+  const Tensor turns = Tensor::empty({2, T, half}, DType::f32, args.x.device());  // cosines, then sines
+  const double* frequency = frequency_table.data<double>();
+  const int32_t* positions = args.positions.data<int32_t>();
+  float* turn = turns.f32();
+  const float sign = args.inverse ? -1.0f : 1.0f;
+  for_each(stream, "rope angles", T * half, [=] __device__(int64_t i) {
+    const double angle =
+        positions[i / half] * frequency[i % half];  // f32 would lose the turns of far positions
+    turn[i] = static_cast<float>(cos(angle));
+    turn[T * half + i] = sign * static_cast<float>(sin(angle));
+  });
+  const float* x = args.x.f32();
+  float* y = args.y.f32();
+  const bool accumulate = args.accumulate;
+  for_each(stream, "rope", T * H * half, [=] __device__(int64_t j) {
+    const int64_t row = j / half, i = j % half, at = row * D + i, angle = row / H * half + i;
+    const float cosine = turn[angle], sine = turn[T * half + angle];
+    const float first = x[at] * cosine - x[at + half] * sine, second = x[at + half] * cosine + x[at] * sine;
+    y[at] = accumulate ? y[at] + first : first;
+    y[at + half] = accumulate ? y[at + half] + second : second;
+  });
+}
+
+}  // namespace wuneng::kernels::cuda

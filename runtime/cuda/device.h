@@ -1,0 +1,45 @@
+// What runtime/ asks of a GPU. Without CUDA in the build there is no GPU, and whoever asks for one is told
+// so.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "runtime/device.h"
+#include "runtime/error.h"
+
+namespace wuneng {
+class Tensor;
+}
+
+namespace wuneng::cuda {
+
+#ifdef WUNENG_WITH_CUDA
+int device_count();
+std::string why_none();  // why device_count() is 0
+std::string device_name(int index);
+void* compute_stream(int index);
+void synchronize(int index);
+// From a cache of blocks; what is released is used again in stream order, with no call into the driver.
+void* allocate(int index, int64_t bytes);
+void release(int index, void* memory, int64_t bytes);
+void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
+void zero(void* at, int index, int64_t bytes);
+// Tensors on one GPU: to = from with a conversion between f32 and bf16; to += from, f32.
+void convert(const Tensor& from, const Tensor& to);
+void add(const Tensor& from, const Tensor& to);
+#else
+[[noreturn]] inline void none() { fail("this build has no CUDA"); }
+inline int device_count() { return 0; }
+inline std::string why_none() { return "this build has no CUDA"; }
+inline std::string device_name(int) { none(); }
+inline void* compute_stream(int) { none(); }
+inline void synchronize(int) { none(); }
+inline void* allocate(int, int64_t) { none(); }
+inline void release(int, void*, int64_t) {}
+inline void copy(void*, Device, const void*, Device, int64_t) { none(); }
+inline void zero(void*, int, int64_t) { none(); }
+inline void convert(const Tensor&, const Tensor&) { none(); }
+inline void add(const Tensor&, const Tensor&) { none(); }
+#endif
+
+}  // namespace wuneng::cuda

@@ -1,0 +1,87 @@
+// How a kernel of ours is started, and the little that all of them share. Compiled by nvcc, or by the C++
+// compiler for tests/emulator, which has no <<<>>>: so kernels are started here alone.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "runtime/cuda/check.h"
+#include "runtime/tensor.h"
+
+namespace wuneng::cuda {
+
+inline constexpr int kWarp = 32;
+inline constexpr int kBlock = 256;  // threads, where nothing else decides
+
+// kernel(arguments...) on a grid of blocks with shared_bytes of dynamic shared memory each. An empty grid is
+// no launch.
+template <class... P, class... A>
+void launch(const Stream& stream, const char* name, void (*kernel)(P...), dim3 grid, dim3 block,
+            size_t shared_bytes, A... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          name);
+#ifdef __CUDACC__
+  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream.handle)>>>(P(arguments)...);
+  check(cudaGetLastError(), name);
+#else
+  (void)stream, (void)name;
+  emulator::run(grid, block, shared_bytes, [=] { kernel(P(arguments)...); });
+#endif
+}
+
+// The block's dynamic shared memory.
+template <class T>
+__device__ T* shared_memory() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(16) unsigned char wuneng_shared[];
+  return reinterpret_cast<T*>(wuneng_shared);
+#else
+  return static_cast<T*>(emulator::shared_memory());
+#endif
+}
+
+inline unsigned blocks_for(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
+
+template <class F>
+__global__ void __launch_bounds__(kBlock) each_kernel(int64_t n, F f) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
+       i += int64_t{gridDim.x} * blockDim.x)
+    f(i);
+}
+
+// f(i) for 0 <= i < n, each in a thread of its own; f is a __device__ lambda that captures by value.
+template <class F>
+void for_each(const Stream& stream, const char* name, int64_t n, F f) {
+  launch(stream, name, each_kernel<F>, dim3(std::min(blocks_for(n, kBlock), 1u << 20)), dim3(kBlock), 0, n,
+         f);
+}
+
+__device__ inline float warp_sum(float x) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
+  return x;
+}
+__device__ inline double warp_sum(double x) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
+  return x;
+}
+__device__ inline float warp_max(float x) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, mask));
+  return x;
+}
+
+// Elements of either float type, read as float. (runtime/dtype.h's bf16 is the host's.)
+__device__ inline float as_float(float x) { return x; }
+__device__ inline float as_float(bf16 x) {
+  return __int_as_float(static_cast<int>(static_cast<unsigned>(x.bits) << 16));
+}
+__device__ inline void assign(float& to, float x) { to = x; }
+__device__ inline void assign(bf16& to, float x) {  // to nearest, ties to even; NaN stays NaN
+  const unsigned u = static_cast<unsigned>(__float_as_int(x));
+  to.bits = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40
+                                                                  : (u + 0x7fffu + ((u >> 16) & 1)) >> 16);
+}
+
+}  // namespace wuneng::cuda

@@ -1,0 +1,91 @@
+#include "runtime/device_memory.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "runtime/cuda/device.h"
+#include "runtime/error.h"
+
+namespace wuneng {
+namespace {
+
+constexpr int64_t kAlignment = 64;  // one cache line, one AVX-512 register
+
+struct Counter {
+  std::atomic<int64_t> current{0}, peak{0};
+
+  void add(int64_t bytes) {
+    const int64_t now = current += bytes;
+    for (int64_t before = peak; now > before && !peak.compare_exchange_weak(before, now);) {
+    }
+  }
+};
+
+Counter& counter(DeviceKind kind) {
+  static Counter counters[2];
+  return counters[static_cast<int>(kind)];
+}
+
+void* allocate_host(int64_t bytes) {
+  void* const memory = std::aligned_alloc(kAlignment, bytes);
+  require(memory != nullptr, "out of memory: {} bytes asked for, {} held by tensors", bytes,
+          counter(DeviceKind::cpu).current.load());
+  return memory;
+}
+
+}  // namespace
+
+int cuda_device_count() { return cuda::device_count(); }
+
+Device parse_device(const std::string& name, int local_rank) {
+  if (name == "cpu" || (name == "auto" && cuda_device_count() == 0)) return {};
+  require(name == "cuda" || name == "auto", "device '{}': expected cpu, cuda or auto", name);
+  const int count = cuda_device_count();
+  require(count > 0, "device 'cuda': no GPU found ({})", cuda::why_none());
+  return {DeviceKind::cuda, local_rank % count};
+}
+
+std::string device_name(Device device) {
+  return device.kind == DeviceKind::cpu ? "CPU" : cuda::device_name(device.index);
+}
+
+Stream compute_stream(Device device) {
+  return device.kind == DeviceKind::cpu ? Stream{} : Stream{device, cuda::compute_stream(device.index)};
+}
+
+void synchronize(Device device) {
+  if (device.kind == DeviceKind::cuda) cuda::synchronize(device.index);
+}
+
+std::shared_ptr<void> allocate_bytes(Device device, int64_t bytes) {
+  const int64_t rounded = bytes > 0 ? (bytes + kAlignment - 1) / kAlignment * kAlignment : kAlignment;
+  void* const memory =
+      device.kind == DeviceKind::cpu ? allocate_host(rounded) : cuda::allocate(device.index, rounded);
+  counter(device.kind).add(rounded);
+  return {memory, [device, rounded](void* p) {
+            counter(device.kind).current -= rounded;
+            device.kind == DeviceKind::cpu ? std::free(p) : cuda::release(device.index, p, rounded);
+          }};
+}
+
+void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
+  if (bytes == 0) return;
+  if (to_device.kind == DeviceKind::cpu && from_device.kind == DeviceKind::cpu)
+    std::memmove(to, from, bytes);
+  else
+    cuda::copy(to, to_device, from, from_device, bytes);
+}
+
+void zero_bytes(void* at, Device device, int64_t bytes) {
+  if (bytes == 0) return;
+  if (device.kind == DeviceKind::cpu)
+    std::memset(at, 0, bytes);
+  else
+    cuda::zero(at, device.index, bytes);
+}
+
+MemoryUse memory_use(DeviceKind kind) { return {counter(kind).current, counter(kind).peak}; }
+void reset_memory_peak(DeviceKind kind) { counter(kind).peak = counter(kind).current.load(); }
+
+}  // namespace wuneng

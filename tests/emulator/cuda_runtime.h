@@ -1,0 +1,176 @@
+// CUDA's runtime interface on a machine without a GPU, as far as wuneng uses it: a build that finds this
+// header in place of the toolkit's compiles kernels/cuda with the C++ compiler and runs them on the CPU, so
+// that their arithmetic, their indices and their barriers are tested everywhere (and by the address
+// sanitizer).
+//
+// A block's threads are fibers that run one after another up to a barrier or a warp exchange; blocks run in
+// order. What it cannot show: races between barriers, memory order, occupancy, speed. Device memory is filled
+// with NaN when handed out, and host code that touches it ends the program, as with a GPU.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __shared__ static  // one block runs at a time
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+#define __restrict__
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+inline uint3 threadIdx, blockIdx;  // set by the emulator before each switch
+inline dim3 blockDim, gridDim;
+
+namespace emulator {
+
+// Runs body once for every thread of every block.
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+void* shared_memory();              // the block's dynamic shared memory
+void barrier();                     // all live threads of the block
+int barrier_count(bool predicate);  // the same; how many gave true
+// All live lanes of this thread's warp meet: each leaves `value` and gets lane `source`'s.
+uint64_t exchange(uint64_t value, int source);
+// All live lanes of the warp meet and each gets all 32 values (stale where a lane has ended).
+const uint64_t* gather(uint64_t value);
+int lane();
+
+template <class T>
+T shuffle(T value, int source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = exchange(bits, source);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::barrier(); }
+inline int __syncthreads_count(int predicate) { return emulator::barrier_count(predicate != 0); }
+inline void __syncwarp(unsigned = ~0u) { emulator::exchange(0, 0); }
+template <class T>
+T __shfl_sync(unsigned, T value, int source, int width = 32) {
+  const int lane = emulator::lane();
+  return emulator::shuffle(value, (lane & ~(width - 1)) + (source & (width - 1)));
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
+  return emulator::shuffle(value, emulator::lane() ^ mask);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, int delta, int = 32) {
+  return emulator::shuffle(value, std::min(31, emulator::lane() + delta));
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, int delta, int = 32) {
+  return emulator::shuffle(value, std::max(0, emulator::lane() - delta));
+}
+
+template <class T>
+T atomicAdd(T* at, T value) {
+  const T before = *at;
+  *at += value;
+  return before;
+}
+inline int atomicMax(int* at, int value) {
+  const int before = *at;
+  *at = std::max(before, value);
+  return before;
+}
+template <class T>
+T __ldg(const T* at) {
+  return *at;
+}
+inline float __expf(float x) { return std::exp(x); }
+inline float __logf(float x) { return std::log(x); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline int __float_as_int(float x) {
+  int i;
+  std::memcpy(&i, &x, 4);
+  return i;
+}
+inline float __int_as_float(int x) {
+  float f;
+  std::memcpy(&f, &x, 4);
+  return f;
+}
+using std::max;
+using std::min;
+
+// The host's side.
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidValue = 1,
+  cudaErrorNotReady = 600
+};
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
+using cudaStream_t = struct EmulatedStream*;
+using cudaEvent_t = struct EmulatedEvent*;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0;
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+struct cudaDeviceProp {
+  char name[256];
+  size_t totalGlobalMem;
+  int multiProcessorCount, major, minor;
+};
+
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+cudaError_t cudaFree(void* memory);
+inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *free = *total = size_t{1} << 34;
+  return cudaSuccess;
+}
+inline const char* cudaGetErrorString(cudaError_t e) {
+  return e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value";
+}
+inline const char* cudaGetErrorName(cudaError_t) { return "emulated"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+  *p = {"CUDA emulated on the CPU", size_t{1} << 34, 4, 9, 0};
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return *stream = nullptr, cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t);
+cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t);
+template <class F>
+cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}

@@ -1,0 +1,296 @@
+#include <sys/mman.h>
+
+#include <boost/context/fiber.hpp>
+#include <boost/context/fixedsize_stack.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#include "cublas_v2.h"
+#include "cuda_runtime.h"
+
+namespace emulator {
+namespace {
+
+namespace context = boost::context;
+
+constexpr int kWarp = 32;
+constexpr size_t kStack = 256 * 1024;
+
+// The stacks of ended fibers, for the next ones.
+class StackPool {
+ public:
+  using traits_type = context::stack_traits;
+  context::stack_context allocate() {
+    auto& free = pool();
+    if (free.empty()) return context::fixedsize_stack(kStack).allocate();
+    const context::stack_context top = free.back();
+    free.pop_back();
+    return top;
+  }
+  void deallocate(context::stack_context& stack) { pool().push_back(stack); }
+
+ private:
+  static std::vector<context::stack_context>& pool() {
+    static std::vector<context::stack_context> stacks;
+    return stacks;
+  }
+};
+
+enum class State { ready, at_barrier, at_exchange, ended };
+
+struct Thread {
+  uint3 index;
+  State state = State::ready;
+  uint64_t value = 0;
+  context::fiber fiber;
+};
+
+struct Block {
+  const std::function<void()>* body = nullptr;
+  std::vector<Thread> threads;
+  std::vector<uint64_t> exchanged;  // of every thread
+  std::vector<char> shared;
+  int current = 0;
+  int votes = 0, counted = 0;
+  context::fiber scheduler;
+
+  void resume(int t) {
+    current = t;
+    threadIdx = threads[t].index;
+    threads[t].fiber = std::move(threads[t].fiber).resume();
+  }
+
+  void run_until_ended() {
+    const int count = static_cast<int>(threads.size());
+    for (int t = 0; t < count; ++t) {
+      threads[t].state = State::ready;
+      threads[t].fiber = context::fiber(std::allocator_arg, StackPool(), [this, t](context::fiber&& back) {
+        scheduler = std::move(back);
+        (*body)();
+        threads[t].state = State::ended;
+        return std::move(scheduler);
+      });
+    }
+    for (;;) {
+      int ended = 0, at_barrier = 0;
+      bool moved = false;
+      for (int t = 0; t < count; ++t) {
+        if (threads[t].state == State::ready) resume(t), moved = true;
+        ended += threads[t].state == State::ended;
+        at_barrier += threads[t].state == State::at_barrier;
+      }
+      if (ended == count) return;
+      moved |= release_warps();
+      if (ended + at_barrier == count) {
+        counted = votes;
+        votes = 0;
+        for (Thread& t : threads)
+          if (t.state == State::at_barrier) t.state = State::ready;
+        moved = true;
+      }
+      if (!moved) {
+        std::fprintf(stderr,
+                     "emulator: block (%u, %u, %u): %d threads wait in a barrier, %d have ended, the others "
+                     "wait in a warp exchange that nobody joins\n",
+                     blockIdx.x, blockIdx.y, blockIdx.z, at_barrier, ended);
+        std::abort();
+      }
+    }
+  }
+
+  // A warp's exchange takes place once all of its live lanes wait in it.
+  bool release_warps() {
+    bool any = false;
+    const int count = static_cast<int>(threads.size());
+    for (int first = 0; first < count; first += kWarp) {
+      const int last = std::min(count, first + kWarp);
+      int waiting = 0, live = 0;
+      for (int t = first; t < last; ++t) {
+        waiting += threads[t].state == State::at_exchange;
+        live += threads[t].state != State::ended;
+      }
+      if (!waiting || waiting != live) continue;
+      for (int t = first; t < last; ++t) exchanged[t] = threads[t].value;
+      for (int t = first; t < last; ++t)
+        if (threads[t].state == State::at_exchange) threads[t].state = State::ready;
+      any = true;
+    }
+    return any;
+  }
+
+  void wait(State state) {
+    const int me = current;
+    threads[me].state = state;
+    scheduler = std::move(scheduler).resume();
+    threadIdx = threads[me].index;
+  }
+};
+
+Block g_block;
+std::mutex g_one_launch;
+
+// Device memory: an arena that host code cannot touch, so that a host access ends the program as it would
+// with a GPU. Nothing is given back: the program's own allocator keeps what it has.
+constexpr size_t kArena = size_t{1} << 36, kAlign = 4096;
+
+class Arena {
+ public:
+  Arena() {
+    void* at = mmap(nullptr, kArena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    base_ = at == MAP_FAILED ? nullptr : static_cast<char*>(at);
+    const char* guard = std::getenv("WUNENG_EMULATOR_GUARD");
+    guards_ = !guard || std::strcmp(guard, "0") != 0;
+  }
+  void* allocate(size_t bytes) {
+    const size_t size = (bytes + kAlign - 1) / kAlign * kAlign;
+    if (!base_ || used_ + size > kArena) return nullptr;
+    char* at = base_ + used_;
+    used_ += size;
+    const Open open(*this);
+    std::memset(at, 0xff, size);
+    return at;
+  }
+
+  // While it lives (WUNENG_EMULATOR_GUARD=0: from the first on, which is faster), the host may touch device
+  // memory: kernels and copies.
+  class Open {
+   public:
+    explicit Open(Arena& arena) : arena_(arena) {
+      if (arena_.open_++ == 0) arena_.protect(PROT_READ | PROT_WRITE);
+    }
+    ~Open() {
+      if (--arena_.open_ == 0) arena_.protect(PROT_NONE);
+    }
+    Open(const Open&) = delete;
+
+   private:
+    Arena& arena_;
+  };
+
+ private:
+  void protect(int how) {
+    if (guards_ || how != PROT_NONE) mprotect(base_, used_, how);
+  }
+  char* base_ = nullptr;
+  size_t used_ = 0;
+  int open_ = 0;
+  bool guards_ = true;
+};
+
+Arena& arena() {
+  static Arena* const one = new Arena;  // outlives every tensor
+  return *one;
+}
+
+}  // namespace
+
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  const std::lock_guard lock(g_one_launch);
+  const Arena::Open open(arena());
+  blockDim = block, gridDim = grid;
+  g_block.body = &body;
+  g_block.shared.assign(shared_bytes, static_cast<char>(0xff));  // NaN: not what an earlier block left
+  const size_t threads = size_t{block.x} * block.y * block.z;
+  if (threads > 1024 || shared_bytes > 227 * 1024) {
+    std::fprintf(stderr,
+                 "emulator: a block of %zu threads and %zu bytes of shared memory does not fit an H100\n",
+                 threads, shared_bytes);
+    std::abort();
+  }
+  g_block.threads.resize(threads);
+  g_block.exchanged.assign(threads, 0);
+  for (size_t t = 0; t < threads; ++t)
+    g_block.threads[t].index = {static_cast<unsigned>(t % block.x),
+                                static_cast<unsigned>(t / block.x % block.y),
+                                static_cast<unsigned>(t / block.x / block.y)};
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = {x, y, z};
+        g_block.run_until_ended();
+      }
+}
+
+void* shared_memory() { return g_block.shared.data(); }
+void barrier() { g_block.wait(State::at_barrier); }
+int barrier_count(bool predicate) {
+  g_block.votes += predicate;
+  barrier();
+  return g_block.counted;
+}
+int lane() { return g_block.current % kWarp; }
+
+const uint64_t* gather(uint64_t value) {
+  g_block.threads[g_block.current].value = value;
+  g_block.wait(State::at_exchange);
+  return g_block.exchanged.data() + g_block.current / kWarp * kWarp;
+}
+uint64_t exchange(uint64_t value, int source) { return gather(value)[source]; }
+
+}  // namespace emulator
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  *memory = emulator::arena().allocate(bytes);
+  return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFree(void*) { return cudaSuccess; }
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  const emulator::Arena::Open open(emulator::arena());
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
+  const emulator::Arena::Open open(emulator::arena());
+  std::memset(at, value, bytes);
+  return cudaSuccess;
+}
+
+namespace {
+
+float element(const void* x, cudaDataType_t type, int64_t i) {
+  if (type == CUDA_R_32F) return static_cast<const float*>(x)[i];
+  return __int_as_float(static_cast<const uint16_t*>(x)[i] << 16);
+}
+
+// One column-major product, each sum in double and rounded once.
+void product(cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, float alpha, const void* a,
+             cudaDataType_t a_type, int lda, const void* b, cudaDataType_t b_type, int ldb, float beta,
+             float* c, int ldc) {
+  for (int j = 0; j < n; ++j)
+    for (int i = 0; i < m; ++i) {
+      double sum = 0;
+      for (int l = 0; l < k; ++l)
+        sum += double(element(a, a_type, ta == CUBLAS_OP_N ? i + int64_t{l} * lda : l + int64_t{i} * lda)) *
+               element(b, b_type, tb == CUBLAS_OP_N ? l + int64_t{j} * ldb : j + int64_t{l} * ldb);
+      float& out = c[i + int64_t{j} * ldc];
+      out = static_cast<float>(alpha * sum + (beta == 0 ? 0.0 : double(beta) * out));
+    }
+}
+
+}  // namespace
+
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m,
+                                          int n, int k, const void* alpha, const void* a,
+                                          cudaDataType_t a_type, int lda, long long a_stride, const void* b,
+                                          cudaDataType_t b_type, int ldb, long long b_stride,
+                                          const void* beta, void* c, cudaDataType_t c_type, int ldc,
+                                          long long c_stride, int batch, cublasComputeType_t,
+                                          cublasGemmAlgo_t) {
+  if (c_type != CUDA_R_32F || a_type != b_type || lda < std::max(1, ta == CUBLAS_OP_N ? m : k) ||
+      ldb < std::max(1, tb == CUBLAS_OP_N ? k : n) || ldc < std::max(1, m))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  const emulator::Arena::Open open(emulator::arena());
+  const auto at = [](const void* x, cudaDataType_t type, long long i) {
+    return static_cast<const char*>(x) + i * (type == CUDA_R_32F ? 4 : 2);
+  };
+  for (int i = 0; i < batch; ++i)
+    product(ta, tb, m, n, k, *static_cast<const float*>(alpha), at(a, a_type, i * a_stride), a_type, lda,
+            at(b, b_type, i * b_stride), b_type, ldb, *static_cast<const float*>(beta),
+            static_cast<float*>(c) + i * c_stride, ldc);
+  return CUBLAS_STATUS_SUCCESS;
+}

@@ -1,0 +1,154 @@
+// The CUDA twins of attention and of the WKV-7 recurrence against the CPU's.
+#include "kernels/attention.h"
+#include "kernels/boundary.h"
+#include "kernels/wkv7.h"
+#include "tests/unit/twins.h"
+
+namespace wuneng::kernels {
+namespace {
+
+struct AttentionCase {
+  const char* name;
+  int64_t q_rows, k_rows, D;
+  std::vector<AttentionSegment> segments;
+  std::vector<int> kv_head;
+};
+std::ostream& operator<<(std::ostream& out, const AttentionCase& c) { return out << c.name; }
+class AttentionTwins : public testing::TestWithParam<AttentionCase> {};
+
+TEST_P(AttentionTwins, Agree) {
+  const AttentionCase& c = GetParam();
+  const int64_t H = static_cast<int64_t>(c.kv_head.size()), G = c.kv_head.back() + 1;
+  expect_twins_agree([&](Side& side) {
+    AttentionForwardArgs f{.q = side.normal({c.q_rows, H, c.D}),
+                           .k = side.normal({c.k_rows, G, c.D}),
+                           .v = side.normal({c.k_rows, G, c.D}),
+                           .out = side.out({c.q_rows, H, c.D}),
+                           .lse = side.out({c.q_rows, H}),
+                           .segments = c.segments,
+                           .kv_head = c.kv_head};
+    attention_forward(side.stream, f);
+    attention_backward(side.stream, {.q = f.q,
+                                     .k = f.k,
+                                     .v = f.v,
+                                     .out = f.out,
+                                     .lse = f.lse,
+                                     .dout = side.normal({c.q_rows, H, c.D}),
+                                     .dq = side.out({c.q_rows, H, c.D}),
+                                     .dk = side.sum({c.k_rows, G, c.D}),
+                                     .dv = side.sum({c.k_rows, G, c.D}),
+                                     .segments = c.segments,
+                                     .kv_head = c.kv_head});
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, AttentionTwins,
+    testing::Values(
+        AttentionCase{"one_document", 70, 70, 64, {{0, 70, 0, 0}}, {0, 0, 1}},
+        AttentionCase{
+            "packed_with_gaps", 100, 100, 16, {{0, 33, 0, 0}, {33, 1, 33, 0}, {40, 50, 40, 0}}, {0, 1, 1}},
+        AttentionCase{"queries_in_the_middle", 20, 90, 24, {{0, 9, 0, 31}, {9, 11, 45, 34}}, {0, 0}},
+        AttentionCase{"wide_heads", 40, 40, 128, {{0, 40, 0, 0}}, {0}},
+        AttentionCase{"widest_heads", 34, 34, 256, {{0, 34, 0, 0}}, {0}},
+        AttentionCase{"a_key_head_without_queries", 10, 10, 8, {{0, 10, 0, 0}}, {0, 2}}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+struct Wkv7Case {
+  const char* name;
+  int64_t T, N, D;
+  std::vector<Wkv7Segment> segments;
+  std::vector<int> head_state;
+  int readings = 1;
+  bool initial = true, dfinal = true;
+};
+std::ostream& operator<<(std::ostream& out, const Wkv7Case& c) { return out << c.name; }
+class Wkv7Twins : public testing::TestWithParam<Wkv7Case> {};
+
+TEST_P(Wkv7Twins, Agree) {
+  const Wkv7Case& c = GetParam();
+  const int64_t R = static_cast<int64_t>(c.head_state.size()), S = static_cast<int64_t>(c.segments.size());
+  const Shape inputs = {c.T, c.N, c.D}, readers = {c.T, R, c.D}, states = {S, c.N, c.D, c.D};
+  expect_twins_agree([&](Side& side) {
+    const Tensor kappa = side.normal(inputs);
+    {  // L2-normalised on the host, the same for both
+      const Tensor host = kappa.to(Device{});
+      for (int64_t i = 0; i < c.T * c.N; ++i) {
+        float* x = host.f32() + i * c.D;
+        float norm = 0;
+        for (int64_t j = 0; j < c.D; ++j) norm += x[j] * x[j];
+        for (int64_t j = 0; j < c.D; ++j) x[j] /= std::sqrt(norm);
+      }
+      kappa.copy_from(host);
+    }
+    const float width = 1.7f / std::sqrt(static_cast<float>(c.D));
+    const Wkv7Inputs in{.log_w = side.uniform(inputs, -0.6065f, 0),
+                        .k = side.uniform(inputs, -width, width),
+                        .v = side.normal(inputs),
+                        .kappa = kappa,
+                        .rate = side.uniform(inputs, 0.05f, 0.95f),
+                        .segments = c.segments};
+    const Wkv7StatesArgs s{.in = in,
+                           .initial = c.initial ? side.normal(states) : Tensor(),
+                           .chunk_states = side.out({wkv7_chunk_count(c.segments), c.N, c.D, c.D}),
+                           .removed = side.out(inputs),
+                           .final = c.dfinal ? side.out(states) : Tensor()};
+    wkv7_states(side.stream, s);
+    const Tensor r = side.normal(readers);
+    for (const bool transposed : {false, true}) {
+      const Wkv7ReadArgs args{in, s.chunk_states, s.removed, c.head_state, r, side.out(readers)};
+      transposed ? wkv7_read_transposed(side.stream, args) : wkv7_read(side.stream, args);
+    }
+    Wkv7BackwardArgs b{.in = in,
+                       .chunk_states = s.chunk_states,
+                       .removed = s.removed,
+                       .head_state = c.head_state,
+                       .dfinal = c.dfinal ? side.normal(states) : Tensor(),
+                       .dlog_w = side.out(inputs),
+                       .dk = side.out(inputs),
+                       .dv = side.out(inputs),
+                       .dkappa = side.out(inputs),
+                       .drate = side.out(inputs),
+                       .dinitial = c.initial ? side.out(states) : Tensor()};
+    for (int i = 0; i < c.readings; ++i) b.readings.push_back({side.normal(readers), side.normal(readers)});
+    wkv7_backward(side.stream, b);
+    if (!c.initial) wkv7_recurrent(side.stream, {in, c.head_state, r, side.out(readers)});
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Wkv7Twins,
+    testing::Values(Wkv7Case{"two_documents_two_readings", 83, 2, 64, {{0, 40}, {43, 37}}, {0, 0, 1, 1}, 2},
+                    Wkv7Case{"uneven_readers", 64, 2, 64, {{0, 64}}, {0, 1, 1}},
+                    Wkv7Case{"a_state_head_without_readers", 50, 3, 32, {{1, 48}}, {0, 2}, 1, true, false},
+                    Wkv7Case{"from_zero", 48, 1, 64, {{0, 48}}, {0}, 1, false, false},
+                    Wkv7Case{"no_reading", 20, 1, 16, {{0, 20}}, {0}, 0},
+                    Wkv7Case{"odd_width", 21, 2, 10, {{0, 3}, {3, 18}}, {0, 1}, 1},
+                    Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Twins, Boundary) {
+  const std::vector<Wkv7Segment> segments = {{0, 70}, {71, 3}};
+  const std::vector<int> head_state = {0, 0, 1};
+  const int64_t T = 80, N = 2, R = 3, D = 24, S = 2;
+  expect_twins_agree([&](Side& side) {
+    const Tensor states = side.normal({S, N, D, D});
+    for (const bool transposed : {false, true})
+      for (const bool accumulate : {false, true})
+        boundary_read(side.stream, {.states = states,
+                                    .r = side.normal({T, R, D}),
+                                    .y = accumulate ? side.sum({T, R, D}) : side.out({T, R, D}),
+                                    .segments = segments,
+                                    .head_state = head_state,
+                                    .transposed = transposed,
+                                    .accumulate = accumulate});
+    boundary_read_grad(side.stream, {.a = side.normal({T, R, D}),
+                                     .b = side.normal({T, R, D}),
+                                     .dstates = side.sum({S, N, D, D}),
+                                     .segments = segments,
+                                     .head_state = head_state});
+  });
+}
+
+}  // namespace
+}  // namespace wuneng::kernels

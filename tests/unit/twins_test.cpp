@@ -1,0 +1,261 @@
+// Every CUDA kernel against its CPU twin, which other tests hold against double precision. Runs on a GPU, or
+// in the `emulated` build on the CPU.
+#include "tests/unit/twins.h"
+
+#include "kernels/adamw.h"
+#include "kernels/channel.h"
+#include "kernels/loss.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
+#include "kernels/pointwise.h"
+#include "kernels/rope.h"
+#include "kernels/rows.h"
+
+namespace wuneng::kernels {
+namespace {
+
+// Shapes that fill no block, warp or vector: rows, heads, channels.
+constexpr int64_t T = 37, H = 3, D = 20, C = H * D;
+const std::vector<int64_t> kDocuments = {0, 5, 6, 30, T};
+
+class Weights : public testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Types, Weights, testing::Values(DType::f32, DType::bf16),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
+TEST(Twins, TensorsAddAndConvert) {
+  expect_twins_agree(
+      [](Side& side) {
+        side.sum({T, C}).add(side.normal({T, C}));
+        const Tensor narrow = Tensor::empty({T, C}, DType::bf16, side.stream.device);
+        narrow.copy_from(side.normal({T, C}));
+        side.remember(narrow);
+        side.remember(narrow.to(DType::f32));
+        side.out({5, 7}).copy_from(side.normal({5, 7}));
+        side.remember(side.normal({C}).clone());
+        side.remember(Tensor::zeros({3}, DType::f32, side.stream.device));
+      },
+      0);
+}
+
+TEST(Twins, Pointwise) {
+  for (const auto f : {Pointwise::silu, Pointwise::tanh, Pointwise::sigmoid, Pointwise::swiglu,
+                       Pointwise::mix, Pointwise::add})
+    expect_twins_agree([&](Side& side) {
+      const Tensor a = side.normal({T, C}), b = side.normal({T, C}), c = side.uniform({T, C}, 0, 1);
+      const Tensor y = side.out({T, C});
+      pointwise(side.stream, {.function = f, .a = a, .b = b, .c = c, .y = y});
+      pointwise_backward(side.stream, {.function = f,
+                                       .a = a,
+                                       .b = b,
+                                       .c = c,
+                                       .y = y,
+                                       .dy = side.normal({T, C}),
+                                       .da = side.sum({T, C}),
+                                       .db = side.sum({T, C}),
+                                       .dc = side.sum({T, C})});
+    });
+}
+
+TEST_P(Weights, Bias) {
+  expect_twins_agree([](Side& side) {
+    add_bias(side.stream,
+             {.x = side.normal({T, C}), .bias = side.normal({C}, GetParam()), .y = side.out({T, C})});
+    column_sum(side.stream, {.dy = side.normal({T, C}), .dbias = side.sum({C})});
+    column_sum(side.stream, {.dy = side.normal({700, 5}), .dbias = side.sum({5})});
+    column_sum(side.stream, {.dy = side.normal({0, 5}), .dbias = side.sum({5})});
+    const Tensor y = side.out({T, C});
+    bias_sigmoid(side.stream,
+                 {.x = side.normal({T, C}), .bias = side.normal({C}, GetParam()), .scale = -0.6f, .y = y});
+    bias_sigmoid_backward(
+        side.stream,
+        {.y = y, .dy = side.normal({T, C}), .scale = -0.6f, .dx = side.sum({T, C}), .dbias = side.sum({C})});
+  });
+}
+
+TEST_P(Weights, KeyScaleAndTokenShift) {
+  expect_twins_agree([](Side& side) {
+    const Tensor key = side.normal({T, C}), rate = side.uniform({T, C}, 0, 1),
+                 k_a = side.normal({C}, GetParam());
+    key_scale(side.stream, {.key = key, .rate = rate, .k_a = k_a, .y = side.out({T, C})});
+    key_scale_backward(side.stream, {.key = key,
+                                     .rate = rate,
+                                     .k_a = k_a,
+                                     .dy = side.normal({T, C}),
+                                     .dkey = side.sum({T, C}),
+                                     .drate = side.sum({T, C}),
+                                     .dk_a = side.sum({C})});
+    const Tensor mu = side.normal({C}, GetParam());
+    token_shift(side.stream, {.x = key, .mu = mu, .y = side.out({T, C}), .documents = kDocuments});
+    token_shift_backward(side.stream, {.x = key,
+                                       .mu = mu,
+                                       .dy = side.normal({T, C}),
+                                       .dx = side.sum({T, C}),
+                                       .dmu = side.sum({C}),
+                                       .documents = kDocuments});
+  });
+}
+
+TEST_P(Weights, ScaleHeads) {
+  expect_twins_agree([](Side& side) {
+    const Tensor x = side.normal({T, H, D}), s = side.normal({H}, GetParam());
+    scale_heads(side.stream, {.x = x, .s = s, .y = side.out({T, H, D})});
+    scale_heads(side.stream, {.x = x, .s = s, .base = side.normal({T, H, D}), .y = side.out({T, H, D})});
+    scale_heads_backward(
+        side.stream,
+        {.x = x, .s = s, .dy = side.normal({T, H, D}), .dx = side.sum({T, H, D}), .ds = side.sum({H})});
+  });
+}
+
+TEST_P(Weights, Norms) {
+  for (const auto& shape : {Shape{T, C}, Shape{T, H, D}, Shape{2, 1, 1000}})
+    expect_twins_agree([&](Side& side) {
+      const int64_t width = shape.size() == 2 ? shape[1] : shape[1] * shape[2];
+      const Tensor x = side.normal(shape), w = side.normal({width}, GetParam());
+      rms_norm(side.stream, {.x = x, .weight = w, .eps = 1e-6f, .y = side.out(shape)});
+      rms_norm_backward(side.stream, {.x = x,
+                                      .weight = w,
+                                      .eps = 1e-6f,
+                                      .dy = side.normal(shape),
+                                      .dx = side.sum(shape),
+                                      .dweight = side.sum({width})});
+      rms_norm_backward(
+          side.stream,
+          {.x = x, .weight = w, .eps = 1e-6f, .dy = side.normal(shape), .dweight = side.sum({width})});
+      l2_norm(side.stream, {.x = x, .y = side.out(shape)});
+      l2_norm_backward(side.stream, {.x = x, .dy = side.normal(shape), .dx = side.sum(shape)});
+    });
+}
+
+TEST(Twins, Rope) {
+  expect_twins_agree([](Side& side) {
+    const Tensor x = side.normal({T, H, D});
+    std::vector<int32_t> at(T);
+    for (int64_t t = 0; t < T; ++t) at[t] = static_cast<int32_t>(t * t);
+    const Tensor positions = side.table(at);
+    rope(side.stream, {.x = x, .positions = positions, .theta = 1e6f, .y = side.out({T, H, D})});
+    rope(side.stream, {.x = x,
+                       .positions = positions,
+                       .theta = 1e4f,
+                       .inverse = true,
+                       .accumulate = true,
+                       .y = side.sum({T, H, D})});
+    rope(side.stream, {.x = x, .positions = positions, .theta = 1e6f, .y = side.remember(x)});
+  });
+}
+
+TEST_P(Weights, Matmul) {
+  for (const bool ta : {false, true})
+    for (const bool tb : {false, true})
+      expect_twins_agree([&](Side& side) {
+        const int64_t M = 19, N = 33, K = 27;
+        const Tensor a = side.normal(ta ? Shape{K, M} : Shape{M, K}),
+                     b = side.normal(tb ? Shape{N, K} : Shape{K, N}, GetParam());
+        matmul(side.stream, {.a = a, .b = b, .c = side.out({M, N}), .transpose_a = ta, .transpose_b = tb});
+        matmul(side.stream, {.a = a,
+                             .b = b,
+                             .c = side.sum({M, N}),
+                             .transpose_a = ta,
+                             .transpose_b = tb,
+                             .scale = 0.5f,
+                             .accumulate = 1});
+        matmul(side.stream, {.a = side.normal({M, 0}), .b = side.normal({0, N}), .c = side.out({M, N})});
+      });
+}
+
+TEST_P(Weights, HeadMatmul) {
+  expect_twins_agree([](Side& side) {
+    const int64_t O = 7, I = 12;
+    const Tensor w = side.normal({H, O, I}, GetParam()), x = side.normal({T, H, I}),
+                 dy = side.normal({T, H, O});
+    head_matmul(side.stream, {.x = x, .w = w, .y = side.out({T, H, O})});
+    head_matmul(side.stream, {.x = x, .w = w, .y = side.sum({T, H, O}), .accumulate = true});
+    head_matmul(side.stream, {.x = dy, .w = w, .y = side.out({T, H, I}), .transpose = true});
+    head_matmul_weight_grad(side.stream, {.dy = dy, .x = x, .dw = side.sum({H, O, I})});
+  });
+}
+
+TEST(Twins, Heads) {
+  expect_twins_agree([](Side& side) {
+    const std::vector<int> map = {2, 0, 0, 1, 2};
+    select_heads(side.stream, {.x = side.normal({T, H, D}), .y = side.out({T, 5, D}), .map = map});
+    select_heads(side.stream,
+                 {.x = side.normal({T, H, D}), .y = side.sum({T, 5, D}), .map = map, .accumulate = true});
+    sum_heads(side.stream, {.x = side.normal({T, 5, D}), .y = side.out({T, 4, D}), .map = map});
+    sum_heads(side.stream,
+              {.x = side.normal({T, 5, D}), .y = side.sum({T, H, D}), .map = map, .accumulate = true});
+  });
+}
+
+TEST(Twins, Rows) {
+  expect_twins_agree([](Side& side) {
+    const std::vector<RowRun> runs = {{3, 4}, {20, 1}, {30, 7}};
+    pack_rows(side.stream, {.tall = side.normal({T, C}), .packed = side.out({12, C}), .runs = runs});
+    unpack_rows(side.stream, {.tall = side.out({T, C}), .packed = side.normal({12, C}), .runs = runs});
+    unpack_rows(side.stream,
+                {.tall = side.sum({T, C}), .packed = side.normal({12, C}), .runs = runs, .accumulate = true});
+    concat(side.stream, {.a = side.normal({T, 5}), .b = side.normal({T, 8}), .y = side.out({T, 13})});
+    split_add(side.stream,
+              {.a = side.sum({T, H, 5}), .b = side.sum({T, H, 8}), .y = side.normal({T, H, 13})});
+  });
+}
+
+TEST_P(Weights, Embedding) {
+  expect_twins_agree([](Side& side) {
+    const Tensor tokens = side.table(side.whole_numbers(T, 0, 12));
+    embedding(
+        side.stream,
+        {.table = side.normal({6, C}, GetParam()), .tokens = tokens, .begin = 4, .y = side.out({T, C})});
+    embedding_backward(side.stream,
+                       {.dy = side.normal({T, C}), .tokens = tokens, .begin = 4, .dtable = side.sum({6, C})});
+  });
+}
+
+// Teacher slices in either type, at an offset in rows and columns, of a student's shard.
+TEST_P(Weights, Losses) {
+  expect_twins_agree([](Side& side) {
+    const int64_t n = 9, V = 300, columns = 170, first = 40;
+    const float inverse = 0.5f;
+    const auto maxima = [&] { return side.remember(side.uniform({n}, -9, -8)); };
+    const Tensor student = side.normal({n, V});
+    const TeacherColumns teacher{side.normal({n + 3, columns}, GetParam()), 3, first};
+    const Tensor s_max = maxima(), t_max = maxima();
+    logit_max(side.stream, {student, 0, first, columns, inverse, s_max});
+    logit_max(side.stream, {teacher.logits, 3, 0, columns, inverse, t_max});
+    const Tensor sums = side.remember(Tensor::zeros({3, n}, DType::f64, side.stream.device));
+    for (int i = 0; i < 2; ++i) kl_sums(side.stream, {student, teacher, inverse, s_max, t_max, sums});
+    const Tensor scale = side.uniform({n}, 0, 1);
+    kl_gradient(side.stream, {student, teacher, inverse, s_max, t_max, sums, scale, side.sum({n, V})});
+
+    const Tensor labels = side.table(std::vector<int32_t>{100, 399, -100, 99, 400, 250, 101, 0, 300});
+    const Tensor best = maxima(), two = side.remember(Tensor::zeros({2, n}, DType::f64, side.stream.device));
+    logit_max(side.stream, {student, 0, 0, V, 1, best});
+    cross_entropy_sums(side.stream, {student, labels, 100, best, two});
+    const Tensor some = side.table(std::vector<float>{0.5f, 0.5f, 0, 1, 1, 1, 0, 0.1f, 1});
+    cross_entropy_gradient(side.stream, {student, labels, 100, best, two, some, side.out({n, V})});
+    cross_entropy_gradient(side.stream, {student, labels, 100, best, two, some, side.remember(student)});
+  });
+}
+
+TEST(Twins, Adamw) {
+  for (const bool narrow : {false, true})
+    expect_twins_agree([&](Side& side) {
+      AdamwArgs args{.master = side.sum({C}),
+                     .m = side.sum({C}),
+                     .v = side.remember(side.uniform({C}, 0, 1)),
+                     .gradient = side.normal({C}),
+                     .lr = 1e-2f,
+                     .beta1 = 0.9f,
+                     .beta2 = 0.95f,
+                     .eps = 1e-8f,
+                     .decay = 0.1f,
+                     .gradient_scale = 0.5f,
+                     .step = 3};
+      if (narrow) args.stored = side.remember(Tensor::empty({C}, DType::bf16, side.stream.device));
+      adamw(side.stream, args);
+      args.step = 4;
+      adamw(side.stream, args);
+    });
+}
+
+}  // namespace
+}  // namespace wuneng::kernels
