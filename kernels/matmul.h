@@ -6,6 +6,9 @@ namespace wuneng::kernels {
 
 // c = scale * op(a) op(b) + accumulate * c, all 2-D row-major, op = transpose where said.
 // a, b: f32 or bf16 (weights); c: f32, [M, N]. Empty M, N or K are allowed (K = 0 gives zero or leaves c).
+//
+// With a bf16 operand a GPU rounds the other one to bf16 as well and multiplies in tensor cores, summing in
+// f32. The CPU computes in f32 throughout.
 struct MatmulArgs {
   Tensor a;  // [M, K], or [K, M] transposed
   Tensor b;  // [K, N], or [N, K] transposed
@@ -14,6 +17,7 @@ struct MatmulArgs {
   bool transpose_b = false;
   float scale = 1.0f;
   float accumulate = 0.0f;  // 0: overwrite, 1: add
+  DType like = DType::f32;  // bf16: as if an operand were bf16 (a weight's gradient, from two activations)
 };
 WUNENG_KERNEL(matmul, MatmulArgs);
 
@@ -33,6 +37,7 @@ WUNENG_KERNEL(head_matmul, HeadMatmulArgs);
 // f32.
 struct HeadMatmulWeightGradArgs {
   Tensor dy, x, dw;
+  DType like = DType::f32;  // as above
 };
 WUNENG_KERNEL(head_matmul_weight_grad, HeadMatmulWeightGradArgs);
 

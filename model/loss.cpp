@@ -164,8 +164,12 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
     if (!wanted) continue;
     matmul(tape.stream(), {.a = g, .b = head->var.value(), .c = dhidden.rows(begin, begin + count)});
     if (head->var.needs_grad())
-      matmul(tape.stream(),
-             {.a = g, .b = h, .c = head->var.grad_buffer(), .transpose_a = true, .accumulate = 1});
+      matmul(tape.stream(), {.a = g,
+                             .b = h,
+                             .c = head->var.grad_buffer(),
+                             .transpose_a = true,
+                             .accumulate = 1,
+                             .like = head->var.value().dtype()});
   }
   LossSums mine;
   for (const auto& [chunk, found] : chunks) loss.add(chunk, found.to(Device{}), labels.data<int32_t>(), mine);

@@ -73,7 +73,7 @@ Var linear(Tape& tape, const Var& x, P weight, P bias) {
       },
       !trains ? std::function<void()>() : [=, stream = tape.stream()] {
         if (weight->var.needs_grad())
-          matmul_into(stream, weight->var, {.a = out.grad(), .b = x2, .transpose_a = true});
+          matmul_into(stream, weight->var, {.a = out.grad(), .b = x2, .transpose_a = true, .like = weight->var.value().dtype()});
         if (bias && bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
       });
   return out;
@@ -102,7 +102,7 @@ Var head_linear(Tape& tape, const Var& x, P weight) {
           kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = x.grad_buffer(), .transpose = true, .accumulate = true});
       },
       !weight->var.needs_grad() ? std::function<void()>() : [=, stream = tape.stream()] {
-        kernels::head_matmul_weight_grad(stream, {.dy = out.grad(), .x = x.value(), .dw = weight->var.grad_buffer()});
+        kernels::head_matmul_weight_grad(stream, {.dy = out.grad(), .x = x.value(), .dw = weight->var.grad_buffer(), .like = weight->var.value().dtype()});
       });
   return out;
 }

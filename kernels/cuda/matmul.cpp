@@ -5,11 +5,15 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
-// Both operands in one type, as cuBLAS wants them: bf16 where both are, else f32.
+// Both operands in one type, as cuBLAS wants them: bf16 where one is or is asked for, else f32.
 struct Operands {
+  DType type;
   Tensor a, b;
-  Operands(const Tensor& x, const Tensor& y)
-      : a(x.dtype() == y.dtype() ? x : x.to(DType::f32)), b(x.dtype() == y.dtype() ? y : y.to(DType::f32)) {}
+  Operands(const Tensor& x, const Tensor& y, DType like = DType::f32)
+      : type(x.dtype() == DType::bf16 || y.dtype() == DType::bf16 || like == DType::bf16 ? DType::bf16
+                                                                                         : DType::f32),
+        a(x.to(type)),
+        b(y.to(type)) {}
 };
 
 }  // namespace
@@ -23,8 +27,8 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
          args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
   if (K == 0 && args.accumulate == 0) args.c.zero();
   if (K == 0) return;
-  const Operands x(args.a, args.b);
-  gemm(stream, x.a.dtype(), M, N, K, args.scale, {x.a.raw(), x.a.dim(1), 0, args.transpose_a},
+  const Operands x(args.a, args.b, args.like);
+  gemm(stream, x.type, M, N, K, args.scale, {x.a.raw(), x.a.dim(1), 0, args.transpose_a},
        {x.b.raw(), x.b.dim(1), 0, args.transpose_b}, args.accumulate, args.c.f32(), N);
 }
 
@@ -35,7 +39,7 @@ void head_matmul(const Stream& stream, const HeadMatmulArgs& args) {
   if (in == 0 && !args.accumulate) args.y.zero();
   if (T == 0 || in == 0) return;
   const Operands x(args.x, args.w);
-  gemm(stream, x.a.dtype(), T, out, in, 1, {x.a.raw(), H * in, in}, {x.b.raw(), I, O * I, !args.transpose},
+  gemm(stream, x.type, T, out, in, 1, {x.a.raw(), H * in, in}, {x.b.raw(), I, O * I, !args.transpose},
        args.accumulate ? 1.0f : 0.0f, args.y.f32(), H * out, out, H);
 }
 
@@ -43,8 +47,9 @@ void head_matmul_weight_grad(const Stream& stream, const HeadMatmulWeightGradArg
   const int64_t T = args.x.dim(0), H = args.dw.dim(0), O = args.dw.dim(1), I = args.dw.dim(2);
   WUNENG_ASSERT(args.dy.dim(1) == H && args.dy.dim(2) == O && args.x.dim(1) == H && args.x.dim(2) == I);
   if (T == 0) return;
-  gemm(stream, DType::f32, O, I, T, 1, {args.dy.raw(), H * O, O, true}, {args.x.raw(), H * I, I}, 1,
-       args.dw.f32(), I, O * I, H);
+  const Operands x(args.dy, args.x, args.like);
+  gemm(stream, x.type, O, I, T, 1, {x.a.raw(), H * O, O, true}, {x.b.raw(), H * I, I}, 1, args.dw.f32(), I,
+       O * I, H);
 }
 
 }  // namespace wuneng::kernels::cuda
