@@ -62,4 +62,8 @@ Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<La
   return m;
 }
 
+void Mesh::connect(Device device) const {
+  for (const Comm* group : {&tp, &pp, &dp, &embedding}) group->connect(device);
+}
+
 }  // namespace wuneng

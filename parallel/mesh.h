@@ -29,6 +29,9 @@ struct Mesh {
   Comm tp, pp, dp;  // the ranks that differ from this one in that coordinate only
   Comm embedding;   // first and last pipeline stage with the same dp and tp; itself elsewhere
 
+  // Collective over the world: this rank computes on `device`; see Comm::connect.
+  void connect(Device device) const;
+
   bool first_stage() const { return pp_rank == 0; }
   bool last_stage() const { return pp_rank == layout.pp - 1; }
   const Layout& layout_of(Role role) const;  // throws where there is no such role

@@ -1,5 +1,7 @@
 #include "runtime/comm.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -7,9 +9,14 @@
 #include <numeric>
 #include <optional>
 
+#include "runtime/cuda/device.h"
 #include "runtime/mpi_call.h"
 #include "runtime/ring.h"
 #include "runtime/watchdog.h"
+
+#ifdef WUNENG_WITH_NCCL
+#include "runtime/cuda/nccl.h"
+#endif
 
 namespace wuneng {
 namespace mpi {
@@ -110,6 +117,9 @@ struct Comm::Impl {
   std::string name = "self";
   std::vector<int> world_ranks = {mpi::state().world_rank};
   std::string members = std::to_string(mpi::state().world_rank);  // "0,1,2", for messages
+#ifdef WUNENG_WITH_NCCL
+  std::unique_ptr<cuda::NcclGroup> nccl;  // after connect()
+#endif
 
   Impl() = default;
   Impl(MPI_Comm group, std::string group_name) : comm(group), name(std::move(group_name)) {
@@ -130,6 +140,9 @@ struct Comm::Impl {
   Impl(const Impl&) = delete;
 
   ~Impl() {
+#ifdef WUNENG_WITH_NCCL
+    nccl.reset();
+#endif
     int finalized = 0;
     if (comm == MPI_COMM_NULL || comm == MPI_COMM_WORLD) return;
     if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);
@@ -312,12 +325,40 @@ Comm Comm::split(int color, int key, const std::string& name) const {
   return Comm(part == MPI_COMM_NULL ? self : std::make_shared<Impl>(part, name));
 }
 
+#ifdef WUNENG_WITH_NCCL
+#define WUNENG_BY_NCCL(tensor, call) \
+  if (impl_->nccl && (tensor).device().kind == DeviceKind::cuda) return impl_->nccl->call
+
+void Comm::connect(Device device) const {
+  if (size() == 1 || device.kind == DeviceKind::cpu) return;
+  char host[256] = {};
+  gethostname(host, sizeof host - 1);
+  std::vector<std::string> places =
+      all_gather_text(fmt::format("{} {}", host, cuda::bus_id(device.index)), "places of the GPUs");
+  std::sort(places.begin(), places.end());
+  if (std::adjacent_find(places.begin(), places.end()) != places.end()) return;
+  cuda::NcclId id = {};
+  if (rank() == 0) id = cuda::NcclGroup::make_id();
+  const Tensor bytes = Tensor::empty({static_cast<int64_t>(id.size())}, DType::u8);
+  std::copy(id.begin(), id.end(), static_cast<char*>(bytes.raw()));
+  broadcast(bytes, 0, "name of the NCCL communicator");
+  std::copy_n(static_cast<const char*>(bytes.raw()), id.size(), id.begin());
+  const Gate call(*impl_, {.operation = "connect", .what = "GPUs by NCCL"});
+  impl_->nccl = std::make_unique<cuda::NcclGroup>(id, rank(), size(), device);
+}
+#else
+#define WUNENG_BY_NCCL(tensor, call)
+
+void Comm::connect(Device) const {}
+#endif
+
 void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   constexpr const char* names[] = {"all_reduce sum", "all_reduce max", "all_reduce min"};
   const MPI_Op ops[] = {MPI_SUM, mpi::state().max, mpi::state().min};
   const int index = static_cast<int>(op);
   const Gate call(*impl_, {.operation = names[index], .what = what, .tensor = &tensor, .reduces = true});
   if (call.alone()) return;
+  WUNENG_BY_NCCL(tensor, all_reduce(tensor, op, call.text()));
   const Staged staged(tensor);
   if (tensor.bytes() > kRingBytes)
     mpi::ring_all_reduce(impl_->comm, staged.host, op, call.text());
@@ -338,6 +379,7 @@ void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
   const Gate call(
       *impl_, {.operation = "broadcast", .what = what, .tensor = &tensor, .needs_peer = true, .peer = root});
   if (call.alone()) return;
+  WUNENG_BY_NCCL(tensor, broadcast(tensor, root, call.text()));
   const Staged staged(tensor);
   for (int64_t at = 0; at < tensor.bytes(); at += kPieceBytes)
     call(MPI_Bcast(static_cast<char*>(staged.host.raw()) + at,
@@ -352,6 +394,7 @@ void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) c
           "all_gather '{}' on {}: {} ranks of {}{} do not fill {}{}", what, impl_->name, impl_->size,
           to_string(mine.dtype()), to_string(mine.shape()), to_string(all.dtype()), to_string(all.shape()));
   if (call.alone()) return all.view(mine.shape()).copy_from(mine);
+  WUNENG_BY_NCCL(mine, all_gather(mine, all, call.text()));
   const Staged from(mine), to(all);
   for (int64_t at = 0; at < mine.bytes(); at += kPieceBytes) {
     const int bytes = static_cast<int>(std::min(kPieceBytes, mine.bytes() - at));

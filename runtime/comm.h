@@ -44,6 +44,11 @@ class Comm {
   // (size-1 identity).
   Comm split(int color, int key, const std::string& name) const;
 
+  // Collective. From now on collective calls on tensors of this GPU go from GPU to GPU by NCCL, in the
+  // compute stream's order; max and min may then drop a NaN. Where ranks of the group share a GPU, which NCCL
+  // refuses, or the build has no NCCL, or on the CPU, nothing changes: messages are staged through the host.
+  void connect(Device device) const;
+
   // what: names the call in reports, e.g. "grad norm". Tensors of any type, reductions of f32, f64, i32
   // and i64; shapes equal on all ranks (compared before each call with WUNENG_CHECK_COLLECTIVES=1). Of any
   // length. Results are bitwise equal on all ranks and from run to run; max and min keep a NaN that any rank

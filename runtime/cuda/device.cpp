@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/cuda/check.h"
+#include "runtime/cuda/waiting.h"
 
 namespace wuneng::cuda {
 namespace {
@@ -56,7 +57,7 @@ class Gpu {
   }
 
   void give_back() {
-    check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+    wait_for(stream_);
     for (auto& [size, blocks] : free_)
       for (void* block : blocks) cudaFree(block);
     free_.clear();
@@ -104,9 +105,15 @@ std::string device_name(int index) {
   return properties.name;
 }
 
+std::string bus_id(int index) {
+  char text[64];
+  check(cudaDeviceGetPCIBusId(text, sizeof text, index), "cudaDeviceGetPCIBusId");
+  return text;
+}
+
 void* compute_stream(int index) { return gpu(index).stream(); }
 
-void synchronize(int index) { check(cudaStreamSynchronize(gpu(index).stream()), "cudaStreamSynchronize"); }
+void synchronize(int index) { wait_for(gpu(index).stream()); }
 
 void* allocate(int index, int64_t bytes) { return gpu(index).allocate(bytes); }
 void release(int index, void* memory, int64_t bytes) { gpu(index).release(memory, bytes); }
@@ -114,8 +121,10 @@ void release(int index, void* memory, int64_t bytes) { gpu(index).release(memory
 void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
   const Device device = to_device.kind == DeviceKind::cuda ? to_device : from_device;
   const cudaStream_t stream = gpu(device.index).stream();
+  const bool to_host = to_device.kind == DeviceKind::cpu;
+  if (to_host) wait_for(stream);  // the copy itself would wait as well, but without a name
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
-  if (to_device.kind == DeviceKind::cpu) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  if (to_host) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
 void zero(void* at, int index, int64_t bytes) {

@@ -17,6 +17,7 @@ namespace wuneng::cuda {
 int device_count();
 std::string why_none();  // why device_count() is 0
 std::string device_name(int index);
+std::string bus_id(int index);  // where it is plugged in: equal for ranks that share it
 void* compute_stream(int index);
 void synchronize(int index);
 // From a cache of blocks; what is released is used again in stream order, with no call into the driver.
@@ -32,6 +33,7 @@ void add(const Tensor& from, const Tensor& to);
 inline int device_count() { return 0; }
 inline std::string why_none() { return "this build has no CUDA"; }
 inline std::string device_name(int) { none(); }
+inline std::string bus_id(int) { none(); }
 inline void* compute_stream(int) { none(); }
 inline void synchronize(int) { none(); }
 inline void* allocate(int, int64_t) { none(); }

@@ -167,6 +167,9 @@ inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return *stream = nullptr, cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
+// One GPU that all processes share, or, where WUNENG_EMULATOR_GPU_PER_RANK is set, another in each.
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device);
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t);

@@ -1,4 +1,5 @@
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <boost/context/fiber.hpp>
 #include <boost/context/fixedsize_stack.hpp>
@@ -234,6 +235,12 @@ uint64_t exchange(uint64_t value, int source) { return gather(value)[source]; }
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   *memory = emulator::arena().allocate(bytes);
   return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) {
+  std::snprintf(text, size, "%04x:00:%02x.0", std::getenv("WUNENG_EMULATOR_GPU_PER_RANK") ? getpid() : 0,
+                device);
+  return cudaSuccess;
 }
 
 cudaError_t cudaFree(void*) { return cudaSuccess; }

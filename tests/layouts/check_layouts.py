@@ -292,7 +292,9 @@ def check_cuda(bench, tally):
     on_gpu = ["run.device=cuda"]
     rounding = rounding_alone(bench, cpu, ["run.device=cpu"])
     for name, student, teacher, keys in (("one_rank", (1, 1, 1), None, []), ("streamed", (1, 2, 2), (1, 2, 1), []),
-                                         ("replicas", (2, 1, 1), None, ["run.recompute=true"])):
+                                         ("replicas", (2, 1, 1), None, ["run.recompute=true"]), ("by_nccl", (1, 2, 2), (1, 2, 1), [])):
+        if name == "by_nccl":
+            os.environ["WUNENG_EMULATOR_GPU_PER_RANK"] = "1"
         out = bench.run(name, student, teacher, on_gpu + keys)
         failures, gradient, weight = parity(cpu, out, max(1e-4, 16 * rounding))
         tally.tell("cuda: {}, student dp {} tp {} pp {}".format(name, *student), failures, f": gradient {gradient:.1e}, parameters {weight:.1e} (rounding alone: {rounding:.1e})")

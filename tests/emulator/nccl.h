@@ -1,0 +1,26 @@
+// The part of NCCL that wuneng uses, emulated between processes of one machine: see cuda_runtime.h beside it.
+#pragma once
+#include <cstddef>
+
+#include "cuda_runtime.h"
+
+enum ncclResult_t { ncclSuccess = 0, ncclSystemError = 2, ncclInvalidUsage = 5, ncclInProgress = 7 };
+enum ncclDataType_t { ncclInt8, ncclInt32, ncclInt64, ncclFloat32, ncclFloat64, ncclBfloat16 };
+enum ncclRedOp_t { ncclSum, ncclMax, ncclMin };
+struct ncclUniqueId {
+  char internal[128];
+};
+using ncclComm_t = struct EmulatedNccl*;
+
+const char* ncclGetErrorString(ncclResult_t code);
+ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
+ncclResult_t ncclCommInitRank(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank);
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error);
+ncclResult_t ncclCommAbort(ncclComm_t comm);
+ncclResult_t ncclCommDestroy(ncclComm_t comm);
+ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t, ncclRedOp_t, ncclComm_t,
+                           cudaStream_t);
+ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t, int root, ncclComm_t,
+                           cudaStream_t);
+ncclResult_t ncclAllGather(const void* from, void* to, size_t count_each, ncclDataType_t, ncclComm_t,
+                           cudaStream_t);
