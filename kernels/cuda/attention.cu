@@ -1,8 +1,9 @@
-// Attention in tiles of 32 query rows by 32 key rows, all in f32 (notation of kernels/attention.h). A block
-// owns a tile of rows and goes through the tiles that they meet; eight threads share a row, each with a part
-// of its scores and of its channels. No scores leave the block, and every output has one writer and one order
-// of summation.
+// Attention in tiles of 32 query rows by 32 key rows, in f32 (notation of kernels/attention.h). A block owns
+// a tile of rows and goes through the tiles that they meet: products in tensor cores (tensor_core.h), and
+// between them eight threads for each row of scores. No scores leave the block, and every output has one
+// writer and one order of summation.
 #include "kernels/attention.h"
+#include "kernels/cuda/tensor_core.h"
 #include "kernels/cuda/upload.h"
 #include "runtime/cuda/launch.h"
 
@@ -11,13 +12,15 @@ namespace {
 
 using namespace wuneng::cuda;
 
-constexpr int kTile = 32, kLanes = 8;   // rows of a tile, threads of a row
-constexpr int kShare = kTile / kLanes;  // scores of a thread in a tile
-constexpr int kMost = 256;              // channels
-constexpr int kPitch = kTile + 1;       // of a tile of scores: no two rows begin in one bank
+constexpr int kTile = 32, kLanes = 8;     // rows of a tile, threads of a row of scores
+constexpr int kShare = kTile / kLanes;    // scores of a thread
+constexpr int kMost = 256;                // channels
+constexpr int kScores = pitch_of(kTile);  // of a tile of scores
+static_assert(kTile * kLanes == kBlock);
 
 struct Sizes {
-  int64_t H, G, D;
+  int64_t H, G;
+  int D, P;  // channels, and the pitch of a tile of them (see tensor_core.h)
   float scale;
 };
 
@@ -32,17 +35,27 @@ __device__ Segment segment_at(const int32_t* segments, int32_t s) {
 
 // Rows [first, first + kTile) of head h of x [rows, heads, D] to shared memory, those from `last` on zero.
 __device__ void load_tile(float* tile, const float* x, int64_t first, int64_t last, int64_t heads, int64_t h,
-                          int64_t D) {
-  for (int64_t i = threadIdx.x; i < kTile * D; i += kTile * kLanes) {
-    const int64_t row = first + i / D;
-    tile[i] = row < last ? x[(row * heads + h) * D + i % D] : 0.0f;
+                          const Sizes& n) {
+  for (int i = threadIdx.x; i < kTile * n.D; i += kBlock) {
+    const int row = i / n.D, c = i % n.D;
+    tile[row * n.P + c] = first + row < last ? x[((first + row) * heads + h) * n.D + c] : 0.0f;
   }
 }
 
-__device__ float dot(const float* a, const float* b, int64_t D) {
-  float sum = 0;
-  for (int64_t c = 0; c < D; ++c) sum += a[c] * b[c];
-  return sum;
+__device__ void clear_tile(float* tile, const Sizes& n) {
+  for (int i = threadIdx.x; i < kTile * n.P; i += kBlock) tile[i] = 0.0f;
+}
+
+// Rows of a tile to x, those from `last` on not; kAdd: added, for nobody else writes there.
+template <bool kAdd>
+__device__ void store_tile(const float* tile, float* x, int64_t first, int64_t last, int64_t heads, int64_t h,
+                           const Sizes& n) {
+  for (int i = threadIdx.x; i < kTile * n.D; i += kBlock) {
+    const int row = i / n.D, c = i % n.D;
+    if (first + row >= last) return;
+    float& to = x[((first + row) * heads + h) * n.D + c];
+    to = (kAdd ? to : 0.0f) + tile[row * n.P + c];
+  }
 }
 
 // Over the eight threads of a row.
@@ -55,56 +68,65 @@ __device__ float row_max(float x) {
   return x;
 }
 
+// a [32, D] b [32, D]^T -> scores [32, 32]
+__device__ void scores_of(const float* a, const float* b, float* scores, const Sizes& n) {
+  multiply(kTile, kTile, n.D, rows_of(a, n.P), columns_of(b, n.P), scores, kScores);
+}
+// out [32, D] += scores [32, 32] x [32, D]
+__device__ void add_weighted(const float* scores, const float* x, float* out, const Sizes& n) {
+  multiply<true>(kTile, n.D, kTile, rows_of(scores, kScores), rows_of(x, n.P), out, n.P);
+}
+
 // Grid (query tile, head). tiles [.., 2]: segment and first query in it.
-template <int kOwn>  // channels of a thread at most
-__global__ void __launch_bounds__(kTile* kLanes)
-    forward_kernel(Sizes x, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
+__global__ void __launch_bounds__(kBlock)
+    forward_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
                    const float* q, const float* k, const float* v, float* out, float* lse) {
-  float *q_tile = shared_memory<float>(), *k_tile = q_tile + kTile * x.D, *v_tile = k_tile + kTile * x.D,
-        *p = v_tile + kTile * x.D;  // [kTile, kPitch]
+  const int size = kTile * n.P;
+  float *q_tile = shared_memory<float>(), *k_tile = q_tile + size, *v_tile = k_tile + size,
+        *sum_tile = v_tile + size, *p = sum_tile + size;
   const Segment s = segment_at(segments, tiles[2 * blockIdx.x]);
   const int64_t h = blockIdx.y, g = kv_head[h], first = tiles[2 * blockIdx.x + 1];
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int64_t i = first + row, seen = i < s.q_count ? s.offset + i + 1 : 0;  // keys
   const int64_t last_key = s.offset + min(first + kTile, int64_t{s.q_count});
-  load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, x.H, h, x.D);
-  float best = -INFINITY, sum = 0, own[kOwn] = {};
+  load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
+  clear_tile(sum_tile, n);
+  float best = -INFINITY, sum = 0;
   for (int64_t key = 0; key < last_key; key += kTile) {
+    load_tile(k_tile, k, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
+    load_tile(v_tile, v, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
     __syncthreads();
-    load_tile(k_tile, k, s.k_begin + key, s.k_begin + last_key, x.G, g, x.D);
-    load_tile(v_tile, v, s.k_begin + key, s.k_begin + last_key, x.G, g, x.D);
-    __syncthreads();
+    scores_of(q_tile, k_tile, p, n);
     float score[kShare], top = -INFINITY;
-    for (int n = 0; n < kShare; ++n) {
-      const int j = lane + n * kLanes;
-      score[n] = key + j < seen ? x.scale * dot(q_tile + row * x.D, k_tile + j * x.D, x.D) : -INFINITY;
-      top = fmaxf(top, score[n]);
+#pragma unroll
+    for (int m = 0; m < kShare; ++m) {
+      const int j = lane + m * kLanes;
+      score[m] = key + j < seen ? n.scale * p[row * kScores + j] : -INFINITY;
+      top = fmaxf(top, score[m]);
     }
     const float next = fmaxf(best, row_max(top));
     const float keep =
         best == next ? 1.0f : expf(best - next);  // what was summed so far is scaled to the new maximum
     float added = 0;
-    for (int n = 0; n < kShare; ++n) {
-      const float e = score[n] == -INFINITY ? 0.0f : expf(score[n] - next);
-      p[row * kPitch + lane + n * kLanes] = e;
+#pragma unroll
+    for (int m = 0; m < kShare; ++m) {
+      const float e = score[m] == -INFINITY ? 0.0f : expf(score[m] - next);
+      p[row * kScores + lane + m * kLanes] = e;
       added += e;
     }
     sum = sum * keep + row_sum(added);
     best = next;
-    __syncwarp();  // a row's threads are of one warp
-    for (int n = 0; n < kOwn; ++n) {
-      const int64_t c = lane + n * kLanes;
-      if (c >= x.D) break;
-      float total = own[n] * keep;
-      for (int j = 0; j < kTile; ++j) total += p[row * kPitch + j] * v_tile[j * x.D + c];
-      own[n] = total;
-    }
+    if (keep != 1.0f)
+      for (int c = lane; c < n.D; c += kLanes) sum_tile[row * n.P + c] *= keep;
+    __syncthreads();
+    add_weighted(p, v_tile, sum_tile, n);
   }
-  if (seen == 0) return;
-  const int64_t at = (s.q_begin + i) * x.H + h;
-  for (int n = 0; n < kOwn; ++n)
-    if (lane + n * kLanes < x.D) out[at * x.D + lane + n * kLanes] = own[n] / sum;
-  if (lane == 0) lse[at] = best + logf(sum);
+  if (seen > 0) {
+    for (int c = lane; c < n.D; c += kLanes) sum_tile[row * n.P + c] /= sum;
+    if (lane == 0) lse[(s.q_begin + i) * n.H + h] = best + logf(sum);
+  }
+  __syncthreads();
+  store_tile<false>(sum_tile, out, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
 }
 
 // delta [Tq, H] = out . dout, a warp a row.
@@ -118,110 +140,90 @@ __global__ void delta_kernel(int64_t rows, int64_t D, const float* out, const fl
 }
 
 // As forward_kernel, with ds = p (dp - delta) in place of p: dq = scale sum ds k.
-template <int kOwn>
-__global__ void __launch_bounds__(kTile* kLanes)
-    query_grad_kernel(Sizes x, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
+__global__ void __launch_bounds__(kBlock)
+    query_grad_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
                       const float* q, const float* k, const float* v, const float* lse, const float* delta,
                       const float* dout, float* dq) {
-  float *q_tile = shared_memory<float>(), *do_tile = q_tile + kTile * x.D, *k_tile = do_tile + kTile * x.D,
-        *v_tile = k_tile + kTile * x.D, *ds = v_tile + kTile * x.D;  // [kTile, kPitch]
+  const int size = kTile * n.P;
+  float *q_tile = shared_memory<float>(), *do_tile = q_tile + size, *k_tile = do_tile + size,
+        *v_tile = k_tile + size, *dq_tile = v_tile + size, *p = dq_tile + size, *dp = p + kTile * kScores;
   const Segment s = segment_at(segments, tiles[2 * blockIdx.x]);
   const int64_t h = blockIdx.y, g = kv_head[h], first = tiles[2 * blockIdx.x + 1];
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const int64_t i = first + row, seen = i < s.q_count ? s.offset + i + 1 : 0, at = (s.q_begin + i) * x.H + h;
+  const int64_t i = first + row, seen = i < s.q_count ? s.offset + i + 1 : 0, at = (s.q_begin + i) * n.H + h;
   const int64_t last_key = s.offset + min(first + kTile, int64_t{s.q_count});
-  load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, x.H, h, x.D);
-  load_tile(do_tile, dout, s.q_begin + first, s.q_begin + s.q_count, x.H, h, x.D);
+  load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
+  load_tile(do_tile, dout, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
+  clear_tile(dq_tile, n);
   const float my_lse = seen ? lse[at] : 0.0f, my_delta = seen ? delta[at] : 0.0f;
-  float own[kOwn] = {};
   for (int64_t key = 0; key < last_key; key += kTile) {
+    load_tile(k_tile, k, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
+    load_tile(v_tile, v, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
     __syncthreads();
-    load_tile(k_tile, k, s.k_begin + key, s.k_begin + last_key, x.G, g, x.D);
-    load_tile(v_tile, v, s.k_begin + key, s.k_begin + last_key, x.G, g, x.D);
+    scores_of(q_tile, k_tile, p, n);
+    scores_of(do_tile, v_tile, dp, n);
+#pragma unroll
+    for (int m = 0; m < kShare; ++m) {
+      const int j = lane + m * kLanes, e = row * kScores + j;
+      p[e] = key + j < seen ? n.scale * expf(n.scale * p[e] - my_lse) * (dp[e] - my_delta) : 0.0f;
+    }
     __syncthreads();
-    for (int n = 0; n < kShare; ++n) {
-      const int j = lane + n * kLanes;
-      float value = 0;
-      if (key + j < seen) {
-        const float p = expf(x.scale * dot(q_tile + row * x.D, k_tile + j * x.D, x.D) - my_lse);
-        value = x.scale * p * (dot(do_tile + row * x.D, v_tile + j * x.D, x.D) - my_delta);
-      }
-      ds[row * kPitch + j] = value;
-    }
-    __syncwarp();
-    for (int n = 0; n < kOwn; ++n) {
-      const int64_t c = lane + n * kLanes;
-      if (c >= x.D) break;
-      float total = own[n];
-      for (int j = 0; j < kTile; ++j) total += ds[row * kPitch + j] * k_tile[j * x.D + c];
-      own[n] = total;
-    }
+    add_weighted(p, k_tile, dq_tile, n);
   }
-  if (seen == 0) return;
-  for (int n = 0; n < kOwn; ++n)
-    if (lane + n * kLanes < x.D) dq[at * x.D + lane + n * kLanes] = own[n];
+  store_tile<false>(dq_tile, dq, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
 }
 
 // Grid (key tile, key/value head). The segments that see rows of key tile b are seeing[first_of[b] ..
-// first_of[b + 1]).
-template <int kOwn>
-__global__ void __launch_bounds__(kTile* kLanes)
-    key_grad_kernel(Sizes x, int64_t Tk, const int32_t* first_of, const int32_t* seeing,
+// first_of[b + 1]). Scores are transposed here: a row for each key.
+__global__ void __launch_bounds__(kBlock)
+    key_grad_kernel(Sizes n, int64_t Tk, const int32_t* first_of, const int32_t* seeing,
                     const int32_t* segments, const int32_t* kv_head, const float* q, const float* k,
                     const float* v, const float* lse, const float* delta, const float* dout, float* dk,
                     float* dv) {
-  float *k_tile = shared_memory<float>(), *v_tile = k_tile + kTile * x.D, *q_tile = v_tile + kTile * x.D,
-        *do_tile = q_tile + kTile * x.D, *p = do_tile + kTile * x.D, *ds = p + kTile * kPitch;
+  const int size = kTile * n.P;
+  float *k_tile = shared_memory<float>(), *v_tile = k_tile + size, *q_tile = v_tile + size,
+        *do_tile = q_tile + size, *dk_tile = do_tile + size, *dv_tile = dk_tile + size, *p = dv_tile + size,
+        *ds = p + kTile * kScores;
   const int64_t g = blockIdx.y, key_begin = int64_t{blockIdx.x} * kTile, key_end = min(Tk, key_begin + kTile);
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int64_t key = key_begin + row;
-  float own_k[kOwn] = {}, own_v[kOwn] = {};
-  load_tile(k_tile, k, key_begin, key_end, x.G, g, x.D);
-  load_tile(v_tile, v, key_begin, key_end, x.G, g, x.D);
-  for (int32_t n = first_of[blockIdx.x]; n < first_of[blockIdx.x + 1]; ++n) {
-    const Segment s = segment_at(segments, seeing[n]);
+  load_tile(k_tile, k, key_begin, key_end, n.G, g, n);
+  load_tile(v_tile, v, key_begin, key_end, n.G, g, n);
+  clear_tile(dk_tile, n);
+  clear_tile(dv_tile, n);
+  for (int32_t one = first_of[blockIdx.x]; one < first_of[blockIdx.x + 1]; ++one) {
+    const Segment s = segment_at(segments, seeing[one]);
     // The first query that sees any key of the tile.
     const int64_t start = max(int64_t{0}, key_begin - s.k_begin - s.offset) / kTile * kTile;
-    for (int64_t h = 0; h < x.H; ++h) {
+    for (int64_t h = 0; h < n.H; ++h) {
       if (kv_head[h] != g) continue;
       for (int64_t first = start; first < s.q_count; first += kTile) {
+        load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
+        load_tile(do_tile, dout, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
         __syncthreads();
-        load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, x.H, h, x.D);
-        load_tile(do_tile, dout, s.q_begin + first, s.q_begin + s.q_count, x.H, h, x.D);
-        __syncthreads();
+        scores_of(k_tile, q_tile, p, n);
+        scores_of(v_tile, do_tile, ds, n);
+#pragma unroll
         for (int m = 0; m < kShare; ++m) {
-          const int j = lane + m * kLanes;
-          const int64_t i = first + j, at = (s.q_begin + i) * x.H + h;
+          const int j = lane + m * kLanes, e = row * kScores + j;
+          const int64_t i = first + j, at = (s.q_begin + i) * n.H + h;
           float probability = 0, slope = 0;
           if (i < s.q_count && key < key_end && key >= s.k_begin && key <= s.k_begin + s.offset + i) {
-            probability = expf(x.scale * dot(q_tile + j * x.D, k_tile + row * x.D, x.D) - lse[at]);
-            slope = x.scale * probability * (dot(do_tile + j * x.D, v_tile + row * x.D, x.D) - delta[at]);
+            probability = expf(n.scale * p[e] - lse[at]);
+            slope = n.scale * probability * (ds[e] - delta[at]);
           }
-          p[row * kPitch + j] = probability;
-          ds[row * kPitch + j] = slope;
+          p[e] = probability;
+          ds[e] = slope;
         }
-        __syncwarp();
-        for (int m = 0; m < kOwn; ++m) {
-          const int64_t c = lane + m * kLanes;
-          if (c >= x.D) break;
-          float to_k = own_k[m], to_v = own_v[m];
-          for (int j = 0; j < kTile; ++j) {
-            to_k += ds[row * kPitch + j] * q_tile[j * x.D + c];
-            to_v += p[row * kPitch + j] * do_tile[j * x.D + c];
-          }
-          own_k[m] = to_k;
-          own_v[m] = to_v;
-        }
+        __syncthreads();
+        add_weighted(p, do_tile, dv_tile, n);
+        add_weighted(ds, q_tile, dk_tile, n);
       }
     }
   }
-  if (key >= key_end) return;
-  for (int m = 0; m < kOwn; ++m) {
-    const int64_t c = lane + m * kLanes;
-    if (c >= x.D) break;
-    dk[(key * x.G + g) * x.D + c] += own_k[m];
-    dv[(key * x.G + g) * x.D + c] += own_v[m];
-  }
+  __syncthreads();
+  store_tile<true>(dk_tile, dk, key_begin, key_end, n.G, g, n);
+  store_tile<true>(dv_tile, dv, key_begin, key_end, n.G, g, n);
 }
 
 // The tables of a launch, on the GPU.
@@ -256,56 +258,40 @@ struct Tables {
 
 template <class Args>
 Sizes sizes_of(const Args& args) {
-  const Sizes x{args.q.dim(1), args.k.dim(1), args.q.dim(2),
-                1 / std::sqrt(static_cast<float>(args.q.dim(2)))};
-  if (x.D > kMost) fail("attention: {} channels a head, expected at most {}", x.D, kMost);
-  return x;
+  const int D = static_cast<int>(args.q.dim(2));
+  if (D > kMost) fail("attention: {} channels a head, expected at most {}", D, kMost);
+  return {args.q.dim(1), args.k.dim(1), D, pitch_of(D), 1 / std::sqrt(static_cast<float>(D))};
 }
 
-size_t shared_bytes(int64_t D, int tiles, int scores) {
-  return (tiles * kTile * D + scores * kTile * kPitch) * sizeof(float);
-}
-
-template <int kOwn>
-void forward(const Stream& stream, const AttentionForwardArgs& args, const Sizes& x, const Tables& t) {
-  launch(stream, "attention forward", forward_kernel<kOwn>, dim3(t.query_tile_count, x.H),
-         dim3(kTile * kLanes), shared_bytes(x.D, 3, 1), x, t.query_tiles.data<int32_t>(),
-         t.segments.data<int32_t>(), t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(),
-         args.out.f32(), args.lse.f32());
-}
-
-template <int kOwn>
-void backward(const Stream& stream, const AttentionBackwardArgs& args, const Sizes& x, const Tables& t,
-              const Tensor& delta) {
-  launch(stream, "attention backward of queries", query_grad_kernel<kOwn>, dim3(t.query_tile_count, x.H),
-         dim3(kTile * kLanes), shared_bytes(x.D, 4, 1), x, t.query_tiles.data<int32_t>(),
-         t.segments.data<int32_t>(), t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(),
-         args.lse.f32(), delta.f32(), args.dout.f32(), args.dq.f32());
-  launch(stream, "attention backward of keys", key_grad_kernel<kOwn>, dim3(t.key_tile_count, x.G),
-         dim3(kTile * kLanes), shared_bytes(x.D, 4, 2), x, args.k.dim(0), t.first_of.data<int32_t>(),
-         t.seeing.data<int32_t>(), t.segments.data<int32_t>(), t.kv_head.data<int32_t>(), args.q.f32(),
-         args.k.f32(), args.v.f32(), args.lse.f32(), delta.f32(), args.dout.f32(), args.dk.f32(),
-         args.dv.f32());
+size_t shared_bytes(const Sizes& n, int tiles, int scores) {
+  return (tiles * kTile * n.P + scores * kTile * kScores) * sizeof(float);
 }
 
 }  // namespace
 
 void attention_forward(const Stream& stream, const AttentionForwardArgs& args) {
-  const Sizes x = sizes_of(args);
+  const Sizes n = sizes_of(args);
   const Tables t(args.segments, args.kv_head, args.k.dim(0), args.q.device());
-  const auto run = x.D <= 64 ? forward<8> : x.D <= 128 ? forward<16> : forward<32>;
-  run(stream, args, x, t);
+  launch(stream, "attention forward", forward_kernel, dim3(t.query_tile_count, n.H), dim3(kBlock),
+         shared_bytes(n, 4, 1), n, t.query_tiles.data<int32_t>(), t.segments.data<int32_t>(),
+         t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(), args.out.f32(), args.lse.f32());
 }
 
 void attention_backward(const Stream& stream, const AttentionBackwardArgs& args) {
-  const Sizes x = sizes_of(args);
+  const Sizes n = sizes_of(args);
   const Tables t(args.segments, args.kv_head, args.k.dim(0), args.q.device());
-  const int64_t rows = args.q.dim(0) * x.H;
+  const int64_t rows = args.q.dim(0) * n.H;
   const Tensor delta = Tensor::empty({rows}, DType::f32, args.q.device());
   launch(stream, "attention delta", delta_kernel, dim3(blocks_for(rows, kBlock / kWarp)),
-         dim3(kWarp, kBlock / kWarp), 0, rows, x.D, args.out.f32(), args.dout.f32(), delta.f32());
-  const auto run = x.D <= 64 ? backward<8> : x.D <= 128 ? backward<16> : backward<32>;
-  run(stream, args, x, t, delta);
+         dim3(kWarp, kBlock / kWarp), 0, rows, int64_t{n.D}, args.out.f32(), args.dout.f32(), delta.f32());
+  launch(stream, "attention backward of queries", query_grad_kernel, dim3(t.query_tile_count, n.H),
+         dim3(kBlock), shared_bytes(n, 5, 2), n, t.query_tiles.data<int32_t>(), t.segments.data<int32_t>(),
+         t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(), args.lse.f32(), delta.f32(),
+         args.dout.f32(), args.dq.f32());
+  launch(stream, "attention backward of keys", key_grad_kernel, dim3(t.key_tile_count, n.G), dim3(kBlock),
+         shared_bytes(n, 6, 2), n, args.k.dim(0), t.first_of.data<int32_t>(), t.seeing.data<int32_t>(),
+         t.segments.data<int32_t>(), t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(),
+         args.lse.f32(), delta.f32(), args.dout.f32(), args.dk.f32(), args.dv.f32());
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -175,7 +175,7 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
   }
   const Gradients out{args.dlog_w.f32(), args.dk.f32(),    args.dv.f32(),
                       args.dkappa.f32(), args.drate.f32(), optional(args.dinitial)};
-  const size_t P = in.D + 1, floats = (Chunk::kRows + in.D + Backward::kRows) * P + 2 * kC * 2 * kC + kC * kC;
+  const size_t P = pitch_of(in.D), floats = (Chunk::kRows + in.D + Backward::kRows) * P + 2 * kC * 2 * kC + kC * kC;
   wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel, dim3(args.in.segments.size(), in.N),
                        dim3(kThreads), floats * sizeof(float), in, segments.data<int64_t>(),
                        readers.data<int32_t>(), R, readings[0], readings[1], args.chunk_states.f32(),

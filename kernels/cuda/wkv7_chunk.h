@@ -2,6 +2,7 @@
 // kernels/cpu/wkv7_chunk.h, whose notation and formulas these kernels share. A block has 256 threads and one
 // state head; what is written here holds after the block's next barrier, which every function ends with.
 #pragma once
+#include "kernels/cuda/tensor_core.h"
 #include "kernels/cuda/upload.h"
 #include "kernels/wkv7.h"
 #include "runtime/cuda/launch.h"
@@ -10,27 +11,6 @@ namespace wuneng::kernels::cuda {
 
 inline constexpr int kC = static_cast<int>(wkv7_chunk);
 inline constexpr int kThreads = wuneng::cuda::kBlock;
-
-// A matrix in memory: element (i, j) is data[i * row + j * column].
-struct Matrix {
-  const float* data;
-  int row, column;
-};
-__device__ inline Matrix rows_of(const float* data, int pitch) { return {data, pitch, 1}; }
-__device__ inline Matrix columns_of(const float* data, int pitch) { return {data, 1, pitch}; }  // transposed
-
-// c [m, n] (rows `pitch` apart) = (kAdd: +=) a [m, depth] b [depth, n]
-template <bool kAdd = false>
-__device__ void multiply(int m, int n, int depth, Matrix a, Matrix b, float* c, int pitch) {
-  for (int e = threadIdx.x; e < m * n; e += kThreads) {
-    const int i = e / n, j = e % n;
-    float sum = kAdd ? c[i * pitch + j] : 0.0f;
-    for (int p = 0; p < depth; ++p)
-      sum += a.data[i * a.row + p * a.column] * b.data[p * b.row + j * b.column];
-    c[i * pitch + j] = sum;
-  }
-  __syncthreads();
-}
 
 // Keeps of both halves of pairs [16, 32] the entries j <= t, or j < t where strict.
 __device__ inline void keep_causal(float* pairs, bool strict) {
@@ -69,7 +49,6 @@ inline Inputs inputs_of(const Wkv7Inputs& in) {
           static_cast<int>(in.k.dim(2))};
 }
 
-// Shared memory: rows lie P = D + 1 floats apart, so that neither rows nor columns meet in one bank.
 struct Chunk {
   int D, P;
   int64_t row;  // the first
@@ -82,7 +61,7 @@ struct Chunk {
 
   // Takes its part of `memory`; returns what follows.
   __device__ float* place(float* memory, int channels) {
-    D = channels, P = D + 1;
+    D = channels, P = pitch_of(D);
     grow = memory, A = grow + (kC + 1) * P, KB = A + kC * P, VU = KB + 2 * kC * P;
     return memory + kRows * P;
   }
@@ -131,14 +110,14 @@ struct Chunk {
   __device__ float* U() const { return VU + kC * P; }
 };
 
-// A state [D, D] between global memory and shared memory of pitch D + 1; null: zeros, nowhere.
+// A state [D, D] between global memory and shared memory; null: zeros, nowhere.
 __device__ inline void load_state(const float* from, int D, float* to) {
-  for (int e = threadIdx.x; e < D * D; e += kThreads) to[e / D * (D + 1) + e % D] = from ? from[e] : 0.0f;
+  for (int e = threadIdx.x; e < D * D; e += kThreads) to[e / D * pitch_of(D) + e % D] = from ? from[e] : 0.0f;
   __syncthreads();
 }
 __device__ inline void store_state(const float* from, int D, float* to) {
   if (to)
-    for (int e = threadIdx.x; e < D * D; e += kThreads) to[e] = from[e / D * (D + 1) + e % D];
+    for (int e = threadIdx.x; e < D * D; e += kThreads) to[e] = from[e / D * pitch_of(D) + e % D];
   __syncthreads();
 }
 

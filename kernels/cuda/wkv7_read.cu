@@ -35,7 +35,7 @@ void read(const Stream& stream, const Wkv7ReadArgs& args, bool transposed) {
   const Device device = args.in.k.device();
   const Tensor chunks = chunk_table(args.in.segments, device),
                readers = reader_table(args.head_state, in.N, device);
-  const size_t P = in.D + 1, floats = (Chunk::kRows + in.D + 2 * kC) * P + kC * 2 * kC;
+  const size_t P = pitch_of(in.D), floats = (Chunk::kRows + in.D + 2 * kC) * P + kC * 2 * kC;
   wuneng::cuda::launch(stream, transposed ? "wkv7_read_transposed" : "wkv7_read", read_kernel,
                        dim3(wkv7_chunk_count(args.in.segments), in.N), dim3(kThreads), floats * sizeof(float),
                        in, chunks.data<int64_t>(), readers.data<int32_t>(), transposed,

@@ -42,7 +42,7 @@ float* optional(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
 void wkv7_states(const Stream& stream, const Wkv7StatesArgs& args) {
   const Inputs in = inputs_of(args.in);
   const Tensor segments = segment_table(args.in.segments, args.in.k.device());
-  const size_t P = in.D + 1, floats = (Chunk::kRows + in.D + kC) * P + kC * 2 * kC + kC * kC;
+  const size_t P = pitch_of(in.D), floats = (Chunk::kRows + in.D + kC) * P + kC * 2 * kC + kC * kC;
   wuneng::cuda::launch(stream, "wkv7_states", states_kernel, dim3(args.in.segments.size(), in.N),
                        dim3(kThreads), floats * sizeof(float), in, segments.data<int64_t>(),
                        optional(args.initial), args.chunk_states.f32(), args.removed.f32(),

@@ -3,8 +3,9 @@
 // that their arithmetic, their indices and their barriers are tested everywhere (and by the address
 // sanitizer).
 //
-// A block's threads are fibers that run one after another up to a barrier or a warp exchange; blocks run in
-// order. What it cannot show: races between barriers, memory order, occupancy, speed. Device memory is filled
+// A block's threads are fibers that run one after another, in ever another order, up to a barrier or a warp
+// exchange; blocks run in order. A missing barrier shows where the order matters. What it cannot show: memory
+// order, occupancy, speed. Device memory is filled
 // with NaN when handed out, and host code that touches it ends the program, as with a GPU.
 #pragma once
 #include <algorithm>
@@ -56,6 +57,9 @@ uint64_t exchange(uint64_t value, int source);
 // All live lanes of the warp meet and each gets all 32 values (stale where a lane has ended).
 const uint64_t* gather(uint64_t value);
 int lane();
+
+// kernels/cuda/tensor_core.h's, by all lanes of a warp; each factor is cut to two tf32 numbers first.
+void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]);
 
 template <class T>
 T shuffle(T value, int source) {

@@ -55,6 +55,7 @@ struct Block {
   std::vector<char> shared;
   int current = 0;
   int votes = 0, counted = 0;
+  uint64_t turn = 1;
   context::fiber scheduler;
 
   void resume(int t) {
@@ -77,7 +78,10 @@ struct Block {
     for (;;) {
       int ended = 0, at_barrier = 0;
       bool moved = false;
-      for (int t = 0; t < count; ++t) {
+      // In another order each time: a result that rests on a missing barrier does not stay the same.
+      turn = turn * 6364136223846793005u + 1442695040888963407u;
+      const int first = static_cast<int>((turn >> 33) % count), step = turn >> 63 ? 1 : count - 1;
+      for (int i = 0, t = first; i < count; ++i, t = (t + step) % count) {
         if (threads[t].state == State::ready) resume(t), moved = true;
         ended += threads[t].state == State::ended;
         at_barrier += threads[t].state == State::at_barrier;
@@ -228,6 +232,41 @@ const uint64_t* gather(uint64_t value) {
   g_block.wait(State::at_exchange);
   return g_block.exchanged.data() + g_block.current / kWarp * kWarp;
 }
+namespace {
+
+// To 10 bits behind the point, ties away from zero: cvt.rna.tf32.f32.
+float tf32(float x) { return __int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff); }
+
+struct Pair {
+  float first, second;
+};
+
+}  // namespace
+
+void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+  Pair held[3][kWarp];  // of every lane: a's and b's elements, two by two
+  const Pair mine[3] = {{a[0], a[1]}, {a[2], a[3]}, {b[0], b[1]}};
+  for (int i = 0; i < 3; ++i) {
+    uint64_t bits;
+    std::memcpy(&bits, &mine[i], sizeof bits);
+    std::memcpy(held[i], gather(bits), sizeof held[i]);
+  }
+  const auto left = [&](int row, int k) {
+    const Pair& p = held[k / 4][row % 8 * 4 + k % 4];
+    return row < 8 ? p.first : p.second;
+  };
+  const auto right = [&](int k, int column) {
+    const Pair& p = held[2][column * 4 + k % 4];
+    return k < 4 ? p.first : p.second;
+  };
+  const int g = lane() / 4, t = lane() % 4;
+  for (int e = 0; e < 4; ++e)
+    for (int k = 0; k < 8; ++k) {
+      const float x = left(g + e / 2 * 8, k), y = right(k, 2 * t + e % 2), x_high = tf32(x), y_high = tf32(y);
+      d[e] += tf32(x - x_high) * y_high + x_high * tf32(y - y_high) + x_high * y_high;
+    }
+}
+
 uint64_t exchange(uint64_t value, int source) { return gather(value)[source]; }
 
 }  // namespace emulator

@@ -1,0 +1,92 @@
+// Products of small matrices in a block's shared memory, in tensor cores at f32's precision: each factor is
+// split into two tf32 numbers, x = high + low, and a b = high high + high low + low high, which leaves out
+// 2^-22 of it.
+#pragma once
+#include "runtime/cuda/launch.h"
+
+namespace wuneng::kernels::cuda {
+
+// A matrix in memory: element (i, j) is data[i * row + j * column].
+struct Matrix {
+  const float* data;
+  int row, column;
+  __device__ float at(int i, int j) const { return data[i * row + j * column]; }
+};
+__device__ inline Matrix rows_of(const float* data, int pitch) { return {data, pitch, 1}; }
+__device__ inline Matrix columns_of(const float* data, int pitch) { return {data, 1, pitch}; }  // transposed
+
+#ifdef __CUDACC__
+struct Split {
+  unsigned high, low;
+};
+__device__ inline Split split(float x) {
+  Split s;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.high) : "f"(x));
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.low) : "f"(x - __uint_as_float(s.high)));
+  return s;
+}
+
+__device__ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, "
+      "%1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+// d [16, 8] += a [16, 8] b [8, 8], by a warp whose lane l = 4 g + t holds a (g, t), (g + 8, t), (g, t + 4),
+// (g + 8, t + 4), b (t, g), (t + 4, g) and d (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
+__device__ inline void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+#ifdef __CUDACC__
+  unsigned a_high[4], a_low[4], b_high[2], b_low[2];
+  for (int i = 0; i < 4; ++i) {
+    const Split s = split(a[i]);
+    a_high[i] = s.high, a_low[i] = s.low;
+  }
+  for (int i = 0; i < 2; ++i) {
+    const Split s = split(b[i]);
+    b_high[i] = s.high, b_low[i] = s.low;
+  }
+  mma_tf32(d, a_low, b_high);
+  mma_tf32(d, a_high, b_low);
+  mma_tf32(d, a_high, b_high);
+#else
+  emulator::multiply_tile(d, a, b);
+#endif
+}
+
+// Rows of a matrix in shared memory lie so far apart that a tile's fragments meet in no bank: lane 4 g + t
+// reads row g, column t. For a number of columns that 32 divides, say.
+__device__ __host__ constexpr int pitch_of(int columns) { return columns + 4; }
+
+// c [m, n] (rows `pitch` apart) = (kAdd: +=) a [m, depth] b [depth, n], by a block of kBlock threads, which
+// meet at the end. In tensor cores where m is a multiple of 16, n and depth of 8.
+template <bool kAdd = false>
+__device__ void multiply(int m, int n, int depth, Matrix a, Matrix b, float* c, int pitch) {
+  using wuneng::cuda::kBlock;
+  using wuneng::cuda::kWarp;
+  if (m % 16 == 0 && n % 8 == 0 && depth % 8 == 0) {
+    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, across = n / 8;
+    for (int tile = threadIdx.x / kWarp; tile < m / 16 * across; tile += kBlock / kWarp) {
+      const int i = tile / across * 16 + g, j = tile % across * 8;
+      float* const out = c + i * pitch + j + 2 * t;
+      float d[4] = {};
+      if (kAdd) d[0] = out[0], d[1] = out[1], d[2] = out[8 * pitch], d[3] = out[8 * pitch + 1];
+      for (int p = t; p < depth; p += 8)
+        multiply_tile(d, {a.at(i, p), a.at(i + 8, p), a.at(i, p + 4), a.at(i + 8, p + 4)},
+                      {b.at(p, j + g), b.at(p + 4, j + g)});
+      out[0] = d[0], out[1] = d[1], out[8 * pitch] = d[2], out[8 * pitch + 1] = d[3];
+    }
+  } else {
+    for (int e = threadIdx.x; e < m * n; e += kBlock) {
+      const int i = e / n, j = e % n;
+      float sum = kAdd ? c[i * pitch + j] : 0.0f;
+      for (int p = 0; p < depth; ++p) sum += a.at(i, p) * b.at(p, j);
+      c[i * pitch + j] = sum;
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace wuneng::kernels::cuda
