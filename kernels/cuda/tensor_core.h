@@ -1,6 +1,6 @@
 // Products of small matrices in a block's shared memory, in tensor cores at f32's precision: each factor is
-// split into two tf32 numbers, x = high + low, and a b = high high + high low + low high, which leaves out
-// 2^-22 of it.
+// the sum of three tf32 numbers of 11 bits, x = high + middle + low, and a b the six products of their parts
+// that f32 can tell from 0.
 #pragma once
 #include "runtime/cuda/launch.h"
 
@@ -16,15 +16,25 @@ __device__ inline Matrix rows_of(const float* data, int pitch) { return {data, p
 __device__ inline Matrix columns_of(const float* data, int pitch) { return {data, 1, pitch}; }  // transposed
 
 #ifdef __CUDACC__
+template <int kCount>
 struct Split {
-  unsigned high, low;
+  unsigned high[kCount], middle[kCount], low[kCount];
+
+  __device__ explicit Split(const float (&x)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      high[i] = tf32(x[i]);
+      const float rest = x[i] - __uint_as_float(high[i]);
+      middle[i] = tf32(rest);
+      low[i] = tf32(rest - __uint_as_float(middle[i]));
+    }
+  }
+  static __device__ unsigned tf32(float x) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+  }
 };
-__device__ inline Split split(float x) {
-  Split s;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.high) : "f"(x));
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(s.low) : "f"(x - __uint_as_float(s.high)));
-  return s;
-}
 
 __device__ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   asm volatile(
@@ -39,18 +49,14 @@ __device__ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const uns
 // (g + 8, t + 4), b (t, g), (t + 4, g) and d (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
 __device__ inline void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
 #ifdef __CUDACC__
-  unsigned a_high[4], a_low[4], b_high[2], b_low[2];
-  for (int i = 0; i < 4; ++i) {
-    const Split s = split(a[i]);
-    a_high[i] = s.high, a_low[i] = s.low;
-  }
-  for (int i = 0; i < 2; ++i) {
-    const Split s = split(b[i]);
-    b_high[i] = s.high, b_low[i] = s.low;
-  }
-  mma_tf32(d, a_low, b_high);
-  mma_tf32(d, a_high, b_low);
-  mma_tf32(d, a_high, b_high);
+  const Split<4> x(a);
+  const Split<2> y(b);
+  mma_tf32(d, x.low, y.high);  // small products first
+  mma_tf32(d, x.middle, y.middle);
+  mma_tf32(d, x.high, y.low);
+  mma_tf32(d, x.middle, y.high);
+  mma_tf32(d, x.high, y.middle);
+  mma_tf32(d, x.high, y.high);
 #else
   emulator::multiply_tile(d, a, b);
 #endif

@@ -58,7 +58,7 @@ uint64_t exchange(uint64_t value, int source);
 const uint64_t* gather(uint64_t value);
 int lane();
 
-// kernels/cuda/tensor_core.h's, by all lanes of a warp; each factor is cut to two tf32 numbers first.
+// kernels/cuda/tensor_core.h's, by all lanes of a warp; each factor is cut to three tf32 numbers first.
 void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]);
 
 template <class T>

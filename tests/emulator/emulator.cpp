@@ -237,6 +237,14 @@ namespace {
 // To 10 bits behind the point, ties away from zero: cvt.rna.tf32.f32.
 float tf32(float x) { return __int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff); }
 
+// x as a sum of three such numbers.
+void cut(float x, float (&parts)[3]) {
+  for (float& part : parts) {
+    part = tf32(x);
+    x -= part;
+  }
+}
+
 struct Pair {
   float first, second;
 };
@@ -260,11 +268,17 @@ void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
     return k < 4 ? p.first : p.second;
   };
   const int g = lane() / 4, t = lane() % 4;
-  for (int e = 0; e < 4; ++e)
+  float x[2][8][3], y[2][8][3];  // the parts of this lane's rows and columns
+  for (int half = 0; half < 2; ++half)
     for (int k = 0; k < 8; ++k) {
-      const float x = left(g + e / 2 * 8, k), y = right(k, 2 * t + e % 2), x_high = tf32(x), y_high = tf32(y);
-      d[e] += tf32(x - x_high) * y_high + x_high * tf32(y - y_high) + x_high * y_high;
+      cut(left(g + half * 8, k), x[half][k]);
+      cut(right(k, 2 * t + half), y[half][k]);
     }
+  // In the tensor cores' order: one product of parts after another, each a sum over the depth.
+  constexpr int kParts[][2] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
+  for (const auto& [of_left, of_right] : kParts)
+    for (int e = 0; e < 4; ++e)
+      for (int k = 0; k < 8; ++k) d[e] += x[e / 2][k][of_left] * y[e % 2][k][of_right];
 }
 
 uint64_t exchange(uint64_t value, int source) { return gather(value)[source]; }
