@@ -17,7 +17,6 @@ Tensor gradient(P p) { return p->var.needs_grad() ? p->var.grad_buffer() : Tenso
 Tensor beside(const Var& x, Shape shape) {
   return Tensor::empty(std::move(shape), DType::f32, x.value().device());
 }
-Tensor like(const Var& x) { return beside(x, x.shape()); }
 // For kernels that want a buffer for every input: one that wants no gradient gets a scratch one.
 Tensor gradient_or_scratch(const Var& x) {
   return x.needs_grad() ? x.grad_buffer() : Tensor::zeros(x.shape(), DType::f32, x.value().device());

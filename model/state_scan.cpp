@@ -6,12 +6,6 @@ namespace wuneng::ops {
 
 using namespace kernels;
 
-namespace {
-
-Tensor like(const Var& x) { return Tensor::empty(x.shape(), DType::f32, x.value().device()); }
-
-}  // namespace
-
 ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
   const Shape shape = inputs.k.shape();
   const int64_t N = shape[1], D = shape[2];

@@ -10,13 +10,10 @@
 #include <optional>
 
 #include "runtime/cuda/device.h"
+#include "runtime/cuda/nccl.h"
 #include "runtime/mpi_call.h"
 #include "runtime/ring.h"
 #include "runtime/watchdog.h"
-
-#ifdef WUNENG_WITH_NCCL
-#include "runtime/cuda/nccl.h"
-#endif
 
 namespace wuneng {
 namespace mpi {
@@ -117,9 +114,9 @@ struct Comm::Impl {
   std::string name = "self";
   std::vector<int> world_ranks = {mpi::state().world_rank};
   std::string members = std::to_string(mpi::state().world_rank);  // "0,1,2", for messages
-#ifdef WUNENG_WITH_NCCL
-  std::unique_ptr<cuda::NcclGroup> nccl;  // after connect()
-#endif
+  std::unique_ptr<cuda::NcclGroup> nccl;                          // after connect()
+
+  bool by_nccl(const Tensor& tensor) const { return nccl && tensor.device().kind == DeviceKind::cuda; }
 
   Impl() = default;
   Impl(MPI_Comm group, std::string group_name) : comm(group), name(std::move(group_name)) {
@@ -140,9 +137,7 @@ struct Comm::Impl {
   Impl(const Impl&) = delete;
 
   ~Impl() {
-#ifdef WUNENG_WITH_NCCL
     nccl.reset();
-#endif
     int finalized = 0;
     if (comm == MPI_COMM_NULL || comm == MPI_COMM_WORLD) return;
     if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);
@@ -238,7 +233,11 @@ namespace {
 // A tensor where MPI can read and write it: itself, or a copy on the host.
 class Staged {
  public:
-  explicit Staged(const Tensor& tensor) : host(tensor.to(Device{})), there_(tensor) {}
+  // filled: what the tensor holds is read; else the copy on the host is only written to.
+  explicit Staged(const Tensor& tensor, bool filled = true)
+      : host(filled || tensor.device() == Device{} ? tensor.to(Device{})
+                                                   : Tensor::empty(tensor.shape(), tensor.dtype())),
+        there_(tensor) {}
   void write_back() const {
     if (there_.device() != Device{}) there_.copy_from(host);
   }
@@ -256,7 +255,7 @@ struct Request::Impl {
   std::string call;
   int64_t expected = -1;  // bytes, of a receive
 
-  Impl(const Tensor& tensor, const std::string& text) : buffer(tensor), call(text) {}
+  Impl(const Tensor& tensor, const std::string& text, bool sends) : buffer(tensor, sends), call(text) {}
   Impl(const Impl&) = delete;
 
   void finish(int code, const MPI_Status& status) const {
@@ -325,12 +324,8 @@ Comm Comm::split(int color, int key, const std::string& name) const {
   return Comm(part == MPI_COMM_NULL ? self : std::make_shared<Impl>(part, name));
 }
 
-#ifdef WUNENG_WITH_NCCL
-#define WUNENG_BY_NCCL(tensor, call) \
-  if (impl_->nccl && (tensor).device().kind == DeviceKind::cuda) return impl_->nccl->call
-
 void Comm::connect(Device device) const {
-  if (size() == 1 || device.kind == DeviceKind::cpu) return;
+  if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
   char host[256] = {};
   gethostname(host, sizeof host - 1);
   std::vector<std::string> places =
@@ -346,11 +341,6 @@ void Comm::connect(Device device) const {
   const Gate call(*impl_, {.operation = "connect", .what = "GPUs by NCCL"});
   impl_->nccl = std::make_unique<cuda::NcclGroup>(id, rank(), size(), device);
 }
-#else
-#define WUNENG_BY_NCCL(tensor, call)
-
-void Comm::connect(Device) const {}
-#endif
 
 void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   constexpr const char* names[] = {"all_reduce sum", "all_reduce max", "all_reduce min"};
@@ -358,7 +348,7 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   const int index = static_cast<int>(op);
   const Gate call(*impl_, {.operation = names[index], .what = what, .tensor = &tensor, .reduces = true});
   if (call.alone()) return;
-  WUNENG_BY_NCCL(tensor, all_reduce(tensor, op, call.text()));
+  if (impl_->by_nccl(tensor)) return impl_->nccl->all_reduce(tensor, op, call.text());
   const Staged staged(tensor);
   if (tensor.bytes() > kRingBytes)
     mpi::ring_all_reduce(impl_->comm, staged.host, op, call.text());
@@ -379,8 +369,8 @@ void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
   const Gate call(
       *impl_, {.operation = "broadcast", .what = what, .tensor = &tensor, .needs_peer = true, .peer = root});
   if (call.alone()) return;
-  WUNENG_BY_NCCL(tensor, broadcast(tensor, root, call.text()));
-  const Staged staged(tensor);
+  if (impl_->by_nccl(tensor)) return impl_->nccl->broadcast(tensor, root, call.text());
+  const Staged staged(tensor, rank() == root);
   for (int64_t at = 0; at < tensor.bytes(); at += kPieceBytes)
     call(MPI_Bcast(static_cast<char*>(staged.host.raw()) + at,
                    static_cast<int>(std::min(kPieceBytes, tensor.bytes() - at)), MPI_BYTE, root,
@@ -394,8 +384,8 @@ void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) c
           "all_gather '{}' on {}: {} ranks of {}{} do not fill {}{}", what, impl_->name, impl_->size,
           to_string(mine.dtype()), to_string(mine.shape()), to_string(all.dtype()), to_string(all.shape()));
   if (call.alone()) return all.view(mine.shape()).copy_from(mine);
-  WUNENG_BY_NCCL(mine, all_gather(mine, all, call.text()));
-  const Staged from(mine), to(all);
+  if (impl_->by_nccl(mine)) return impl_->nccl->all_gather(mine, all, call.text());
+  const Staged from(mine), to(all, false);
   for (int64_t at = 0; at < mine.bytes(); at += kPieceBytes) {
     const int bytes = static_cast<int>(std::min(kPieceBytes, mine.bytes() - at));
     MPI_Datatype piece, spaced;  // this piece of one rank's part, the next rank's a whole part further on
@@ -423,7 +413,7 @@ std::vector<std::string> Comm::all_gather_text(const std::string& mine, const ch
 Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) const {
   const Gate call(*impl_, message("send", what, tensor, peer, tag));
   Request out;
-  out.impl_ = std::make_shared<Request::Impl>(tensor, call.text());
+  out.impl_ = std::make_shared<Request::Impl>(tensor, call.text(), true);
   MPI_Request* request = &out.impl_->request;
   const LongMessage body(tensor.bytes(), call.text());
   call(MPI_Isend(out.impl_->buffer.host.raw(), body.count(), body.type(), peer, tag, impl_->comm, request));
@@ -433,7 +423,7 @@ Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) c
 Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) const {
   const Gate call(*impl_, message("receive", what, tensor, peer, tag));
   Request out;
-  out.impl_ = std::make_shared<Request::Impl>(tensor, call.text());
+  out.impl_ = std::make_shared<Request::Impl>(tensor, call.text(), false);
   out.impl_->expected = tensor.bytes();
   MPI_Request* request = &out.impl_->request;
   const LongMessage body(tensor.bytes(), call.text());

@@ -1,9 +1,9 @@
 // Comm: a named group of ranks and the one entry point for everything that ranks say to each other.
 //
 // Every call goes through one gate that checks types and sizes, counts and names the call for the trace and
-// the hang report, and dispatches: identity for one rank, MPI for host tensors, and for a GPU's their copies
-// on the host. A rank that waits in one call
-// longer than the hang timeout prints who it is, what it waits for and with whom, and aborts the run.
+// the hang report, and dispatches: identity for one rank, MPI for host tensors, and for a GPU's NCCL (see
+// connect) or their copies on the host. A rank that waits in one call longer than the hang timeout prints who
+// it is, what it waits for and with whom, and aborts the run.
 #pragma once
 #include <memory>
 #include <string>

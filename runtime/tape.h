@@ -43,6 +43,9 @@ class Var {
   std::shared_ptr<Node> node_;
 };
 
+// Uninitialised f32 of v's shape, on its device.
+inline Tensor like(const Var& v) { return Tensor::empty(v.shape(), DType::f32, v.value().device()); }
+
 class Tape {
  public:
   explicit Tape(Stream stream = {}, bool recording = true) : stream_(stream), recording_(recording) {}

@@ -4,13 +4,12 @@
 namespace wuneng::kernels::cuda {
 
 using wuneng::cuda::for_each;
+using wuneng::cuda::optional;
 
 namespace {
 
 __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ float silu(float x) { return x * sigmoid(x); }
-
-float* optional(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
 
 }  // namespace
 

@@ -5,6 +5,8 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
+using wuneng::cuda::optional;
+
 struct Reading {
   const float *dy, *r;  // [T, R, D]
 };
@@ -156,8 +158,6 @@ __global__ void __launch_bounds__(kThreads)
   }
   store_state(b.dS, in.D, out.dinitial ? out.dinitial + chain * square : nullptr);
 }
-
-float* optional(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
 
 }  // namespace
 

@@ -5,6 +5,8 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
+using wuneng::cuda::optional;
+
 // Grid (segment, state head).
 __global__ void __launch_bounds__(kThreads)
     states_kernel(Inputs in, const int64_t* segments, const float* initial, float* chunk_states,
@@ -34,8 +36,6 @@ __global__ void __launch_bounds__(kThreads)
   }
   store_state(state, D, final ? final + chain * square : nullptr);
 }
-
-float* optional(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
 
 }  // namespace
 

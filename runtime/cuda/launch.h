@@ -43,6 +43,9 @@ __device__ T* shared_memory() {
 #endif
 }
 
+// Null where the tensor is undefined.
+inline float* optional(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
+
 inline unsigned blocks_for(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
 
 template <class F>

@@ -11,6 +11,9 @@ namespace wuneng::cuda {
 
 using NcclId = std::array<char, 128>;
 
+#ifdef WUNENG_WITH_NCCL
+inline constexpr bool kHasNccl = true;
+
 class NcclGroup {
  public:
   static NcclId make_id();  // by one rank, for all
@@ -28,5 +31,18 @@ class NcclGroup {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+#else
+inline constexpr bool kHasNccl = false;
+
+class NcclGroup {  // there is none
+ public:
+  static NcclId make_id() { return {}; }
+  NcclGroup(const NcclId&, int, int, Device) { fail("this build has no NCCL"); }
+  void all_reduce(const Tensor&, Reduce, const std::string&) const {}
+  void broadcast(const Tensor&, int, const std::string&) const {}
+  void all_gather(const Tensor&, const Tensor&, const std::string&) const {}
+};
+#endif
 
 }  // namespace wuneng::cuda

@@ -19,9 +19,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __constant__ static const
 #define __shared__ static  // one block runs at a time
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define __restrict__
@@ -33,15 +31,6 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
-struct float2 {
-  float x, y;
-};
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-
 inline uint3 threadIdx, blockIdx;  // set by the emulator before each switch
 inline dim3 blockDim, gridDim;
 
@@ -49,9 +38,8 @@ namespace emulator {
 
 // Runs body once for every thread of every block.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
-void* shared_memory();              // the block's dynamic shared memory
-void barrier();                     // all live threads of the block
-int barrier_count(bool predicate);  // the same; how many gave true
+void* shared_memory();  // the block's dynamic shared memory
+void barrier();         // all live threads of the block
 // All live lanes of this thread's warp meet: each leaves `value` and gets lane `source`'s.
 uint64_t exchange(uint64_t value, int source);
 // All live lanes of the warp meet and each gets all 32 values (stale where a lane has ended).
@@ -74,45 +62,11 @@ T shuffle(T value, int source) {
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::barrier(); }
-inline int __syncthreads_count(int predicate) { return emulator::barrier_count(predicate != 0); }
 inline void __syncwarp(unsigned = ~0u) { emulator::exchange(0, 0); }
-template <class T>
-T __shfl_sync(unsigned, T value, int source, int width = 32) {
-  const int lane = emulator::lane();
-  return emulator::shuffle(value, (lane & ~(width - 1)) + (source & (width - 1)));
-}
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
   return emulator::shuffle(value, emulator::lane() ^ mask);
 }
-template <class T>
-T __shfl_down_sync(unsigned, T value, int delta, int = 32) {
-  return emulator::shuffle(value, std::min(31, emulator::lane() + delta));
-}
-template <class T>
-T __shfl_up_sync(unsigned, T value, int delta, int = 32) {
-  return emulator::shuffle(value, std::max(0, emulator::lane() - delta));
-}
-
-template <class T>
-T atomicAdd(T* at, T value) {
-  const T before = *at;
-  *at += value;
-  return before;
-}
-inline int atomicMax(int* at, int value) {
-  const int before = *at;
-  *at = std::max(before, value);
-  return before;
-}
-template <class T>
-T __ldg(const T* at) {
-  return *at;
-}
-inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 inline int __float_as_int(float x) {
   int i;
   std::memcpy(&i, &x, 4);
@@ -141,8 +95,7 @@ enum cudaMemcpyKind {
   cudaMemcpyDefault
 };
 using cudaStream_t = struct EmulatedStream*;
-using cudaEvent_t = struct EmulatedEvent*;
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0;
+constexpr unsigned cudaStreamNonBlocking = 1;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaDeviceProp {
   char name[256];
@@ -174,7 +127,6 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
 // One GPU that all processes share, or, where WUNENG_EMULATOR_GPU_PER_RANK is set, another in each.
 cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device);
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t);
 template <class F>

@@ -54,7 +54,6 @@ struct Block {
   std::vector<uint64_t> exchanged;  // of every thread
   std::vector<char> shared;
   int current = 0;
-  int votes = 0, counted = 0;
   uint64_t turn = 1;
   context::fiber scheduler;
 
@@ -89,8 +88,6 @@ struct Block {
       if (ended == count) return;
       moved |= release_warps();
       if (ended + at_barrier == count) {
-        counted = votes;
-        votes = 0;
         for (Thread& t : threads)
           if (t.state == State::at_barrier) t.state = State::ready;
         moved = true;
@@ -220,11 +217,6 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
 
 void* shared_memory() { return g_block.shared.data(); }
 void barrier() { g_block.wait(State::at_barrier); }
-int barrier_count(bool predicate) {
-  g_block.votes += predicate;
-  barrier();
-  return g_block.counted;
-}
 int lane() { return g_block.current % kWarp; }
 
 const uint64_t* gather(uint64_t value) {

@@ -20,8 +20,9 @@ namespace wuneng::fuzz {
 class Directory {
  public:
   Directory() {
-    std::string name =
-        std::filesystem::exists("/dev/shm") ? "/dev/shm/wuneng-fuzz-XXXXXX" : "/tmp/wuneng-fuzz-XXXXXX";
+    const std::filesystem::path memory = "/dev/shm";
+    const auto parent = std::filesystem::exists(memory) ? memory : std::filesystem::temp_directory_path();
+    std::string name = (parent / "wuneng-fuzz-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) std::abort();
     path_ = name;
   }

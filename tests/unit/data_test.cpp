@@ -1,6 +1,5 @@
 // The corpus and its micro-batches: the split, documents, labels, and that order depends on a number alone.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -10,21 +9,15 @@
 
 #include "data/batch.h"
 #include "runtime/error.h"
+#include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
 namespace {
 
 namespace fs = std::filesystem;
 
-class DataTest : public ::testing::Test {
+class DataTest : public ScratchTest {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "wuneng-data-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    root_ = name;
-  }
-  void TearDown() override { fs::remove_all(root_); }
-
   // Byte i of a file is a function of (salt, i), with no short period.
   static std::string text(int64_t bytes, uint64_t salt) {
     std::string s(bytes, '\0');
@@ -33,10 +26,6 @@ class DataTest : public ::testing::Test {
       s[i] = static_cast<char>(((x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u) >> 56);
     }
     return s;
-  }
-  void write(const std::string& name, const std::string& content) const {
-    fs::create_directories((root_ / name).parent_path());
-    std::ofstream(root_ / name, std::ios::binary) << content;
   }
   std::unique_ptr<Corpus> open(int64_t every, int64_t block = 64,
                                std::vector<std::string> extensions = {}) const {
@@ -47,8 +36,6 @@ class DataTest : public ::testing::Test {
     const Sample all = corpus.read(split, 0, corpus.size(split));
     return {all.tokens.begin(), all.tokens.end()};
   }
-
-  fs::path root_;
 };
 
 TEST_F(DataTest, FilesComeSortedFilteredAndOnce) {
