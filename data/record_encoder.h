@@ -33,6 +33,7 @@ class RecordEncoder {
   RecordEncoder(TextCodec codec, DataKind kind, std::optional<int32_t> end)
       : codec_(std::move(codec)), kind_(kind), end_(end) {}
 
+  const TextCodec& codec() const { return codec_; }
   DataKind kind() const { return kind_; }
   int documents() const { return kind_ == DataKind::preference ? 2 : 1; }
   // The record's documents: one, or of a pair the chosen, then the rejected. An Error makes it a bad line.

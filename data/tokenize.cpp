@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <future>
 #include <memory>
 #include <optional>
 
+#include "data/token_info.h"
 #include "data/token_writer.h"
 #include "runtime/error.h"
 #include "runtime/threads.h"
@@ -59,18 +61,26 @@ std::vector<Encoded> encode_batch(const RawBatch& batch, const TokenizeOptions& 
 // The pairs of files of all documents of a record.
 class Writers {
  public:
-  explicit Writers(const TokenizeOptions& o) {
+  explicit Writers(const TokenizeOptions& o) : prefixes_(o.prefixes) {
     for (const std::string& prefix : o.prefixes)
       writers_.push_back(std::make_unique<MaskedTokenWriter>(prefix, o.type, o.labels));
   }
   void add(const std::vector<Tokens>& documents) {
     for (size_t i = 0; i < writers_.size(); ++i) writers_[i]->add(documents[i].ids, documents[i].learnt);
   }
-  void finish() {
+  // Older tokens go before anything that is new is there, and an index comes last: a run that is killed in
+  // between leaves no tokens beside what does not belong to them.
+  void finish(TokenInfo info) {
+    for (const std::string& prefix : prefixes_) std::filesystem::remove(prefix + ".idx");
+    for (size_t i = 0; i < prefixes_.size(); ++i) {
+      if (prefixes_.size() == 2) info.pair = prefixes_[1 - i];
+      write_token_info(prefixes_[i], info);
+    }
     for (const auto& writer : writers_) writer->finish();
   }
 
  private:
+  std::vector<std::string> prefixes_;
   std::vector<std::unique_ptr<MaskedTokenWriter>> writers_;
 };
 
@@ -120,7 +130,8 @@ TokenizeProgress tokenize_files(const TokenizeOptions& options, const RecordEnco
     progress.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     if (report) report(progress);
   }
-  writers.finish();
+  writers.finish({encoder.codec().name(), encoder.codec().vocab_size(), to_string(encoder.kind()), "",
+                  options.text.paths});
   progress.bytes_read = progress.bytes_total;
   progress.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return progress;

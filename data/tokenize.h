@@ -31,7 +31,7 @@ struct TokenizeProgress {
   std::vector<std::string> first_bad;  // what was wrong, with file and line
 };
 
-// Documents in the input's order, whatever the number of threads. An encoder's Error makes a bad line.
+// Writes <prefix>.bin, .idx and .json (data/token_info.h). Documents in the input's order, whatever the number of threads. An encoder's Error makes a bad line.
 // `report` is called after every batch, from this thread. Returns the last state; where it throws, no file is
 // left.
 TokenizeProgress tokenize_files(const TokenizeOptions& options, const RecordEncoder& encoder,

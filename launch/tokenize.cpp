@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "data/token_info.h"
 #include "launch/commands.h"
 #include "runtime/error.h"
 #include "runtime/format.h"
@@ -123,9 +122,6 @@ void tokenize(const TokenizeCommand& c) {
     Bar bar;
     done = tokenize_files(o, encoder, [&](const TokenizeProgress& p) { bar.show(p); });
   }
-  for (size_t i = 0; i < o.prefixes.size(); ++i)
-    write_token_info(o.prefixes[i], {codec.name(), codec.vocab_size(), to_string(kind),
-                                     o.prefixes.size() == 2 ? o.prefixes[1 - i] : "", c.paths});
   report(done, o, kind);
 }
 

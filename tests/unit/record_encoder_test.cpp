@@ -176,14 +176,29 @@ TEST_F(RecordEncoderTest, TokensOfAnotherTokenizerAreRefused) {
   const auto open = [&](int32_t vocab) {
     return open_token_corpus({.paths = {path("one"), path("two")}, .vocab_size = vocab, .held_out_every = 0});
   };
-  EXPECT_EQ(open(200)->tokenizer(), "");  // nothing said, nothing checked
-  write_token_info(path("one"), {"bytes", 256, "text", "", {"in.jsonl"}});
   EXPECT_EQ(open(256)->tokenizer(), "bytes");
   EXPECT_THROW(open(200), Error);
   write_token_info(path("two"), {codec().name(), codec().vocab_size(), "text", "", {"in.jsonl"}});
   EXPECT_THROW(open(1 << 20), Error);
   write("two.json", "{}");
   EXPECT_THROW(open(256), Error);
+  for (const char* name : {"one.json", "two.json"}) std::filesystem::remove(path(name));
+  EXPECT_EQ(open(200)->tokenizer(), "");  // nothing said, nothing checked
+}
+
+TEST_F(RecordEncoderTest, SaysWhatMadeTheFiles) {
+  write("in.jsonl", R"({"prompt": "a", "chosen": "b", "rejected": "c"})");
+  tokenize_files(options("in.jsonl", DataKind::preference),
+                 RecordEncoder(TextCodec::bytes(), DataKind::preference, {}), nullptr);
+  const std::optional<TokenInfo> chosen = read_token_info(path("out_chosen")),
+                                 rejected = read_token_info(path("out_rejected"));
+  ASSERT_TRUE(chosen && rejected);
+  EXPECT_EQ(chosen->tokenizer, "bytes");
+  EXPECT_EQ(chosen->vocab_size, 256);
+  EXPECT_EQ(chosen->kind, "preference");
+  EXPECT_EQ(chosen->pair, path("out_rejected"));
+  EXPECT_EQ(rejected->pair, path("out_chosen"));
+  EXPECT_THAT(chosen->sources, ElementsAre(path("in.jsonl")));
 }
 
 }  // namespace
