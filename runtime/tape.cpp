@@ -3,8 +3,10 @@
 namespace wuneng {
 
 const Tensor& Var::grad_buffer() const {
-  if (!node_->grad.defined())
-    node_->grad = Tensor::zeros(node_->value.shape(), DType::f32, node_->value.device());
+  if (!node_->grad.defined()) {
+    node_->grad = fresh_grad();
+    node_->grad.zero();
+  }
   return node_->grad;
 }
 

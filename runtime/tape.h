@@ -16,8 +16,10 @@ namespace wuneng {
 class Var {
  public:
   Var() = default;
-  explicit Var(Tensor value, bool needs_grad = false)
-      : node_(std::make_shared<Node>(Node{std::move(value), {}, needs_grad})) {}
+  explicit Var(Tensor value, bool needs_grad = false) : Var(value, needs_grad, value.dtype()) {}
+  // With a gradient of another type: f32 for a bf16 parameter, whose gradient many micro-batches add to.
+  Var(Tensor value, bool needs_grad, DType gradient)
+      : node_(std::make_shared<Node>(Node{std::move(value), {}, needs_grad, gradient})) {}
 
   bool defined() const { return node_ != nullptr; }
   const Tensor& value() const { return node_->value; }
@@ -29,7 +31,11 @@ class Var {
   const Tensor& grad() const { return node_->grad; }
   void set_grad(Tensor grad) const { node_->grad = std::move(grad); }
   void drop_grad() const { node_->grad = {}; }
-  // The gradient buffer to add into: f32, zero when first asked for.
+  // An uninitialised tensor to be the gradient, or a part of it.
+  Tensor fresh_grad() const {
+    return Tensor::empty(node_->value.shape(), node_->gradient, node_->value.device());
+  }
+  // The gradient buffer to add into: zero when first asked for.
   const Tensor& grad_buffer() const;
   // Adds to the gradient; takes the tensor itself where there is none yet (the caller must not write to it
   // any more).
@@ -39,12 +45,13 @@ class Var {
   struct Node {
     Tensor value, grad;
     bool needs_grad;
+    DType gradient;
   };
   std::shared_ptr<Node> node_;
 };
 
-// Uninitialised f32 of v's shape, on its device.
-inline Tensor like(const Var& v) { return Tensor::empty(v.shape(), DType::f32, v.value().device()); }
+// Uninitialised, of v's shape and type, on its device.
+inline Tensor like(const Var& v) { return Tensor::empty(v.shape(), v.value().dtype(), v.value().device()); }
 
 class Tape {
  public:

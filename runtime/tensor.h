@@ -55,7 +55,7 @@ class Tensor {
   Tensor clone() const;
   Tensor to(DType dtype) const;         // itself where the type is already that
   Tensor to(Device device) const;       // itself where it is there already
-  void add(const Tensor& other) const;  // += other: f32, as many elements, on the same device
+  void add(const Tensor& other) const;  // += other: as many elements, on the same device; f32, or bf16 on a GPU
 
  private:
   std::shared_ptr<void> storage_;

@@ -25,7 +25,7 @@ void* allocate(int index, int64_t bytes);
 void release(int index, void* memory, int64_t bytes);
 void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 void zero(void* at, int index, int64_t bytes);
-// Tensors on one GPU: to = from with a conversion between f32 and bf16; to += from, f32.
+// Tensors on one GPU, f32 or bf16: to = from; to += from.
 void convert(const Tensor& from, const Tensor& to);
 void add(const Tensor& from, const Tensor& to);
 #else

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -13,24 +14,31 @@
 
 namespace wuneng {
 
-// One device's side: makes the tensors of the call and remembers those that it writes.
+// One device's side: makes the tensors of the call and remembers those that it writes. Tensors of no named
+// type are activations: f32, or on a GPU bf16, when the CPU's side has the same numbers in f32.
 class Side {
  public:
-  Side(Device device, unsigned seed) : stream(compute_stream(device)), random_(seed) {}
+  Side(Device device, DType activations, unsigned seed)
+      : stream(compute_stream(device)), activations_(activations), random_(seed) {}
 
   const Stream stream;
 
-  Tensor uniform(Shape shape, float low, float high, DType dtype = DType::f32) {
+  Tensor uniform(Shape shape, float low, float high, std::optional<DType> dtype = {}) {
     std::uniform_real_distribution<float> d(low, high);
     return make(std::move(shape), dtype, [&] { return d(random_); });
   }
-  Tensor normal(Shape shape, DType dtype = DType::f32) {
+  Tensor normal(Shape shape, std::optional<DType> dtype = {}) {
     std::normal_distribution<float> d;
     return make(std::move(shape), dtype, [&] { return d(random_); });
   }
   template <class T>
   Tensor table(const std::vector<T>& values) {
     return Tensor::from<T>(values, {static_cast<int64_t>(values.size())}).to(stream.device);
+  }
+  // f32 numbers of the host as an activation.
+  Tensor activation(const Tensor& host) {
+    const Tensor t = host.to(activations_);
+    return stream.device.kind == DeviceKind::cpu ? t.to(DType::f32) : t.to(stream.device);
   }
   std::vector<int32_t> whole_numbers(int64_t count, int32_t low, int32_t high) {
     std::uniform_int_distribution<int32_t> d(low, high);
@@ -40,12 +48,13 @@ class Side {
   }
 
   // Written by the kernel: NaN at first, and in both twins wherever the kernel writes nothing.
-  Tensor out(Shape shape) {
-    return remember(
-        make(std::move(shape), DType::f32, [] { return std::numeric_limits<float>::quiet_NaN(); }));
+  Tensor out(Shape shape, std::optional<DType> dtype = {}) {
+    return remember(make(std::move(shape), dtype, [] { return std::numeric_limits<float>::quiet_NaN(); }));
   }
   // Added to by the kernel.
-  Tensor sum(Shape shape) { return remember(normal(std::move(shape))); }
+  Tensor sum(Shape shape, std::optional<DType> dtype = {}) {
+    return remember(normal(std::move(shape), dtype));
+  }
   Tensor remember(Tensor t) {
     outputs.push_back(t);
     return t;
@@ -55,11 +64,12 @@ class Side {
 
  private:
   template <class F>
-  Tensor make(Shape shape, DType dtype, F next) {
+  Tensor make(Shape shape, std::optional<DType> dtype, F next) {
     Tensor t = Tensor::empty(std::move(shape));
     for (int64_t i = 0; i < t.numel(); ++i) t.f32()[i] = next();
-    return t.to(dtype).to(stream.device);
+    return dtype ? t.to(*dtype).to(stream.device) : activation(t);
   }
+  DType activations_;
   std::mt19937 random_;
 };
 
@@ -76,9 +86,8 @@ inline std::vector<double> values_of(const Tensor& t) {
 // call(Side&) makes its tensors through the side and starts kernels; every remembered tensor is compared, as
 // |difference| / |CPU's| over its elements, and where one is NaN both must be.
 template <class F>
-void expect_twins_agree(F call, double tolerance = 1e-5, unsigned seed = 1) {
-  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
-  Side cpu({}, seed), cuda({DeviceKind::cuda, 0}, seed);
+void expect_twins_agree_in(DType activations, F call, double tolerance) {
+  Side cpu({}, activations, 1), cuda({DeviceKind::cuda, 0}, activations, 1);
   call(cpu);
   call(cuda);
   synchronize(cuda.stream.device);
@@ -102,6 +111,17 @@ void expect_twins_agree(F call, double tolerance = 1e-5, unsigned seed = 1) {
     EXPECT_LT(untouched, static_cast<int64_t>(a.size())) << "output " << n << ": nothing was written";
     EXPECT_LE(std::sqrt(error), tolerance * std::sqrt(norm))
         << "output " << n << " " << to_string(cpu.outputs[n].shape());
+  }
+}
+
+// With f32 activations, then with bf16 ones, whose results are rounded to 8 bits: to 2^-9 of themselves and
+// less on average, and as far again where a kernel reads what another has rounded.
+template <class F>
+void expect_twins_agree(F call, double tolerance = 1e-5, double narrow_tolerance = 5e-3) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
+  for (const DType activations : {DType::f32, DType::bf16}) {
+    SCOPED_TRACE("activations: " + std::string(to_string(activations)));
+    expect_twins_agree_in(activations, call, activations == DType::f32 ? tolerance : narrow_tolerance);
   }
 }
 

@@ -24,7 +24,7 @@ TEST_P(AttentionTwins, Agree) {
                            .k = side.normal({c.k_rows, G, c.D}),
                            .v = side.normal({c.k_rows, G, c.D}),
                            .out = side.out({c.q_rows, H, c.D}),
-                           .lse = side.out({c.q_rows, H}),
+                           .lse = side.out({c.q_rows, H}, DType::f32),
                            .segments = c.segments,
                            .kv_head = c.kv_head};
     attention_forward(side.stream, f);
@@ -70,17 +70,14 @@ TEST_P(Wkv7Twins, Agree) {
   const int64_t R = static_cast<int64_t>(c.head_state.size()), S = static_cast<int64_t>(c.segments.size());
   const Shape inputs = {c.T, c.N, c.D}, readers = {c.T, R, c.D}, states = {S, c.N, c.D, c.D};
   expect_twins_agree([&](Side& side) {
-    const Tensor kappa = side.normal(inputs);
-    {  // L2-normalised on the host, the same for both
-      const Tensor host = kappa.to(Device{});
-      for (int64_t i = 0; i < c.T * c.N; ++i) {
-        float* x = host.f32() + i * c.D;
-        float norm = 0;
-        for (int64_t j = 0; j < c.D; ++j) norm += x[j] * x[j];
-        for (int64_t j = 0; j < c.D; ++j) x[j] /= std::sqrt(norm);
-      }
-      kappa.copy_from(host);
+    const Tensor kappa_of_length_one = side.normal(inputs).to(Device{}).to(DType::f32).clone();
+    for (int64_t i = 0; i < c.T * c.N; ++i) {
+      float* x = kappa_of_length_one.f32() + i * c.D;
+      float norm = 0;
+      for (int64_t j = 0; j < c.D; ++j) norm += x[j] * x[j];
+      for (int64_t j = 0; j < c.D; ++j) x[j] /= std::sqrt(norm);
     }
+    const Tensor kappa = side.activation(kappa_of_length_one);
     const float width = 1.7f / std::sqrt(static_cast<float>(c.D));
     const Wkv7Inputs in{.log_w = side.uniform(inputs, -0.6065f, 0),
                         .k = side.uniform(inputs, -width, width),
@@ -88,11 +85,12 @@ TEST_P(Wkv7Twins, Agree) {
                         .kappa = kappa,
                         .rate = side.uniform(inputs, 0.05f, 0.95f),
                         .segments = c.segments};
-    const Wkv7StatesArgs s{.in = in,
-                           .initial = c.initial ? side.normal(states) : Tensor(),
-                           .chunk_states = side.out({wkv7_chunk_count(c.segments), c.N, c.D, c.D}),
-                           .removed = side.out(inputs),
-                           .final = c.dfinal ? side.out(states) : Tensor()};
+    const Wkv7StatesArgs s{
+        .in = in,
+        .initial = c.initial ? side.normal(states, DType::f32) : Tensor(),
+        .chunk_states = side.out({wkv7_chunk_count(c.segments), c.N, c.D, c.D}, DType::f32),
+        .removed = side.out(inputs),
+        .final = c.dfinal ? side.out(states, DType::f32) : Tensor()};
     wkv7_states(side.stream, s);
     const Tensor r = side.normal(readers);
     for (const bool transposed : {false, true}) {
@@ -103,13 +101,13 @@ TEST_P(Wkv7Twins, Agree) {
                        .chunk_states = s.chunk_states,
                        .removed = s.removed,
                        .head_state = c.head_state,
-                       .dfinal = c.dfinal ? side.normal(states) : Tensor(),
+                       .dfinal = c.dfinal ? side.normal(states, DType::f32) : Tensor(),
                        .dlog_w = side.out(inputs),
                        .dk = side.out(inputs),
                        .dv = side.out(inputs),
                        .dkappa = side.out(inputs),
                        .drate = side.out(inputs),
-                       .dinitial = c.initial ? side.out(states) : Tensor()};
+                       .dinitial = c.initial ? side.out(states, DType::f32) : Tensor()};
     for (int i = 0; i < c.readings; ++i) b.readings.push_back({side.normal(readers), side.normal(readers)});
     wkv7_backward(side.stream, b);
     if (!c.initial) wkv7_recurrent(side.stream, {in, c.head_state, r, side.out(readers)});
@@ -132,7 +130,7 @@ TEST(Twins, Boundary) {
   const std::vector<int> head_state = {0, 0, 1};
   const int64_t T = 80, N = 2, R = 3, D = 24, S = 2;
   expect_twins_agree([&](Side& side) {
-    const Tensor states = side.normal({S, N, D, D});
+    const Tensor states = side.normal({S, N, D, D}, DType::f32);
     for (const bool transposed : {false, true})
       for (const bool accumulate : {false, true})
         boundary_read(side.stream, {.states = states,
@@ -144,7 +142,7 @@ TEST(Twins, Boundary) {
                                     .accumulate = accumulate});
     boundary_read_grad(side.stream, {.a = side.normal({T, R, D}),
                                      .b = side.normal({T, R, D}),
-                                     .dstates = side.sum({S, N, D, D}),
+                                     .dstates = side.sum({S, N, D, D}, DType::f32),
                                      .segments = segments,
                                      .head_state = head_state});
   });

@@ -60,15 +60,17 @@ TEST_P(Weights, Bias) {
   expect_twins_agree([](Side& side) {
     add_bias(side.stream,
              {.x = side.normal({T, C}), .bias = side.normal({C}, GetParam()), .y = side.out({T, C})});
-    column_sum(side.stream, {.dy = side.normal({T, C}), .dbias = side.sum({C})});
-    column_sum(side.stream, {.dy = side.normal({700, 5}), .dbias = side.sum({5})});
-    column_sum(side.stream, {.dy = side.normal({0, 5}), .dbias = side.sum({5})});
+    column_sum(side.stream, {.dy = side.normal({T, C}), .dbias = side.sum({C}, DType::f32)});
+    column_sum(side.stream, {.dy = side.normal({700, 5}), .dbias = side.sum({5}, DType::f32)});
+    column_sum(side.stream, {.dy = side.normal({0, 5}), .dbias = side.sum({5}, DType::f32)});
     const Tensor y = side.out({T, C});
     bias_sigmoid(side.stream,
                  {.x = side.normal({T, C}), .bias = side.normal({C}, GetParam()), .scale = -0.6f, .y = y});
-    bias_sigmoid_backward(
-        side.stream,
-        {.y = y, .dy = side.normal({T, C}), .scale = -0.6f, .dx = side.sum({T, C}), .dbias = side.sum({C})});
+    bias_sigmoid_backward(side.stream, {.y = y,
+                                        .dy = side.normal({T, C}),
+                                        .scale = -0.6f,
+                                        .dx = side.sum({T, C}),
+                                        .dbias = side.sum({C}, DType::f32)});
   });
 }
 
@@ -83,14 +85,14 @@ TEST_P(Weights, KeyScaleAndTokenShift) {
                                      .dy = side.normal({T, C}),
                                      .dkey = side.sum({T, C}),
                                      .drate = side.sum({T, C}),
-                                     .dk_a = side.sum({C})});
+                                     .dk_a = side.sum({C}, DType::f32)});
     const Tensor mu = side.normal({C}, GetParam());
     token_shift(side.stream, {.x = key, .mu = mu, .y = side.out({T, C}), .documents = kDocuments});
     token_shift_backward(side.stream, {.x = key,
                                        .mu = mu,
                                        .dy = side.normal({T, C}),
                                        .dx = side.sum({T, C}),
-                                       .dmu = side.sum({C}),
+                                       .dmu = side.sum({C}, DType::f32),
                                        .documents = kDocuments});
   });
 }
@@ -100,9 +102,11 @@ TEST_P(Weights, ScaleHeads) {
     const Tensor x = side.normal({T, H, D}), s = side.normal({H}, GetParam());
     scale_heads(side.stream, {.x = x, .s = s, .y = side.out({T, H, D})});
     scale_heads(side.stream, {.x = x, .s = s, .base = side.normal({T, H, D}), .y = side.out({T, H, D})});
-    scale_heads_backward(
-        side.stream,
-        {.x = x, .s = s, .dy = side.normal({T, H, D}), .dx = side.sum({T, H, D}), .ds = side.sum({H})});
+    scale_heads_backward(side.stream, {.x = x,
+                                       .s = s,
+                                       .dy = side.normal({T, H, D}),
+                                       .dx = side.sum({T, H, D}),
+                                       .ds = side.sum({H}, DType::f32)});
   });
 }
 
@@ -117,10 +121,12 @@ TEST_P(Weights, Norms) {
                                       .eps = 1e-6f,
                                       .dy = side.normal(shape),
                                       .dx = side.sum(shape),
-                                      .dweight = side.sum({width})});
-      rms_norm_backward(
-          side.stream,
-          {.x = x, .weight = w, .eps = 1e-6f, .dy = side.normal(shape), .dweight = side.sum({width})});
+                                      .dweight = side.sum({width}, DType::f32)});
+      rms_norm_backward(side.stream, {.x = x,
+                                      .weight = w,
+                                      .eps = 1e-6f,
+                                      .dy = side.normal(shape),
+                                      .dweight = side.sum({width}, DType::f32)});
       l2_norm(side.stream, {.x = x, .y = side.out(shape)});
       l2_norm_backward(side.stream, {.x = x, .dy = side.normal(shape), .dx = side.sum(shape)});
     });
@@ -182,7 +188,8 @@ TEST_P(Weights, HeadMatmul) {
     head_matmul(side.stream, {.x = x, .w = w, .y = side.out({T, H, O})});
     head_matmul(side.stream, {.x = x, .w = w, .y = side.sum({T, H, O}), .accumulate = true});
     head_matmul(side.stream, {.x = dy, .w = w, .y = side.out({T, H, I}), .transpose = true});
-    head_matmul_weight_grad(side.stream, {.dy = dy, .x = x, .dw = side.sum({H, O, I}), .like = GetParam()});
+    head_matmul_weight_grad(side.stream,
+                            {.dy = dy, .x = x, .dw = side.sum({H, O, I}, DType::f32), .like = GetParam()});
   });
 }
 
@@ -217,8 +224,9 @@ TEST_P(Weights, Embedding) {
     embedding(
         side.stream,
         {.table = side.normal({6, C}, GetParam()), .tokens = tokens, .begin = 4, .y = side.out({T, C})});
-    embedding_backward(side.stream,
-                       {.dy = side.normal({T, C}), .tokens = tokens, .begin = 4, .dtable = side.sum({6, C})});
+    embedding_backward(
+        side.stream,
+        {.dy = side.normal({T, C}), .tokens = tokens, .begin = 4, .dtable = side.sum({6, C}, DType::f32)});
   });
 }
 
