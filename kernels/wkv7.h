@@ -11,7 +11,10 @@
 //
 // T rows, N state heads, R readers (query heads), D channels. A segment is a run of consecutive rows of one
 // document; segment s starts from initial[s] and ends in final[s]. Inside, it is cut in chunks of wkv7_chunk
-// rows from its own start. All f32.
+// rows from its own start. States are f32. Everything else is an activation: all f32, or on a GPU all bf16.
+// What each step takes out is one too: rounded, it is 2^-9 of itself off, which the readings of bf16 models
+// lose anyway (4e-3 of y are allowed), and the state goes on with the rounded rows, so that whoever computes
+// it again gets the same state.
 #pragma once
 #include <vector>
 

@@ -8,10 +8,11 @@ namespace {
 using wuneng::cuda::optional;
 
 struct Reading {
-  const float *dy, *r;  // [T, R, D]
+  Floats dy, r;  // [T, R, D]
 };
 struct Gradients {
-  float *dlog_w, *dk, *dv, *dkappa, *drate, *dinitial;
+  Floats dlog_w, dk, dv, dkappa, drate;  // [T, N, D]
+  float* dinitial;
 };
 
 struct Backward {
@@ -123,9 +124,9 @@ struct Backward {
       const int t = e / D, k = e % D;
       const int64_t at = ((c.row + t) * in.N + n) * D + k;
       const float down = 1.0f / c.grow[(t + 1) * P + k], db = dKB[(kC + t) * P + k];
-      out.dk[at] = dKB[t * P + k] * down;
-      out.dkappa[at] = in.rate[at] * db * down - da[t * P + k] * c.grow[t * P + k];
-      out.drate[at] = in.kappa[at] * db * down;
+      out.dk.set(at, dKB[t * P + k] * down);
+      out.dkappa.set(at, in.rate[at] * db * down - da[t * P + k] * c.grow[t * P + k]);
+      out.drate.set(at, in.kappa[at] * db * down);
     }
     c.store_rows(dVU, out.dv, in.N, n);
     c.store_rows(dlog_w, out.dlog_w, in.N, n);
@@ -135,7 +136,7 @@ struct Backward {
 // Grid (segment, state head).
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(Inputs in, const int64_t* segments, const int32_t* readers, int64_t R, Reading first,
-                    Reading second, const float* chunk_states, const float* removed, const float* dfinal,
+                    Reading second, const float* chunk_states, Floats removed, const float* dfinal,
                     Gradients out) {
   Backward b;
   b.in = in;
@@ -170,16 +171,17 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
   Reading readings[2] = {};
   int64_t R = 0;
   for (size_t i = 0; i < args.readings.size(); ++i) {
-    readings[i] = {args.readings[i].dy.f32(), args.readings[i].r.f32()};
+    readings[i] = {floats(args.readings[i].dy), floats(args.readings[i].r)};
     R = args.readings[i].r.dim(1);
   }
-  const Gradients out{args.dlog_w.f32(), args.dk.f32(),    args.dv.f32(),
-                      args.dkappa.f32(), args.drate.f32(), optional(args.dinitial)};
-  const size_t P = pitch_of(in.D), floats = (Chunk::kRows + in.D + Backward::kRows) * P + 2 * kC * 2 * kC + kC * kC;
+  const Gradients out{floats(args.dlog_w), floats(args.dk),    floats(args.dv),
+                      floats(args.dkappa), floats(args.drate), optional(args.dinitial)};
+  const size_t P = pitch_of(in.D),
+               count = (Chunk::kRows + in.D + Backward::kRows) * P + 2 * kC * 2 * kC + kC * kC;
   wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel, dim3(args.in.segments.size(), in.N),
-                       dim3(kThreads), floats * sizeof(float), in, segments.data<int64_t>(),
+                       dim3(kThreads), count * sizeof(float), in, segments.data<int64_t>(),
                        readers.data<int32_t>(), R, readings[0], readings[1], args.chunk_states.f32(),
-                       args.removed.f32(), optional(args.dfinal), out);
+                       floats(args.removed), optional(args.dfinal), out);
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -9,6 +9,9 @@
 
 namespace wuneng::kernels::cuda {
 
+using wuneng::cuda::Floats;
+using wuneng::cuda::floats;
+
 inline constexpr int kC = static_cast<int>(wkv7_chunk);
 inline constexpr int kThreads = wuneng::cuda::kBlock;
 
@@ -34,17 +37,17 @@ __device__ inline void unit_inverse(const float* x, int pitch, float* inverse) {
 
 // The inputs as a kernel sees them.
 struct Inputs {
-  const float *log_w, *k, *v, *kappa, *rate;  // [T, N, D]
+  Floats log_w, k, v, kappa, rate;  // [T, N, D]
   int64_t N;
   int D;
 };
 inline Inputs inputs_of(const Wkv7Inputs& in) {
   if (in.k.dim(2) > 128) fail("wkv7: {} channels a head, expected at most 128", in.k.dim(2));
-  return {in.log_w.f32(),
-          in.k.f32(),
-          in.v.f32(),
-          in.kappa.f32(),
-          in.rate.f32(),
+  return {floats(in.log_w),
+          floats(in.k),
+          floats(in.v),
+          floats(in.kappa),
+          floats(in.rate),
           in.k.dim(1),
           static_cast<int>(in.k.dim(2))};
 }
@@ -88,7 +91,7 @@ struct Chunk {
   }
 
   // Rows of head h of x [T, heads, D] to [16, P], zero beyond C; scaled: times e^{g_t}.
-  __device__ void load_rows(const float* x, int64_t heads, int64_t h, float* to, bool scaled = false) const {
+  __device__ void load_rows(Floats x, int64_t heads, int64_t h, float* to, bool scaled = false) const {
     for (int e = threadIdx.x; e < kC * D; e += kThreads) {
       const int t = e / D, c = e % D;
       const float value = t < C ? x[((row + t) * heads + h) * D + c] : 0.0f;
@@ -96,11 +99,11 @@ struct Chunk {
     }
     __syncthreads();
   }
-  __device__ void store_rows(const float* from, float* x, int64_t heads, int64_t h,
+  __device__ void store_rows(const float* from, Floats x, int64_t heads, int64_t h,
                              bool scaled = false) const {
     for (int e = threadIdx.x; e < C * D; e += kThreads) {
       const int t = e / D, c = e % D;
-      x[((row + t) * heads + h) * D + c] = from[t * P + c] * (scaled ? grow[(t + 1) * P + c] : 1.0f);
+      x.set(((row + t) * heads + h) * D + c, from[t * P + c] * (scaled ? grow[(t + 1) * P + c] : 1.0f));
     }
     __syncthreads();
   }

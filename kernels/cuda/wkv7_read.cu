@@ -7,7 +7,7 @@ namespace {
 // Grid (chunk, state head).
 __global__ void __launch_bounds__(kThreads)
     read_kernel(Inputs in, const int64_t* chunks, const int32_t* readers, bool transposed,
-                const float* chunk_states, const float* removed, int64_t R, const float* r, float* y) {
+                const float* chunk_states, Floats removed, int64_t R, Floats r, Floats y) {
   const int64_t n = blockIdx.y;
   const int32_t first = readers[2 * n], last = readers[2 * n + 1];
   if (first == last) return;
@@ -35,12 +35,12 @@ void read(const Stream& stream, const Wkv7ReadArgs& args, bool transposed) {
   const Device device = args.in.k.device();
   const Tensor chunks = chunk_table(args.in.segments, device),
                readers = reader_table(args.head_state, in.N, device);
-  const size_t P = pitch_of(in.D), floats = (Chunk::kRows + in.D + 2 * kC) * P + kC * 2 * kC;
+  const size_t P = pitch_of(in.D), count = (Chunk::kRows + in.D + 2 * kC) * P + kC * 2 * kC;
   wuneng::cuda::launch(stream, transposed ? "wkv7_read_transposed" : "wkv7_read", read_kernel,
-                       dim3(wkv7_chunk_count(args.in.segments), in.N), dim3(kThreads), floats * sizeof(float),
+                       dim3(wkv7_chunk_count(args.in.segments), in.N), dim3(kThreads), count * sizeof(float),
                        in, chunks.data<int64_t>(), readers.data<int32_t>(), transposed,
-                       args.chunk_states.f32(), args.removed.f32(), args.r.dim(1), args.r.f32(),
-                       args.y.f32());
+                       args.chunk_states.f32(), floats(args.removed), args.r.dim(1), floats(args.r),
+                       floats(args.y));
 }
 
 }  // namespace

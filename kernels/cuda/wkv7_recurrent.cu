@@ -7,7 +7,7 @@ namespace {
 
 // Grid (segment, state head); shared memory: the state [D, D + 1] and the token's five rows and reader.
 __global__ void recurrent_kernel(Inputs in, const int64_t* segments, const int32_t* readers, int64_t R,
-                                 const float* r, float* y) {
+                                 Floats r, Floats y) {
   const int D = in.D, P = D + 1, i = threadIdx.x;
   float *state = wuneng::cuda::shared_memory<float>(), *w = state + D * P, *k = w + D, *a = k + D, *b = a + D,
         *x = b + D;
@@ -32,7 +32,7 @@ __global__ void recurrent_kernel(Inputs in, const int64_t* segments, const int32
       __syncthreads();
       float sum = 0;
       for (int j = 0; j < D && i < D; ++j) sum += state[i * P + j] * x[j];
-      if (i < D) y[place] = sum;
+      if (i < D) y.set(place, sum);
     }
   }
 }
@@ -47,8 +47,8 @@ void wkv7_recurrent(const Stream& stream, const Wkv7RecurrentArgs& args) {
   const int threads = (in.D + wuneng::cuda::kWarp - 1) / wuneng::cuda::kWarp * wuneng::cuda::kWarp;
   wuneng::cuda::launch(stream, "wkv7_recurrent", recurrent_kernel, dim3(args.in.segments.size(), in.N),
                        dim3(threads), (in.D * (in.D + 1) + 5 * in.D) * sizeof(float), in,
-                       segments.data<int64_t>(), readers.data<int32_t>(), args.r.dim(1), args.r.f32(),
-                       args.y.f32());
+                       segments.data<int64_t>(), readers.data<int32_t>(), args.r.dim(1), floats(args.r),
+                       floats(args.y));
 }
 
 }  // namespace wuneng::kernels::cuda

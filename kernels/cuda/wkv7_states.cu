@@ -10,7 +10,7 @@ using wuneng::cuda::optional;
 // Grid (segment, state head).
 __global__ void __launch_bounds__(kThreads)
     states_kernel(Inputs in, const int64_t* segments, const float* initial, float* chunk_states,
-                  float* removed, float* final) {
+                  Floats removed, float* final) {
   Chunk c;
   const int D = in.D;
   float* state = c.place(wuneng::cuda::shared_memory<float>(), D);
@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kThreads)
     multiply<true>(kC, D, kC, rows_of(pairs, 2 * kC), rows_of(c.V(), P), p, P);
     multiply(kC, D, kC, rows_of(solve, kC), rows_of(p, P), c.U(), P);
     c.store_rows(c.U(), removed, in.N, n);
+    c.load_rows(removed, in.N, n, c.U());  // as rounded
     multiply<true>(D, D, 2 * kC, columns_of(c.VU, P), rows_of(c.KB, P), state, P);
     for (int e = threadIdx.x; e < D * D; e += kThreads) state[e / D * P + e % D] *= c.total()[e % D];
     __syncthreads();
@@ -42,10 +43,10 @@ __global__ void __launch_bounds__(kThreads)
 void wkv7_states(const Stream& stream, const Wkv7StatesArgs& args) {
   const Inputs in = inputs_of(args.in);
   const Tensor segments = segment_table(args.in.segments, args.in.k.device());
-  const size_t P = pitch_of(in.D), floats = (Chunk::kRows + in.D + kC) * P + kC * 2 * kC + kC * kC;
+  const size_t P = pitch_of(in.D), count = (Chunk::kRows + in.D + kC) * P + kC * 2 * kC + kC * kC;
   wuneng::cuda::launch(stream, "wkv7_states", states_kernel, dim3(args.in.segments.size(), in.N),
-                       dim3(kThreads), floats * sizeof(float), in, segments.data<int64_t>(),
-                       optional(args.initial), args.chunk_states.f32(), args.removed.f32(),
+                       dim3(kThreads), count * sizeof(float), in, segments.data<int64_t>(),
+                       optional(args.initial), args.chunk_states.f32(), floats(args.removed),
                        optional(args.final));
 }
 
