@@ -33,6 +33,13 @@ Inputs<T> inputs_of(const Wkv7Inputs& in) {
           static_cast<int>(in.k.dim(2))};
 }
 
+// x, though the compiler cannot know it: what follows from it is computed again for each chunk, where it
+// would else lie in registers along the whole chain, beside the state.
+__device__ inline int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 template <class T, int W>
 struct Chunk {
   static constexpr int P = tile_pitch(W), kHalf = kC / 2;
@@ -50,7 +57,7 @@ struct Chunk {
   // Rows [row, row + C) of state head n; the others of the 16 are zero and do not decay. removed: null where
   // U is still to be found. A thread has a channel, and of it one half of the rows.
   __device__ void load(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
-    const int64_t stride = in.N * in.D;
+    const int stride = opaque(static_cast<int>(in.N) * in.D);
     for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
       const int c = e % W, first = e / W * kHalf, real = c < in.D ? C : 0;
       int64_t at = row * stride + n * in.D + c;
@@ -86,9 +93,10 @@ struct Chunk {
                             bool scaled) const {
     for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
       const int c = e % W, first = e / W * kHalf, real = c < D ? C : 0;
-      int64_t at = ((row + first) * heads + h) * D + c;
-#pragma unroll
-      for (int t = first; t < first + kHalf; ++t, at += heads * D) {
+      const int stride = opaque(static_cast<int>(heads) * D);
+      int64_t at = (row + first) * stride + h * D + c;
+#pragma unroll 4
+      for (int t = first; t < first + kHalf; ++t, at += stride) {
         const float value = t < real ? as_float(x[at]) : 0.0f;
         assign(to[t * P + c], scaled ? value * grow[(t + 1) * W + c] : value);
       }
@@ -101,10 +109,11 @@ struct Chunk {
 template <class T, class F>
 __device__ void store_rows(T* x, int64_t row, int C, int64_t heads, int64_t h, int D, int first, F value) {
   T* const from = x + (row * heads + h) * D + first;
+  const int stride = opaque(static_cast<int>(heads) * D);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int c = tile_row(i), t = tile_column(i);
-    if (t < C && first + c < D) assign(from[t * heads * D + c], value(i));
+    if (t < C && first + c < D) assign(from[t * stride + c], value(i));
   }
 }
 
