@@ -216,11 +216,12 @@ struct Backward {
   // From the pairs of X with K and with B: dx += (dpairs_0 K + dpairs_1 B)^T, dk += (dpairs_0^T X)^T, db
   // likewise.
   __device__ void through_pairs(const Factor<T>& X, const T (&dpairs)[2][kC * kSmall], Tile& dx) {
-    for (const Sum which : {kDk, kDb}) {
-      const int half = which == kDb;
-      Tile total = sum(which);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Tile& kept = sum(half ? kDb : kDk);
+      Tile total = kept;
       add_product(total, X, small_transposed(dpairs[half]));
-      sum(which) = total;
+      kept = total;
       add_product(dx, own_rows(s.c.KB + half * kC * P), small(dpairs[half]));
     }
   }
