@@ -93,6 +93,7 @@ struct Backward {
       for (int b = 0; b < kTiles; ++b) scratch.states[at / kC][b][threadIdx.x] = factor<T>(state.m[b]);
       if (at + kC >= count) break;
       s.c.load(in, begin + at, kC, n, removed);
+      s.c.prefetch(in, begin + at + kC, min(kC, count - at - kC), n, removed);
       __syncthreads();
       state.advance(s.c, own);
       __syncthreads();

@@ -87,6 +87,28 @@ struct Chunk {
     }
   }
 
+  // Asks the L2 cache for rows that are to come, a line a thread.
+  __device__ static void prefetch(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
+    constexpr int kLine = 128 / sizeof(T), kLines = (W + kLine - 1) / kLine;  // of a row
+    for (int e = threadIdx.x; e < 6 * C * kLines; e += blockDim.x) {
+      const int which = e / (C * kLines), t = e / kLines % C, c = e % kLines * kLine;
+      const T* const x = which == 0   ? in.log_w
+                         : which == 1 ? in.k
+                         : which == 2 ? in.v
+                         : which == 3 ? in.kappa
+                         : which == 4 ? in.rate
+                                      : removed;
+      if (x && c < in.D) prefetch_line(x + ((row + t) * in.N + n) * in.D + c);
+    }
+  }
+  __device__ static void prefetch_line(const T* at) {
+#ifdef __CUDACC__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#else
+    (void)at;
+#endif
+  }
+
   // Rows [row, row + C) of head h of x [T, heads, D] to [16, P], by the threads that have these channels and
   // rows in load(); scaled: times e^{g_t}.
   __device__ void load_rows(const T* x, int64_t row, int C, int64_t heads, int64_t h, int D, T* to,
@@ -115,23 +137,6 @@ __device__ void store_rows(T* x, int64_t row, int C, int64_t heads, int64_t h, i
     const int c = tile_row(i), t = tile_column(i);
     if (t < C && first + c < D) assign(from[t * stride + c], value(i));
   }
-}
-
-// Asks the L2 cache for rows [row, row + count) of head h of x [T, heads, D]: a part of a block's threads,
-// from `thread` on, a cache line each.
-template <class T>
-__device__ void prefetch_rows(const T* x, int64_t row, int count, int64_t heads, int64_t h, int D,
-                              int thread) {
-#ifdef __CUDACC__
-  constexpr int kLine = 128 / sizeof(T);
-  const int lines = (D + kLine - 1) / kLine, mine = static_cast<int>(threadIdx.x) - thread;
-  if (mine >= 0 && mine < count * lines) {
-    const T* const at = x + ((row + mine / lines) * heads + h) * D + mine % lines * kLine;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-  }
-#else
-  (void)x, (void)row, (void)count, (void)heads, (void)h, (void)D, (void)thread;
-#endif
 }
 
 // f.operator()<T, W>() for the activations of `in`.

@@ -37,6 +37,7 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
     const int C = min(kC, count - at);
     own = opaque(own);
     c.load(in, row, C, n, removed);
+    if (at + kC < count) c.prefetch(in, row + kC, min(kC, count - at - kC), n, removed);
     const T *given = (kTransposed ? c.KB : c.VU) + own, *seen = kTransposed ? c.VU : c.KB;
     for (int32_t h = first; h < last; ++h) {
       c.load_rows(r, row, C, R, h, D, s.x, !kTransposed);

@@ -35,6 +35,8 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
     own = opaque(own);
     if (at % kKept == 0) state.store(chunk_states + ((first_kept + at / kKept) * in.N + n) * square, D, own);
     c.load(in, begin + at, C, n, nullptr);
+    if (at + kC < count)
+      c.prefetch(in, begin + at + kC, static_cast<int>(min(int64_t{kC}, count - at - kC)), n, nullptr);
     __syncthreads();
     if (warp == 0) store_tile(s.A_ak, kSmall, factor<T>(causal(product_of_rows<T, W>(c.A, c.K()), true)));
     if (warp == warps - 1) store_tile(s.inverse, kSmall, factor<T>(removal_inverse(c)));
