@@ -53,12 +53,12 @@ struct KlGradientArgs {
   float inverse_temperature;
   Tensor student_max, teacher_max, sums;  // reduced over all ranks
   Tensor scale;                           // [C] f32
-  Tensor gradient;                        // [C, V]
+  Tensor gradient;                        // [C, V] f32, or bf16 on a GPU
 };
 WUNENG_KERNEL(kl_gradient, KlGradientArgs);
 
 // gradient [C, V] = scale[i] (softmax(logits) - one_hot(label)); rows with scale 0 are zero. gradient may be
-// logits itself.
+// logits itself. f32, or bf16 on a GPU.
 struct CrossEntropyGradientArgs {
   Tensor logits, labels;
   int64_t begin;

@@ -14,7 +14,11 @@ class InProcessTeacher : public TeacherSource {
                    Device device)
       : round_(round),
         shared_(std::min(recipe.student.vocab_size, recipe.teacher->vocab_size)),
-        model_(*recipe.teacher, Shard{.tp = mesh.tp, .device = device}, recipe.teacher_dtype) {
+        model_(*recipe.teacher,
+               Shard{.tp = mesh.tp,
+                     .device = device,
+                     .activations = recipe.activations_on(device, recipe.teacher_dtype)},
+               recipe.teacher_dtype) {
     load_hugging_face(model_, recipe.teacher_path, 0);
   }
 

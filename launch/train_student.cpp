@@ -27,8 +27,10 @@ class StudentRun {
         mesh_(mesh),
         data_(data),
         groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
-        model_(recipe.student, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device}, recipe.student_dtype,
-               recipe.recompute),
+        model_(recipe.student,
+               Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
+                     recipe.activations_on(device, recipe.student_dtype)},
+               recipe.student_dtype, recipe.recompute),
         done_(done),
         reader_(data, first_round(data.rounds(), done), recipe.data_threads, own_items()) {
     freeze();
@@ -161,7 +163,7 @@ class StudentRun {
       if (teacher_) teacher_->release();
       return loss;
     };
-    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream());
+    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream(), model_.shard().activations);
     pipeline.run(work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
                             : forward_only(mesh_.layout.pp, mesh_.pp_rank, count),
                  work);

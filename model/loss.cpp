@@ -149,10 +149,12 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
   const Tensor here = labels.to(device);
   const Scales scales(labels, options, divisor, device);
   const FusedLoss loss(tape.stream(), tp, head, slices, options);
-  const auto fresh = [&](Shape shape) { return Tensor::empty(std::move(shape), DType::f32, device); };
-  const Tensor dhidden = wanted ? fresh({T, d}) : Tensor();
+  // Gradients have the hidden state's type; logits, of which exponentials are summed, are f32.
+  const auto fresh = [&](Shape shape, DType type) { return Tensor::empty(std::move(shape), type, device); };
+  const DType narrow = hidden.value().dtype();
+  const Tensor dhidden = wanted ? fresh({T, d}, narrow) : Tensor();
   const int64_t size = std::min(options.chunk_tokens, T);
-  const Tensor logits = fresh({size, V}), gradient = wanted ? fresh({size, V}) : Tensor();
+  const Tensor logits = fresh({size, V}, DType::f32), gradient = wanted ? fresh({size, V}, narrow) : Tensor();
   std::vector<std::pair<Chunk, Tensor>> chunks;  // with their sums, read when all chunks are on their way
   for (int64_t begin = 0; begin < T; begin += size) {
     const int64_t count = std::min(size, T - begin);

@@ -13,19 +13,20 @@ enum class Way { forward, backward };
 // send, so that a slow receiver costs memory rather than time.
 class Link {
  public:
-  Link(const Comm& pp, Stream stream, int64_t hidden_size)
-      : pp_(pp), stream_(stream), hidden_size_(hidden_size) {}
+  Link(const Comm& pp, Stream stream, int64_t hidden_size, DType type)
+      : pp_(pp), stream_(stream), hidden_size_(hidden_size), type_(type) {}
 
   Tensor receive(int micro_batch, int64_t rows, int peer, Way way) const {  // [T, d]
-    const Tensor buffer = Tensor::empty({rows, hidden_size_}, DType::f32, stream_.device);
+    const Tensor buffer = Tensor::empty({rows, hidden_size_}, type_, stream_.device);
     pp_.irecv(buffer, peer, tag(micro_batch, way), name(way)).wait();
     return buffer;
   }
 
   void send(const Tensor& tensor, int micro_batch, int64_t rows, int peer, Way way) {  // [T, d]
-    require(tensor.shape() == Shape{rows, hidden_size_} && tensor.dtype() == DType::f32,
-            "{} of micro-batch {} to stage {}: expected f32{}, found {}{}", name(way), micro_batch, peer,
-            to_string(Shape{rows, hidden_size_}), to_string(tensor.dtype()), to_string(tensor.shape()));
+    require(tensor.shape() == Shape{rows, hidden_size_} && tensor.dtype() == type_,
+            "{} of micro-batch {} to stage {}: expected {}{}, found {}{}", name(way), micro_batch, peer,
+            to_string(type_), to_string(Shape{rows, hidden_size_}), to_string(tensor.dtype()),
+            to_string(tensor.shape()));
     std::erase_if(sends_, [](Request& r) { return r.done(); });
     sends_.push_back(pp_.isend(tensor, peer, tag(micro_batch, way), name(way)));
   }
@@ -45,6 +46,7 @@ class Link {
   const Comm& pp_;
   Stream stream_;
   int64_t hidden_size_;
+  DType type_;
   std::vector<Request> sends_;
 };
 
@@ -58,7 +60,7 @@ struct InFlight {
 
 void Pipeline::run(const Schedule& schedule, const PipelineWork& work) const {
   const int stage = pp_.rank();
-  Link link(pp_, stream_, hidden_size_);
+  Link link(pp_, stream_, hidden_size_, activations_);
   std::map<int, InFlight> flight;
   for (const Action& action : schedule) {
     const int m = action.micro_batch;

@@ -6,6 +6,8 @@
 
 namespace wuneng::kernels::cuda {
 
+using wuneng::cuda::Floats;
+using wuneng::cuda::floats;
 using wuneng::cuda::for_each;
 
 void rope(const Stream& stream, const RopeArgs& args) {
@@ -24,15 +26,14 @@ void rope(const Stream& stream, const RopeArgs& args) {
     turn[i] = static_cast<float>(cos(angle));
     turn[T * half + i] = sign * static_cast<float>(sin(angle));
   });
-  const float* x = args.x.f32();
-  float* y = args.y.f32();
+  const Floats x = floats(args.x), y = floats(args.y);
   const bool accumulate = args.accumulate;
   for_each(stream, "rope", T * H * half, [=] __device__(int64_t j) {
     const int64_t row = j / half, i = j % half, at = row * D + i, angle = row / H * half + i;
     const float cosine = turn[angle], sine = turn[T * half + angle];
     const float first = x[at] * cosine - x[at + half] * sine, second = x[at + half] * cosine + x[at] * sine;
-    y[at] = accumulate ? y[at] + first : first;
-    y[at + half] = accumulate ? y[at + half] + second : second;
+    y.set(at, accumulate ? y[at] + first : first);
+    y.set(at + half, accumulate ? y[at + half] + second : second);
   });
 }
 

@@ -10,6 +10,7 @@
 
 #include "cublas_v2.h"
 #include "cuda_runtime.h"
+#include "runtime/dtype.h"
 
 namespace emulator {
 namespace {
@@ -312,15 +313,20 @@ float element(const void* x, cudaDataType_t type, int64_t i) {
 // One column-major product, each sum in double and rounded once.
 void product(cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, float alpha, const void* a,
              cudaDataType_t a_type, int lda, const void* b, cudaDataType_t b_type, int ldb, float beta,
-             float* c, int ldc) {
+             void* c, cudaDataType_t c_type, int ldc) {
   for (int j = 0; j < n; ++j)
     for (int i = 0; i < m; ++i) {
       double sum = 0;
       for (int l = 0; l < k; ++l)
         sum += double(element(a, a_type, ta == CUBLAS_OP_N ? i + int64_t{l} * lda : l + int64_t{i} * lda)) *
                element(b, b_type, tb == CUBLAS_OP_N ? l + int64_t{j} * ldb : j + int64_t{l} * ldb);
-      float& out = c[i + int64_t{j} * ldc];
-      out = static_cast<float>(alpha * sum + (beta == 0 ? 0.0 : double(beta) * out));
+      const int64_t at = i + int64_t{j} * ldc;
+      const float out =
+          static_cast<float>(alpha * sum + (beta == 0 ? 0.0 : double(beta) * element(c, c_type, at)));
+      if (c_type == CUDA_R_32F)
+        static_cast<float*>(c)[at] = out;
+      else
+        static_cast<wuneng::bf16*>(c)[at] = wuneng::bf16(out);
     }
 }
 
@@ -333,16 +339,18 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, 
                                           const void* beta, void* c, cudaDataType_t c_type, int ldc,
                                           long long c_stride, int batch, cublasComputeType_t,
                                           cublasGemmAlgo_t) {
-  if (c_type != CUDA_R_32F || a_type != b_type || lda < std::max(1, ta == CUBLAS_OP_N ? m : k) ||
-      ldb < std::max(1, tb == CUBLAS_OP_N ? k : n) || ldc < std::max(1, m))
+  if ((c_type != CUDA_R_32F && c_type != a_type) || a_type != b_type ||
+      lda < std::max(1, ta == CUBLAS_OP_N ? m : k) || ldb < std::max(1, tb == CUBLAS_OP_N ? k : n) ||
+      ldc < std::max(1, m))
     return CUBLAS_STATUS_INVALID_VALUE;
   const emulator::Arena::Open open(emulator::arena());
-  const auto at = [](const void* x, cudaDataType_t type, long long i) {
-    return static_cast<const char*>(x) + i * (type == CUDA_R_32F ? 4 : 2);
+  const auto at = [](auto* x, cudaDataType_t type, long long i) {
+    using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(x)>>, const char, char>;
+    return static_cast<Byte*>(x) + i * (type == CUDA_R_32F ? 4 : 2);
   };
   for (int i = 0; i < batch; ++i)
     product(ta, tb, m, n, k, *static_cast<const float*>(alpha), at(a, a_type, i * a_stride), a_type, lda,
             at(b, b_type, i * b_stride), b_type, ldb, *static_cast<const float*>(beta),
-            static_cast<float*>(c) + i * c_stride, ldc);
+            at(c, c_type, i * c_stride), c_type, ldc);
   return CUBLAS_STATUS_SUCCESS;
 }
