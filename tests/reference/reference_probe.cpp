@@ -1,4 +1,4 @@
-// reference_probe [--device=cuda] DIRECTORY...: runs each model directory on its tokens.json and writes
+// reference_probe [--device=cuda [--activations=bf16]] DIRECTORY...: runs each model directory on its tokens.json and writes
 // out.safetensors beside it: logits [T, V], loss [1] (mean cross entropy over labels >= 0) and grad.NAME for
 // every parameter. check_models.py holds these against the float64 reference.
 #include <cstdio>
@@ -13,13 +13,14 @@ namespace {
 
 using namespace wuneng;
 
-void probe(const std::string& directory, Device device) {
+void probe(const std::string& directory, Device device, DType activations) {
   const auto input = nlohmann::json::parse(read_file(directory + "/tokens.json"));
   const auto tokens = input["tokens"].get<std::vector<int32_t>>(),
              labels = input["labels"].get<std::vector<int32_t>>();
   const int64_t T = static_cast<int64_t>(tokens.size());
   const ModelConfig config = ModelConfig::from_directory(directory);
-  Decoder model(config, Shard{.device = device}, DType::f32, input.value("recompute", false));
+  Decoder model(config, Shard{.device = device, .activations = activations}, DType::f32,
+                input.value("recompute", false));
   load_hugging_face(model, directory, 0);
   Tape tape(model.stream());
   const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),
@@ -49,12 +50,15 @@ void probe(const std::string& directory, Device device) {
 int main(int argc, char** argv) {
   int failed = 0;
   Device device;
+  DType activations = DType::f32;
   for (int i = 1; i < argc; ++i) {
     try {
       if (std::string(argv[i]) == "--device=cuda")
         device = parse_device("cuda", 0);
+      else if (std::string(argv[i]) == "--activations=bf16")
+        activations = DType::bf16;
       else
-        probe(argv[i], device);
+        probe(argv[i], device, activations);
     } catch (const std::exception& e) {
       std::fprintf(stderr, "reference_probe: %s: %s\n", argv[i], e.what());
       failed = 1;
