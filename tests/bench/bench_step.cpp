@@ -37,10 +37,10 @@ int main(int argc, char** argv) {
   for (int64_t step = 0; step < arg(9) + 2; ++step) {
     const auto begin = std::chrono::steady_clock::now();
     Tape tape;
-    LossSums sums;
+    const LossTotals totals;
     const Var hidden = model.forward(tape, batch, {});
     const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {}, {.ce_share = 1},
-                                       double(T), sums);
+                                       double(T), totals);
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();
     optimizer.step(1e-4, 1);

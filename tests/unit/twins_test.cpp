@@ -232,29 +232,38 @@ TEST_P(Weights, Embedding) {
   });
 }
 
-// Teacher slices in either type, at an offset in rows and columns, of a student's shard.
+// Teacher slices in either type, at an offset in rows and columns, of a student's shard; without them; and in
+// place.
 TEST_P(Weights, Losses) {
   expect_twins_agree([](Side& side) {
-    const int64_t n = 9, V = 300, columns = 170, first = 40;
-    const float inverse = 0.5f;
-    const auto maxima = [&] { return side.remember(side.uniform({n}, -9, -8, DType::f32)); };
-    const Tensor student = side.normal({n, V}, DType::f32);
-    const TeacherColumns teacher{side.normal({n + 3, columns}, GetParam()), 3, first};
-    const Tensor s_max = maxima(), t_max = maxima();
-    logit_max(side.stream, {student, 0, first, columns, inverse, s_max});
-    logit_max(side.stream, {teacher.logits, 3, 0, columns, inverse, t_max});
-    const Tensor sums = side.remember(Tensor::zeros({3, n}, DType::f64, side.stream.device));
-    for (int i = 0; i < 2; ++i) kl_sums(side.stream, {student, teacher, inverse, s_max, t_max, sums});
-    const Tensor scale = side.uniform({n}, 0, 1, DType::f32);
-    kl_gradient(side.stream, {student, teacher, inverse, s_max, t_max, sums, scale, side.sum({n, V})});
-
-    const Tensor labels = side.table(std::vector<int32_t>{100, 399, -100, 99, 400, 250, 101, 0, 300});
-    const Tensor best = maxima(), two = side.remember(Tensor::zeros({2, n}, DType::f64, side.stream.device));
-    logit_max(side.stream, {student, 0, 0, V, 1, best});
-    cross_entropy_sums(side.stream, {student, labels, 100, best, two});
-    const Tensor some = side.table(std::vector<float>{0.5f, 0.5f, 0, 1, 1, 1, 0, 0.1f, 1});
-    cross_entropy_gradient(side.stream, {student, labels, 100, best, two, some, side.out({n, V})});
-    cross_entropy_gradient(side.stream, {student, labels, 100, best, two, some, side.remember(student)});
+    const int64_t n = 9, V = 2100;
+    LossInputs in{.logits = side.normal({n, V}, DType::f32),
+                  .teacher = {{side.normal({n + 3, 1170}, GetParam()), 3, 40},
+                              {side.normal({n, 5}, GetParam()), 0, 1210}},
+                  .inverse_temperature = 0.5f,
+                  .labels = side.table(std::vector<int32_t>{100, 2199, -100, 99, 2200, 250, 101, 0, 300}),
+                  .begin = 100};
+    const Tensor scale = side.table(std::vector<float>{0.5f, 0.5f, 0, 1, 1, 0, 0, 0.1f, 1}),
+                 other = side.table(std::vector<float>{0.5f, 0, 0, 1, 0, 1, 1, 0.1f, 1});
+    for (const bool teacher : {true, false}) {
+      if (!teacher) in.teacher.clear();
+      const Tensor maxima = side.out({3, n}, DType::f32),
+                   sums = side.remember(Tensor::zeros({5, n}, DType::f64, side.stream.device)),
+                   totals = side.remember(Tensor::zeros({3}, DType::f64, side.stream.device)),
+                   loss = side.remember(Tensor::zeros({1}, DType::f64, side.stream.device));
+      loss_statistics(side.stream, {in, maxima, sums});
+      const Tensor rebased = side.remember(sums.clone());
+      loss_rebase(side.stream, {maxima, side.uniform({3, n}, 4, 5, DType::f32), rebased});
+      loss_totals(side.stream, {maxima, sums, in.labels, 2.0f, teacher ? 0.3f : 1.0f, 7.0, totals, loss});
+      const Tensor none = Tensor::zeros({n}, DType::f32, side.stream.device);
+      loss_gradient(side.stream, {in, maxima, sums, teacher ? scale : none, other, side.out({n, V})});
+      loss_gradient(side.stream, {in, maxima, sums, none, other, side.remember(in.logits.clone())});
+    }
+    in.labels = side.table(std::vector<int32_t>(n, 100));
+    const Tensor maxima = side.out({3, n}, DType::f32),
+                 sums = side.remember(Tensor::zeros({5, n}, DType::f64, side.stream.device));
+    loss_statistics(side.stream, {in, maxima, sums});
+    loss_gradient(side.stream, {in, maxima, sums, scale, other, side.remember(in.logits)});
   });
 }
 
