@@ -7,6 +7,7 @@ namespace wuneng::kernels::cuda {
 using wuneng::cuda::Floats;
 using wuneng::cuda::floats;
 using wuneng::cuda::for_each;
+using wuneng::cuda::for_each_in_rows;
 
 namespace {
 
@@ -17,7 +18,8 @@ __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 void add_bias(const Stream& stream, const BiasArgs& args) {
   const Floats x = floats(args.x), b = floats(args.bias), y = floats(args.y);
   const int64_t C = args.bias.numel();
-  for_each(stream, "add_bias", args.x.numel(), [=] __device__(int64_t i) { y.set(i, x[i] + b[i % C]); });
+  for_each_in_rows(stream, "add_bias", args.x.dim(0), C,
+                   [=] __device__(int64_t t, int64_t c) { y.set(t * C + c, x[t * C + c] + b[c]); });
 }
 
 void column_sum(const Stream& stream, const ColumnSumArgs& args) {
@@ -31,8 +33,9 @@ void bias_sigmoid(const Stream& stream, const BiasSigmoidArgs& args) {
   const Floats x = floats(args.x), b = floats(args.bias), y = floats(args.y);
   const float scale = args.scale;
   const int64_t C = args.bias.numel();
-  for_each(stream, "bias_sigmoid", args.x.numel(),
-           [=] __device__(int64_t i) { y.set(i, scale * sigmoid(x[i] + b[i % C])); });
+  for_each_in_rows(stream, "bias_sigmoid", args.x.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    y.set(t * C + c, scale * sigmoid(x[t * C + c] + b[c]));
+  });
 }
 
 void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& args) {
@@ -54,16 +57,19 @@ void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& 
 void key_scale(const Stream& stream, const KeyScaleArgs& args) {
   const Floats key = floats(args.key), rate = floats(args.rate), w = floats(args.k_a), y = floats(args.y);
   const int64_t C = args.k_a.numel();
-  for_each(stream, "key_scale", args.key.numel(),
-           [=] __device__(int64_t i) { y.set(i, key[i] * (1 + (rate[i] - 1) * w[i % C])); });
+  for_each_in_rows(stream, "key_scale", args.key.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    y.set(i, key[i] * (1 + (rate[i] - 1) * w[c]));
+  });
 }
 
 void key_scale_backward(const Stream& stream, const KeyScaleBackwardArgs& args) {
   const Floats key = floats(args.key), rate = floats(args.rate), w = floats(args.k_a), dy = floats(args.dy),
                dkey = floats(args.dkey), drate = floats(args.drate);
   const int64_t T = args.dy.dim(0), C = args.k_a.numel();
-  for_each(stream, "key_scale backward", T * C, [=] __device__(int64_t i) {
-    const float wi = w[i % C];
+  for_each_in_rows(stream, "key_scale backward", T, C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    const float wi = w[c];
     if (dkey) dkey.add(i, dy[i] * (1 + (rate[i] - 1) * wi));
     drate.add(i, dy[i] * key[i] * wi);
   });
@@ -91,9 +97,10 @@ void token_shift(const Stream& stream, const TokenShiftArgs& args) {
   const Floats x = floats(args.x), w = floats(args.mu), y = floats(args.y);
   const int64_t C = args.mu.numel();
   const int32_t* edge = edges.data<int32_t>();
-  for_each(stream, "token_shift", args.x.numel(), [=] __device__(int64_t i) {
-    const float before = edge[i / C] & 1 ? 0.0f : x[i - C];
-    y.set(i, x[i] + (before - x[i]) * w[i % C]);
+  for_each_in_rows(stream, "token_shift", args.x.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    const float before = edge[t] & 1 ? 0.0f : x[i - C];
+    y.set(i, x[i] + (before - x[i]) * w[c]);
   });
 }
 
@@ -104,8 +111,9 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& ar
   const int32_t* edge = edges.data<int32_t>();
   if (args.dx.defined()) {
     const Floats dx = floats(args.dx);
-    for_each(stream, "token_shift backward", T * C, [=] __device__(int64_t i) {
-      const float after = edge[i / C] & 2 ? 0.0f : dy[i + C], wi = w[i % C];
+    for_each_in_rows(stream, "token_shift backward", T, C, [=] __device__(int64_t t, int64_t c) {
+      const int64_t i = t * C + c;
+      const float after = edge[t] & 2 ? 0.0f : dy[i + C], wi = w[c];
       dx.add(i, dy[i] * (1 - wi) + after * wi);
     });
   }
@@ -118,18 +126,20 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& ar
 
 void scale_heads(const Stream& stream, const ScaleHeadsArgs& args) {
   const Floats x = floats(args.x), s = floats(args.s), base = floats(args.base), y = floats(args.y);
-  const int64_t H = args.x.dim(1), D = args.x.dim(2);
-  for_each(stream, "scale_heads", args.x.numel(),
-           [=] __device__(int64_t i) { y.set(i, (base ? base[i] : 0.0f) + s[i / D % H] * x[i]); });
+  const int64_t D = args.x.dim(2), C = args.x.dim(1) * D;
+  for_each_in_rows(stream, "scale_heads", args.x.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    y.set(i, (base ? base[i] : 0.0f) + s[c / D] * x[i]);
+  });
 }
 
 void scale_heads_backward(const Stream& stream, const ScaleHeadsBackwardArgs& args) {
   const Floats x = floats(args.x), s = floats(args.s), dy = floats(args.dy);
-  const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2);
+  const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), C = H * D;
   if (args.dx.defined()) {
     const Floats dx = floats(args.dx);
-    for_each(stream, "scale_heads backward", args.x.numel(),
-             [=] __device__(int64_t i) { dx.add(i, s[i / D % H] * dy[i]); });
+    for_each_in_rows(stream, "scale_heads backward", T, C,
+                     [=] __device__(int64_t t, int64_t c) { dx.add(t * C + c, s[c / D] * dy[t * C + c]); });
   }
   if (args.ds.defined())
     column_reduce(stream, "scale_heads backward", T, H, args.ds, [=] __device__(int64_t t, int64_t h) {

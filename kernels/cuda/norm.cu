@@ -78,10 +78,9 @@ void rms_norm_backward(const Stream& stream, const RmsNormBackwardArgs& args) {
   launch(stream, "rms_norm backward", rms_norm_backward_kernel, grid_for(rows), block(), 0, rows, H, D,
          args.eps, x, floats(args.weight), dy, floats(args.dx), scales.f32());
   if (args.dweight.defined())
-    column_reduce(stream, "rms_norm backward", rows / H, C, args.dweight,
-                  [=] __device__(int64_t t, int64_t c) {
-                    return dy[t * C + c] * x[t * C + c] * scale[(t * C + c) / D];
-                  });
+    column_reduce(
+        stream, "rms_norm backward", rows / H, C, args.dweight,
+        [=] __device__(int64_t t, int64_t c) { return dy[t * C + c] * x[t * C + c] * scale[t * H + c / D]; });
 }
 
 void l2_norm(const Stream& stream, const L2NormArgs& args) {

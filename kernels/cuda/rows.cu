@@ -9,7 +9,7 @@ namespace wuneng::kernels::cuda {
 
 using wuneng::cuda::Floats;
 using wuneng::cuda::floats;
-using wuneng::cuda::for_each;
+using wuneng::cuda::for_each_in_rows;
 
 void select_heads(const Stream& stream, const HeadMapArgs& args) {
   const int64_t from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
@@ -17,9 +17,9 @@ void select_heads(const Stream& stream, const HeadMapArgs& args) {
   const int32_t* map = table.data<int32_t>();
   const Floats x = floats(args.x), y = floats(args.y);
   const bool accumulate = args.accumulate;
-  for_each(stream, "select_heads", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t t = i / (to * D), h = i / D % to;
-    const float value = x[(t * from + map[h]) * D + i % D];
+  for_each_in_rows(stream, "select_heads", args.y.dim(0), to * D, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * to * D + c;
+    const float value = x[(t * from + map[c / D]) * D + c % D];
     y.set(i, accumulate ? y[i] + value : value);
   });
 }
@@ -36,10 +36,10 @@ void sum_heads(const Stream& stream, const HeadMapArgs& args) {
   const int32_t *begin = firsts.data<int32_t>(), *source = all.data<int32_t>();
   const Floats x = floats(args.x), y = floats(args.y);
   const bool accumulate = args.accumulate;
-  for_each(stream, "sum_heads", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t t = i / (to * D), h = i / D % to;
+  for_each_in_rows(stream, "sum_heads", args.y.dim(0), to * D, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * to * D + c, h = c / D;
     float sum = accumulate ? y[i] : 0.0f;
-    for (int32_t s = begin[h]; s < begin[h + 1]; ++s) sum += x[(t * from + source[s]) * D + i % D];
+    for (int32_t s = begin[h]; s < begin[h + 1]; ++s) sum += x[(t * from + source[s]) * D + c % D];
     y.set(i, sum);
   });
 }
@@ -57,8 +57,8 @@ void move_runs(const Stream& stream, const RowRunsArgs& args, bool to_packed) {
   const Floats from = floats(to_packed ? args.tall : args.packed),
                to = floats(to_packed ? args.packed : args.tall);
   const bool accumulate = args.accumulate;
-  for_each(stream, "move rows", args.packed.numel(), [=] __device__(int64_t i) {
-    const int64_t tall = row[i / width] * width + i % width, source = to_packed ? tall : i,
+  for_each_in_rows(stream, "move rows", args.packed.dim(0), width, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * width + c, tall = row[t] * width + c, source = to_packed ? tall : i,
                   target = to_packed ? i : tall;
     to.set(target, accumulate ? to[target] + from[source] : from[source]);
   });
@@ -72,8 +72,8 @@ void unpack_rows(const Stream& stream, const RowRunsArgs& args) { move_runs(stre
 void concat(const Stream& stream, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
   const Floats a = floats(args.a), b = floats(args.b), y = floats(args.y);
-  for_each(stream, "concat", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t row = i / (A + B), c = i % (A + B);
+  for_each_in_rows(stream, "concat", args.y.numel() / (A + B), A + B, [=] __device__(int64_t row, int64_t c) {
+    const int64_t i = row * (A + B) + c;
     y.set(i, c < A ? a[row * A + c] : b[row * B + c - A]);
   });
 }
@@ -81,19 +81,20 @@ void concat(const Stream& stream, const ConcatArgs& args) {
 void split_add(const Stream& stream, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
   const Floats a = floats(args.a), b = floats(args.b), y = floats(args.y);
-  for_each(stream, "split_add", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t row = i / (A + B), c = i % (A + B);
-    c < A ? a.add(row * A + c, y[i]) : b.add(row * B + c - A, y[i]);
-  });
+  for_each_in_rows(stream, "split_add", args.y.numel() / (A + B), A + B,
+                   [=] __device__(int64_t row, int64_t c) {
+                     const int64_t i = row * (A + B) + c;
+                     c < A ? a.add(row * A + c, y[i]) : b.add(row * B + c - A, y[i]);
+                   });
 }
 
 void embedding(const Stream& stream, const EmbeddingArgs& args) {
   const int64_t d = args.table.dim(1), rows = args.table.dim(0), begin = args.begin;
   const int32_t* tokens = args.tokens.data<int32_t>();
   const Floats table = floats(args.table), y = floats(args.y);
-  for_each(stream, "embedding", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t row = tokens[i / d] - begin;
-    y.set(i, row < 0 || row >= rows ? 0.0f : table[row * d + i % d]);
+  for_each_in_rows(stream, "embedding", args.y.dim(0), d, [=] __device__(int64_t t, int64_t c) {
+    const int64_t row = tokens[t] - begin;
+    y.set(t * d + c, row < 0 || row >= rows ? 0.0f : table[row * d + c]);
   });
 }
 
@@ -123,12 +124,12 @@ void embedding_backward(const Stream& stream, const EmbeddingBackwardArgs& args)
                 *place = all.data<int32_t>();
   const Floats dy = floats(args.dy);
   float* dtable = args.dtable.f32();
-  for_each(stream, "embedding backward", static_cast<int64_t>(row_of.size()) * d, [=] __device__(int64_t i) {
-    const int64_t n = i / d, c = i % d;
-    float sum = 0;
-    for (int32_t p = begin[n]; p < begin[n + 1]; ++p) sum += dy[place[p] * d + c];
-    dtable[row[n] * d + c] += sum;
-  });
+  for_each_in_rows(stream, "embedding backward", static_cast<int64_t>(row_of.size()), d,
+                   [=] __device__(int64_t n, int64_t c) {
+                     float sum = 0;
+                     for (int32_t p = begin[n]; p < begin[n + 1]; ++p) sum += dy[place[p] * d + c];
+                     dtable[row[n] * d + c] += sum;
+                   });
 }
 
 }  // namespace wuneng::kernels::cuda
