@@ -11,7 +11,10 @@
 //
 // T rows, N state heads, R readers (query heads), D channels. A segment is a run of consecutive rows of one
 // document; segment s starts from initial[s] and ends in final[s]. Inside, it is cut in chunks of wkv7_chunk
-// rows from its own start. All f32.
+// rows from its own start. States are f32. Everything else is an activation: all f32, or on a GPU all bf16.
+// What each step takes out is one too: rounded, it is 2^-9 of itself off, which the readings of bf16 models
+// lose anyway (4e-3 of y are allowed), and the state goes on with the rounded rows, so that whoever computes
+// it again gets the same state.
 #pragma once
 #include <vector>
 
@@ -20,12 +23,16 @@
 namespace wuneng::kernels {
 
 inline constexpr int64_t wkv7_chunk = 16;
+// The state before every so many rows of a segment is kept; the readings and the backward compute those
+// before the chunks between anew. A GPU's arithmetic is cheaper than its memory.
+constexpr int64_t wkv7_kept(DeviceKind kind) { return kind == DeviceKind::cpu ? wkv7_chunk : 64; }
 
 struct Wkv7Segment {
   int64_t begin;  // first row
   int64_t count;  // rows, > 0
 };
 int64_t wkv7_chunk_count(const std::vector<Wkv7Segment>& segments);  // over all segments, each rounded up
+int64_t wkv7_kept_count(const std::vector<Wkv7Segment>& segments, DeviceKind kind);
 
 // The recurrence's inputs, all [T, N, D].
 struct Wkv7Inputs {
@@ -40,8 +47,7 @@ struct Wkv7Inputs {
 struct Wkv7StatesArgs {
   Wkv7Inputs in;
   Tensor initial;       // [segments, N, D, D]; undefined: zero
-  Tensor chunk_states;  // out [chunks, N, D, D]: the state before each chunk's first row, chunks in segment
-                        // order
+  Tensor chunk_states;  // out [wkv7_kept_count, N, D, D]: the states that are kept, in the segments' order
   Tensor removed;       // out [T, N, D]: u_t = -S_{t-1} kappa_t, what each step takes out
   Tensor final;         // out [segments, N, D, D]; undefined: not wanted
 };

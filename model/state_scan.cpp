@@ -14,7 +14,7 @@ ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
   scan->inputs = inputs;
   scan->in = {inputs.log_w.value(), inputs.k.value(),    inputs.v.value(),
               inputs.kappa.value(), inputs.rate.value(), inputs.segments};
-  scan->chunk_states = Tensor::empty({wkv7_chunk_count(inputs.segments), N, D, D}, DType::f32, device);
+  scan->chunk_states = Tensor::empty({wkv7_kept_count(inputs.segments, device.kind), N, D, D}, DType::f32, device);
   scan->removed = like(inputs.k);
   const int64_t S = static_cast<int64_t>(inputs.segments.size());
   const Tensor final =

@@ -6,10 +6,19 @@
 
 namespace wuneng::kernels {
 
-int64_t wkv7_chunk_count(const std::vector<Wkv7Segment>& segments) {
+namespace {
+
+int64_t runs_of(int64_t rows, const std::vector<Wkv7Segment>& segments) {
   int64_t count = 0;
-  for (const Wkv7Segment& s : segments) count += (s.count + wkv7_chunk - 1) / wkv7_chunk;
+  for (const Wkv7Segment& s : segments) count += (s.count + rows - 1) / rows;
   return count;
+}
+
+}  // namespace
+
+int64_t wkv7_chunk_count(const std::vector<Wkv7Segment>& segments) { return runs_of(wkv7_chunk, segments); }
+int64_t wkv7_kept_count(const std::vector<Wkv7Segment>& segments, DeviceKind kind) {
+  return runs_of(wkv7_kept(kind), segments);
 }
 
 namespace cpu {

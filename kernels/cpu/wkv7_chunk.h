@@ -21,6 +21,7 @@ namespace wuneng::kernels::cpu {
 
 inline constexpr int64_t kC = wkv7_chunk;
 static_assert(kC == 16, "wkv7_tile.h is written for chunks of 16 rows");
+static_assert(wkv7_kept(DeviceKind::cpu) == kC, "every chunk finds its state in chunk_states");
 
 struct Wkv7Chunk {
   explicit Wkv7Chunk(int64_t channels);

@@ -1,185 +1,326 @@
-// The backward by chunks, last chunk first (formulas in kernels/cpu/wkv7_backward.cpp): a block a chain, the
-// gradient of the state in shared memory.
-#include "kernels/cuda/wkv7_chunk.h"
+// The backward by chunks, last chunk first (formulas in kernels/cpu/wkv7_backward.cpp). A warp owns 16 keys:
+// of dS their columns, in its registers, and of dk, db, da what belongs to them; and 16 values, of dV, dU and
+// dP. All are held transposed, [channel, t], as the products leave them.
+//
+// The decays' gradient comes from gradients that are there anyway. What passes the row t, between writes
+// before it and readings after it, is what passed the chunk's first row, plus what each row before t has
+// written, minus what each has read:
+//   dlog_w_t = sum_v E o S_0 + sum_i (Q_i o dY_i S_0 + A_i o dP_i S_0)
+//              + sum_{s<t} (K_s o dk_s + B_s o db_s - Q_s o dq_s) - sum_{s<=t} A_s o da_s
+// with dq_i, da_i the gradients of Q_i, A_i (those parts that came from S_0 included, hence the first line's
+// sum). Unlike sums over the whole document these lose nothing: within a chunk the parts that cancel are of
+// the size of the result, and both are made from the same rounded factors.
+#include "kernels/cuda/wkv7_state.h"
+#include "kernels/cuda/wkv7_tables.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
-using wuneng::cuda::optional;
+constexpr int kWarp = wuneng::cuda::kWarp;
+constexpr int kGroup = kKept / kC;  // chunks from one kept state to the next
+constexpr int64_t kBlocks = 512;    // at most; each needs a Scratch
 
+template <class T>
 struct Reading {
-  const float *dy, *r;  // [T, R, D]
+  const T *dy, *r;  // [T, R, D]
 };
+template <class T>
+struct Readings {
+  Reading<T> pairs[2];
+  int count;
+  int64_t R;
+};
+template <class T>
 struct Gradients {
-  float *dlog_w, *dk, *dv, *dkappa, *drate, *dinitial;
+  T *dlog_w, *dk, *dv, *dkappa, *drate;  // [T, N, D]
+  float* dinitial;
 };
 
+template <class T, int W>
+struct Shared {
+  static constexpr int kSmall = tile_pitch(kTile);
+  Chunk<T, W> c;
+  alignas(16) T dY[kC * Chunk<T, W>::P], Q[kC * Chunk<T, W>::P];  // [16, P], of one reader
+  alignas(16) T E[W * Chunk<T, W>::P];                            // [key, value]
+  alignas(16) T dP[W * kSmall];                                   // [value, t]
+  alignas(16) T A_ak[kC * kSmall], inverse[kC * kSmall];
+  alignas(16) T pairs[2][kC * kSmall], dpairs[2][kC * kSmall];  // A_qk, A_qb; dA_qk, dA_qb, then dA_ak, dA_ab
+};
+
+// In global memory, of one block, and small enough to stay in L2: each thread's own parts.
+template <class T, int W>
+struct Scratch {
+  Factor<T> states[kGroup][W / kTile][2 * W];  // before each chunk of a group
+  Tile dS[W / kTile][2 * W];                   // while they are computed
+};
+
+template <class T, int W>
 struct Backward {
-  Inputs in;
-  Chunk c;
-  float* dS;      // [D, P]
-  float* dVU;     // [32, P]: dV over dU
-  float* dKB;     // [32, P]: dk over db
-  float* dP;      // [16, P]
-  float* da;      // [16, P]
-  float* dlog_w;  // [16, P]
-  float *dY, *Q;  // [16, P], of one reader
-  float* met;     // [16, P]
-  float *pairs, *dpairs, *solve;
-  static constexpr int kRows = 4 * kC + 6 * kC;  // without Chunk's and dS
+  static constexpr int P = Chunk<T, W>::P, kTiles = W / kTile, kSmall = Shared<T, W>::kSmall;
+  const Inputs<T>& in;
+  Shared<T, W>& s;
+  Scratch<T, W>& scratch;
+  const int64_t n;
+  const int warp, own;  // own: the warp's first channel
 
-  __device__ void place(float* memory) {
-    float* at = c.place(memory, in.D);
-    const int P = c.P;
-    const auto take = [&](int rows) {
-      float* const mine = at;
-      at += rows * P;
-      return mine;
+  State<T, W, true> dS;     // then E, then dS_0
+  const Factor<T>* states;  // S_0's tiles [key, value], 2 W apart
+  int64_t row;
+  int C;
+  Tile dV, dU;    // [value, t]
+  Tile dk, db;    // [key, t]
+  Tile passed;    // [key, s]: what row s adds to the decays after it
+  float base[2];  // of the keys own + lane / 4 and + 8: what all rows share, this lane's part of the sum
+
+  __device__ Factor<T> own_rows(const T* x) const { return load_tile<true>(x + own, P); }  // [channel, t]
+  __device__ Factor<T> small(const T* x) const { return load_tile(x, kSmall); }
+  __device__ Factor<T> small_transposed(const T* x) const { return load_tile<true>(x, kSmall); }
+
+  // The states before the group's chunks, from the kept one, into scratch.
+  __device__ void compute_states(const float* kept, int64_t begin, int count, const T* removed) {
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) scratch.dS[b][threadIdx.x] = dS.m[b];
+    State<T, W, true> state;
+    state.load(kept, in.D, own);
+    for (int at = 0; at < count; at += kC) {
+#pragma unroll
+      for (int b = 0; b < kTiles; ++b) scratch.states[at / kC][b][threadIdx.x] = factor<T>(state.m[b]);
+      if (at + kC >= count) break;
+      s.c.load(in, begin + at, kC, n, removed);
+      __syncthreads();
+      state.advance(s.c, own);
+      __syncthreads();
+    }
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) dS.m[b] = scratch.dS[b][threadIdx.x];
+  }
+
+  __device__ void load_reading(const Reading<T>& reading, int64_t R, int32_t h) {
+    s.c.load_rows(reading.dy, row, C, R, h, in.D, s.dY, false);
+    s.c.load_rows(reading.r, row, C, R, h, in.D, s.Q, true);
+  }
+
+  // What is one tile for all warps, each by one of them.
+  __device__ void removal_tiles() {
+    if (warp == 0) store_tile(s.A_ak, kSmall, factor<T>(causal(product_of_rows<T, W>(s.c.A, s.c.K()), true)));
+    if (warp == kTiles - 1) store_tile(s.inverse, kSmall, factor<T>(removal_inverse(s.c)));
+  }
+  __device__ void reading_tiles() {
+    for (int job = 0; job < 4; ++job)
+      if (warp == (job + 1) % kTiles) {
+        const int half = job % 2;
+        const T *x = job < 2 ? s.Q : s.dY, *with = (job < 2 ? s.c.KB : s.c.VU) + half * kC * P;
+        store_tile(job < 2 ? s.pairs[half] : s.dpairs[half], kSmall,
+                   factor<T>(causal(product_of_rows<T, W>(x, with), false)));
+      }
+  }
+
+  // What reaches the chunk through the state after it.
+  __device__ void through_state() {
+    dk = {}, db = {}, passed = {}, base[0] = base[1] = 0;
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      Tile& E = dS.m[b];
+      const Tile S = values(states[b * 2 * W]);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        E.x[i] *= s.c.total()[own + tile_row(i)];
+        base[i / 2 % 2] += E.x[i] * S.x[i];
+      }
+      const Factor<T> rounded = factor<T>(E);
+      store_tile(s.E + own * P + b * kTile, P, rounded);
+      add_product(dk, rounded, load_tile(s.c.V() + b * kTile, P));
+      add_product(db, rounded, load_tile(s.c.U() + b * kTile, P));
+    }
+  }
+  __device__ void to_values() {
+    dV = {}, dU = {};
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      const Factor<T> E = load_tile<true>(s.E + b * kTile * P + own, P);
+      add_product(dV, E, load_tile(s.c.K() + b * kTile, P));
+      add_product(dU, E, load_tile(s.c.B() + b * kTile, P));
+    }
+  }
+
+  // To the decays: X_i's gradient dx, first the part of S_0 alone.
+  __device__ void shared_by_all(const Tile& X, const Tile& dx) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) base[i / 2 % 2] += X.x[i] * dx.x[i];
+  }
+  // dx += (dA_.k K + dA_.b B)^T; dk += (dA_.k^T X)^T, db likewise
+  __device__ void through_pairs(const Factor<T>& X, Tile& dx) {
+    add_product(dx, own_rows(s.c.K()), small(s.dpairs[0]));
+    add_product(dx, own_rows(s.c.B()), small(s.dpairs[1]));
+    add_product(dk, X, small_transposed(s.dpairs[0]));
+    add_product(db, X, small_transposed(s.dpairs[1]));
+  }
+
+  __device__ void through_reading() {
+    const Factor<T> dY = own_rows(s.dY), Q = own_rows(s.Q);
+    add_product(dV, dY, small_transposed(s.pairs[0]));
+    add_product(dU, dY, small_transposed(s.pairs[1]));
+    Tile dq{};
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
+      add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
+    }
+    shared_by_all(values(Q), dq);
+    through_pairs(Q, dq);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) passed.x[i] -= values(Q).x[i] * dq.x[i];
+  }
+
+  // dP and dv, with all that the values need.
+  __device__ void to_removal(T* dv) {
+    Tile dP{};
+    add_exact(dP, dU, small_transposed(s.inverse));
+    const Factor<T> rounded = factor<T>(dP);
+    store_tile(s.dP + own * kSmall, kSmall, rounded);
+    add_product(dV, rounded, small_transposed(s.A_ak));
+    store_rows(dv, row, C, in.N, n, in.D, own, [&](int i) { return dV.x[i]; });
+  }
+  __device__ void through_removal(const Gradients<T>& out) {
+    for (int half = 0; half < 2; ++half)
+      if (warp == (half + 1) % kTiles) {
+        Tile sum{};
+#pragma unroll
+        for (int b = 0; b < kTiles; ++b)
+          add_product(sum, small_transposed(s.dP + b * kTile * kSmall),
+                      load_tile(s.c.VU + half * kC * P + b * kTile, P));
+        store_tile(s.dpairs[half], kSmall, factor<T>(causal(sum, true)));
+      }
+    const Factor<T> A = own_rows(s.c.A);
+    Tile da{};
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      const T* dP = s.dP + b * kTile * kSmall;
+      add_product(da, states[b * 2 * W], small_transposed(dP));
+      add_product(dS.m[b], A, small(dP));
+    }
+    shared_by_all(values(A), da);
+    __syncthreads();
+    through_pairs(A, da);
+    finish(values(A), da, out);
+  }
+
+  // Out of the decayed coordinates and into the results.
+  __device__ void finish(const Tile& A, const Tile& da, const Gradients<T>& out) {
+    const Tile K = values(own_rows(s.c.K())), B = values(own_rows(s.c.B()));
+    Tile removed, dlog_w;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      base[half] += __shfl_xor_sync(~0u, base[half], 1);
+      base[half] += __shfl_xor_sync(~0u, base[half], 2);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      passed.x[i] += K.x[i] * dk.x[i] + B.x[i] * db.x[i];
+      removed.x[i] = -A.x[i] * da.x[i];
+      dlog_w.x[i] = base[i / 2 % 2];
+    }
+    add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
+    add_exact(dlog_w, removed, factor<T>(tile_from([](int t, int i) { return i <= t ? 1.0f : 0.0f; })));
+    const auto store = [&](T* x, auto value) {
+      store_rows(x, row, C, in.N, n, in.D, own, [&](int i) {
+        const int t = tile_column(i), c = own + tile_row(i);
+        return value(i, ((row + t) * in.N + n) * in.D + c, s.c.grow + t * W + c);
+      });
     };
-    dS = take(in.D), dVU = take(2 * kC), dKB = take(2 * kC), dP = take(kC), da = take(kC), dlog_w = take(kC);
-    dY = take(kC), Q = take(kC), met = take(kC);
-    pairs = at, dpairs = pairs + kC * 2 * kC, solve = dpairs + kC * 2 * kC;
+    // g points to e^{g_{t-1}}, and a row on to e^{g_t}.
+    store(out.dlog_w, [&](int i, int64_t, const float*) { return dlog_w.x[i]; });
+    store(out.dk, [&](int i, int64_t, const float* g) { return dk.x[i] / g[W]; });
+    store(out.dkappa, [&](int i, int64_t at, const float* g) {
+      return as_float(in.rate[at]) * db.x[i] / g[W] - da.x[i] * g[0];
+    });
+    store(out.drate,
+          [&](int i, int64_t at, const float* g) { return as_float(in.kappa[at]) * db.x[i] / g[W]; });
   }
 
-  // See decay_share in the CPU's twin: a thread a channel.
-  template <bool kOwn>
-  __device__ void decay_share(const float* X, float* meets) {
-    const int P = c.P;
-    for (int k = threadIdx.x; k < in.D; k += kThreads) {
-      float m[kC];
-      for (int i = 0; i < kC; ++i) m[i] = meets[i * P + k];
-      for (int t = 0; t < kC; ++t) {
-        const float K = c.KB[t * P + k], B = c.KB[(kC + t) * P + k];
-        float sum = 0;
-        for (int i = t; i < kC; ++i) {
-          if (kOwn || i > t) sum += X[i * P + k] * m[i];
-          if (i > t) m[i] += dpairs[i * 2 * kC + t] * K + dpairs[i * 2 * kC + kC + t] * B;
-        }
-        dlog_w[t * P + k] += sum;
-      }
-      if (!kOwn)
-        for (int i = 0; i < kC; ++i) meets[i * P + k] = m[i];
-    }
+  // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`.
+  __device__ void run(int chunk, const T* removed, const Readings<T>& readings, int32_t first, int32_t last,
+                      const Gradients<T>& out) {
+    states = &scratch.states[chunk][0][threadIdx.x];
+    const int each = last - first, count = each * readings.count;
+    const auto load = [&](int i) { load_reading(readings.pairs[i / each], readings.R, first + i % each); };
+    s.c.load(in, row, C, n, removed);
+    if (count > 0) load(0);
     __syncthreads();
-  }
-
-  __device__ void through_state(const float* state) {
-    const int D = in.D, P = c.P;
-    for (int k = threadIdx.x; k < D; k += kThreads) {
-      float sum = 0;
-      for (int i = 0; i < D; ++i) {
-        const float E = c.total()[k] * dS[i * P + k];
-        dS[i * P + k] = E;
-        sum += E * state[i * D + k];
-      }
-      met[k] = sum;  // what the decays share, before the first row
-    }
+    through_state();
+    removal_tiles();
+    if (count > 0) reading_tiles();
     __syncthreads();
-    multiply(2 * kC, D, D, rows_of(c.KB, P), columns_of(dS, P), dVU, P);
-    multiply(2 * kC, D, D, rows_of(c.VU, P), rows_of(dS, P), dKB, P);
-    for (int k = threadIdx.x; k < D; k += kThreads) {
-      float base = met[k];
-      for (int t = 0; t < kC; ++t) {
-        dlog_w[t * P + k] = base;
-        base += c.KB[t * P + k] * dKB[t * P + k] + c.KB[(kC + t) * P + k] * dKB[(kC + t) * P + k];
+    to_values();
+    for (int i = 0; i < count; ++i) {
+      if (i > 0) {
+        __syncthreads();
+        load(i);
+        __syncthreads();
+        reading_tiles();
+        __syncthreads();
       }
+      through_reading();
     }
+    to_removal(out.dv);
     __syncthreads();
-  }
-
-  __device__ void through_reading(const Reading& reading, int64_t R, int64_t h, const float* state) {
-    const int D = in.D, P = c.P;
-    c.load_rows(reading.dy, R, h, dY);
-    c.load_rows(reading.r, R, h, Q, true);
-    multiply(kC, 2 * kC, D, rows_of(Q, P), columns_of(c.KB, P), pairs, 2 * kC);
-    keep_causal(pairs, false);
-    multiply<true>(2 * kC, D, kC, columns_of(pairs, 2 * kC), rows_of(dY, P), dVU, P);
-    multiply(kC, 2 * kC, D, rows_of(dY, P), columns_of(c.VU, P), dpairs, 2 * kC);
-    keep_causal(dpairs, false);
-    multiply<true>(2 * kC, D, kC, columns_of(dpairs, 2 * kC), rows_of(Q, P), dKB, P);
-    multiply(kC, D, D, rows_of(dY, P), rows_of(state, D), met, P);
-    decay_share<true>(Q, met);
-    multiply<true>(D, D, kC, columns_of(dY, P), rows_of(Q, P), dS, P);
-  }
-
-  __device__ void through_removal(const float* state) {
-    const int D = in.D, P = c.P;
-    multiply(kC, 2 * kC, D, rows_of(c.A, P), columns_of(c.KB, P), pairs, 2 * kC);
-    keep_causal(pairs, true);
-    unit_inverse(pairs + kC, 2 * kC, solve);
-    multiply(kC, D, kC, columns_of(solve, kC), rows_of(dVU + kC * P, P), dP, P);
-    multiply<true>(kC, D, kC, columns_of(pairs, 2 * kC), rows_of(dP, P), dVU, P);
-    multiply(kC, 2 * kC, D, rows_of(dP, P), columns_of(c.VU, P), dpairs, 2 * kC);
-    keep_causal(dpairs, true);
-    multiply<true>(2 * kC, D, kC, columns_of(dpairs, 2 * kC), rows_of(c.A, P), dKB, P);
-    multiply(kC, D, D, rows_of(dP, P), rows_of(state, D), da, P);
-    decay_share<false>(c.A, da);
-    multiply<true>(D, D, kC, columns_of(dP, P), rows_of(c.A, P), dS, P);
-  }
-
-  __device__ void finish(const Gradients& out, int64_t n) {
-    const int D = in.D, P = c.P;
-    for (int e = threadIdx.x; e < c.C * D; e += kThreads) {
-      const int t = e / D, k = e % D;
-      const int64_t at = ((c.row + t) * in.N + n) * D + k;
-      const float down = 1.0f / c.grow[(t + 1) * P + k], db = dKB[(kC + t) * P + k];
-      out.dk[at] = dKB[t * P + k] * down;
-      out.dkappa[at] = in.rate[at] * db * down - da[t * P + k] * c.grow[t * P + k];
-      out.drate[at] = in.kappa[at] * db * down;
-    }
-    c.store_rows(dVU, out.dv, in.N, n);
-    c.store_rows(dlog_w, out.dlog_w, in.N, n);
+    through_removal(out);
+    __syncthreads();
   }
 };
 
-// Grid (segment, state head).
-__global__ void __launch_bounds__(kThreads)
-    backward_kernel(Inputs in, const int64_t* segments, const int32_t* readers, int64_t R, Reading first,
-                    Reading second, const float* chunk_states, const float* removed, const float* dfinal,
-                    Gradients out) {
-  Backward b;
-  b.in = in;
-  b.place(wuneng::cuda::shared_memory<float>());
-  const int64_t n = blockIdx.y, square = int64_t{in.D} * in.D, chain = blockIdx.x * in.N + n;
-  const int64_t begin = segments[3 * blockIdx.x], count = segments[3 * blockIdx.x + 1],
-                first_chunk = segments[3 * blockIdx.x + 2];
-  load_state(dfinal ? dfinal + chain * square : nullptr, in.D, b.dS);
-  for (int64_t at = (count - 1) / kC * kC; at >= 0; at -= kC) {
-    b.c.load(in, begin + at, static_cast<int>(min(int64_t{kC}, count - at)), n);
-    b.c.load_rows(removed, in.N, n, b.c.U());
-    const float* state = chunk_states + ((first_chunk + at / kC) * in.N + n) * square;
-    b.through_state(state);
-    for (const Reading* reading : {&first, &second})
-      if (reading->dy)
-        for (int32_t h = readers[2 * n]; h < readers[2 * n + 1]; ++h)
-          b.through_reading(*reading, R, h, state);
-    b.through_removal(state);
-    b.finish(out, n);
+template <class T, int W>
+__global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
+    backward_kernel(Inputs<T> in, const int64_t* segments, int64_t chains, const int32_t* readers,
+                    Readings<T> readings, const float* chunk_states, const T* removed, const float* dfinal,
+                    Gradients<T> out, Scratch<T, W>* scratch) {
+  auto& s = *wuneng::cuda::shared_memory<Shared<T, W>>();
+  const int64_t square = int64_t{in.D} * in.D;
+  for (int64_t chain = blockIdx.x; chain < chains; chain += gridDim.x) {
+    const int64_t n = chain % in.N, *segment = segments + chain / in.N * 3;
+    const int64_t begin = segment[0], count = segment[1], first_kept = segment[2];
+    const int warp = threadIdx.x / kWarp;
+    Backward<T, W> b{in, s, scratch[blockIdx.x], n, warp, warp * kTile};
+    b.dS.load(dfinal ? dfinal + chain * square : nullptr, in.D, b.own);
+    for (int64_t group = (count - 1) / kKept; group >= 0; --group) {
+      const int64_t first = begin + group * kKept;
+      const int rows = static_cast<int>(min(int64_t{kKept}, count - group * kKept));
+      b.compute_states(chunk_states + ((first_kept + group) * in.N + n) * square, first, rows, removed);
+      for (int chunk = (rows - 1) / kC; chunk >= 0; --chunk) {
+        b.row = first + chunk * kC, b.C = min(kC, rows - chunk * kC);
+        b.run(chunk, removed, readings, readers[2 * n], readers[2 * n + 1], out);
+      }
+    }
+    b.dS.store(out.dinitial ? out.dinitial + chain * square : nullptr, in.D, b.own);
   }
-  store_state(b.dS, in.D, out.dinitial ? out.dinitial + chain * square : nullptr);
 }
 
 }  // namespace
 
 void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
   WUNENG_ASSERT(args.readings.size() <= 2);
-  const Inputs in = inputs_of(args.in);
-  const Device device = args.in.k.device();
-  const Tensor segments = segment_table(args.in.segments, device),
-               readers = reader_table(args.head_state, in.N, device);
-  Reading readings[2] = {};
-  int64_t R = 0;
-  for (size_t i = 0; i < args.readings.size(); ++i) {
-    readings[i] = {args.readings[i].dy.f32(), args.readings[i].r.f32()};
-    R = args.readings[i].r.dim(1);
-  }
-  const Gradients out{args.dlog_w.f32(), args.dk.f32(),    args.dv.f32(),
-                      args.dkappa.f32(), args.drate.f32(), optional(args.dinitial)};
-  const size_t P = pitch_of(in.D), floats = (Chunk::kRows + in.D + Backward::kRows) * P + 2 * kC * 2 * kC + kC * kC;
-  wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel, dim3(args.in.segments.size(), in.N),
-                       dim3(kThreads), floats * sizeof(float), in, segments.data<int64_t>(),
-                       readers.data<int32_t>(), R, readings[0], readings[1], args.chunk_states.f32(),
-                       args.removed.f32(), optional(args.dfinal), out);
+  with_width(args.in, [&]<class T, int W>() {
+    using wuneng::cuda::optional;
+    const Inputs in = inputs_of<T>(args.in);
+    const Device device = args.in.k.device();
+    const Tensor segments = segment_table(args.in.segments, device),
+                 readers = reader_table(args.head_state, in.N, device);
+    Readings<T> readings{};
+    for (const auto& pair : args.readings) {
+      readings.pairs[readings.count++] = {pair.dy.data<T>(), pair.r.data<T>()};
+      readings.R = pair.r.dim(1);
+    }
+    const Gradients<T> out{args.dlog_w.data<T>(), args.dk.data<T>(),    args.dv.data<T>(),
+                           args.dkappa.data<T>(), args.drate.data<T>(), optional(args.dinitial)};
+    const int64_t chains = static_cast<int64_t>(args.in.segments.size()) * in.N,
+                  blocks = std::min(chains, kBlocks);
+    const Tensor scratch = Tensor::empty(
+        {blocks * static_cast<int64_t>(sizeof(Scratch<T, W>) / sizeof(float))}, DType::f32, device);
+    wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel<T, W>, dim3(blocks), dim3(2 * W),
+                         sizeof(Shared<T, W>), in, segments.data<int64_t>(), chains, readers.data<int32_t>(),
+                         readings, args.chunk_states.f32(), args.removed.data<T>(), optional(args.dfinal),
+                         out, static_cast<Scratch<T, W>*>(scratch.raw()));
+  });
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -51,7 +51,7 @@ void measure(const Setting& setting) {
   const Stream stream;
   const Wkv7StatesArgs forward{.in = in,
                                .initial = {},
-                               .chunk_states = states(wkv7_chunk_count(in.segments)),
+                               .chunk_states = states(wkv7_kept_count(in.segments, DeviceKind::cpu)),
                                .removed = rows(N),
                                .final = states(1)};
   const Wkv7ReadArgs read{.in = in,

@@ -48,6 +48,10 @@ int lane();
 
 // kernels/cuda/tensor_core.h's, by all lanes of a warp; each factor is cut to three tf32 numbers first.
 void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]);
+// kernels/cuda/tile.h's: mma.m16n8k16 of bf16 pairs, and ldmatrix.x4 where each lane gives the place of a row
+// of eight.
+void multiply_packed_tile(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+void load_packed_tile(unsigned (&x)[4], const void* row, bool transposed);
 
 template <class T>
 T shuffle(T value, int source) {

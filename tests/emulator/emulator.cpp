@@ -274,6 +274,45 @@ void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
       for (int k = 0; k < 8; ++k) d[e] += x[e / 2][k][of_left] * y[e % 2][k][of_right];
 }
 
+namespace {
+
+// Number `half` of a pair of bf16 ones.
+float unpacked(unsigned pair, int half) {
+  return __int_as_float(static_cast<int>(half ? pair & 0xffff0000u : pair << 16));
+}
+
+}  // namespace
+
+void multiply_packed_tile(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  unsigned held[3][kWarp][2];  // of every lane: a's pairs and b's, two by two
+  const unsigned mine[3][2] = {{a[0], a[1]}, {a[2], a[3]}, {b[0], b[1]}};
+  for (int i = 0; i < 3; ++i) {
+    uint64_t bits;
+    std::memcpy(&bits, mine[i], sizeof bits);
+    std::memcpy(held[i], gather(bits), sizeof held[i]);
+  }
+  const auto left = [&](int row, int k) {
+    return unpacked(held[k / 8][row % 8 * 4 + k % 8 / 2][row / 8], k % 2);
+  };
+  const auto right = [&](int k, int column) {
+    return unpacked(held[2][column * 4 + k % 8 / 2][k / 8], k % 2);
+  };
+  const int g = lane() / 4, t = lane() % 4;
+  for (int e = 0; e < 4; ++e)
+    for (int k = 0; k < 16; ++k) d[e] += left(g + e / 2 * 8, k) * right(k, 2 * t + e % 2);
+}
+
+void load_packed_tile(unsigned (&x)[4], const void* row, bool transposed) {
+  const uint64_t* const given = gather(reinterpret_cast<uint64_t>(row));
+  const int g = lane() / 4, t = lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const auto at = [&](int of_row, int column) {
+      return unsigned{reinterpret_cast<const uint16_t*>(given[8 * i + of_row])[column]};
+    };
+    x[i] = transposed ? at(2 * t, g) | at(2 * t + 1, g) << 16 : at(g, 2 * t) | at(g, 2 * t + 1) << 16;
+  }
+}
+
 uint64_t exchange(uint64_t value, int source) { return gather(value)[source]; }
 
 }  // namespace emulator

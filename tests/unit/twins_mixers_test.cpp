@@ -1,4 +1,6 @@
 // The CUDA twins of attention and of the WKV-7 recurrence against the CPU's.
+#include <numeric>
+
 #include "kernels/attention.h"
 #include "kernels/boundary.h"
 #include "kernels/wkv7.h"
@@ -65,6 +67,28 @@ struct Wkv7Case {
 std::ostream& operator<<(std::ostream& out, const Wkv7Case& c) { return out << c.name; }
 class Wkv7Twins : public testing::TestWithParam<Wkv7Case> {};
 
+Tensor kept_states(Side& side, const Wkv7Case& c) {
+  const int64_t count = wkv7_kept_count(c.segments, side.stream.device.kind);
+  const Tensor t = Tensor::empty({count, c.N, c.D, c.D});
+  std::fill_n(t.f32(), t.numel(), std::numeric_limits<float>::quiet_NaN());
+  return t.to(side.stream.device);
+}
+
+// Of the states that a device keeps, those that both do.
+void compare_kept_states(Side& side, const Wkv7Case& c, const Tensor& kept) {
+  const int64_t every = wkv7_kept(side.stream.device.kind), square = c.N * c.D * c.D,
+                both = std::lcm(wkv7_kept(DeviceKind::cpu), wkv7_kept(DeviceKind::cuda));
+  synchronize(side.stream.device);
+  const Tensor host = kept.to(Device{});
+  std::vector<float> states;
+  const float* at = host.f32();
+  for (const Wkv7Segment& s : c.segments)
+    for (int64_t t = 0; t < s.count; t += every, at += square)
+      if (t % both == 0) states.insert(states.end(), at, at + square);
+  ASSERT_EQ(at, host.f32() + host.numel());
+  side.remember(Tensor::from<float>(states, {static_cast<int64_t>(states.size())}));
+}
+
 TEST_P(Wkv7Twins, Agree) {
   const Wkv7Case& c = GetParam();
   const int64_t R = static_cast<int64_t>(c.head_state.size()), S = static_cast<int64_t>(c.segments.size());
@@ -85,13 +109,13 @@ TEST_P(Wkv7Twins, Agree) {
                         .kappa = kappa,
                         .rate = side.uniform(inputs, 0.05f, 0.95f),
                         .segments = c.segments};
-    const Wkv7StatesArgs s{
-        .in = in,
-        .initial = c.initial ? side.normal(states, DType::f32) : Tensor(),
-        .chunk_states = side.out({wkv7_chunk_count(c.segments), c.N, c.D, c.D}, DType::f32),
-        .removed = side.out(inputs),
-        .final = c.dfinal ? side.out(states, DType::f32) : Tensor()};
+    const Wkv7StatesArgs s{.in = in,
+                           .initial = c.initial ? side.normal(states, DType::f32) : Tensor(),
+                           .chunk_states = kept_states(side, c),
+                           .removed = side.out(inputs),
+                           .final = c.dfinal ? side.out(states, DType::f32) : Tensor()};
     wkv7_states(side.stream, s);
+    compare_kept_states(side, c, s.chunk_states);
     const Tensor r = side.normal(readers);
     for (const bool transposed : {false, true}) {
       const Wkv7ReadArgs args{in, s.chunk_states, s.removed, c.head_state, r, side.out(readers)};
@@ -122,7 +146,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Wkv7Case{"from_zero", 48, 1, 64, {{0, 48}}, {0}, 1, false, false},
                     Wkv7Case{"no_reading", 20, 1, 16, {{0, 20}}, {0}, 0},
                     Wkv7Case{"odd_width", 21, 2, 10, {{0, 3}, {3, 18}}, {0, 1}, 1},
-                    Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2}),
+                    Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2},
+                    Wkv7Case{"several_kept_states", 210, 2, 64, {{3, 70}, {75, 130}}, {0, 1}, 1},
+                    Wkv7Case{"several_kept_states_d128", 150, 1, 128, {{0, 150}}, {0}, 1}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Twins, Boundary) {

@@ -197,7 +197,7 @@ struct Kernels {
   explicit Kernels(const Problem& problem) : p(problem) {
     const auto input = [&](const Vector& x) { return rows(x, p.N); };
     in = {input(p.log_w), input(p.k), input(p.v), input(p.kappa), input(p.rate), p.segments};
-    chunk_states = nan_tensor({wkv7_chunk_count(p.segments), p.N, p.D, p.D});
+    chunk_states = nan_tensor({wkv7_kept_count(p.segments, DeviceKind::cpu), p.N, p.D, p.D});
     removed = like_rows(p.N);
     final_state = like_states();
     wkv7_states(stream, {.in = in,
@@ -300,7 +300,7 @@ TEST_P(Wkv7, ForwardMatchesDoubleRecurrence) {
   expect_rows("removed", p, kernels.removed, reference.removed);
   Vector chunk_states;
   for (const Wkv7Segment& s : p.segments)
-    for (int64_t t = s.begin; t < s.begin + s.count; t += wkv7_chunk) {
+    for (int64_t t = s.begin; t < s.begin + s.count; t += wkv7_kept(DeviceKind::cpu)) {
       const int64_t size = p.N * p.D * p.D;
       chunk_states.insert(chunk_states.end(), &reference.before[t * size],
                           &reference.before[t * size] + size);

@@ -1,0 +1,74 @@
+// A state in a block's registers: the recurrence's step over a chunk, which the kernels of WKV-7 share.
+#pragma once
+#include "kernels/cuda/wkv7_chunk.h"
+
+namespace wuneng::kernels::cuda {
+
+// A warp's 16 rows of a state S [D (value), D (key)], or where kByKey of S^T, as tiles along the other side.
+template <class T, int W, bool kByKey>
+struct State {
+  static constexpr int kTiles = W / kTile, P = Chunk<T, W>::P;
+  Tile m[kTiles];
+
+  // f(element, place of the same in [D, D]) for those within D; `own` is the warp's first channel.
+  template <class F>
+  __device__ void each(int D, int own, F f) {
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b)
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int row = own + tile_row(i), column = b * kTile + tile_column(i);
+        if (row < D && column < D) f(m[b].x[i], kByKey ? column * D + row : row * D + column);
+      }
+  }
+  // null: zeros, nowhere.
+  __device__ void load(const float* from, int D, int own) {
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) m[b] = Tile{};
+    if (from) each(D, own, [&](float& x, int at) { x = from[at]; });
+  }
+  __device__ void store(float* to, int D, int own) {
+    if (to) each(D, own, [&](float& x, int at) { to[at] = x; });
+  }
+
+  // To the state after the chunk: S_C = (S_0 + V^T K + U^T B) diag(e^G). first and second are the warp's own
+  // channels of V and U, or by key of K and B, as tiles [channel, t].
+  __device__ void advance(Chunk<T, W>& c, int own, const Factor<T>& first, const Factor<T>& second) {
+    const T* other = kByKey ? c.VU : c.KB;
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      add_product(m[b], first, load_tile<true>(other + b * kTile, P));
+      add_product(m[b], second, load_tile<true>(other + kC * P + b * kTile, P));
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        m[b].x[i] *= c.total()[kByKey ? own + tile_row(i) : b * kTile + tile_column(i)];
+    }
+  }
+  __device__ void advance(Chunk<T, W>& c, int own) {
+    const T* mine = (kByKey ? c.KB : c.VU) + own;
+    advance(c, own, load_tile<true>(mine, P), load_tile<true>(mine + kC * P, P));
+  }
+};
+
+// The sum over a whole side of a b^T: a and b [16, P] in shared memory.
+template <class T, int W>
+__device__ Tile product_of_rows(const T* a, const T* b) {
+  constexpr int P = Chunk<T, W>::P;
+  Tile sum{};
+#pragma unroll
+  for (int at = 0; at < W; at += kTile) add_product(sum, load_tile(a + at, P), load_tile(b + at, P));
+  return sum;
+}
+
+// (I - A_ab)^-1
+template <class T, int W>
+__device__ Tile removal_inverse(Chunk<T, W>& c) {
+  const Tile x = causal(product_of_rows<T, W>(c.A, c.B()), true);
+  Tile transposed = product_of_rows<T, W>(c.B(), c.A);
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (tile_row(i) >= tile_column(i)) transposed.x[i] = 0;
+  return unit_inverse<T>(x, transposed);
+}
+
+}  // namespace wuneng::kernels::cuda
