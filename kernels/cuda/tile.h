@@ -206,6 +206,7 @@ __device__ inline Tile unit_inverse(Tile x, Tile transposed) {
   Tile inverse = tile_from([](int i, int j) { return i == j ? 1.0f : 0.0f; });
 #pragma unroll
   for (int i = 0; i < 8; ++i) inverse.x[i] += x.x[i];
+#pragma unroll 1
   for (int power = 2; power < kTile; power *= 2) {
     Tile square{}, square_transposed{}, next = inverse;
     if (2 * power < kTile) add_exact<T>(square, x, transposed);

@@ -26,7 +26,7 @@ struct Reading {
 };
 template <class T>
 struct Readings {
-  Reading<T> pairs[2];
+  Reading<T> first, second;
   int count;
   int64_t R;
 };
@@ -44,7 +44,8 @@ struct Shared {
   alignas(16) T E[W * Chunk<T, W>::P];                            // [key, value]
   alignas(16) T dP[W * kSmall];                                   // [value, t]
   alignas(16) T A_ak[kC * kSmall], inverse[kC * kSmall];
-  alignas(16) T pairs[2][kC * kSmall], dpairs[2][kC * kSmall];  // A_qk, A_qb; dA_qk, dA_qb, then dA_ak, dA_ab
+  alignas(16) T pairs[2][kC * kSmall], dpairs[2][kC * kSmall];  // A_qk, A_qb; dA_qk, dA_qb
+  alignas(16) T dP_pairs[2][kC * kSmall];                       // dA_ak, dA_ab
 };
 
 // In global memory, of one block, and small enough to stay in L2: each thread's own parts.
@@ -106,74 +107,42 @@ struct Backward {
     if (warp == kTiles - 1) store_tile(s.inverse, kSmall, factor<T>(removal_inverse(s.c)));
   }
   __device__ void reading_tiles() {
-    for (int job = 0; job < 4; ++job)
-      if (warp == (job + 1) % kTiles) {
-        const int half = job % 2;
-        const T *x = job < 2 ? s.Q : s.dY, *with = (job < 2 ? s.c.KB : s.c.VU) + half * kC * P;
-        store_tile(job < 2 ? s.pairs[half] : s.dpairs[half], kSmall,
-                   factor<T>(causal(product_of_rows<T, W>(x, with), false)));
-      }
+    for (int half = 0; half < 2; ++half)
+      if (warp == (half + 1) % kTiles)
+        store_tile(s.pairs[half], kSmall,
+                   factor<T>(causal(product_of_rows<T, W>(s.Q, s.c.KB + half * kC * P), false)));
+    for (int half = 0; half < 2; ++half)
+      if (warp == (half + 3) % kTiles)
+        store_tile(s.dpairs[half], kSmall,
+                   factor<T>(causal(product_of_rows<T, W>(s.dY, s.c.VU + half * kC * P), false)));
   }
 
-  // What reaches the chunk through the state after it.
-  __device__ void through_state() {
-    dk = {}, db = {}, passed = {}, base[0] = base[1] = 0;
+  // E from dS, for its own keys and for all values.
+  __device__ void through_decay() {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) {
-      Tile& E = dS.m[b];
-      const Tile S = values(states[b * 2 * W]);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        E.x[i] *= s.c.total()[own + tile_row(i)];
-        base[i / 2 % 2] += E.x[i] * S.x[i];
-      }
-      const Factor<T> rounded = factor<T>(E);
-      store_tile(s.E + own * P + b * kTile, P, rounded);
-      add_product(dk, rounded, load_tile(s.c.V() + b * kTile, P));
-      add_product(db, rounded, load_tile(s.c.U() + b * kTile, P));
+      for (int i = 0; i < 8; ++i) dS.m[b].x[i] *= s.c.total()[own + tile_row(i)];
+      store_tile(s.E + own * P + b * kTile, P, factor<T>(dS.m[b]));
     }
   }
-  __device__ void to_values() {
+
+  // What reaches the values: through the state after the chunk, a reading, the removal.
+  __device__ void values_through_state() {
     dV = {}, dU = {};
-#pragma unroll
+#pragma unroll 2
     for (int b = 0; b < kTiles; ++b) {
       const Factor<T> E = load_tile<true>(s.E + b * kTile * P + own, P);
       add_product(dV, E, load_tile(s.c.K() + b * kTile, P));
       add_product(dU, E, load_tile(s.c.B() + b * kTile, P));
     }
   }
-
-  // To the decays: X_i's gradient dx, first the part of S_0 alone.
-  __device__ void shared_by_all(const Tile& X, const Tile& dx) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) base[i / 2 % 2] += X.x[i] * dx.x[i];
-  }
-  // dx += (dA_.k K + dA_.b B)^T; dk += (dA_.k^T X)^T, db likewise
-  __device__ void through_pairs(const Factor<T>& X, Tile& dx) {
-    add_product(dx, own_rows(s.c.K()), small(s.dpairs[0]));
-    add_product(dx, own_rows(s.c.B()), small(s.dpairs[1]));
-    add_product(dk, X, small_transposed(s.dpairs[0]));
-    add_product(db, X, small_transposed(s.dpairs[1]));
-  }
-
-  __device__ void through_reading() {
-    const Factor<T> dY = own_rows(s.dY), Q = own_rows(s.Q);
+  __device__ void values_through_reading() {
+    const Factor<T> dY = own_rows(s.dY);
     add_product(dV, dY, small_transposed(s.pairs[0]));
     add_product(dU, dY, small_transposed(s.pairs[1]));
-    Tile dq{};
-#pragma unroll
-    for (int b = 0; b < kTiles; ++b) {
-      add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
-      add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
-    }
-    shared_by_all(values(Q), dq);
-    through_pairs(Q, dq);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) passed.x[i] -= values(Q).x[i] * dq.x[i];
   }
-
-  // dP and dv, with all that the values need.
-  __device__ void to_removal(T* dv) {
+  __device__ void values_through_removal(T* dv) {
     Tile dP{};
     add_exact(dP, dU, small_transposed(s.inverse));
     const Factor<T> rounded = factor<T>(dP);
@@ -181,16 +150,44 @@ struct Backward {
     add_product(dV, rounded, small_transposed(s.A_ak));
     store_rows(dv, row, C, in.N, n, in.D, own, [&](int i) { return dV.x[i]; });
   }
-  __device__ void through_removal(const Gradients<T>& out) {
+
+  // What reaches the keys, the same three ways.
+  __device__ void keys_through_state() {
+    dk = {}, db = {}, passed = {}, base[0] = base[1] = 0;
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      const Factor<T> E = factor<T>(dS.m[b]);
+      add_product(dk, E, load_tile(s.c.V() + b * kTile, P));
+      add_product(db, E, load_tile(s.c.U() + b * kTile, P));
+      shared_by_all(dS.m[b], values(states[b * 2 * W]));
+    }
+  }
+  __device__ void keys_through_reading() {
+    const Factor<T> Q = own_rows(s.Q);
+    Tile dq{};
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
+      add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
+    }
+    shared_by_all(values(Q), dq);
+    through_pairs(Q, s.dpairs, dq);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) passed.x[i] -= values(Q).x[i] * dq.x[i];
+  }
+  // Of each half dA_ak, dA_ab, by a warp.
+  __device__ void dP_tiles() {
     for (int half = 0; half < 2; ++half)
       if (warp == (half + 1) % kTiles) {
         Tile sum{};
-#pragma unroll
+#pragma unroll 2
         for (int b = 0; b < kTiles; ++b)
           add_product(sum, small_transposed(s.dP + b * kTile * kSmall),
                       load_tile(s.c.VU + half * kC * P + b * kTile, P));
-        store_tile(s.dpairs[half], kSmall, factor<T>(causal(sum, true)));
+        store_tile(s.dP_pairs[half], kSmall, factor<T>(causal(sum, true)));
       }
+  }
+  __device__ void keys_through_removal(const Gradients<T>& out) {
     const Factor<T> A = own_rows(s.c.A);
     Tile da{};
 #pragma unroll
@@ -201,8 +198,22 @@ struct Backward {
     }
     shared_by_all(values(A), da);
     __syncthreads();
-    through_pairs(A, da);
+    through_pairs(A, s.dP_pairs, da);
     finish(values(A), da, out);
+  }
+
+  // To what all rows of the decays share: sum over the columns of x o y.
+  __device__ void shared_by_all(const Tile& x, const Tile& y) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) base[i / 2 % 2] += x.x[i] * y.x[i];
+  }
+  // From the pairs of X with K and with B: dx += (dpairs_0 K + dpairs_1 B)^T, dk += (dpairs_0^T X)^T, db
+  // likewise.
+  __device__ void through_pairs(const Factor<T>& X, const T (&dpairs)[2][kC * kSmall], Tile& dx) {
+    add_product(dx, own_rows(s.c.K()), small(dpairs[0]));
+    add_product(dx, own_rows(s.c.B()), small(dpairs[1]));
+    add_product(dk, X, small_transposed(dpairs[0]));
+    add_product(db, X, small_transposed(dpairs[1]));
   }
 
   // Out of the decayed coordinates and into the results.
@@ -238,33 +249,44 @@ struct Backward {
           [&](int i, int64_t at, const float* g) { return as_float(in.kappa[at]) * db.x[i] / g[W]; });
   }
 
-  // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`.
+  // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`. The values'
+  // part comes first and the keys' last, so that never all sums are in registers; with several readers, the
+  // keys take them from the last to the first, which is still there.
   __device__ void run(int chunk, const T* removed, const Readings<T>& readings, int32_t first, int32_t last,
                       const Gradients<T>& out) {
     states = &scratch.states[chunk][0][threadIdx.x];
     const int each = last - first, count = each * readings.count;
-    const auto load = [&](int i) { load_reading(readings.pairs[i / each], readings.R, first + i % each); };
+    const auto load = [&](int i) {
+      load_reading(i < each ? readings.first : readings.second, readings.R, first + i % each);
+    };
+    const auto exchange = [&](int i) {
+      __syncthreads();
+      load(i);
+      __syncthreads();
+      reading_tiles();
+      __syncthreads();
+    };
     s.c.load(in, row, C, n, removed);
     if (count > 0) load(0);
     __syncthreads();
-    through_state();
+    through_decay();
     removal_tiles();
     if (count > 0) reading_tiles();
     __syncthreads();
-    to_values();
+    values_through_state();
     for (int i = 0; i < count; ++i) {
-      if (i > 0) {
-        __syncthreads();
-        load(i);
-        __syncthreads();
-        reading_tiles();
-        __syncthreads();
-      }
-      through_reading();
+      if (i > 0) exchange(i);
+      values_through_reading();
     }
-    to_removal(out.dv);
+    values_through_removal(out.dv);
     __syncthreads();
-    through_removal(out);
+    dP_tiles();
+    keys_through_state();
+    for (int i = count - 1; i >= 0; --i) {
+      if (i < count - 1) exchange(i);
+      keys_through_reading();
+    }
+    keys_through_removal(out);
     __syncthreads();
   }
 };
@@ -307,7 +329,8 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
                  readers = reader_table(args.head_state, in.N, device);
     Readings<T> readings{};
     for (const auto& pair : args.readings) {
-      readings.pairs[readings.count++] = {pair.dy.data<T>(), pair.r.data<T>()};
+      const Reading<T> reading{pair.dy.data<T>(), pair.r.data<T>()};
+      (readings.count++ ? readings.second : readings.first) = reading;
       readings.R = pair.r.dim(1);
     }
     const Gradients<T> out{args.dlog_w.data<T>(), args.dk.data<T>(),    args.dv.data<T>(),

@@ -55,7 +55,7 @@ template <class T, int W>
 __device__ Tile product_of_rows(const T* a, const T* b) {
   constexpr int P = Chunk<T, W>::P;
   Tile sum{};
-#pragma unroll
+#pragma unroll 1
   for (int at = 0; at < W; at += kTile) add_product(sum, load_tile(a + at, P), load_tile(b + at, P));
   return sum;
 }
