@@ -199,8 +199,8 @@ class Comm::Gate {
     if (c.tensor) {
       const DType type = c.tensor->dtype();
       if (!c.tensor->defined()) fail("{}: the tensor is undefined", place(c));
-      if (c.reduces && type != DType::f32 && type != DType::f64 && type != DType::i32 && type != DType::i64)
-        fail("{}: {} cannot be reduced, expected f32, f64, i32 or i64", place(c), to_string(type));
+      if (c.reduces && (type == DType::f16 || type == DType::u8))
+        fail("{}: {} cannot be reduced, expected f32, bf16, f64, i32 or i64", place(c), to_string(type));
     }
     if (c.peer < (c.needs_peer ? 0 : -1) || c.peer >= group_.size)
       fail("{}: expected a rank in [0, {}), found {}", place(c), group_.size, c.peer);
@@ -350,11 +350,14 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   if (call.alone()) return;
   if (impl_->by_nccl(tensor)) return impl_->nccl->all_reduce(tensor, op, call.text());
   const Staged staged(tensor);
-  if (tensor.bytes() > kRingBytes)
-    mpi::ring_all_reduce(impl_->comm, staged.host, op, call.text());
+  const Tensor& given = staged.host;
+  const Tensor summed = given.dtype() == DType::bf16 ? given.to(DType::f32) : given;
+  if (summed.bytes() > kRingBytes)
+    mpi::ring_all_reduce(impl_->comm, summed, op, call.text());
   else
-    call(MPI_Allreduce(MPI_IN_PLACE, staged.host.raw(), static_cast<int>(tensor.numel()),
-                       mpi::type_of(tensor.dtype()), ops[index], impl_->comm));
+    call(MPI_Allreduce(MPI_IN_PLACE, summed.raw(), static_cast<int>(summed.numel()),
+                       mpi::type_of(summed.dtype()), ops[index], impl_->comm));
+  if (given.dtype() == DType::bf16) given.copy_from(summed);
   staged.write_back();
 }
 

@@ -49,10 +49,10 @@ class Comm {
   // refuses, or the build has no NCCL, or on the CPU, nothing changes: messages are staged through the host.
   void connect(Device device) const;
 
-  // what: names the call in reports, e.g. "grad norm". Tensors of any type, reductions of f32, f64, i32
+  // what: names the call in reports, e.g. "grad norm". Tensors of any type, reductions of f32, bf16, f64, i32
   // and i64; shapes equal on all ranks (compared before each call with WUNENG_CHECK_COLLECTIVES=1). Of any
   // length. Results are bitwise equal on all ranks and from run to run; max and min keep a NaN that any rank
-  // has.
+  // has. A sum of bf16 is formed in f32 and rounded once; NCCL may round after each rank.
   void all_reduce(const Tensor& tensor, Reduce op, const char* what) const;
   void broadcast(const Tensor& tensor, int root, const char* what) const;
   void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]

@@ -11,6 +11,8 @@
 #include <random>
 #include <vector>
 
+#include "runtime/dtype.h"
+
 namespace {
 
 constexpr size_t kSlot = 1 << 20;  // bytes of one rank's part of the shared memory
@@ -32,6 +34,16 @@ void combine(T* into, const T* from, size_t count, ncclRedOp_t op) {
     into[i] = op == ncclSum   ? static_cast<T>(into[i] + from[i])
               : op == ncclMax ? std::max(into[i], from[i])
                               : std::min(into[i], from[i]);
+}
+
+// As a ring does: rounded after each rank.
+void combine(wuneng::bf16* into, const wuneng::bf16* from, size_t count, ncclRedOp_t op) {
+  for (size_t i = 0; i < count; ++i) {
+    auto a = static_cast<float>(into[i]);
+    const auto b = static_cast<float>(from[i]);
+    combine(&a, &b, 1, op);
+    into[i] = wuneng::bf16(a);
+  }
 }
 
 }  // namespace
@@ -107,7 +119,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) { return ncclCommDestroy(comm); }
 
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t op,
                            ncclComm_t comm, cudaStream_t) {
-  if (type == ncclBfloat16 || type == ncclInt8) return ncclInvalidUsage;
+  if (type == ncclInt8) return ncclInvalidUsage;
   std::vector<char> total(kSlot);
   comm->exchange(from, count * size_of(type), true, [&](size_t at, size_t size) {
     std::memcpy(total.data(), comm->slot(0), size);
@@ -119,6 +131,7 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
         combine(reinterpret_cast<T*>(total.data()), reinterpret_cast<const T*>(other), n, op);
       };
       if (type == ncclFloat32) add(float{});
+      if (type == ncclBfloat16) add(wuneng::bf16{});
       if (type == ncclFloat64) add(double{});
       if (type == ncclInt32) add(int32_t{});
       if (type == ncclInt64) add(int64_t{});

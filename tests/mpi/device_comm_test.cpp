@@ -51,6 +51,22 @@ TEST_P(DeviceComm, AllReduce) {
   EXPECT_EQ(wide.to(Device{}).data<double>()[0], n * (n + 1) / 2.0);
 }
 
+// Numbers whose sums bf16 holds; by NCCL they may be rounded after each rank.
+TEST_P(DeviceComm, AllReduceOfBf16) {
+  const int n = group_.size(), rank = group_.rank();
+  for (const int64_t count : {1, 1'500'000}) {
+    const auto mine = [&](int64_t i) { return static_cast<double>((i % 13) * (rank + 1)); };
+    const Tensor sum = on_gpu(count, mine).to(DType::bf16), most = sum.clone(), least = sum.clone();
+    group_.all_reduce(sum, Reduce::sum, "sum");
+    group_.all_reduce(most, Reduce::max, "max");
+    group_.all_reduce(least, Reduce::min, "min");
+    const auto wide = [](const Tensor& t) { return t.to(DType::f32); };
+    expect_values(wide(sum), [&](int64_t i) { return (i % 13) * n * (n + 1) / 2.0; });
+    expect_values(wide(most), [&](int64_t i) { return static_cast<double>((i % 13) * n); });
+    expect_values(wide(least), [&](int64_t i) { return static_cast<double>(i % 13); });
+  }
+}
+
 TEST_P(DeviceComm, BroadcastAndGather) {
   const int n = group_.size(), rank = group_.rank();
   const int64_t count = 300'001;
