@@ -70,6 +70,7 @@ class Comm {
 
  private:
   struct Impl;
+  struct Call;
   class Gate;
   explicit Comm(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;

@@ -118,7 +118,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 ncclResult_t ncclCommAbort(ncclComm_t comm) { return ncclCommDestroy(comm); }
 
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t op,
-                           ncclComm_t comm, cudaStream_t) {
+                           ncclComm_t comm, cudaStream_t stream) {
+  emulator::catch_up(stream);
   if (type == ncclInt8) return ncclInvalidUsage;
   std::vector<char> total(kSlot);
   comm->exchange(from, count * size_of(type), true, [&](size_t at, size_t size) {
@@ -142,7 +143,8 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
 }
 
 ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root,
-                           ncclComm_t comm, cudaStream_t) {
+                           ncclComm_t comm, cudaStream_t stream) {
+  emulator::catch_up(stream);
   comm->exchange(from, count * size_of(type), comm->rank == root, [&](size_t at, size_t size) {
     cudaMemcpyAsync(static_cast<char*>(to) + at, comm->slot(root), size, cudaMemcpyDefault, nullptr);
   });
@@ -150,7 +152,8 @@ ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataTyp
 }
 
 ncclResult_t ncclAllGather(const void* from, void* to, size_t count_each, ncclDataType_t type,
-                           ncclComm_t comm, cudaStream_t) {
+                           ncclComm_t comm, cudaStream_t stream) {
+  emulator::catch_up(stream);
   const size_t each = count_each * size_of(type);
   comm->exchange(from, each, true, [&](size_t at, size_t size) {
     for (int r = 0; r < comm->ranks; ++r)

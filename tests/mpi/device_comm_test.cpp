@@ -93,6 +93,35 @@ TEST_P(DeviceComm, Messages) {
   expect_values(in, [&](int64_t i) { return static_cast<double>(i + (rank + n - 1) % n); });
 }
 
+// Copies on the host are page-locked, counted while they are in use, and used again. Messages of many values
+// in turn: a copy that is used again too early, or read too early, has another message's.
+TEST_P(DeviceComm, CopiesOnTheHostAreUsedAgain) {
+  if (GetParam()) GTEST_SKIP() << "goes by NCCL";
+  const int n = group_.size(), rank = group_.rank();
+  if (n == 1) GTEST_SKIP() << "needs 2 ranks";
+  const int64_t before = memory_use(DeviceKind::cpu).current;
+  int64_t held = 0;
+  for (int round = 0; round < 12; ++round) {
+    std::vector<Tensor> in;
+    for (int m = 0; m < 3; ++m) {
+      const Tensor out =
+          on_gpu(3000, [&](int64_t i) { return static_cast<double>(i + 7 * m + 100 * round); });
+      in.push_back(Tensor::empty({3000}, DType::f32, kGpu));
+      Request received = group_.irecv(in[m], (rank + n - 1) % n, 1, "ring"),
+              sent = group_.isend(out, (rank + 1) % n, 1, "ring");
+      EXPECT_GE(memory_use(DeviceKind::cpu).current, before + 2 * 12'000);
+      received.wait();
+      sent.wait();
+    }
+    for (int m = 0; m < 3; ++m)
+      expect_values(in[m], [&](int64_t i) { return static_cast<double>(i + 7 * m + 100 * round); });
+    if (round == 5) held = locked_bytes();
+  }
+  EXPECT_EQ(memory_use(DeviceKind::cpu).current, before);
+  EXPECT_GE(held, 2 * 12'000);
+  EXPECT_EQ(locked_bytes(), held);
+}
+
 INSTANTIATE_TEST_SUITE_P(Ways, DeviceComm, testing::Bool(),
                          [](const auto& info) { return info.param ? "connected" : "staged"; });
 
