@@ -15,6 +15,25 @@ namespace {
 constexpr int64_t kRingBytes = 1 << 20;   // above this our ring beats MPI_Allreduce
 constexpr int64_t kPieceBytes = 1 << 28;  // what one collective call of MPI carries, below its int counts
 
+// Of a GPU: equal for ranks that share it.
+std::string place_of(Device device) {
+  char host[256] = {};
+  gethostname(host, sizeof host - 1);
+  return fmt::format("{} {}", host, cuda::bus_id(device.index));
+}
+
+Tensor to_tensor(const cuda::NcclId& id) {
+  const Tensor bytes = Tensor::empty({static_cast<int64_t>(id.size())}, DType::u8);
+  std::copy(id.begin(), id.end(), static_cast<char*>(bytes.raw()));
+  return bytes;
+}
+
+cuda::NcclId to_id(const Tensor& bytes) {
+  cuda::NcclId id;
+  std::copy_n(static_cast<const char*>(bytes.raw()), id.size(), id.begin());
+  return id;
+}
+
 }  // namespace
 
 Comm::Comm() : impl_(std::make_shared<Impl>()) {}
@@ -41,20 +60,34 @@ Comm Comm::split(int color, int key, const std::string& name) const {
 
 void Comm::connect(Device device) const {
   if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
-  char host[256] = {};
-  gethostname(host, sizeof host - 1);
-  std::vector<std::string> places =
-      all_gather_text(fmt::format("{} {}", host, cuda::bus_id(device.index)), "places of the GPUs");
+  std::vector<std::string> places = all_gather_text(place_of(device), "places of the GPUs");
   std::sort(places.begin(), places.end());
   if (std::adjacent_find(places.begin(), places.end()) != places.end()) return;
   cuda::NcclId id = {};
-  if (rank() == 0) id = cuda::NcclGroup::make_id();
-  const Tensor bytes = Tensor::empty({static_cast<int64_t>(id.size())}, DType::u8);
-  std::copy(id.begin(), id.end(), static_cast<char*>(bytes.raw()));
+  if (rank() == 0) id = cuda::make_nccl_id();
+  const Tensor bytes = to_tensor(id);
   broadcast(bytes, 0, "name of the NCCL communicator");
-  std::copy_n(static_cast<const char*>(bytes.raw()), id.size(), id.begin());
   const Gate call(*impl_, {.operation = "connect", .what = "GPUs by NCCL"});
-  impl_->nccl = std::make_unique<cuda::NcclGroup>(id, rank(), size(), device);
+  impl_->nccl = std::make_unique<cuda::NcclGroup>(to_id(bytes), rank(), size(), device);
+}
+
+// One way after the other, in the same order on all ranks: a rank waits for its partner in ways of its own
+// alone, and the first that is not made has both.
+void Comm::connect_messages(Device device, const std::vector<Way>& ways) const {
+  if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
+  const std::vector<std::string> places = all_gather_text(place_of(device), "places of the GPUs");
+  for (const Way& way : ways) {
+    const bool sends = way.from == rank();
+    if ((!sends && way.to != rank()) || places.at(way.from) == places.at(way.to)) continue;
+    const int peer = sends ? way.to : way.from;
+    const Tensor bytes = to_tensor(sends ? cuda::make_nccl_id() : cuda::NcclId{});
+    const char* const what = "name of the NCCL communicator";
+    sends ? send(bytes, peer, 0, what) : recv(bytes, peer, 0, what);
+    const Gate call(*impl_, Call::message(sends ? "connect to" : "connect from", "messages", bytes, peer, 0));
+    const watchdog::Waiting waiting(call.text());
+    (sends ? impl_->ways_to : impl_->ways_from)[peer] =
+        std::make_shared<cuda::NcclWay>(to_id(bytes), sends, device, call.text());
+  }
 }
 
 void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {

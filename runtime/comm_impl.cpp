@@ -55,6 +55,8 @@ Comm::Impl::Impl(MPI_Comm group, std::string group_name) : comm(group), name(std
 
 Comm::Impl::~Impl() {
   nccl.reset();
+  ways_to.clear();
+  ways_from.clear();
   int finalized = 0;
   if (comm == MPI_COMM_NULL || comm == MPI_COMM_WORLD) return;
   if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);

@@ -1,6 +1,7 @@
 // What comm.cpp and messages.cpp share of a group of ranks: its state, and the gate that every call goes
 // through.
 #pragma once
+#include <map>
 #include <optional>
 
 #include "runtime/cuda/nccl.h"
@@ -38,7 +39,14 @@ struct Comm::Impl {
   std::string members = std::to_string(mpi::state().world_rank);  // "0,1,2", for messages
   std::unique_ptr<cuda::NcclGroup> nccl;                          // after connect()
 
+  using Ways = std::map<int, std::shared_ptr<cuda::NcclWay>>;  // by peer
+  Ways ways_to, ways_from;                                     // after connect_messages()
+
   bool by_nccl(const Tensor& tensor) const { return nccl && tensor.device().kind == DeviceKind::cuda; }
+  static std::shared_ptr<cuda::NcclWay> way(const Ways& ways, const Tensor& tensor, int peer) {
+    const auto found = tensor.device().kind == DeviceKind::cuda ? ways.find(peer) : ways.end();
+    return found == ways.end() ? nullptr : found->second;
+  }
 
   Impl() = default;
   Impl(MPI_Comm group, std::string group_name);
