@@ -168,22 +168,30 @@ class GpuReceive : public Request::Impl {
     require(bytes == tensor_.bytes(), "{}: expected {} bytes, received {}", call, tensor_.bytes(), bytes);
     owes_ = true;
   }
-  // In the order of the sends: NCCL knows messages by nothing else.
   bool finish(bool wait) override {
+    if (!started_ && !start(wait)) return false;
+    if (wait) there_.hold(compute_stream(tensor_.device()).handle);
+    return wait || there_.passed();
+  }
+
+  // In the order of the sends: NCCL knows messages by nothing else.
+  bool start(bool must) {
     const int64_t number = notice_.data<int64_t>()[0];
-    if (!wait && number != way_->count()) return false;
+    if (!must && number != way_->count()) return false;
     owes_ = number == way_->count();
     require(
         owes_,
         "{}: it is message {} from that GPU and message {} has not been waited for: messages between GPUs "
         "are waited for in the order in which they were sent",
         call, number, way_->count());
-    way_->receive(tensor_, ready_, call);
-    return true;
+    there_ = way_->receive(tensor_, ready_, call);
+    return started_ = true;
   }
+
   Way way_;
-  cuda::Event ready_;
+  cuda::Event ready_, there_;
   Tensor notice_;
+  bool started_ = false;
 };
 
 }  // namespace

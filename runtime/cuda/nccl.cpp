@@ -70,7 +70,7 @@ cudaStream_t make_urgent_stream() {
   cuda::check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
   cudaStream_t stream = nullptr;
   cuda::check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
-        "cudaStreamCreateWithPriority");
+              "cudaStreamCreateWithPriority");
   return stream;
 }
 
@@ -156,11 +156,11 @@ Event NcclWay::send(const Tensor& tensor, const std::string& call) {
   return Event::after(impl_->stream);
 }
 
-void NcclWay::receive(const Tensor& tensor, const Event& ready, const std::string& call) {
+Event NcclWay::receive(const Tensor& tensor, const Event& ready, const std::string& call) {
   ++impl_->count;
   ready.hold(impl_->stream);
   impl_->receive(tensor, call);
-  Event::after(impl_->stream).hold(impl_->compute);
+  return Event::after(impl_->stream);
 }
 
 }  // namespace wuneng::cuda

@@ -60,9 +60,9 @@ class NcclWay {
   int64_t count() const;  // messages that this end has sent or received
   // The tensor must stay as it is until the event, which passes when it has been received.
   Event send(const Tensor& tensor, const std::string& call);
-  // ready: what the tensor's memory was used for before has ended. Work that is put into the compute stream
-  // from now on finds the message in it.
-  void receive(const Tensor& tensor, const Event& ready, const std::string& call);
+  // ready: what the tensor's memory was used for before has ended. The message is there when the event
+  // passes.
+  Event receive(const Tensor& tensor, const Event& ready, const std::string& call);
 
  private:
   struct Impl;
@@ -87,7 +87,7 @@ class NcclWay {
   NcclWay(const NcclId&, bool, Device, const std::string&) { fail("this build has no NCCL"); }
   int64_t count() const { return 0; }
   Event send(const Tensor&, const std::string&) { return {}; }
-  void receive(const Tensor&, const Event&, const std::string&) {}
+  Event receive(const Tensor&, const Event&, const std::string&) { return {}; }
 };
 #endif
 
