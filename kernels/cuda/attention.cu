@@ -1,9 +1,11 @@
 // Attention in tiles of 32 query rows by 32 key rows, in f32 (notation of kernels/attention.h). A block owns
 // a tile of rows and goes through the tiles that they meet: products in tensor cores (tensor_core.h), and
 // between them eight threads for each row of scores. No scores leave the block, and every output has one
-// writer and one order of summation. Activations are f32 or bf16, heads of any width up to 256.
+// writer and one order of summation. Activations are f32 or bf16, heads of any
+// width up to 256; flash_attention.h has the case that models have.
 #include "kernels/attention.h"
 #include "kernels/cuda/attention_tables.h"
+#include "kernels/cuda/flash_attention.h"
 #include "kernels/cuda/tensor_core.h"
 #include "runtime/cuda/launch.h"
 
@@ -230,6 +232,7 @@ size_t shared_bytes(const Sizes& n, int tiles, int scores) {
 }  // namespace
 
 void attention_forward(const Stream& stream, const AttentionForwardArgs& args) {
+  if (flash_attention_takes(args)) return flash_attention_forward(stream, args);
   const Sizes n = sizes_of(args);
   const AttentionTables t(args.segments, args.kv_head, args.k.dim(0), n.G, kTile, kTile, args.q.device());
   launch(stream, "attention forward", forward_kernel, dim3(t.query_tile_count, n.H), dim3(kBlock),
@@ -239,6 +242,7 @@ void attention_forward(const Stream& stream, const AttentionForwardArgs& args) {
 }
 
 void attention_backward(const Stream& stream, const AttentionBackwardArgs& args) {
+  if (flash_attention_takes(args)) return flash_attention_backward(stream, args);
   const Sizes n = sizes_of(args);
   const AttentionTables t(args.segments, args.kv_head, args.k.dim(0), n.G, kTile, kTile, args.q.device());
   const int64_t rows = args.q.dim(0) * n.H;

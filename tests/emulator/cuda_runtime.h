@@ -58,6 +58,14 @@ void catch_up_kernels();
 
 // kernels/cuda/tensor_core.h's, by all lanes of a warp; each factor is cut to three tf32 numbers first.
 void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]);
+// kernels/cuda/mma_bf16.h's, by all lanes of a warp.
+void mma_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b_top, unsigned b_bottom);
+// Ends the program where a row lies outside the block's shared memory or askew, and where the eight rows of a
+// matrix meet in a bank.
+void load_matrices(unsigned (&m)[4], const void* row, bool transposed);
+// A copy lands when its thread waits for it; until then NaN is there.
+void copy_async(void* to, const void* from, int bytes, int count);
+void wait_for_copies();
 // kernels/cuda/tile.h's: mma.m16n8k16 of bf16 pairs, and ldmatrix.x4 where each lane gives the place of a row
 // of eight.
 void multiply_packed_tile(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);

@@ -43,10 +43,17 @@ class StackPool {
 
 enum class State { ready, at_barrier, at_exchange, ended };
 
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes, count;
+};
+
 struct Thread {
   uint3 index;
   State state = State::ready;
   uint64_t value = 0;
+  std::vector<Copy> copies;  // under way
   context::fiber fiber;
 };
 
@@ -69,6 +76,7 @@ struct Block {
     const int count = static_cast<int>(threads.size());
     for (int t = 0; t < count; ++t) {
       threads[t].state = State::ready;
+      threads[t].copies.clear();
       threads[t].fiber = context::fiber(std::allocator_arg, StackPool(), [this, t](context::fiber&& back) {
         scheduler = std::move(back);
         (*body)();
@@ -313,6 +321,60 @@ void load_packed_tile(unsigned (&x)[4], const void* row, bool transposed) {
     };
     x[i] = transposed ? at(2 * t, g) | at(2 * t + 1, g) << 16 : at(g, 2 * t) | at(g, 2 * t + 1) << 16;
   }
+}
+
+void mma_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b_top, unsigned b_bottom) {
+  uint64_t held[3][kWarp];  // of every lane: a's first and last two words, b's two
+  const uint64_t mine[3] = {a[0] | uint64_t{a[1]} << 32, a[2] | uint64_t{a[3]} << 32,
+                            b_top | uint64_t{b_bottom} << 32};
+  for (int i = 0; i < 3; ++i) std::memcpy(held[i], gather(mine[i]), sizeof held[i]);
+  const auto at = [&](int which, int lane_of, int element) {
+    return __int_as_float(static_cast<int>(held[which][lane_of] >> 16 * element << 16));
+  };
+  const int g = lane() / 4, t = lane() % 4;
+  for (int e = 0; e < 4; ++e)
+    for (int k = 0; k < 16; ++k)
+      d[e] += at(k / 8, g * 4 + k % 8 / 2, e / 2 * 2 + k % 2) *
+              at(2, (2 * t + e % 2) * 4 + k % 8 / 2, k / 8 * 2 + k % 2);
+}
+
+void load_matrices(unsigned (&m)[4], const void* row, bool transposed) {
+  const uint64_t* const rows = gather(reinterpret_cast<uintptr_t>(row));
+  const auto begin = reinterpret_cast<uintptr_t>(g_block.shared.data());
+  for (int i = 0; i < 4; ++i) {
+    unsigned banks = 0;  // of 16 bytes
+    for (int r = 0; r < 8; ++r) {
+      const uint64_t at = rows[8 * i + r];
+      if (at % 16 || at < begin || at + 16 > begin + g_block.shared.size()) {
+        std::fprintf(stderr, "emulator: matrix %d's row %d is not 16 bytes of shared memory\n", i, r);
+        std::abort();
+      }
+      banks |= 1u << at / 16 % 8;
+    }
+    if (banks != 0xff) {
+      std::fprintf(stderr, "emulator: rows of matrix %d meet in a bank\n", i);
+      std::abort();
+    }
+    const auto element = [&](int r, int c) {
+      return unsigned{reinterpret_cast<const uint16_t*>(rows[8 * i + r])[c]};
+    };
+    const int g = lane() / 4, t = lane() % 4 * 2;
+    m[i] = transposed ? element(t, g) | element(t + 1, g) << 16 : element(g, t) | element(g, t + 1) << 16;
+  }
+}
+
+void copy_async(void* to, const void* from, int bytes, int count) {
+  std::memset(to, 0xff, bytes);
+  g_block.threads[g_block.current].copies.push_back({to, from, bytes, count});
+}
+
+void wait_for_copies() {
+  auto& copies = g_block.threads[g_block.current].copies;
+  for (const Copy& c : copies) {
+    std::memset(c.to, 0, c.bytes);
+    std::memcpy(c.to, c.from, c.count);
+  }
+  copies.clear();
 }
 
 uint64_t exchange(uint64_t value, int source) { return gather(value)[source]; }
