@@ -1,6 +1,7 @@
 #include "parallel/stream.h"
 
 #include <cstring>
+#include <numeric>
 
 #include "kernels/columns.h"
 
@@ -39,12 +40,14 @@ std::string describe(const Header& h) {
 }  // namespace
 
 std::vector<Comm::Way> stream_ways(const Mesh& mesh, const StreamShape& shape) {
+  const int replicas = std::gcd(shape.teacher_dp, shape.student_dp);  // see serving_replica
   std::vector<Comm::Way> out;
   for (const StreamSlice& slice : stream_slices(shape))
     for (int from = 0; from < shape.teacher_dp; ++from)
       for (int to = 0; to < shape.student_dp; ++to)
-        out.push_back({mesh.world_rank(Role::teacher, from, mesh.teacher->pp - 1, slice.teacher_tp),
-                       mesh.world_rank(Role::student, to, mesh.student.pp - 1, slice.student_tp)});
+        if ((to - from) % replicas == 0)
+          out.push_back({mesh.world_rank(Role::teacher, from, mesh.teacher->pp - 1, slice.teacher_tp),
+                         mesh.world_rank(Role::student, to, mesh.student.pp - 1, slice.student_tp)});
   return out;
 }
 

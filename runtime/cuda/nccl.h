@@ -11,10 +11,10 @@
 //   waits for work alone that is in the sender's queue already, which in turn waits for such work, further
 //   and further back: queues that every host filled in an order that a schedule's validator accepts, where
 //   sends do not block and receives do, run to their end.
-// - GPUs give each stream its turn. A message's kernel occupies few multiprocessors (kMostBlocks), so that
-// those of
-//   all ways and a collective are on the GPU together; streams have queues of their own (device.cpp); and a
-//   way sends its first message while it is made, since NCCL connects two ranks then and holds up both hosts.
+// - A GPU gives each stream its turn: a message's kernel occupies few multiprocessors (kMostBlocks), so that
+//   those of all ways and a collective are on the GPU together; streams have queues of their own
+//   (device.cpp); and a way sends a first message while it is made, since NCCL connects two ranks then and
+//   holds up both hosts.
 #pragma once
 #include <array>
 #include <memory>
