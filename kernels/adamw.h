@@ -1,18 +1,34 @@
-// AdamW with decoupled weight decay, one fused pass over a shard.
+// AdamW with decoupled weight decay, one fused pass over all of a rank's shards.
 #pragma once
+#include <cmath>
+#include <vector>
+
 #include "kernels/twin.h"
 
 namespace wuneng::kernels {
 
-// All of n elements. Per element, with g the clipped gradient:
+// A shard and what belongs to it, all of n elements.
+struct AdamwTensors {
+  Tensor master, m, v;  // f32
+  Tensor gradient;      // f32; zero afterwards
+  Tensor stored;        // bf16 copy of master to write, or undefined where master is the parameter itself
+  float decay;
+};
+
+// Per element, with g the clipped gradient:
 //   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
 //   + decay w)
 struct AdamwArgs {
-  Tensor master, m, v, gradient;  // f32
-  Tensor stored;  // bf16 copy of master to write, or undefined where master is the parameter itself
-  float lr, beta1, beta2, eps, decay;
+  std::vector<AdamwTensors> tensors;
+  float lr, beta1, beta2, eps;
   float gradient_scale;  // clipping
   int64_t step;          // t, from 1
+
+  float rate() const { return static_cast<float>(lr / (1 - std::pow(double(beta1), double(step)))); }
+  // Of sqrt(v).
+  float correction() const {
+    return static_cast<float>(1 / std::sqrt(1 - std::pow(double(beta2), double(step))));
+  }
 };
 WUNENG_KERNEL(adamw, AdamwArgs);
 

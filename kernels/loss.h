@@ -1,9 +1,14 @@
-// Word-level losses over vocabulary shards, in pieces between which ranks meet (model.md, "Losses").
+// Word-level losses over vocabulary shards (model.md, "Losses"): two passes over the logits, between which
+// ranks meet.
 //
-// C tokens (a chunk), V local vocabulary columns of the student. Per token and rank: the largest logits, then
-// sums of exponentials, then the gradient. Between the pieces the caller reduces maxima and sums over the
-// ranks. All sums are added to, so that several slices of a teacher's logits work like one.
+// C tokens (a chunk), V local vocabulary columns of the student. x is the student's logit, s = x / t and u =
+// the teacher's logit / t, with the temperature t. loss_statistics finds maxima over this rank's columns and
+// sums of exponentials beside them; the caller reduces the maxima over the ranks, loss_rebase makes the sums
+// relative to those, and the caller adds them up. Then loss_totals has the losses, loss_gradient the
+// logits' gradient.
 #pragma once
+#include <vector>
+
 #include "kernels/twin.h"
 
 namespace wuneng::kernels {
@@ -15,56 +20,65 @@ struct TeacherColumns {
   int64_t row = 0;
   int64_t first = 0;  // the student's local column of the slice's column 0
 };
+inline constexpr size_t kMostTeacherSlices = 32;
 
-// maximum [C] = max(maximum, x / temperature over the columns [first, first + count) of row + i).
-struct LogitMaxArgs {
-  Tensor logits;  // [>= row + C, columns] f32 or bf16
-  int64_t row = 0, first = 0, count = 0;
+// What both passes read.
+struct LossInputs {
+  Tensor logits;                        // [C, V] f32
+  std::vector<TeacherColumns> teacher;  // in order of their columns, which do not overlap; none: no KL
   float inverse_temperature = 1;
-  Tensor maximum;  // [C] f32
+  Tensor labels;      // [C] i32, negative: none
+  int64_t begin = 0;  // vocabulary index of local column 0
 };
-WUNENG_KERNEL(logit_max, LogitMaxArgs);
 
-// With s = student / t - max_s, u = teacher / t - max_t over a slice's columns: sums [3, C] f64 += { sum e^s,
-// sum e^u, sum e^u (u - s) }.
-struct KlSumsArgs {
-  Tensor student;  // [C, V] f32
-  TeacherColumns teacher;
-  float inverse_temperature;
-  Tensor student_max, teacher_max;  // [C] over all ranks
-  Tensor sums;                      // [3, C] f64
+// The columns that no slice of the teacher covers, as ranges {first, count}.
+inline std::vector<std::pair<int64_t, int64_t>> columns_without_teacher(const LossInputs& in) {
+  std::vector<std::pair<int64_t, int64_t>> gaps;
+  int64_t at = 0;
+  for (const TeacherColumns& t : in.teacher) {
+    if (at > t.first)
+      fail("loss: the teacher's slice at column {} overlaps the one before, which ends at {}", t.first, at);
+    if (at < t.first) gaps.emplace_back(at, t.first - at);
+    at = t.first + t.logits.dim(1);
+  }
+  if (at > in.logits.dim(1)) fail("loss: the teacher's slices end at column {} of {}", at, in.logits.dim(1));
+  if (at < in.logits.dim(1)) gaps.emplace_back(at, in.logits.dim(1) - at);
+  return gaps;
+}
+
+// maxima [3, C] f32 = { s over shared columns, u, x over all columns }, -inf where there are none.
+// sums [5, C] f64 = { sum e^(s - max s), sum e^(u - max u), sum e^(u - max u) (u - s), sum e^(x - max x), x
+// of the label where it is here, else 0 }.
+struct LossStatisticsArgs {
+  LossInputs in;
+  Tensor maxima, sums;
 };
-WUNENG_KERNEL(kl_sums, KlSumsArgs);
+WUNENG_KERNEL(loss_statistics, LossStatisticsArgs);
 
-// sums [2, C] f64 += { sum e^(x - max), x[label] - max where this rank holds the label's column }.
-struct CrossEntropySumsArgs {
-  Tensor logits;   // [C, V] f32
-  Tensor labels;   // [C] i32, negative: none
-  int64_t begin;   // vocabulary index of local column 0
-  Tensor maximum;  // [C]
-  Tensor sums;     // [2, C] f64
+// sums, relative to the maxima `from`, become relative to `to`.
+struct LossRebaseArgs {
+  Tensor from, to, sums;
 };
-WUNENG_KERNEL(cross_entropy_sums, CrossEntropySumsArgs);
+WUNENG_KERNEL(loss_rebase, LossRebaseArgs);
 
-// gradient [C, V] += scale[i] (softmax(student / t) - softmax(teacher / t)) over a slice's columns.
-struct KlGradientArgs {
-  Tensor student;
-  TeacherColumns teacher;
-  float inverse_temperature;
-  Tensor student_max, teacher_max, sums;  // reduced over all ranks
-  Tensor scale;                           // [C] f32
-  Tensor gradient;                        // [C, V]
+// Over the tokens with a label: totals [3] f64 += { KL t^2, cross entropy, their number }; loss [1] f64 +=
+// ((1 - ce_share) KL t^2 + ce_share CE) / divisor. Maxima and sums are over all ranks.
+struct LossTotalsArgs {
+  Tensor maxima, sums, labels;
+  float temperature = 1, ce_share = 0;
+  double divisor = 1;
+  Tensor totals, loss;
 };
-WUNENG_KERNEL(kl_gradient, KlGradientArgs);
+WUNENG_KERNEL(loss_totals, LossTotalsArgs);
 
-// gradient [C, V] = scale[i] (softmax(logits) - one_hot(label)); rows with scale 0 are zero. gradient may be
-// logits itself.
-struct CrossEntropyGradientArgs {
-  Tensor logits, labels;
-  int64_t begin;
-  Tensor maximum, sums, scale;
+// gradient [C, V] = ce_scale (softmax(x) - one_hot(label)) + kl_scale (softmax(s) - softmax(u)), f32 or bf16;
+// may be the logits themselves. Scales are [C] f32, 0 where a token has no label.
+struct LossGradientArgs {
+  LossInputs in;
+  Tensor maxima, sums;
+  Tensor kl_scale, ce_scale;
   Tensor gradient;
 };
-WUNENG_KERNEL(cross_entropy_gradient, CrossEntropyGradientArgs);
+WUNENG_KERNEL(loss_gradient, LossGradientArgs);
 
 }  // namespace wuneng::kernels

@@ -5,7 +5,8 @@
 namespace wuneng::kernels {
 
 // c = scale * op(a) op(b) + accumulate * c, all 2-D row-major, op = transpose where said.
-// a, b: f32 or bf16 (weights); c: f32, [M, N]. Empty M, N or K are allowed (K = 0 gives zero or leaves c).
+// a, b: f32 or bf16; c: f32, or bf16 on a GPU, [M, N]. Empty M, N or K are allowed (K = 0 gives zero or
+// leaves c).
 //
 // With a bf16 operand a GPU rounds the other one to bf16 as well and multiplies in tensor cores, summing in
 // f32. The CPU computes in f32 throughout.

@@ -1,13 +1,16 @@
-// Sums over all elements of a tensor.
+// Sums over all elements of tensors.
 #pragma once
+#include <vector>
+
 #include "kernels/twin.h"
 
 namespace wuneng::kernels {
 
-// sum [1] f64 += the sum of x^2, for x of any shape, f32: a part of the gradient's norm. The order of
-// summation is fixed.
+// sum [1] f64 += the sum of x^2 over all tensors, of any shape, f32: a part of the gradient's norm. The order
+// of summation is fixed.
 struct SumOfSquaresArgs {
-  Tensor x, sum;
+  std::vector<Tensor> x;
+  Tensor sum;
 };
 WUNENG_KERNEL(sum_of_squares, SumOfSquaresArgs);
 

@@ -45,7 +45,8 @@ struct EmbeddingArgs {
 };
 WUNENG_KERNEL(embedding, EmbeddingArgs);
 struct EmbeddingBackwardArgs {
-  Tensor dy, tokens;
+  Tensor dy;      // [T, d]
+  Tensor tokens;  // [T] i32, on the host: who adds to a row is found out there
   int64_t begin;
   Tensor dtable;  // [rows, d] f32, added to
 };

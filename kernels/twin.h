@@ -1,8 +1,9 @@
 // The one way a kernel is declared. WUNENG_KERNEL(name, Args) declares cpu::name and cuda::name with the same
 // signature and kernels::name, which picks the twin by the stream's device.
 //
-// Args is a struct of named arguments: tensors (shapes in its comments) and numbers. Activations are float32
-// on the CPU; weights may be float32 or bf16 where the comment says "weight".
+// Args is a struct of named arguments: tensors (shapes in its comments) and numbers. Activations and their
+// gradients are f32, on a GPU f32 or bf16, all of a call alike; sums are f32 until they are stored. Weights
+// are f32 or bf16 where the comment says "weight"; their gradients are f32, as is what the comment says is.
 #pragma once
 #include "runtime/device.h"
 #include "runtime/error.h"

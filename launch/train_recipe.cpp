@@ -176,6 +176,9 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.out = r.text("run.out", "");
   t.resume = r.text("run.resume", "auto");
   t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
+  t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
+  require(t.device != "cpu" || t.activations != "bf16",
+          "{}: run.activations = \"bf16\" with run.device = \"cpu\": the CPU computes in f32", path);
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));
   t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
   t.keep = r.integer("run.keep", 3, 0);

@@ -51,7 +51,7 @@ struct TrainRecipe {
   LearningRate learning_rate;
   double clip = 1;
   // [run]
-  std::string out, resume, device;
+  std::string out, resume, device, activations;
   uint64_t seed = 0;
   int64_t checkpoint_every = 0, keep = 0, eval_every = 0, eval_batches = 0, log_every = 0;
   bool recompute = false;
@@ -62,6 +62,11 @@ struct TrainRecipe {
 
   int64_t steps() const { return learning_rate.steps; }
   int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch
+  // Of a model whose weights are of type `weights`: f32 on the CPU; on a GPU the weights', if not said.
+  DType activations_on(Device place, DType weights) const {
+    if (activations != "auto") return parse_dtype(activations);
+    return place.kind == DeviceKind::cuda ? weights : DType::f32;
+  }
   int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
 
   static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides);

@@ -27,8 +27,10 @@ class StudentRun {
         mesh_(mesh),
         data_(data),
         groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
-        model_(recipe.student, Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device}, recipe.student_dtype,
-               recipe.recompute),
+        model_(recipe.student,
+               Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
+                     recipe.activations_on(device, recipe.student_dtype)},
+               recipe.student_dtype, recipe.recompute),
         done_(done),
         reader_(data, first_round(data.rounds(), done), recipe.data_threads, own_items()) {
     freeze();
@@ -146,7 +148,7 @@ class StudentRun {
   // divisor > 0: with gradients.
   LossSums pass(int64_t index, double divisor) {
     const int count = static_cast<int>(r_.accumulation);
-    LossSums sums;
+    const LossTotals totals(model_.shard().device);
     PipelineWork work;
     work.train = divisor > 0;
     work.rows = [&](int) { return r_.rows(); };
@@ -157,19 +159,17 @@ class StudentRun {
       const std::vector<TeacherSlice> slices =
           teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();
       const Var loss = distillation_loss(tape, mesh_.tp, out, model_.head(), batch.labels, slices, r_.loss,
-                                         divisor > 0 ? divisor : 1, sums);
+                                         divisor > 0 ? divisor : 1, totals);
       if (teacher_) teacher_->release();
       return loss;
     };
-    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream());
+    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream(), model_.shard().activations);
     pipeline.run(work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
                             : forward_only(mesh_.layout.pp, mesh_.pp_rank, count),
                  work);
-    if (!mesh_.last_stage()) return sums;
-    const Tensor total = Tensor::from<double>({sums.kl, sums.ce, double(sums.tokens)}, {3});
-    mesh_.dp.all_reduce(total, Reduce::sum, "loss over dp");
-    const double* t = total.data<double>();
-    return {t[0], t[1], static_cast<int64_t>(t[2])};
+    if (!mesh_.last_stage()) return {};
+    mesh_.dp.all_reduce(totals.tensor(), Reduce::sum, "loss over dp");
+    return totals.read();
   }
 
   // Tokens with a label in the whole step: what the loss is a mean over.

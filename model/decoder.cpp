@@ -11,6 +11,9 @@ Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, boo
       recompute_(recompute),
       store_(shard.tp.size(), shard.tp.rank(), dtype, shard.device) {
   const ModelConfig& c = config_;
+  require(shard.activations == DType::f32 || shard.device.kind == DeviceKind::cuda,
+          "activations: expected f32 on {}, found {}: the CPU computes in f32", to_string(shard.device),
+          to_string(shard.activations));
   require(shard.stages <= c.num_layers, "pp = {}: more pipeline stages than the model's {} layers",
           shard.stages, c.num_layers);
   const int64_t d = c.hidden_size;
@@ -50,7 +53,7 @@ Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden) {
       Packing::make(batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0,
                     shard_.device));
   Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp,
-                                          ops::embedding(tape, batch.tokens.to(shard_.device), embedding_))
+                                          ops::embedding(tape, batch.tokens, embedding_, shard_.activations))
                          : hidden;
   for (const Layer& layer : layers_) {
     if (recompute_ && tape.recording())

@@ -12,7 +12,8 @@ namespace wuneng {
 struct Shard {
   Comm tp;  // the ranks that share this stage's layers
   int stage = 0, stages = 1;
-  Device device = {};  // where its parameters and activations are
+  Device device = {};              // where its parameters and activations are
+  DType activations = DType::f32;  // bf16 on a GPU alone
   bool first() const { return stage == 0; }
   bool last() const { return stage == stages - 1; }
 };

@@ -20,20 +20,31 @@ struct LossOptions {
   int64_t chunk_tokens = 128;
 };
 
-// Sums over a micro-batch's tokens that have a label.
+// Sums over tokens that have a label.
 struct LossSums {
   double kl = 0;  // KL at the temperature, times t^2; 0 without a teacher
   double ce = 0;  // cross entropy against the labels at temperature 1
   int64_t tokens = 0;
 };
 
+// The same on the device, where micro-batches add to it: nobody waits before it is read.
+class LossTotals {
+ public:
+  explicit LossTotals(Device device = {}) : totals_(Tensor::zeros({3}, DType::f64, device)) {}
+  const Tensor& tensor() const { return totals_; }  // [3] f64: kl, ce, tokens
+  LossSums read() const;
+
+ private:
+  Tensor totals_;
+};
+
 // hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `slices` must cover this rank's columns
 // of the shared vocabulary of `shared_vocab` columns, or be empty where ce_share is 1. Every token's loss is
 // divided by `divisor`, the number of labelled tokens of the whole step. Returns the micro-batch's share of
-// the loss, [1]. With a recording tape, gradients of the head are added at once and the hidden state's when
-// the tape runs backwards.
+// the loss, [1] f64. With a recording tape, gradients of the head are added at once and the hidden state's
+// when the tape runs backwards.
 Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
                       const Tensor& labels, const std::vector<TeacherSlice>& slices,
-                      const LossOptions& options, double divisor, LossSums& sums);
+                      const LossOptions& options, double divisor, const LossTotals& totals);
 
 }  // namespace wuneng

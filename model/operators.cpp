@@ -13,13 +13,16 @@ using kernels::Pointwise;
 Tensor gradient(const Var& x) { return x.needs_grad() ? x.grad_buffer() : Tensor(); }
 Tensor gradient(P p) { return p->var.needs_grad() ? p->var.grad_buffer() : Tensor(); }
 
-// Uninitialised, on the device of x.
+// Uninitialised, of x's type and on its device.
 Tensor beside(const Var& x, Shape shape) {
-  return Tensor::empty(std::move(shape), DType::f32, x.value().device());
+  return Tensor::empty(std::move(shape), x.value().dtype(), x.value().device());
 }
 // For kernels that want a buffer for every input: one that wants no gradient gets a scratch one.
 Tensor gradient_or_scratch(const Var& x) {
-  return x.needs_grad() ? x.grad_buffer() : Tensor::zeros(x.shape(), DType::f32, x.value().device());
+  if (x.needs_grad()) return x.grad_buffer();
+  const Tensor scratch = x.fresh_grad();
+  scratch.zero();
+  return scratch;
 }
 
 // A product into a gradient: written where there is none yet, else added.
@@ -29,7 +32,7 @@ void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
     args.accumulate = 1;
     return kernels::matmul(stream, args);
   }
-  const Tensor fresh = like(x);
+  const Tensor fresh = x.fresh_grad();
   args.c = fresh.view({x.dim(0), fresh.numel() / std::max<int64_t>(1, x.dim(0))});
   kernels::matmul(stream, args);
   x.set_grad(fresh);
@@ -306,7 +309,8 @@ Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<
 
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head) {
-  const Tensor y = like(q), lse = beside(q, {q.dim(0), q.dim(1)});
+  const Tensor y = like(q),
+               lse = Tensor::empty({q.dim(0), q.dim(1)}, DType::f32, q.value().device());
   kernels::attention_forward(tape.stream(), {.q = q.value(),
                                              .k = k.value(),
                                              .v = v.value(),
@@ -333,10 +337,13 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
   return out;
 }
 
-Var embedding(Tape& tape, const Tensor& tokens, P table) {
-  const Tensor y = beside(table->var, {tokens.dim(0), table->var.dim(1)});
-  kernels::embedding(tape.stream(),
-                     {.table = table->var.value(), .tokens = tokens, .begin = table->held.begin, .y = y});
+Var embedding(Tape& tape, const Tensor& tokens, P table, DType activations) {
+  const Device device = tape.stream().device;
+  const Tensor y = Tensor::empty({tokens.dim(0), table->var.dim(1)}, activations, device);
+  kernels::embedding(tape.stream(), {.table = table->var.value(),
+                                     .tokens = tokens.to(device),
+                                     .begin = table->held.begin,
+                                     .y = y});
   const Var out = tape.output(y, tape.wants(table->var));
   tape.record(out, {}, [=, stream = tape.stream()] {
     kernels::embedding_backward(

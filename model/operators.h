@@ -55,7 +55,8 @@ Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head);
 
-// One shard of a vocabulary-parallel embedding: zero for tokens of other ranks. tokens [T] i32 -> [T, d].
-Var embedding(Tape& tape, const Tensor& tokens, P table);
+// One shard of a vocabulary-parallel embedding: zero for tokens of other ranks. tokens [T] i32 on the host ->
+// [T, d] of type `activations`, which all that is computed from it has.
+Var embedding(Tape& tape, const Tensor& tokens, P table, DType activations);
 
 }  // namespace wuneng::ops

@@ -7,7 +7,7 @@ namespace wuneng {
 const Parameter* ParameterStore::add(Parameter p) {
   // Weight decay is for matrices; norms, biases, mixing vectors and per-head scalars are vectors.
   p.decays = p.global_shape.size() >= 2;
-  p.var = Var(Tensor::zeros(p.local_shape(), dtype_, device_), true);
+  p.var = Var(Tensor::zeros(p.local_shape(), dtype_, device_), true, DType::f32);
   parameters_.push_back(std::move(p));
   return &parameters_.back();
 }

@@ -168,8 +168,9 @@ class WunengMixer : public Mixer {
                        const Var& boundary, bool want_final) const {
     const auto pack = [&](const Var& y) { return y.defined() ? ops::pack_rows(tape, y, wave.runs) : y; };
     const Var r = pack(all.r);
-    const Var zb = boundary.defined() ? read_at_boundary(tape, boundary, r, wave)
-                                      : Var(Tensor::zeros(r.shape(), DType::f32, tape.stream().device));
+    const Var zb = boundary.defined()
+                       ? read_at_boundary(tape, boundary, r, wave)
+                       : Var(Tensor::zeros(r.shape(), r.value().dtype(), tape.stream().device));
     Var q = pack(all.q);
     if (o_.multi_token)
       q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
@@ -196,8 +197,8 @@ class WunengMixer : public Mixer {
     if (!parts.defined()) {
       // "middle" may be asked for where there are no middle heads: then nothing feeds the state.
       return token.defined() ? token
-                             : Var(Tensor::zeros({A.dim(0), heads_.local_states(), c_.head_dim}, DType::f32,
-                                                 tape.stream().device));
+                             : Var(Tensor::zeros({A.dim(0), heads_.local_states(), c_.head_dim},
+                                                 A.value().dtype(), tape.stream().device));
     }
     Var value = ops::sum_heads(tape, parts, heads_.state_of_head, heads_.local_states());
     value = sum_shared_heads(tape, tp_, value, heads_.shared_states, heads_.shared_slots);

@@ -83,14 +83,17 @@ void synchronize_gradients(const Parameters& parameters, const GradientGroups& g
 }
 
 double gradient_norm(const Parameters& parameters, const GradientGroups& groups) {
-  Tensor squares;  // one sum for all parameters, so that the host waits once
-  for (const Parameter* p : parameters) {
-    if (!p->trainable || p->owned.size() == 0 || !p->var.has_grad()) continue;
-    const Tensor mine = p->owned_part(p->var.grad());
-    if (!squares.defined()) squares = Tensor::zeros({1}, DType::f64, mine.device());
-    kernels::sum_of_squares(compute_stream(mine.device()), {.x = mine, .sum = squares});
+  std::vector<Tensor> mine;
+  for (const Parameter* p : parameters)
+    if (p->trainable && p->owned.size() > 0 && p->var.has_grad())
+      mine.push_back(p->owned_part(p->var.grad()));
+  double sum = 0;
+  if (!mine.empty()) {
+    const Device device = mine[0].device();
+    const Tensor squares = Tensor::zeros({1}, DType::f64, device);
+    kernels::sum_of_squares(compute_stream(device), {.x = mine, .sum = squares});
+    sum = squares.to(Device{}).data<double>()[0];
   }
-  double sum = squares.defined() ? squares.to(Device{}).data<double>()[0] : 0.0;
   sum = groups.tp.all_reduce(sum, Reduce::sum, "grad norm over tp");
   return std::sqrt(groups.pp.all_reduce(sum, Reduce::sum, "grad norm over pp"));
 }

@@ -20,23 +20,22 @@ Optimizer::Optimizer(const Parameters& parameters, const AdamwOptions& options, 
 
 void Optimizer::step(double lr, double gradient_scale) {
   ++steps_;
+  kernels::AdamwArgs args{.lr = static_cast<float>(lr),
+                          .beta1 = options_.beta1,
+                          .beta2 = options_.beta2,
+                          .eps = options_.eps,
+                          .gradient_scale = static_cast<float>(gradient_scale),
+                          .step = steps_};
   for (const State& s : states_) {
     const Tensor& value = s.parameter->var.value();
-    const Tensor& gradient = s.parameter->var.grad_buffer();
-    kernels::adamw(stream_, {.master = s.master,
-                             .m = s.m,
-                             .v = s.v,
-                             .gradient = gradient,
-                             .stored = value.dtype() == DType::bf16 ? value : Tensor(),
-                             .lr = static_cast<float>(lr),
-                             .beta1 = options_.beta1,
-                             .beta2 = options_.beta2,
-                             .eps = options_.eps,
-                             .decay = s.parameter->decays ? options_.weight_decay : 0.0f,
-                             .gradient_scale = static_cast<float>(gradient_scale),
-                             .step = steps_});
-    gradient.zero();
+    args.tensors.push_back({.master = s.master,
+                            .m = s.m,
+                            .v = s.v,
+                            .gradient = s.parameter->var.grad_buffer(),
+                            .stored = value.dtype() == DType::bf16 ? value : Tensor(),
+                            .decay = s.parameter->decays ? options_.weight_decay : 0.0f});
   }
+  kernels::adamw(stream_, args);
 }
 
 std::vector<Optimizer::NamedTensor> Optimizer::named_tensors() const {

@@ -22,8 +22,9 @@ struct PipelineWork {
 class Pipeline {
  public:
   // pp: the stages' ranks in order; this rank's stage is pp.rank(). With one stage nothing is sent.
-  Pipeline(const Comm& pp, int64_t hidden_size, const Stream& stream = {})
-      : pp_(pp), hidden_size_(hidden_size), stream_(stream) {}
+  // Hidden states and their gradients are of type `activations`.
+  Pipeline(const Comm& pp, int64_t hidden_size, const Stream& stream = {}, DType activations = DType::f32)
+      : pp_(pp), hidden_size_(hidden_size), stream_(stream), activations_(activations) {}
 
   bool first_stage() const { return pp_.rank() == 0; }
   bool last_stage() const { return pp_.rank() == pp_.size() - 1; }
@@ -36,6 +37,7 @@ class Pipeline {
   Comm pp_;
   int64_t hidden_size_;
   Stream stream_;
+  DType activations_;
 };
 
 }  // namespace wuneng

@@ -28,7 +28,7 @@ namespace {
 Tensor with_shared_summed(const Stream& stream, const Comm& tp, const Tensor& x,
                           const std::vector<SharedHead>& shared, int slots, const char* what) {
   const int64_t T = x.dim(0), heads = x.dim(1), D = x.dim(2);
-  const auto fresh = [&](Shape shape) { return Tensor::empty(std::move(shape), DType::f32, x.device()); };
+  const auto fresh = [&](Shape shape) { return Tensor::empty(std::move(shape), x.dtype(), x.device()); };
   std::vector<int> mine, slot, from(heads);
   for (int h = 0; h < heads; ++h) from[h] = h;
   for (const SharedHead& s : shared) {

@@ -1,6 +1,8 @@
 #include "kernels/adamw.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "runtime/threads.h"
 
@@ -9,11 +11,10 @@ namespace {
 
 struct Pass {
   float *w, *m, *v;
-  const float* g;
+  float* g;
   bf16* stored;
   float b1, b2, eps, scale;
-  float rate;        // lr / (1 - b1^t)
-  float correction;  // 1 / sqrt(1 - b2^t)
+  float rate, correction;
   float
       shrink;  // lr decay, applied as a part of the update: 1 - lr decay would lose most of its digits in f32
 };
@@ -39,25 +40,32 @@ void update(const Pass& pass, int64_t begin, int64_t end) {
 }  // namespace
 
 void adamw(const Stream&, const AdamwArgs& args) {
-  const int64_t n = args.master.numel();
-  for (const Tensor* t : {&args.m, &args.v, &args.gradient}) WUNENG_ASSERT(t->numel() == n);
-  WUNENG_ASSERT(!args.stored.defined() || args.stored.numel() == n);
-  const double t = double(args.step);
-  const Pass pass{.w = args.master.f32(),
-                  .m = args.m.f32(),
-                  .v = args.v.f32(),
-                  .g = args.gradient.f32(),
-                  .stored = args.stored.defined() ? args.stored.data<bf16>() : nullptr,
-                  .b1 = args.beta1,
-                  .b2 = args.beta2,
-                  .eps = args.eps,
-                  .scale = args.gradient_scale,
-                  .rate = static_cast<float>(args.lr / (1 - std::pow(double(args.beta1), t))),
-                  .correction = static_cast<float>(1 / std::sqrt(1 - std::pow(double(args.beta2), t))),
-                  .shrink = args.lr * args.decay};
-  parallel_for(n, 1 << 14, [&](int64_t begin, int64_t end) {
-    pass.stored ? update<true>(pass, begin, end) : update<false>(pass, begin, end);
-  });
+  for (const AdamwTensors& one : args.tensors) {
+    const int64_t n = one.master.numel();
+    for (const Tensor* t : {&one.m, &one.v, &one.gradient}) WUNENG_ASSERT(t->numel() == n);
+    WUNENG_ASSERT(!one.stored.defined() || one.stored.numel() == n);
+    const Pass pass{.w = one.master.f32(),
+                    .m = one.m.f32(),
+                    .v = one.v.f32(),
+                    .g = one.gradient.f32(),
+                    .stored = one.stored.defined() ? one.stored.data<bf16>() : nullptr,
+                    .b1 = args.beta1,
+                    .b2 = args.beta2,
+                    .eps = args.eps,
+                    .scale = args.gradient_scale,
+                    .rate = args.rate(),
+                    .correction = args.correction(),
+                    .shrink = args.lr * one.decay};
+    constexpr int64_t kPiece =
+        1 << 13;  // small enough that a gradient is still in the cache when it is cleared
+    parallel_for(n, 1 << 14, [&](int64_t begin, int64_t end) {
+      for (; begin < end; begin += kPiece) {
+        const int64_t to = std::min(end, begin + kPiece);
+        pass.stored ? update<true>(pass, begin, to) : update<false>(pass, begin, to);
+        std::memset(pass.g + begin, 0, static_cast<size_t>(to - begin) * sizeof(float));
+      }
+    });
+  }
 }
 
 }  // namespace wuneng::kernels::cpu

@@ -9,117 +9,174 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
-// Columns [first, first + count) of one row as float: in place, or converted into `scratch`.
-const float* row_of(const Tensor& t, int64_t row, int64_t first, int64_t count, std::vector<float>& scratch) {
-  const int64_t at = row * t.dim(1) + first;
-  if (t.dtype() == DType::f32) return t.f32() + at;
-  scratch.resize(count);
-  const bf16* x = t.data<bf16>() + at;
-  for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<float>(x[i]);
-  return scratch.data();
+constexpr int64_t kBlock = 2048;  // sums are f32 inside a block, f64 across: a vocabulary is 152,064 terms
+
+// One token's row of a teacher's slice as float: in place, or converted into memory of its own.
+class TeacherRow {
+ public:
+  TeacherRow(const TeacherColumns& t, int64_t i) : first(t.first), count(t.logits.dim(1)) {
+    const int64_t at = (t.row + i) * count;
+    if (t.logits.dtype() == DType::f32) {
+      in_place_ = t.logits.f32() + at;
+      return;
+    }
+    converted_.resize(count);
+    const bf16* x = t.logits.data<bf16>() + at;
+    for (int64_t c = 0; c < count; ++c) converted_[c] = static_cast<float>(x[c]);
+  }
+  const float* data() const { return in_place_ ? in_place_ : converted_.data(); }
+
+  const int64_t first, count;
+
+ private:
+  const float* in_place_ = nullptr;
+  std::vector<float> converted_;
+};
+
+std::vector<TeacherRow> rows_of(const LossInputs& in, int64_t i) {
+  std::vector<TeacherRow> rows;
+  for (const TeacherColumns& t : in.teacher) rows.emplace_back(t, i);
+  return rows;
 }
+
+float largest(const float* x, int64_t count, float factor) {
+  float best = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : best)
+  for (int64_t c = 0; c < count; ++c) best = std::max(best, x[c] * factor);
+  return best;
+}
+
+double sum_of_exponentials(const float* x, int64_t count, float maximum) {
+  double total = 0;
+  for (int64_t from = 0; from < count; from += kBlock) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = from; c < std::min(count, from + kBlock); ++c) sum += exp_fast(x[c] - maximum);
+    total += sum;
+  }
+  return total;
+}
+
+struct KlSums {
+  double student = 0, teacher = 0, cross = 0;
+
+  void add(const float* x, const TeacherRow& row, float inverse, float s_max, float u_max) {
+    const float* t = row.data();
+    for (int64_t from = 0; from < row.count; from += kBlock) {
+      float es = 0, eu = 0, both = 0;
+#pragma omp simd reduction(+ : es, eu, both)
+      for (int64_t c = from; c < std::min(row.count, from + kBlock); ++c) {
+        const float s = x[c] * inverse, u = t[c] * inverse, p = exp_fast(u - u_max);
+        es += exp_fast(s - s_max);
+        eu += p;
+        both += p * (u - s);
+      }
+      student += es;
+      teacher += eu;
+      cross += both;
+    }
+  }
+};
 
 }  // namespace
 
-void logit_max(const Stream&, const LogitMaxArgs& args) {
-  parallel_for(args.maximum.dim(0), 4, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch;
-    for (int64_t i = begin; i < end; ++i) {
-      const float* x = row_of(args.logits, args.row + i, args.first, args.count, scratch);
-      float best = args.maximum.f32()[i];
-#pragma omp simd reduction(max : best)
-      for (int64_t c = 0; c < args.count; ++c) best = std::max(best, x[c] * args.inverse_temperature);
-      args.maximum.f32()[i] = best;
-    }
-  });
-}
-
-void kl_sums(const Stream&, const KlSumsArgs& args) {
-  const int64_t C = args.student.dim(0), V = args.student.dim(1), count = args.teacher.logits.dim(1);
-  const float inverse = args.inverse_temperature;
-  double* sums = args.sums.data<double>();
-  parallel_for(C, 4, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch;
-    for (int64_t i = begin; i < end; ++i) {
-      const float* s = args.student.f32() + i * V + args.teacher.first;
-      const float* t = row_of(args.teacher.logits, args.teacher.row + i, 0, count, scratch);
-      const float s_max = args.student_max.f32()[i], t_max = args.teacher_max.f32()[i];
-      constexpr int64_t kBlock = 2048;  // f32 inside a block, f64 across: a vocabulary is 152,064 terms
-      for (int64_t from = 0; from < count; from += kBlock) {
-        const int64_t to = std::min(count, from + kBlock);
-        float es = 0, et = 0, cross = 0;
-#pragma omp simd reduction(+ : es, et, cross)
-        for (int64_t c = from; c < to; ++c) {
-          const float a = s[c] * inverse - s_max, b = t[c] * inverse - t_max, p = exp_fast(b);
-          es += exp_fast(a);
-          et += p;
-          cross += p * (b - a);
-        }
-        sums[i] += es;
-        sums[C + i] += et;
-        sums[2 * C + i] += cross;
-      }
-    }
-  });
-}
-
-void cross_entropy_sums(const Stream&, const CrossEntropySumsArgs& args) {
-  const int64_t C = args.logits.dim(0), V = args.logits.dim(1);
+void loss_statistics(const Stream&, const LossStatisticsArgs& args) {
+  const LossInputs& in = args.in;
+  const int64_t C = in.logits.dim(0), V = in.logits.dim(1);
+  columns_without_teacher(in);  // checks the slices
+  float* maxima = args.maxima.f32();
   double* sums = args.sums.data<double>();
   parallel_for(C, 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const float *x = args.logits.f32() + i * V, maximum = args.maximum.f32()[i];
-      constexpr int64_t kBlock = 2048;
-      for (int64_t from = 0; from < V; from += kBlock) {
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t c = from; c < std::min(V, from + kBlock); ++c) sum += exp_fast(x[c] - maximum);
-        sums[i] += sum;
+      const float *x = in.logits.f32() + i * V, none = -std::numeric_limits<float>::infinity();
+      const std::vector<TeacherRow> teacher = rows_of(in, i);
+      float s_max = none, u_max = none;
+      for (const TeacherRow& row : teacher) {
+        s_max = std::max(s_max, largest(x + row.first, row.count, in.inverse_temperature));
+        u_max = std::max(u_max, largest(row.data(), row.count, in.inverse_temperature));
       }
-      const int64_t label = args.labels.data<int32_t>()[i] - args.begin;
-      if (args.labels.data<int32_t>()[i] >= 0 && label >= 0 && label < V) sums[C + i] += x[label] - maximum;
+      KlSums kl;
+      for (const TeacherRow& row : teacher) kl.add(x + row.first, row, in.inverse_temperature, s_max, u_max);
+      const float x_max = largest(x, V, 1);
+      const int64_t label = in.labels.data<int32_t>()[i] - in.begin;
+      maxima[i] = s_max, maxima[C + i] = u_max, maxima[2 * C + i] = x_max;
+      sums[i] = kl.student, sums[C + i] = kl.teacher, sums[2 * C + i] = kl.cross;
+      sums[3 * C + i] = sum_of_exponentials(x, V, x_max);
+      sums[4 * C + i] = in.labels.data<int32_t>()[i] >= 0 && label >= 0 && label < V ? x[label] : 0;
     }
   });
 }
 
-void kl_gradient(const Stream&, const KlGradientArgs& args) {
-  const int64_t C = args.student.dim(0), V = args.student.dim(1), count = args.teacher.logits.dim(1);
-  const float inverse = args.inverse_temperature;
+void loss_rebase(const Stream&, const LossRebaseArgs& args) {
+  const int64_t C = args.sums.dim(1);
+  constexpr int kMaximum[] = {0, 1, 1, 2};  // of each row of sums
+  for (int row = 0; row < 4; ++row)
+    for (int64_t i = 0; i < C; ++i) {
+      const int64_t at = kMaximum[row] * C + i;
+      const float from = args.from.f32()[at], to = args.to.f32()[at];
+      if (from != to) args.sums.data<double>()[row * C + i] *= std::exp(double(from) - to);
+    }
+}
+
+void loss_totals(const Stream&, const LossTotalsArgs& args) {
+  const int64_t C = args.sums.dim(1);
+  const float* m = args.maxima.f32();
+  const double* sum = args.sums.data<double>();
+  double kl = 0, ce = 0, tokens = 0;
+  for (int64_t i = 0; i < C; ++i) {
+    if (args.labels.data<int32_t>()[i] < 0) continue;
+    // KL = sum p_u (log p_u - log p_s) = E_u[u - s] - log Z_u + log Z_s
+    if (args.ce_share < 1)
+      kl += sum[2 * C + i] / sum[C + i] - (m[C + i] + std::log(sum[C + i])) + (m[i] + std::log(sum[i]));
+    ce += m[2 * C + i] + std::log(sum[3 * C + i]) - sum[4 * C + i];
+    tokens += 1;
+  }
+  kl *= double(args.temperature) * args.temperature;
+  double* totals = args.totals.data<double>();
+  totals[0] += kl, totals[1] += ce, totals[2] += tokens;
+  args.loss.data<double>()[0] += ((1 - args.ce_share) * kl + args.ce_share * ce) / args.divisor;
+}
+
+void loss_gradient(const Stream&, const LossGradientArgs& args) {
+  const LossInputs& in = args.in;
+  const int64_t C = in.logits.dim(0), V = in.logits.dim(1);
+  const float *maxima = args.maxima.f32(), inverse = in.inverse_temperature;
   const double* sums = args.sums.data<double>();
-  parallel_for(C, 4, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch;
-    for (int64_t i = begin; i < end; ++i) {
-      const float scale = args.scale.f32()[i];
-      if (scale == 0) continue;
-      const float* s = args.student.f32() + i * V + args.teacher.first;
-      const float* t = row_of(args.teacher.logits, args.teacher.row + i, 0, count, scratch);
-      float* g = args.gradient.f32() + i * V + args.teacher.first;
-      const float s_max = args.student_max.f32()[i], t_max = args.teacher_max.f32()[i];
-      const float s_scale = static_cast<float>(scale / sums[i]),
-                  t_scale = static_cast<float>(scale / sums[C + i]);
-#pragma omp simd
-      for (int64_t c = 0; c < count; ++c)
-        g[c] += s_scale * exp_fast(s[c] * inverse - s_max) - t_scale * exp_fast(t[c] * inverse - t_max);
-    }
-  });
-}
-
-void cross_entropy_gradient(const Stream&, const CrossEntropyGradientArgs& args) {
-  const int64_t C = args.logits.dim(0), V = args.logits.dim(1);
+  const auto gaps = columns_without_teacher(in);
   parallel_for(C, 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const float *x = args.logits.f32() + i * V, maximum = args.maximum.f32()[i],
-                  scale = args.scale.f32()[i];
+      const float* x = in.logits.f32() + i * V;
       float* g = args.gradient.f32() + i * V;
-      if (scale == 0) {
+      const float kl = args.kl_scale.f32()[i], ce = args.ce_scale.f32()[i];
+      if (kl == 0 && ce == 0) {
         std::fill_n(g, V, 0.0f);
         continue;
       }
-      const float factor = static_cast<float>(scale / args.sums.data<double>()[i]);
+      const float s_max = maxima[i], u_max = maxima[C + i], x_max = maxima[2 * C + i];
+      const float x_factor = static_cast<float>(ce / sums[3 * C + i]);
+      for (const TeacherRow& row : rows_of(in, i)) {
+        const float *t = row.data(), s_factor = static_cast<float>(kl / sums[i]),
+                    u_factor = static_cast<float>(kl / sums[C + i]);
+        const float* x_here = x + row.first;
+        float* g_here = g + row.first;
+        if (ce == 0) {
 #pragma omp simd
-      for (int64_t c = 0; c < V; ++c) g[c] = factor * exp_fast(x[c] - maximum);
-      const int64_t label = args.labels.data<int32_t>()[i] - args.begin;
-      if (label >= 0 && label < V) g[label] -= scale;
+          for (int64_t c = 0; c < row.count; ++c)
+            g_here[c] = s_factor * exp_fast(x_here[c] * inverse - s_max) -
+                        u_factor * exp_fast(t[c] * inverse - u_max);
+        } else {
+#pragma omp simd
+          for (int64_t c = 0; c < row.count; ++c)
+            g_here[c] =
+                x_factor * exp_fast(x_here[c] - x_max) + (s_factor * exp_fast(x_here[c] * inverse - s_max) -
+                                                          u_factor * exp_fast(t[c] * inverse - u_max));
+        }
+      }
+      for (const auto& [first, count] : gaps)
+#pragma omp simd
+        for (int64_t c = first; c < first + count; ++c) g[c] = x_factor * exp_fast(x[c] - x_max);
+      const int64_t label = in.labels.data<int32_t>()[i] - in.begin;
+      if (ce != 0 && label >= 0 && label < V) g[label] -= ce;
     }
   });
 }

@@ -1,10 +1,12 @@
 // Attention in tiles of 32 query rows by 32 key rows, in f32 (notation of kernels/attention.h). A block owns
 // a tile of rows and goes through the tiles that they meet: products in tensor cores (tensor_core.h), and
 // between them eight threads for each row of scores. No scores leave the block, and every output has one
-// writer and one order of summation.
+// writer and one order of summation. Activations are f32 or bf16, heads of any
+// width up to 256; flash_attention.h has the case that models have.
 #include "kernels/attention.h"
+#include "kernels/cuda/attention_tables.h"
+#include "kernels/cuda/flash_attention.h"
 #include "kernels/cuda/tensor_core.h"
-#include "kernels/cuda/upload.h"
 #include "runtime/cuda/launch.h"
 
 namespace wuneng::kernels::cuda {
@@ -24,17 +26,8 @@ struct Sizes {
   float scale;
 };
 
-// Whose turn it is in a block: rows of a segment, and the head.
-struct Segment {
-  int32_t q_begin, q_count, k_begin, offset;
-};
-__device__ Segment segment_at(const int32_t* segments, int32_t s) {
-  const int32_t* at = segments + 4 * s;
-  return {at[0], at[1], at[2], at[3]};
-}
-
 // Rows [first, first + kTile) of head h of x [rows, heads, D] to shared memory, those from `last` on zero.
-__device__ void load_tile(float* tile, const float* x, int64_t first, int64_t last, int64_t heads, int64_t h,
+__device__ void load_tile(float* tile, Floats x, int64_t first, int64_t last, int64_t heads, int64_t h,
                           const Sizes& n) {
   for (int i = threadIdx.x; i < kTile * n.D; i += kBlock) {
     const int row = i / n.D, c = i % n.D;
@@ -48,13 +41,13 @@ __device__ void clear_tile(float* tile, const Sizes& n) {
 
 // Rows of a tile to x, those from `last` on not; kAdd: added, for nobody else writes there.
 template <bool kAdd>
-__device__ void store_tile(const float* tile, float* x, int64_t first, int64_t last, int64_t heads, int64_t h,
+__device__ void store_tile(const float* tile, Floats x, int64_t first, int64_t last, int64_t heads, int64_t h,
                            const Sizes& n) {
   for (int i = threadIdx.x; i < kTile * n.D; i += kBlock) {
     const int row = i / n.D, c = i % n.D;
     if (first + row >= last) return;
-    float& to = x[((first + row) * heads + h) * n.D + c];
-    to = (kAdd ? to : 0.0f) + tile[row * n.P + c];
+    const int64_t to = ((first + row) * heads + h) * n.D + c;
+    x.set(to, (kAdd ? x[to] : 0.0f) + tile[row * n.P + c]);
   }
 }
 
@@ -77,14 +70,14 @@ __device__ void add_weighted(const float* scores, const float* x, float* out, co
   multiply<true>(kTile, n.D, kTile, rows_of(scores, kScores), rows_of(x, n.P), out, n.P);
 }
 
-// Grid (query tile, head). tiles [.., 2]: segment and first query in it.
+// Grid (query tile, head); tables as AttentionTables has them.
 __global__ void __launch_bounds__(kBlock)
-    forward_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
-                   const float* q, const float* k, const float* v, float* out, float* lse) {
+    forward_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head, Floats q,
+                   Floats k, Floats v, Floats out, float* lse) {
   const int size = kTile * n.P;
   float *q_tile = shared_memory<float>(), *k_tile = q_tile + size, *v_tile = k_tile + size,
         *sum_tile = v_tile + size, *p = sum_tile + size;
-  const Segment s = segment_at(segments, tiles[2 * blockIdx.x]);
+  const SeenRows s = segment_at(segments, tiles[2 * blockIdx.x]);
   const int64_t h = blockIdx.y, g = kv_head[h], first = tiles[2 * blockIdx.x + 1];
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int64_t i = first + row, seen = i < s.q_count ? s.offset + i + 1 : 0;  // keys
@@ -130,7 +123,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // delta [Tq, H] = out . dout, a warp a row.
-__global__ void delta_kernel(int64_t rows, int64_t D, const float* out, const float* dout, float* delta) {
+__global__ void delta_kernel(int64_t rows, int64_t D, Floats out, Floats dout, float* delta) {
   const int64_t i = int64_t{blockIdx.x} * (kBlock / kWarp) + threadIdx.y;
   if (i >= rows) return;
   float sum = 0;
@@ -142,12 +135,12 @@ __global__ void delta_kernel(int64_t rows, int64_t D, const float* out, const fl
 // As forward_kernel, with ds = p (dp - delta) in place of p: dq = scale sum ds k.
 __global__ void __launch_bounds__(kBlock)
     query_grad_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
-                      const float* q, const float* k, const float* v, const float* lse, const float* delta,
-                      const float* dout, float* dq) {
+                      Floats q, Floats k, Floats v, const float* lse, const float* delta, Floats dout,
+                      Floats dq) {
   const int size = kTile * n.P;
   float *q_tile = shared_memory<float>(), *do_tile = q_tile + size, *k_tile = do_tile + size,
         *v_tile = k_tile + size, *dq_tile = v_tile + size, *p = dq_tile + size, *dp = p + kTile * kScores;
-  const Segment s = segment_at(segments, tiles[2 * blockIdx.x]);
+  const SeenRows s = segment_at(segments, tiles[2 * blockIdx.x]);
   const int64_t h = blockIdx.y, g = kv_head[h], first = tiles[2 * blockIdx.x + 1];
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int64_t i = first + row, seen = i < s.q_count ? s.offset + i + 1 : 0, at = (s.q_begin + i) * n.H + h;
@@ -173,30 +166,29 @@ __global__ void __launch_bounds__(kBlock)
   store_tile<false>(dq_tile, dq, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
 }
 
-// Grid (key tile, key/value head). The segments that see rows of key tile b are seeing[first_of[b] ..
-// first_of[b + 1]). Scores are transposed here: a row for each key.
-__global__ void __launch_bounds__(kBlock)
-    key_grad_kernel(Sizes n, int64_t Tk, const int32_t* first_of, const int32_t* seeing,
-                    const int32_t* segments, const int32_t* kv_head, const float* q, const float* k,
-                    const float* v, const float* lse, const float* delta, const float* dout, float* dk,
-                    float* dv) {
+// Grid (key tile, key/value head). Scores are transposed here: a row for each key.
+__global__ void __launch_bounds__(kBlock, 2)
+    key_grad_kernel(Sizes n, int64_t Tk, const int32_t* key_tiles, const int32_t* first_of,
+                    const int32_t* seeing, const int32_t* segments, const int32_t* first_head, Floats q,
+                    Floats k, Floats v, const float* lse, const float* delta, Floats dout, Floats dk,
+                    Floats dv) {
   const int size = kTile * n.P;
   float *k_tile = shared_memory<float>(), *v_tile = k_tile + size, *q_tile = v_tile + size,
         *do_tile = q_tile + size, *dk_tile = do_tile + size, *dv_tile = dk_tile + size, *p = dv_tile + size,
         *ds = p + kTile * kScores;
-  const int64_t g = blockIdx.y, key_begin = int64_t{blockIdx.x} * kTile, key_end = min(Tk, key_begin + kTile);
+  const int32_t b = key_tiles[blockIdx.x];
+  const int64_t g = blockIdx.y, key_begin = int64_t{b} * kTile, key_end = min(Tk, key_begin + kTile);
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int64_t key = key_begin + row;
   load_tile(k_tile, k, key_begin, key_end, n.G, g, n);
   load_tile(v_tile, v, key_begin, key_end, n.G, g, n);
   clear_tile(dk_tile, n);
   clear_tile(dv_tile, n);
-  for (int32_t one = first_of[blockIdx.x]; one < first_of[blockIdx.x + 1]; ++one) {
-    const Segment s = segment_at(segments, seeing[one]);
+  for (int32_t one = first_of[b]; one < first_of[b + 1]; ++one) {
+    const SeenRows s = segment_at(segments, seeing[one]);
     // The first query that sees any key of the tile.
     const int64_t start = max(int64_t{0}, key_begin - s.k_begin - s.offset) / kTile * kTile;
-    for (int64_t h = 0; h < n.H; ++h) {
-      if (kv_head[h] != g) continue;
+    for (int64_t h = first_head[g]; h < first_head[g + 1]; ++h) {
       for (int64_t first = start; first < s.q_count; first += kTile) {
         load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
         load_tile(do_tile, dout, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
@@ -226,36 +218,6 @@ __global__ void __launch_bounds__(kBlock)
   store_tile<true>(dv_tile, dv, key_begin, key_end, n.G, g, n);
 }
 
-// The tables of a launch, on the GPU.
-struct Tables {
-  Tensor segments, query_tiles, first_of, seeing, kv_head;
-  unsigned query_tile_count = 0, key_tile_count = 0;
-
-  Tables(const std::vector<AttentionSegment>& all, const std::vector<int>& heads, int64_t Tk, Device device) {
-    std::vector<int32_t> flat, tiles, first, see;
-    const auto put = [](std::vector<int32_t>& to, std::initializer_list<int64_t> values) {
-      for (const int64_t v : values) to.push_back(static_cast<int32_t>(v));
-    };
-    key_tile_count = blocks_for(Tk, kTile);
-    std::vector<std::vector<int32_t>> by_tile(key_tile_count);
-    for (size_t n = 0; n < all.size(); ++n) {
-      const AttentionSegment& s = all[n];
-      put(flat, {s.q_begin, s.q_count, s.k_begin, s.offset});
-      for (int64_t at = 0; at < s.q_count; at += kTile) put(tiles, {static_cast<int64_t>(n), at});
-      const int64_t end = s.q_count ? s.k_begin + s.offset + s.q_count : s.k_begin;
-      for (int64_t b = s.k_begin / kTile; b * kTile < end; ++b) by_tile[b].push_back(static_cast<int32_t>(n));
-    }
-    for (const auto& tile : by_tile) {
-      first.push_back(static_cast<int32_t>(see.size()));
-      see.insert(see.end(), tile.begin(), tile.end());
-    }
-    first.push_back(static_cast<int32_t>(see.size()));
-    query_tile_count = static_cast<unsigned>(tiles.size() / 2);
-    segments = upload(flat, device), query_tiles = upload(tiles, device), first_of = upload(first, device);
-    seeing = upload(see, device), kv_head = upload(std::vector<int32_t>(heads.begin(), heads.end()), device);
-  }
-};
-
 template <class Args>
 Sizes sizes_of(const Args& args) {
   const int D = static_cast<int>(args.q.dim(2));
@@ -270,28 +232,33 @@ size_t shared_bytes(const Sizes& n, int tiles, int scores) {
 }  // namespace
 
 void attention_forward(const Stream& stream, const AttentionForwardArgs& args) {
+  if (flash_attention_takes(args)) return flash_attention_forward(stream, args);
   const Sizes n = sizes_of(args);
-  const Tables t(args.segments, args.kv_head, args.k.dim(0), args.q.device());
+  const AttentionTables t(args.segments, args.kv_head, args.k.dim(0), n.G, kTile, kTile, args.q.device());
   launch(stream, "attention forward", forward_kernel, dim3(t.query_tile_count, n.H), dim3(kBlock),
          shared_bytes(n, 4, 1), n, t.query_tiles.data<int32_t>(), t.segments.data<int32_t>(),
-         t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(), args.out.f32(), args.lse.f32());
+         t.kv_head.data<int32_t>(), floats(args.q), floats(args.k), floats(args.v), floats(args.out),
+         args.lse.f32());
 }
 
 void attention_backward(const Stream& stream, const AttentionBackwardArgs& args) {
+  if (flash_attention_takes(args)) return flash_attention_backward(stream, args);
   const Sizes n = sizes_of(args);
-  const Tables t(args.segments, args.kv_head, args.k.dim(0), args.q.device());
+  const AttentionTables t(args.segments, args.kv_head, args.k.dim(0), n.G, kTile, kTile, args.q.device());
   const int64_t rows = args.q.dim(0) * n.H;
   const Tensor delta = Tensor::empty({rows}, DType::f32, args.q.device());
   launch(stream, "attention delta", delta_kernel, dim3(blocks_for(rows, kBlock / kWarp)),
-         dim3(kWarp, kBlock / kWarp), 0, rows, int64_t{n.D}, args.out.f32(), args.dout.f32(), delta.f32());
+         dim3(kWarp, kBlock / kWarp), 0, rows, int64_t{n.D}, floats(args.out), floats(args.dout),
+         delta.f32());
   launch(stream, "attention backward of queries", query_grad_kernel, dim3(t.query_tile_count, n.H),
          dim3(kBlock), shared_bytes(n, 5, 2), n, t.query_tiles.data<int32_t>(), t.segments.data<int32_t>(),
-         t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(), args.lse.f32(), delta.f32(),
-         args.dout.f32(), args.dq.f32());
+         t.kv_head.data<int32_t>(), floats(args.q), floats(args.k), floats(args.v), args.lse.f32(),
+         delta.f32(), floats(args.dout), floats(args.dq));
   launch(stream, "attention backward of keys", key_grad_kernel, dim3(t.key_tile_count, n.G), dim3(kBlock),
-         shared_bytes(n, 6, 2), n, args.k.dim(0), t.first_of.data<int32_t>(), t.seeing.data<int32_t>(),
-         t.segments.data<int32_t>(), t.kv_head.data<int32_t>(), args.q.f32(), args.k.f32(), args.v.f32(),
-         args.lse.f32(), delta.f32(), args.dout.f32(), args.dk.f32(), args.dv.f32());
+         shared_bytes(n, 6, 2), n, args.k.dim(0), t.key_tiles.data<int32_t>(), t.first_of.data<int32_t>(),
+         t.seeing.data<int32_t>(), t.segments.data<int32_t>(), t.first_head.data<int32_t>(), floats(args.q),
+         floats(args.k), floats(args.v), args.lse.f32(), delta.f32(), floats(args.dout), floats(args.dk),
+         floats(args.dv));
 }
 
 }  // namespace wuneng::kernels::cuda

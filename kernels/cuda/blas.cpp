@@ -29,15 +29,17 @@ cublasHandle_t handle_for(const Stream& stream) {
 }  // namespace
 
 void gemm(const Stream& stream, DType type, int64_t m, int64_t n, int64_t k, float scale, const Factor& a,
-          const Factor& b, float accumulate, float* c, int64_t ldc, int64_t c_step, int64_t batch) {
+          const Factor& b, float accumulate, const Tensor& c, int64_t ldc, int64_t c_step, int64_t batch) {
   if (m == 0 || n == 0 || batch == 0) return;
   const auto i = [](int64_t x) { return static_cast<int>(x); };
   const auto op = [](const Factor& x) { return x.transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
-  const cudaDataType_t kind = type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+  const auto kind_of = [](DType t) { return t == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; };
+  const cudaDataType_t kind = kind_of(type);
   // cuBLAS is column-major: it sees every matrix transposed, so it computes c^T = op(b)^T op(a)^T.
   check(cublasGemmStridedBatchedEx(handle_for(stream), op(b), op(a), i(n), i(m), i(k), &scale, b.data, kind,
-                                   i(b.ld), b.step, a.data, kind, i(a.ld), a.step, &accumulate, c, CUDA_R_32F,
-                                   i(ldc), c_step, i(batch), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                                   i(b.ld), b.step, a.data, kind, i(a.ld), a.step, &accumulate, c.raw(),
+                                   kind_of(c.dtype()), i(ldc), c_step, i(batch), CUBLAS_COMPUTE_32F,
+                                   CUBLAS_GEMM_DEFAULT),
         "cublasGemmStridedBatchedEx");
 }
 

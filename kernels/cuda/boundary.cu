@@ -32,7 +32,7 @@ Tensor upload_parts(const std::vector<Part>& parts, Device device) {
 // Grid (part, reader), one thread a channel of y.
 __global__ void boundary_read_kernel(const int32_t* parts, const int32_t* head_state, const float* states,
                                      int64_t N, int64_t R, int64_t D, bool transposed, bool accumulate,
-                                     const float* r, float* y) {
+                                     Floats r, Floats y) {
   float* row = shared_memory<float>();  // [D]: r of one row
   const int32_t* part = parts + 3 * blockIdx.x;
   const int64_t h = blockIdx.y, i = threadIdx.x;
@@ -45,14 +45,13 @@ __global__ void boundary_read_kernel(const int32_t* parts, const int32_t* head_s
     if (i >= D) continue;
     float sum = accumulate ? y[at + i] : 0.0f;
     for (int64_t j = 0; j < D; ++j) sum += (transposed ? B[j * D + i] : B[i * D + j]) * row[j];
-    y[at + i] = sum;
+    y.set(at + i, sum);
   }
 }
 
 // Grid (segment, state head): every thread owns some entries of dB and goes through all rows.
 __global__ void boundary_read_grad_kernel(const int64_t* segments, const int32_t* head_state, int64_t N,
-                                          int64_t R, int64_t D, const float* a, const float* b,
-                                          float* dstates) {
+                                          int64_t R, int64_t D, Floats a, Floats b, float* dstates) {
   const int64_t begin = segments[2 * blockIdx.x], count = segments[2 * blockIdx.x + 1];
   float* dB = dstates + (int64_t{blockIdx.x} * N + blockIdx.y) * D * D;
   for (int64_t e = threadIdx.x; e < D * D; e += blockDim.x) {
@@ -74,7 +73,7 @@ void boundary_read(const Stream& stream, const BoundaryReadArgs& args) {
   const Tensor table = upload_parts(parts, args.r.device()), heads = upload(args.head_state, args.r.device());
   launch(stream, "boundary_read", boundary_read_kernel, dim3(parts.size(), R),
          dim3(blocks_for(D, kWarp) * kWarp), D * sizeof(float), table.data<int32_t>(), heads.data<int32_t>(),
-         args.states.f32(), N, R, D, args.transposed, args.accumulate, args.r.f32(), args.y.f32());
+         args.states.f32(), N, R, D, args.transposed, args.accumulate, floats(args.r), floats(args.y));
 }
 
 void boundary_read_grad(const Stream& stream, const BoundaryReadGradArgs& args) {
@@ -83,7 +82,7 @@ void boundary_read_grad(const Stream& stream, const BoundaryReadGradArgs& args) 
   for (const Wkv7Segment& s : args.segments) flat.insert(flat.end(), {s.begin, s.count});
   const Tensor table = upload(flat, args.a.device()), heads = upload(args.head_state, args.a.device());
   launch(stream, "boundary_read_grad", boundary_read_grad_kernel, dim3(args.segments.size(), N), dim3(kBlock),
-         0, table.data<int64_t>(), heads.data<int32_t>(), N, R, D, args.a.f32(), args.b.f32(),
+         0, table.data<int64_t>(), heads.data<int32_t>(), N, R, D, floats(args.a), floats(args.b),
          args.dstates.f32());
 }
 

@@ -4,7 +4,10 @@
 
 namespace wuneng::kernels::cuda {
 
+using wuneng::cuda::Floats;
+using wuneng::cuda::floats;
 using wuneng::cuda::for_each;
+using wuneng::cuda::for_each_in_rows;
 
 namespace {
 
@@ -13,36 +16,36 @@ __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 }  // namespace
 
 void add_bias(const Stream& stream, const BiasArgs& args) {
-  const Tensor bias = args.bias.to(DType::f32);
-  const float *x = args.x.f32(), *b = bias.f32();
-  float* y = args.y.f32();
-  const int64_t C = bias.numel();
-  for_each(stream, "add_bias", args.x.numel(), [=] __device__(int64_t i) { y[i] = x[i] + b[i % C]; });
+  const Floats x = floats(args.x), b = floats(args.bias), y = floats(args.y);
+  const int64_t C = args.bias.numel();
+  for_each_in_rows(stream, "add_bias", args.x.dim(0), C,
+                   [=] __device__(int64_t t, int64_t c) { y.set(t * C + c, x[t * C + c] + b[c]); });
 }
 
 void column_sum(const Stream& stream, const ColumnSumArgs& args) {
   const int64_t C = args.dbias.numel();
-  const float* dy = args.dy.f32();
+  const Floats dy = floats(args.dy);
   column_reduce(stream, "column_sum", args.dy.dim(0), C, args.dbias,
                 [=] __device__(int64_t t, int64_t c) { return dy[t * C + c]; });
 }
 
 void bias_sigmoid(const Stream& stream, const BiasSigmoidArgs& args) {
-  const Tensor bias = args.bias.to(DType::f32);
-  const float *x = args.x.f32(), *b = bias.f32(), scale = args.scale;
-  float* y = args.y.f32();
-  const int64_t C = bias.numel();
-  for_each(stream, "bias_sigmoid", args.x.numel(),
-           [=] __device__(int64_t i) { y[i] = scale * sigmoid(x[i] + b[i % C]); });
+  const Floats x = floats(args.x), b = floats(args.bias), y = floats(args.y);
+  const float scale = args.scale;
+  const int64_t C = args.bias.numel();
+  for_each_in_rows(stream, "bias_sigmoid", args.x.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    y.set(t * C + c, scale * sigmoid(x[t * C + c] + b[c]));
+  });
 }
 
 void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& args) {
-  const float *y = args.y.f32(), *dy = args.dy.f32(), inverse = 1 / args.scale;
+  const Floats y = floats(args.y), dy = floats(args.dy);
+  const float inverse = 1 / args.scale;
   const int64_t T = args.dy.dim(0), C = args.dy.numel() / std::max<int64_t>(1, T);
   if (args.dx.defined()) {
-    float* dx = args.dx.f32();
+    const Floats dx = floats(args.dx);
     for_each(stream, "bias_sigmoid backward", T * C,
-             [=] __device__(int64_t i) { dx[i] += dy[i] * y[i] * (1 - y[i] * inverse); });
+             [=] __device__(int64_t i) { dx.add(i, dy[i] * y[i] * (1 - y[i] * inverse)); });
   }
   if (args.dbias.defined())
     column_reduce(stream, "bias_sigmoid backward", T, C, args.dbias, [=] __device__(int64_t t, int64_t c) {
@@ -52,23 +55,23 @@ void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& 
 }
 
 void key_scale(const Stream& stream, const KeyScaleArgs& args) {
-  const Tensor k_a = args.k_a.to(DType::f32);
-  const float *key = args.key.f32(), *rate = args.rate.f32(), *w = k_a.f32();
-  float* y = args.y.f32();
-  const int64_t C = k_a.numel();
-  for_each(stream, "key_scale", args.key.numel(),
-           [=] __device__(int64_t i) { y[i] = key[i] * (1 + (rate[i] - 1) * w[i % C]); });
+  const Floats key = floats(args.key), rate = floats(args.rate), w = floats(args.k_a), y = floats(args.y);
+  const int64_t C = args.k_a.numel();
+  for_each_in_rows(stream, "key_scale", args.key.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    y.set(i, key[i] * (1 + (rate[i] - 1) * w[c]));
+  });
 }
 
 void key_scale_backward(const Stream& stream, const KeyScaleBackwardArgs& args) {
-  const Tensor k_a = args.k_a.to(DType::f32);
-  const float *key = args.key.f32(), *rate = args.rate.f32(), *w = k_a.f32(), *dy = args.dy.f32();
-  const int64_t T = args.dy.dim(0), C = k_a.numel();
-  float *dkey = args.dkey.defined() ? args.dkey.f32() : nullptr, *drate = args.drate.f32();
-  for_each(stream, "key_scale backward", T * C, [=] __device__(int64_t i) {
-    const float wi = w[i % C];
-    if (dkey) dkey[i] += dy[i] * (1 + (rate[i] - 1) * wi);
-    drate[i] += dy[i] * key[i] * wi;
+  const Floats key = floats(args.key), rate = floats(args.rate), w = floats(args.k_a), dy = floats(args.dy),
+               dkey = floats(args.dkey), drate = floats(args.drate);
+  const int64_t T = args.dy.dim(0), C = args.k_a.numel();
+  for_each_in_rows(stream, "key_scale backward", T, C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    const float wi = w[c];
+    if (dkey) dkey.add(i, dy[i] * (1 + (rate[i] - 1) * wi));
+    drate.add(i, dy[i] * key[i] * wi);
   });
   if (args.dk_a.defined())
     column_reduce(stream, "key_scale backward", T, C, args.dk_a, [=] __device__(int64_t t, int64_t c) {
@@ -90,29 +93,28 @@ Tensor document_edges(const std::vector<int64_t>& documents, int64_t T, Device d
 }  // namespace
 
 void token_shift(const Stream& stream, const TokenShiftArgs& args) {
-  const Tensor mu = args.mu.to(DType::f32),
-               edges = document_edges(args.documents, args.x.dim(0), args.x.device());
-  const float *x = args.x.f32(), *w = mu.f32();
-  float* y = args.y.f32();
-  const int64_t C = mu.numel();
+  const Tensor edges = document_edges(args.documents, args.x.dim(0), args.x.device());
+  const Floats x = floats(args.x), w = floats(args.mu), y = floats(args.y);
+  const int64_t C = args.mu.numel();
   const int32_t* edge = edges.data<int32_t>();
-  for_each(stream, "token_shift", args.x.numel(), [=] __device__(int64_t i) {
-    const float before = edge[i / C] & 1 ? 0.0f : x[i - C];
-    y[i] = x[i] + (before - x[i]) * w[i % C];
+  for_each_in_rows(stream, "token_shift", args.x.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    const float before = edge[t] & 1 ? 0.0f : x[i - C];
+    y.set(i, x[i] + (before - x[i]) * w[c]);
   });
 }
 
 void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& args) {
-  const Tensor mu = args.mu.to(DType::f32),
-               edges = document_edges(args.documents, args.x.dim(0), args.x.device());
-  const float *x = args.x.f32(), *w = mu.f32(), *dy = args.dy.f32();
-  const int64_t T = args.x.dim(0), C = mu.numel();
+  const Tensor edges = document_edges(args.documents, args.x.dim(0), args.x.device());
+  const Floats x = floats(args.x), w = floats(args.mu), dy = floats(args.dy);
+  const int64_t T = args.x.dim(0), C = args.mu.numel();
   const int32_t* edge = edges.data<int32_t>();
   if (args.dx.defined()) {
-    float* dx = args.dx.f32();
-    for_each(stream, "token_shift backward", T * C, [=] __device__(int64_t i) {
-      const float after = edge[i / C] & 2 ? 0.0f : dy[i + C], wi = w[i % C];
-      dx[i] += dy[i] * (1 - wi) + after * wi;
+    const Floats dx = floats(args.dx);
+    for_each_in_rows(stream, "token_shift backward", T, C, [=] __device__(int64_t t, int64_t c) {
+      const int64_t i = t * C + c;
+      const float after = edge[t] & 2 ? 0.0f : dy[i + C], wi = w[c];
+      dx.add(i, dy[i] * (1 - wi) + after * wi);
     });
   }
   if (args.dmu.defined())
@@ -123,22 +125,21 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& ar
 }
 
 void scale_heads(const Stream& stream, const ScaleHeadsArgs& args) {
-  const Tensor scales = args.s.to(DType::f32);
-  const float *x = args.x.f32(), *s = scales.f32(), *base = args.base.defined() ? args.base.f32() : nullptr;
-  float* y = args.y.f32();
-  const int64_t H = args.x.dim(1), D = args.x.dim(2);
-  for_each(stream, "scale_heads", args.x.numel(),
-           [=] __device__(int64_t i) { y[i] = (base ? base[i] : 0.0f) + s[i / D % H] * x[i]; });
+  const Floats x = floats(args.x), s = floats(args.s), base = floats(args.base), y = floats(args.y);
+  const int64_t D = args.x.dim(2), C = args.x.dim(1) * D;
+  for_each_in_rows(stream, "scale_heads", args.x.dim(0), C, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * C + c;
+    y.set(i, (base ? base[i] : 0.0f) + s[c / D] * x[i]);
+  });
 }
 
 void scale_heads_backward(const Stream& stream, const ScaleHeadsBackwardArgs& args) {
-  const Tensor scales = args.s.to(DType::f32);
-  const float *x = args.x.f32(), *s = scales.f32(), *dy = args.dy.f32();
-  const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2);
+  const Floats x = floats(args.x), s = floats(args.s), dy = floats(args.dy);
+  const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), C = H * D;
   if (args.dx.defined()) {
-    float* dx = args.dx.f32();
-    for_each(stream, "scale_heads backward", args.x.numel(),
-             [=] __device__(int64_t i) { dx[i] += s[i / D % H] * dy[i]; });
+    const Floats dx = floats(args.dx);
+    for_each_in_rows(stream, "scale_heads backward", T, C,
+                     [=] __device__(int64_t t, int64_t c) { dx.add(t * C + c, s[c / D] * dy[t * C + c]); });
   }
   if (args.ds.defined())
     column_reduce(stream, "scale_heads backward", T, H, args.ds, [=] __device__(int64_t t, int64_t h) {

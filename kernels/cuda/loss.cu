@@ -1,4 +1,4 @@
-// A block a token: its row of the vocabulary is read once a kernel.
+// A block a token: each pass reads the token's row of the vocabulary once.
 #include "kernels/loss.h"
 #include "runtime/cuda/launch.h"
 
@@ -8,149 +8,208 @@ namespace {
 using namespace wuneng::cuda;
 
 constexpr int kWarps = kBlock / kWarp;
+constexpr int kTogether = 4;  // logits of a thread behind one change of its maximum
 
-// The block's sum of x, in f64, known to thread 0. `scratch` [kWarps] is shared memory, free when it returns.
-__device__ double block_sum(double x, double* scratch) {
+// The block's largest x and its sum of x, in f64, known to all. Shared memory is free again when they return.
+__device__ float block_max(float x) {
+  __shared__ float of_warp[kWarps];
+  x = warp_max(x);
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  float best = of_warp[0];
+  for (int w = 1; w < kWarps; ++w) best = fmaxf(best, of_warp[w]);
+  __syncthreads();
+  return best;
+}
+__device__ double block_sum(double x) {
+  __shared__ double of_warp[kWarps];
   x = warp_sum(x);
-  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = x;
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = x;
   __syncthreads();
   double sum = 0;
-  for (int i = 0; i < kWarps; ++i) sum += scratch[i];
+  for (int w = 0; w < kWarps; ++w) sum += of_warp[w];
   __syncthreads();
   return sum;
 }
 
-template <class T>
-__global__ void logit_max_kernel(const T* logits, int64_t columns, int64_t row, int64_t first, int64_t count,
-                                 float inverse, float* maximum) {
-  __shared__ float best_of[kWarps];
-  const int64_t i = blockIdx.x;
-  const T* x = logits + (row + i) * columns + first;
-  float best = maximum[i];
-  for (int64_t c = threadIdx.x; c < count; c += kBlock) best = fmaxf(best, as_float(x[c]) * inverse);
-  best = warp_max(best);
-  if (threadIdx.x % kWarp == 0) best_of[threadIdx.x / kWarp] = best;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int w = 1; w < kWarps; ++w) best = fmaxf(best, best_of[w]);
-  maximum[i] = best;
-}
+// A thread's running maximum, and its sums of e^(x - maximum) and of e^(x - maximum) y.
+struct Running {
+  float maximum = -INFINITY, sum = 0, weighted = 0;
 
-template <class T>
-__global__ void kl_sums_kernel(const float* student, int64_t V, const T* teacher, int64_t columns,
-                               int64_t row, int64_t first, float inverse, const float* student_max,
-                               const float* teacher_max, int64_t C, double* sums) {
-  __shared__ double scratch[kWarps];
-  const int64_t i = blockIdx.x;
-  const float *s = student + i * V + first, s_max = student_max[i], t_max = teacher_max[i];
-  const T* t = teacher + (row + i) * columns;
-  double es = 0, et = 0, cross = 0;
-  for (int64_t c = threadIdx.x; c < columns; c += kBlock) {
-    const float a = s[c] * inverse - s_max, b = as_float(t[c]) * inverse - t_max, p = expf(b);
-    es += expf(a);
-    et += p;
-    cross += p * (b - a);
+  // NaN stays: it is neither larger nor smaller, and its exponential is one.
+  __device__ void take(const float (&x)[kTogether], const float (&y)[kTogether]) {
+    float best = maximum;
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) best = fmaxf(best, x[j]);
+    if (best > maximum) {
+      const float keep = expf(maximum - best);  // 0 at first
+      sum *= keep, weighted *= keep;
+      maximum = best;
+    }
+    if (maximum == -INFINITY) return;
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      const float e = expf(x[j] - maximum);
+      sum += e;
+      if (e != 0) weighted += e * y[j];
+    }
   }
-  es = block_sum(es, scratch);
-  et = block_sum(et, scratch);
-  cross = block_sum(cross, scratch);
-  if (threadIdx.x != 0) return;
-  sums[i] += es;
-  sums[C + i] += et;
-  sums[2 * C + i] += cross;
+
+  // Of the whole block.
+  __device__ void meet(float& largest, double& total, double& total_weighted) const {
+    largest = block_max(maximum);
+    const double keep = maximum == largest     ? 1.0
+                        : maximum == -INFINITY ? 0.0
+                                               : exp(double(maximum) - largest);
+    total = block_sum(sum * keep);
+    total_weighted = block_sum(weighted * keep);
+  }
+};
+
+// Ranges of columns, by value: of the teacher's slices, then those without one.
+struct Ranges {
+  struct Range {
+    Floats teacher;  // null: none
+    int64_t row, columns, first;
+  };
+  Range all[2 * kMostTeacherSlices + 1];
+  int count = 0;
+
+  explicit Ranges(const LossInputs& in) {
+    if (in.teacher.size() > kMostTeacherSlices)
+      fail("loss: {} slices of the teacher's logits for one rank, expected at most {}", in.teacher.size(),
+           kMostTeacherSlices);
+    for (const TeacherColumns& t : in.teacher)
+      all[count++] = {floats(t.logits), t.row, t.logits.dim(1), t.first};
+    for (const auto& [first, columns] : columns_without_teacher(in)) all[count++] = {{}, 0, columns, first};
+  }
+};
+
+struct Row {
+  const float* logits;
+  int64_t V, begin;
+  const int32_t* labels;
+  float inverse;
+
+  __device__ const float* x() const { return logits + blockIdx.x * V; }
+  // The local column of the token's label, -1: none here.
+  __device__ int64_t label() const {
+    const int32_t label = labels[blockIdx.x];
+    return label >= begin && label < begin + V ? label - begin : -1;
+  }
+};
+Row row_of(const LossInputs& in) {
+  return {in.logits.f32(), in.logits.dim(1), in.begin, in.labels.data<int32_t>(), in.inverse_temperature};
 }
 
-__global__ void cross_entropy_sums_kernel(const float* logits, int64_t V, const int32_t* labels,
-                                          int64_t begin, const float* maximum, int64_t C, double* sums) {
-  __shared__ double scratch[kWarps];
+__global__ void __launch_bounds__(kBlock)
+    statistics_kernel(Row row, Ranges ranges, int64_t C, float* maxima, double* sums) {
   const int64_t i = blockIdx.x;
-  const float *x = logits + i * V, best = maximum[i];
-  double sum = 0;
-  for (int64_t c = threadIdx.x; c < V; c += kBlock) sum += expf(x[c] - best);
-  sum = block_sum(sum, scratch);
+  Running student, teacher, all;
+  for (int r = 0; r < ranges.count; ++r) {
+    const Ranges::Range& range = ranges.all[r];
+    const float* x = row.x() + range.first;
+    const Floats t = range.teacher ? range.teacher.from((range.row + i) * range.columns) : Floats();
+    for (int64_t at = threadIdx.x; at < range.columns; at += kTogether * kBlock) {
+      float own[kTogether], s[kTogether], u[kTogether], ahead[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const int64_t c = at + j * kBlock;
+        const bool there = c < range.columns;
+        own[j] = there ? x[c] : -INFINITY;
+        s[j] = own[j] * row.inverse;
+        u[j] = there && t ? t[c] * row.inverse : -INFINITY;
+        ahead[j] = u[j] - s[j];
+      }
+      all.take(own, own);
+      if (!t) continue;
+      student.take(s, s);
+      teacher.take(u, ahead);
+    }
+  }
+  float largest[3];
+  double total[3], weighted[3];
+  student.meet(largest[0], total[0], weighted[0]);
+  teacher.meet(largest[1], total[1], weighted[1]);
+  all.meet(largest[2], total[2], weighted[2]);
   if (threadIdx.x != 0) return;
-  sums[i] += sum;
-  const int64_t label = labels[i] - begin;
-  if (labels[i] >= 0 && label >= 0 && label < V) sums[C + i] += x[label] - best;
+  for (int m = 0; m < 3; ++m) maxima[m * C + i] = largest[m];
+  const int64_t label = row.label();
+  sums[i] = total[0], sums[C + i] = total[1], sums[2 * C + i] = weighted[1], sums[3 * C + i] = total[2];
+  sums[4 * C + i] = label >= 0 ? row.x()[label] : 0.0;
 }
 
-template <class T>
-__global__ void kl_gradient_kernel(const float* student, int64_t V, const T* teacher, int64_t columns,
-                                   int64_t row, int64_t first, float inverse, const float* student_max,
-                                   const float* teacher_max, int64_t C, const double* sums,
-                                   const float* scale, float* gradient) {
-  const int64_t i = blockIdx.x;
-  if (scale[i] == 0) return;
-  const float *s = student + i * V + first, s_max = student_max[i], t_max = teacher_max[i];
-  const T* t = teacher + (row + i) * columns;
-  float* g = gradient + i * V + first;
-  const float s_scale = static_cast<float>(scale[i] / sums[i]),
-              t_scale = static_cast<float>(scale[i] / sums[C + i]);
-  for (int64_t c = threadIdx.x; c < columns; c += kBlock)
-    g[c] += s_scale * expf(s[c] * inverse - s_max) - t_scale * expf(as_float(t[c]) * inverse - t_max);
+// One block; sums in one order.
+__global__ void __launch_bounds__(kBlock)
+    totals_kernel(int64_t C, const float* m, const double* sum, const int32_t* labels, double t2,
+                  double ce_share, double divisor, double* totals, double* loss) {
+  double kl = 0, ce = 0, tokens = 0;
+  for (int64_t i = threadIdx.x; i < C; i += kBlock) {
+    if (labels[i] < 0) continue;
+    if (ce_share < 1)
+      kl += t2 * (sum[2 * C + i] / sum[C + i] - (m[C + i] + log(sum[C + i])) + (m[i] + log(sum[i])));
+    ce += m[2 * C + i] + log(sum[3 * C + i]) - sum[4 * C + i];
+    tokens += 1;
+  }
+  kl = block_sum(kl), ce = block_sum(ce), tokens = block_sum(tokens);
+  if (threadIdx.x != 0) return;
+  totals[0] += kl, totals[1] += ce, totals[2] += tokens;
+  *loss += ((1 - ce_share) * kl + ce_share * ce) / divisor;
 }
 
-__global__ void cross_entropy_gradient_kernel(const float* logits, int64_t V, const int32_t* labels,
-                                              int64_t begin, const float* maximum, const double* sums,
-                                              const float* scale, float* gradient) {
-  const int64_t i = blockIdx.x, label = labels[i] - begin;
-  const float *x = logits + i * V, best = maximum[i], mine = scale[i];
-  const float factor = mine == 0 ? 0.0f : static_cast<float>(mine / sums[i]);
-  for (int64_t c = threadIdx.x; c < V; c += kBlock)
-    gradient[i * V + c] = mine == 0 ? 0.0f : factor * expf(x[c] - best) - (c == label ? mine : 0.0f);
-}
-
-template <class T>
-void logit_max_of(const Stream& stream, const LogitMaxArgs& args) {
-  launch(stream, "logit_max", logit_max_kernel<T>, dim3(args.maximum.dim(0)), dim3(kBlock), 0,
-         args.logits.data<T>(), args.logits.dim(1), args.row, args.first, args.count,
-         args.inverse_temperature, args.maximum.f32());
-}
-
-template <class T>
-void kl_sums_of(const Stream& stream, const KlSumsArgs& args) {
-  const TeacherColumns& teacher = args.teacher;
-  launch(stream, "kl_sums", kl_sums_kernel<T>, dim3(args.student.dim(0)), dim3(kBlock), 0, args.student.f32(),
-         args.student.dim(1), teacher.logits.data<T>(), teacher.logits.dim(1), teacher.row, teacher.first,
-         args.inverse_temperature, args.student_max.f32(), args.teacher_max.f32(), args.student.dim(0),
-         args.sums.data<double>());
-}
-
-template <class T>
-void kl_gradient_of(const Stream& stream, const KlGradientArgs& args) {
-  const TeacherColumns& teacher = args.teacher;
-  launch(stream, "kl_gradient", kl_gradient_kernel<T>, dim3(args.student.dim(0)), dim3(kBlock), 0,
-         args.student.f32(), args.student.dim(1), teacher.logits.data<T>(), teacher.logits.dim(1),
-         teacher.row, teacher.first, args.inverse_temperature, args.student_max.f32(), args.teacher_max.f32(),
-         args.student.dim(0), args.sums.data<double>(), args.scale.f32(), args.gradient.f32());
+__global__ void __launch_bounds__(kBlock)
+    gradient_kernel(Row row, Ranges ranges, int64_t C, const float* maxima, const double* sums,
+                    const float* kl_scale, const float* ce_scale, Floats gradient) {
+  const int64_t i = blockIdx.x, label = row.label();
+  const float kl = kl_scale[i], ce = ce_scale[i];
+  const float s_max = maxima[i], u_max = maxima[C + i], x_max = maxima[2 * C + i];
+  const float x_factor = ce == 0 ? 0.0f : static_cast<float>(ce / sums[3 * C + i]);
+  const float s_factor = kl == 0 ? 0.0f : static_cast<float>(kl / sums[i]);
+  const float u_factor = kl == 0 ? 0.0f : static_cast<float>(kl / sums[C + i]);
+  for (int r = 0; r < ranges.count; ++r) {
+    const Ranges::Range& range = ranges.all[r];
+    const float* x = row.x() + range.first;
+    const Floats g = gradient.from(i * row.V + range.first);
+    const Floats t = range.teacher ? range.teacher.from((range.row + i) * range.columns) : Floats();
+    for (int64_t c = threadIdx.x; c < range.columns; c += kBlock) {
+      float value = 0;
+      if (ce != 0) value = x_factor * expf(x[c] - x_max) - (range.first + c == label ? ce : 0.0f);
+      if (kl != 0 && t)
+        value += s_factor * expf(x[c] * row.inverse - s_max) - u_factor * expf(t[c] * row.inverse - u_max);
+      g.set(c, value);
+    }
+  }
 }
 
 }  // namespace
 
-void logit_max(const Stream& stream, const LogitMaxArgs& args) {
-  args.logits.dtype() == DType::bf16 ? logit_max_of<bf16>(stream, args) : logit_max_of<float>(stream, args);
+void loss_statistics(const Stream& stream, const LossStatisticsArgs& args) {
+  const int64_t C = args.in.logits.dim(0);
+  launch(stream, "loss_statistics", statistics_kernel, dim3(C), dim3(kBlock), 0, row_of(args.in),
+         Ranges(args.in), C, args.maxima.f32(), args.sums.data<double>());
 }
 
-void kl_sums(const Stream& stream, const KlSumsArgs& args) {
-  args.teacher.logits.dtype() == DType::bf16 ? kl_sums_of<bf16>(stream, args)
-                                             : kl_sums_of<float>(stream, args);
+void loss_rebase(const Stream& stream, const LossRebaseArgs& args) {
+  const int64_t C = args.sums.dim(1);
+  const float *from = args.from.f32(), *to = args.to.f32();
+  double* sums = args.sums.data<double>();
+  for_each(stream, "loss_rebase", 4 * C, [=] __device__(int64_t e) {
+    const int64_t row = e / C, at = (row + 1) / 2 * C + e % C;  // rows 0, 1, 1, 2 of the maxima
+    if (from[at] != to[at]) sums[e] *= exp(double(from[at]) - to[at]);
+  });
 }
 
-void kl_gradient(const Stream& stream, const KlGradientArgs& args) {
-  args.teacher.logits.dtype() == DType::bf16 ? kl_gradient_of<bf16>(stream, args)
-                                             : kl_gradient_of<float>(stream, args);
+void loss_totals(const Stream& stream, const LossTotalsArgs& args) {
+  launch(stream, "loss_totals", totals_kernel, dim3(1), dim3(kBlock), 0, args.sums.dim(1), args.maxima.f32(),
+         args.sums.data<double>(), args.labels.data<int32_t>(), double(args.temperature) * args.temperature,
+         double(args.ce_share), args.divisor, args.totals.data<double>(), args.loss.data<double>());
 }
 
-void cross_entropy_sums(const Stream& stream, const CrossEntropySumsArgs& args) {
-  launch(stream, "cross_entropy_sums", cross_entropy_sums_kernel, dim3(args.logits.dim(0)), dim3(kBlock), 0,
-         args.logits.f32(), args.logits.dim(1), args.labels.data<int32_t>(), args.begin, args.maximum.f32(),
-         args.logits.dim(0), args.sums.data<double>());
-}
-
-void cross_entropy_gradient(const Stream& stream, const CrossEntropyGradientArgs& args) {
-  launch(stream, "cross_entropy_gradient", cross_entropy_gradient_kernel, dim3(args.logits.dim(0)),
-         dim3(kBlock), 0, args.logits.f32(), args.logits.dim(1), args.labels.data<int32_t>(), args.begin,
-         args.maximum.f32(), args.sums.data<double>(), args.scale.f32(), args.gradient.f32());
+void loss_gradient(const Stream& stream, const LossGradientArgs& args) {
+  const int64_t C = args.in.logits.dim(0);
+  launch(stream, "loss_gradient", gradient_kernel, dim3(C), dim3(kBlock), 0, row_of(args.in), Ranges(args.in),
+         C, args.maxima.f32(), args.sums.data<double>(), args.kl_scale.f32(), args.ce_scale.f32(),
+         floats(args.gradient));
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -29,7 +29,7 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
   if (K == 0) return;
   const Operands x(args.a, args.b, args.like);
   gemm(stream, x.type, M, N, K, args.scale, {x.a.raw(), x.a.dim(1), 0, args.transpose_a},
-       {x.b.raw(), x.b.dim(1), 0, args.transpose_b}, args.accumulate, args.c.f32(), N);
+       {x.b.raw(), x.b.dim(1), 0, args.transpose_b}, args.accumulate, args.c, N);
 }
 
 void head_matmul(const Stream& stream, const HeadMatmulArgs& args) {
@@ -40,7 +40,7 @@ void head_matmul(const Stream& stream, const HeadMatmulArgs& args) {
   if (T == 0 || in == 0) return;
   const Operands x(args.x, args.w);
   gemm(stream, x.type, T, out, in, 1, {x.a.raw(), H * in, in}, {x.b.raw(), I, O * I, !args.transpose},
-       args.accumulate ? 1.0f : 0.0f, args.y.f32(), H * out, out, H);
+       args.accumulate ? 1.0f : 0.0f, args.y, H * out, out, H);
 }
 
 void head_matmul_weight_grad(const Stream& stream, const HeadMatmulWeightGradArgs& args) {
@@ -48,8 +48,8 @@ void head_matmul_weight_grad(const Stream& stream, const HeadMatmulWeightGradArg
   WUNENG_ASSERT(args.dy.dim(1) == H && args.dy.dim(2) == O && args.x.dim(1) == H && args.x.dim(2) == I);
   if (T == 0) return;
   const Operands x(args.dy, args.x, args.like);
-  gemm(stream, x.type, O, I, T, 1, {x.a.raw(), H * O, O, true}, {x.b.raw(), H * I, I}, 1, args.dw.f32(), I,
-       O * I, H);
+  gemm(stream, x.type, O, I, T, 1, {x.a.raw(), H * O, O, true}, {x.b.raw(), H * I, I}, 1, args.dw, I, O * I,
+       H);
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -1,3 +1,4 @@
+#include "kernels/cuda/pieces.h"
 #include "kernels/reduce.h"
 #include "runtime/cuda/launch.h"
 
@@ -6,39 +7,60 @@ namespace {
 
 using namespace wuneng::cuda;
 
-constexpr unsigned kMostParts = 1024;
+struct Part {
+  const float* x;
+  int64_t n;
+};
 
-// partial[block] = the block's sum; a block takes every gridDim.x-th stretch of kBlock elements.
-__global__ void __launch_bounds__(kBlock) squares_kernel(int64_t n, const float* x, double* partial) {
+// The block's sum of each thread's, known to thread 0.
+__device__ double block_sum(double sum) {
   __shared__ double of_warp[kBlock / kWarp];
-  double sum = 0;
-  for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < n; i += int64_t{gridDim.x} * kBlock)
-    sum += double(x[i]) * double(x[i]);
   sum = warp_sum(sum);
   if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = sum;
   __syncthreads();
-  if (threadIdx.x != 0) return;
+  if (threadIdx.x != 0) return 0;
   for (int w = 1; w < kBlock / kWarp; ++w) sum += of_warp[w];
-  partial[blockIdx.x] = sum;
+  return sum;
 }
 
-__global__ void add_in_order_kernel(unsigned parts, const double* partial, double* sum) {
-  double total = *sum;
-  for (unsigned p = 0; p < parts; ++p) total += partial[p];
-  *sum = total;
+// A block a piece.
+__global__ void __launch_bounds__(kBlock)
+    squares_kernel(const Part* parts, const int64_t* pieces, double* partial) {
+  const Part p = parts[pieces[2 * blockIdx.x]];
+  const int64_t begin = pieces[2 * blockIdx.x + 1], end = min(p.n, begin + kPiece);
+  double sum = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kBlock) sum += double(p.x[i]) * double(p.x[i]);
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// One block.
+__global__ void __launch_bounds__(kBlock)
+    add_partial_kernel(int64_t pieces, const double* partial, double* total) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < pieces; i += kBlock) sum += partial[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) *total += sum;
 }
 
 }  // namespace
 
 void sum_of_squares(const Stream& stream, const SumOfSquaresArgs& args) {
-  const int64_t n = args.x.numel();
-  if (n == 0) return;
-  const unsigned parts = std::min(kMostParts, blocks_for(n, kBlock));
-  const Tensor partial = Tensor::empty({parts}, DType::f64, args.x.device());
-  launch(stream, "sum_of_squares", squares_kernel, dim3(parts), dim3(kBlock), 0, n, args.x.f32(),
-         partial.data<double>());
-  launch(stream, "sum_of_squares", add_in_order_kernel, dim3(1), dim3(1), 0, parts, partial.data<double>(),
-         args.sum.data<double>());
+  std::vector<Part> parts;
+  std::vector<int64_t> sizes;
+  for (const Tensor& x : args.x) {
+    parts.push_back({x.f32(), x.numel()});
+    sizes.push_back(x.numel());
+  }
+  const Device device = stream.device;
+  const Tensor pieces = piece_table(sizes, device), table = upload_structs(parts, device);
+  const int64_t count = pieces.numel() / 2;
+  if (count == 0) return;
+  const Tensor partial = Tensor::empty({count}, DType::f64, device);
+  launch(stream, "sum_of_squares", squares_kernel, dim3(count), dim3(kBlock), 0,
+         static_cast<const Part*>(table.raw()), pieces.data<int64_t>(), partial.data<double>());
+  launch(stream, "sum_of_squares", add_partial_kernel, dim3(1), dim3(kBlock), 0, count,
+         partial.data<double>(), args.sum.data<double>());
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -7,20 +7,20 @@
 
 namespace wuneng::kernels::cuda {
 
-using wuneng::cuda::as_float;
-using wuneng::cuda::for_each;
+using wuneng::cuda::Floats;
+using wuneng::cuda::floats;
+using wuneng::cuda::for_each_in_rows;
 
 void select_heads(const Stream& stream, const HeadMapArgs& args) {
   const int64_t from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
   const Tensor table = upload(args.map, args.x.device());
   const int32_t* map = table.data<int32_t>();
-  const float* x = args.x.f32();
-  float* y = args.y.f32();
+  const Floats x = floats(args.x), y = floats(args.y);
   const bool accumulate = args.accumulate;
-  for_each(stream, "select_heads", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t t = i / (to * D), h = i / D % to;
-    const float value = x[(t * from + map[h]) * D + i % D];
-    y[i] = accumulate ? y[i] + value : value;
+  for_each_in_rows(stream, "select_heads", args.y.dim(0), to * D, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * to * D + c;
+    const float value = x[(t * from + map[c / D]) * D + c % D];
+    y.set(i, accumulate ? y[i] + value : value);
   });
 }
 
@@ -34,14 +34,13 @@ void sum_heads(const Stream& stream, const HeadMapArgs& args) {
   for (size_t h = 0; h < args.map.size(); ++h) sources[next[args.map[h]]++] = static_cast<int32_t>(h);
   const Tensor firsts = upload(first, args.x.device()), all = upload(sources, args.x.device());
   const int32_t *begin = firsts.data<int32_t>(), *source = all.data<int32_t>();
-  const float* x = args.x.f32();
-  float* y = args.y.f32();
+  const Floats x = floats(args.x), y = floats(args.y);
   const bool accumulate = args.accumulate;
-  for_each(stream, "sum_heads", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t t = i / (to * D), h = i / D % to;
+  for_each_in_rows(stream, "sum_heads", args.y.dim(0), to * D, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * to * D + c, h = c / D;
     float sum = accumulate ? y[i] : 0.0f;
-    for (int32_t s = begin[h]; s < begin[h + 1]; ++s) sum += x[(t * from + source[s]) * D + i % D];
-    y[i] = sum;
+    for (int32_t s = begin[h]; s < begin[h + 1]; ++s) sum += x[(t * from + source[s]) * D + c % D];
+    y.set(i, sum);
   });
 }
 
@@ -55,13 +54,13 @@ void move_runs(const Stream& stream, const RowRunsArgs& args, bool to_packed) {
   WUNENG_ASSERT(static_cast<int64_t>(rows.size()) == args.packed.dim(0));
   const Tensor table = upload(rows, args.tall.device());
   const int64_t* row = table.data<int64_t>();
-  float *tall = args.tall.f32(), *packed = args.packed.f32();
+  const Floats from = floats(to_packed ? args.tall : args.packed),
+               to = floats(to_packed ? args.packed : args.tall);
   const bool accumulate = args.accumulate;
-  for_each(stream, "move rows", args.packed.numel(), [=] __device__(int64_t i) {
-    const int64_t at = row[i / width] * width + i % width;
-    float& to = to_packed ? packed[i] : tall[at];
-    const float value = to_packed ? tall[at] : packed[i];
-    to = accumulate ? to + value : value;
+  for_each_in_rows(stream, "move rows", args.packed.dim(0), width, [=] __device__(int64_t t, int64_t c) {
+    const int64_t i = t * width + c, tall = row[t] * width + c, source = to_packed ? tall : i,
+                  target = to_packed ? i : tall;
+    to.set(target, accumulate ? to[target] + from[source] : from[source]);
   });
 }
 
@@ -72,67 +71,65 @@ void unpack_rows(const Stream& stream, const RowRunsArgs& args) { move_runs(stre
 
 void concat(const Stream& stream, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
-  const float *a = args.a.f32(), *b = args.b.f32();
-  float* y = args.y.f32();
-  for_each(stream, "concat", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t row = i / (A + B), c = i % (A + B);
-    y[i] = c < A ? a[row * A + c] : b[row * B + c - A];
+  const Floats a = floats(args.a), b = floats(args.b), y = floats(args.y);
+  for_each_in_rows(stream, "concat", args.y.numel() / (A + B), A + B, [=] __device__(int64_t row, int64_t c) {
+    const int64_t i = row * (A + B) + c;
+    y.set(i, c < A ? a[row * A + c] : b[row * B + c - A]);
   });
 }
 
 void split_add(const Stream& stream, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
-  float *a = args.a.f32(), *b = args.b.f32();
-  const float* y = args.y.f32();
-  for_each(stream, "split_add", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t row = i / (A + B), c = i % (A + B);
-    (c < A ? a[row * A + c] : b[row * B + c - A]) += y[i];
-  });
+  const Floats a = floats(args.a), b = floats(args.b), y = floats(args.y);
+  for_each_in_rows(stream, "split_add", args.y.numel() / (A + B), A + B,
+                   [=] __device__(int64_t row, int64_t c) {
+                     const int64_t i = row * (A + B) + c;
+                     c < A ? a.add(row * A + c, y[i]) : b.add(row * B + c - A, y[i]);
+                   });
 }
-
-namespace {
-
-template <class T>
-void embed(const Stream& stream, const EmbeddingArgs& args) {
-  const int64_t d = args.table.dim(1), rows = args.table.dim(0), begin = args.begin;
-  const T* table = args.table.data<T>();
-  const int32_t* tokens = args.tokens.data<int32_t>();
-  float* y = args.y.f32();
-  for_each(stream, "embedding", args.y.numel(), [=] __device__(int64_t i) {
-    const int64_t row = tokens[i / d] - begin;
-    y[i] = row < 0 || row >= rows ? 0.0f : as_float(table[row * d + i % d]);
-  });
-}
-
-}  // namespace
 
 void embedding(const Stream& stream, const EmbeddingArgs& args) {
-  args.table.dtype() == DType::bf16 ? embed<bf16>(stream, args) : embed<float>(stream, args);
+  const int64_t d = args.table.dim(1), rows = args.table.dim(0), begin = args.begin;
+  const int32_t* tokens = args.tokens.data<int32_t>();
+  const Floats table = floats(args.table), y = floats(args.y);
+  for_each_in_rows(stream, "embedding", args.y.dim(0), d, [=] __device__(int64_t t, int64_t c) {
+    const int64_t row = tokens[t] - begin;
+    y.set(t * d + c, row < 0 || row >= rows ? 0.0f : table[row * d + c]);
+  });
 }
 
 void embedding_backward(const Stream& stream, const EmbeddingBackwardArgs& args) {
-  const int64_t T = args.tokens.dim(0), d = args.dtable.dim(1), rows = args.dtable.dim(0), begin = args.begin;
+  const int64_t T = args.tokens.dim(0), d = args.dtable.dim(1), rows = args.dtable.dim(0);
+  // The rows of the table that occur, and of each the places where it does, in order: every element of the
+  // gradient has one thread that adds it up.
   const int32_t* tokens = args.tokens.data<int32_t>();
-  const float* dy = args.dy.f32();
+  std::vector<std::pair<int32_t, int32_t>> occurrences;
+  for (int64_t t = 0; t < T; ++t)
+    if (const int64_t row = tokens[t] - args.begin; row >= 0 && row < rows)
+      occurrences.emplace_back(static_cast<int32_t>(row), static_cast<int32_t>(t));
+  std::sort(occurrences.begin(), occurrences.end());
+  std::vector<int32_t> row_of, first, places;
+  for (const auto& [row, t] : occurrences) {
+    if (row_of.empty() || row_of.back() != row) {
+      row_of.push_back(row);
+      first.push_back(static_cast<int32_t>(places.size()));
+    }
+    places.push_back(t);
+  }
+  first.push_back(static_cast<int32_t>(places.size()));
+  const Device device = args.dy.device();
+  const Tensor rows_there = upload(row_of, device), firsts = upload(first, device),
+               all = upload(places, device);
+  const int32_t *row = rows_there.data<int32_t>(), *begin = firsts.data<int32_t>(),
+                *place = all.data<int32_t>();
+  const Floats dy = floats(args.dy);
   float* dtable = args.dtable.f32();
-  // A token's first occurrence adds up all of them, in order: no two threads meet in a row of the table.
-  const Tensor links = Tensor::empty({T}, DType::i32, args.dy.device());
-  int32_t* next =
-      links.data<int32_t>();  // the token's next occurrence, T after the last; ~ of it where not first
-  for_each(stream, "embedding occurrences", T, [=] __device__(int64_t t) {
-    int64_t after = t + 1;
-    while (after < T && tokens[after] != tokens[t]) ++after;
-    bool first = true;
-    for (int64_t s = 0; s < t && first; ++s) first = tokens[s] != tokens[t];
-    next[t] = static_cast<int32_t>(first ? after : ~after);
-  });
-  for_each(stream, "embedding backward", T * d, [=] __device__(int64_t i) {
-    const int64_t t = i / d, c = i % d, row = tokens[t] - begin;
-    if (row < 0 || row >= rows || next[t] < 0) return;
-    float sum = dy[i];
-    for (int64_t s = next[t]; s < T; s = ~next[s]) sum += dy[s * d + c];
-    dtable[row * d + c] += sum;
-  });
+  for_each_in_rows(stream, "embedding backward", static_cast<int64_t>(row_of.size()), d,
+                   [=] __device__(int64_t n, int64_t c) {
+                     float sum = 0;
+                     for (int32_t p = begin[n]; p < begin[n + 1]; ++p) sum += dy[place[p] * d + c];
+                     dtable[row[n] * d + c] += sum;
+                   });
 }
 
 }  // namespace wuneng::kernels::cuda

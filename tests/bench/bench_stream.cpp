@@ -63,10 +63,10 @@ class Student {
   double step(TeacherSource& teacher, int64_t round) {  // milliseconds
     const auto begin = std::chrono::steady_clock::now();
     Tape tape;
-    LossSums sums;
+    const LossTotals totals;
     const Var hidden = model_.forward(tape, batch_, {});
     const Var loss = distillation_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
-                                       teacher.take(round, 0), {}, double(batch_.tokens.numel()), sums);
+                                       teacher.take(round, 0), {}, double(batch_.tokens.numel()), totals);
     teacher.release();
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();

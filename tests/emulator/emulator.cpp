@@ -5,11 +5,13 @@
 #include <boost/context/fixedsize_stack.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <vector>
 
 #include "cublas_v2.h"
 #include "cuda_runtime.h"
+#include "runtime/dtype.h"
 
 namespace emulator {
 namespace {
@@ -41,10 +43,17 @@ class StackPool {
 
 enum class State { ready, at_barrier, at_exchange, ended };
 
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes, count;
+};
+
 struct Thread {
   uint3 index;
   State state = State::ready;
   uint64_t value = 0;
+  std::vector<Copy> copies;  // under way
   context::fiber fiber;
 };
 
@@ -67,6 +76,7 @@ struct Block {
     const int count = static_cast<int>(threads.size());
     for (int t = 0; t < count; ++t) {
       threads[t].state = State::ready;
+      threads[t].copies.clear();
       threads[t].fiber = context::fiber(std::allocator_arg, StackPool(), [this, t](context::fiber&& back) {
         scheduler = std::move(back);
         (*body)();
@@ -189,6 +199,7 @@ Arena& arena() {
 }  // namespace
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  catch_up_kernels();
   const std::lock_guard lock(g_one_launch);
   const Arena::Open open(arena());
   blockDim = block, gridDim = grid;
@@ -312,6 +323,60 @@ void load_packed_tile(unsigned (&x)[4], const void* row, bool transposed) {
   }
 }
 
+void mma_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b_top, unsigned b_bottom) {
+  uint64_t held[3][kWarp];  // of every lane: a's first and last two words, b's two
+  const uint64_t mine[3] = {a[0] | uint64_t{a[1]} << 32, a[2] | uint64_t{a[3]} << 32,
+                            b_top | uint64_t{b_bottom} << 32};
+  for (int i = 0; i < 3; ++i) std::memcpy(held[i], gather(mine[i]), sizeof held[i]);
+  const auto at = [&](int which, int lane_of, int element) {
+    return __int_as_float(static_cast<int>(held[which][lane_of] >> 16 * element << 16));
+  };
+  const int g = lane() / 4, t = lane() % 4;
+  for (int e = 0; e < 4; ++e)
+    for (int k = 0; k < 16; ++k)
+      d[e] += at(k / 8, g * 4 + k % 8 / 2, e / 2 * 2 + k % 2) *
+              at(2, (2 * t + e % 2) * 4 + k % 8 / 2, k / 8 * 2 + k % 2);
+}
+
+void load_matrices(unsigned (&m)[4], const void* row, bool transposed) {
+  const uint64_t* const rows = gather(reinterpret_cast<uintptr_t>(row));
+  const auto begin = reinterpret_cast<uintptr_t>(g_block.shared.data());
+  for (int i = 0; i < 4; ++i) {
+    unsigned banks = 0;  // of 16 bytes
+    for (int r = 0; r < 8; ++r) {
+      const uint64_t at = rows[8 * i + r];
+      if (at % 16 || at < begin || at + 16 > begin + g_block.shared.size()) {
+        std::fprintf(stderr, "emulator: matrix %d's row %d is not 16 bytes of shared memory\n", i, r);
+        std::abort();
+      }
+      banks |= 1u << at / 16 % 8;
+    }
+    if (banks != 0xff) {
+      std::fprintf(stderr, "emulator: rows of matrix %d meet in a bank\n", i);
+      std::abort();
+    }
+    const auto element = [&](int r, int c) {
+      return unsigned{reinterpret_cast<const uint16_t*>(rows[8 * i + r])[c]};
+    };
+    const int g = lane() / 4, t = lane() % 4 * 2;
+    m[i] = transposed ? element(t, g) | element(t + 1, g) << 16 : element(g, t) | element(g, t + 1) << 16;
+  }
+}
+
+void copy_async(void* to, const void* from, int bytes, int count) {
+  std::memset(to, 0xff, bytes);
+  g_block.threads[g_block.current].copies.push_back({to, from, bytes, count});
+}
+
+void wait_for_copies() {
+  auto& copies = g_block.threads[g_block.current].copies;
+  for (const Copy& c : copies) {
+    std::memset(c.to, 0, c.bytes);
+    std::memcpy(c.to, c.from, c.count);
+  }
+  copies.clear();
+}
+
 uint64_t exchange(uint64_t value, int source) { return gather(value)[source]; }
 
 }  // namespace emulator
@@ -329,13 +394,47 @@ cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) {
 
 cudaError_t cudaFree(void*) { return cudaSuccess; }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  const emulator::Arena::Open open(emulator::arena());
-  std::memmove(to, from, bytes);
+namespace {
+
+// Page-locked memory: filled as a GPU's, so that what no copy has reached yet is seen.
+std::map<const char*, size_t> g_locked;  // sizes, by where they begin
+
+bool is_locked(const void* at) {
+  auto after = g_locked.upper_bound(static_cast<const char*>(at));
+  if (after == g_locked.begin()) return false;
+  --after;
+  return static_cast<const char*>(at) < after->first + after->second;
+}
+
+}  // namespace
+
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = std::malloc(bytes);
+  std::memset(*memory, 0xff, bytes);
+  g_locked[static_cast<char*>(*memory)] = bytes;
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaFreeHost(void* memory) {
+  g_locked.erase(static_cast<char*>(memory));
+  std::free(memory);
+  return cudaSuccess;
+}
+
+// Beside the host where its side is page-locked, else done when the call returns.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  const auto copy = [=] {
+    const emulator::Arena::Open open(emulator::arena());
+    std::memmove(to, from, bytes);
+  };
+  if (stream && (is_locked(to) || is_locked(from))) return emulator::put(stream, copy), cudaSuccess;
+  emulator::catch_up(stream);
+  copy();
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
+  emulator::catch_up(stream);
   const emulator::Arena::Open open(emulator::arena());
   std::memset(at, value, bytes);
   return cudaSuccess;
@@ -351,15 +450,20 @@ float element(const void* x, cudaDataType_t type, int64_t i) {
 // One column-major product, each sum in double and rounded once.
 void product(cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, float alpha, const void* a,
              cudaDataType_t a_type, int lda, const void* b, cudaDataType_t b_type, int ldb, float beta,
-             float* c, int ldc) {
+             void* c, cudaDataType_t c_type, int ldc) {
   for (int j = 0; j < n; ++j)
     for (int i = 0; i < m; ++i) {
       double sum = 0;
       for (int l = 0; l < k; ++l)
         sum += double(element(a, a_type, ta == CUBLAS_OP_N ? i + int64_t{l} * lda : l + int64_t{i} * lda)) *
                element(b, b_type, tb == CUBLAS_OP_N ? l + int64_t{j} * ldb : j + int64_t{l} * ldb);
-      float& out = c[i + int64_t{j} * ldc];
-      out = static_cast<float>(alpha * sum + (beta == 0 ? 0.0 : double(beta) * out));
+      const int64_t at = i + int64_t{j} * ldc;
+      const float out =
+          static_cast<float>(alpha * sum + (beta == 0 ? 0.0 : double(beta) * element(c, c_type, at)));
+      if (c_type == CUDA_R_32F)
+        static_cast<float*>(c)[at] = out;
+      else
+        static_cast<wuneng::bf16*>(c)[at] = wuneng::bf16(out);
     }
 }
 
@@ -372,16 +476,19 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, 
                                           const void* beta, void* c, cudaDataType_t c_type, int ldc,
                                           long long c_stride, int batch, cublasComputeType_t,
                                           cublasGemmAlgo_t) {
-  if (c_type != CUDA_R_32F || a_type != b_type || lda < std::max(1, ta == CUBLAS_OP_N ? m : k) ||
-      ldb < std::max(1, tb == CUBLAS_OP_N ? k : n) || ldc < std::max(1, m))
+  if ((c_type != CUDA_R_32F && c_type != a_type) || a_type != b_type ||
+      lda < std::max(1, ta == CUBLAS_OP_N ? m : k) || ldb < std::max(1, tb == CUBLAS_OP_N ? k : n) ||
+      ldc < std::max(1, m))
     return CUBLAS_STATUS_INVALID_VALUE;
+  emulator::catch_up_kernels();
   const emulator::Arena::Open open(emulator::arena());
-  const auto at = [](const void* x, cudaDataType_t type, long long i) {
-    return static_cast<const char*>(x) + i * (type == CUDA_R_32F ? 4 : 2);
+  const auto at = [](auto* x, cudaDataType_t type, long long i) {
+    using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(x)>>, const char, char>;
+    return static_cast<Byte*>(x) + i * (type == CUDA_R_32F ? 4 : 2);
   };
   for (int i = 0; i < batch; ++i)
     product(ta, tb, m, n, k, *static_cast<const float*>(alpha), at(a, a_type, i * a_stride), a_type, lda,
             at(b, b_type, i * b_stride), b_type, ldb, *static_cast<const float*>(beta),
-            static_cast<float*>(c) + i * c_stride, ldc);
+            at(c, c_type, i * c_stride), c_type, ldc);
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Holds the program's models against the float64 reference: logits over all option combinations, gradients against finite differences.
 
-usage: check_models.py REFERENCE_PROBE [quick] [cuda]
+usage: check_models.py REFERENCE_PROBE [quick] [cuda] [bf16]
+
+bf16: with bf16 activations, which a GPU alone has; bounds are wider by as much as they round more.
 """
 import itertools
 import json
@@ -81,19 +83,23 @@ def finite_difference(case, holder, name, direction, step=1e-6):
 # A random model can be so sensitive (a state reading near zero under its RMSNorm, say) that float32 cannot meet a fixed bound. What a bound refuses is
 # therefore measured: the reference's own answer when its parameters move by half a unit of float32's last place. An error within ROUNDINGS such moves
 # passes, is counted, and may not be common.
-ROUNDINGS = 16
+#
+# With bf16 activations that is the measure of most cases: their errors are about as large as one such move. A model whose logits a move changes by
+# more than TOO_MUCH is left out: its gradients are noise.
+ROUNDINGS, HALF_A_UNIT, TOO_MUCH = 16, 2.0 ** -24, np.inf
+LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN = 1e-5, 1e-5, 1e-4, 1e-5
 LARGEST_SHARE_OF_SENSITIVE_CASES = 0.05
 
 
 def sensitivity(case, answer):
-    """How far answer() moves, as a norm, when all parameters of the reference move by 2^-24 of themselves."""
+    """How far answer() moves, as a norm, when all parameters of the reference move by half a unit of the last place."""
     rng = np.random.default_rng(7)
     model, plain, moves = case["model"], answer(), []
     holders = [model] + model["layers"]
     for _ in range(2):
         kept = [{n: v for n, v in h.items() if n != "layers"} for h in holders]
         for h, k in zip(holders, kept):
-            h.update({n: v * (1 + 2.0 ** -24 * rng.standard_normal(v.shape)) for n, v in k.items()})
+            h.update({n: v * (1 + HALF_A_UNIT * rng.standard_normal(v.shape)) for n, v in k.items()})
         moves.append(np.linalg.norm(answer() - plain))
         for h, k in zip(holders, kept):
             h.update(k)
@@ -132,7 +138,7 @@ def check_gradients(case, out, rng, every_element):
             got = np.array([ours(u) for u in directions])
             norm = 0.0 if gradient is None else float(np.linalg.norm(gradient))
             error, scale = np.linalg.norm(got - wanted), max(np.linalg.norm(wanted), norm)
-        if not error <= 1e-4 * scale + 1e-8:
+        if not error <= GRADIENTS_WITHIN * scale + 1e-8:
             units = [u for u in np.eye(int(np.prod(shape))).reshape(-1, *shape)] if every_element else directions
             if error <= ROUNDINGS * sensitivity(case, lambda: np.array([finite_difference(case, holder, name, u) for u in units])):
                 case["sensitive"] = True
@@ -152,7 +158,7 @@ def check_golden(run, root):
         got = read_safetensors(os.path.join(directory, "out", "model.safetensors"))
         errors = {n: np.linalg.norm(got[n] - w) / np.linalg.norm(w) if n in got else np.inf
                   for n, w in wanted.items()}
-        bad = [n for n, e in errors.items() if not e <= 1e-5]
+        bad = [n for n, e in errors.items() if not e <= GOLDEN_WITHIN]
         for n in bad:
             print(f"golden {name}: {n}: relative error {errors[n]:.2e}")
         failed += bool(bad)
@@ -161,12 +167,16 @@ def check_golden(run, root):
 
 
 def main():
+    global ROUNDINGS, HALF_A_UNIT, TOO_MUCH, LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN, LARGEST_SHARE_OF_SENSITIVE_CASES
+    if "bf16" in sys.argv[2:]:
+        ROUNDINGS, HALF_A_UNIT, TOO_MUCH, LARGEST_SHARE_OF_SENSITIVE_CASES = 16, 2.0 ** -9, 0.03, 1
+        LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN = 1e-2, 1e-3, 5e-2, 5e-2
     if "cuda" in sys.argv[2:]:
         found = subprocess.run([sys.argv[1], "--device=cuda"], capture_output=True, text=True)
         if "no GPU found" in found.stderr:
             print("skipped:", found.stderr.strip())
             return 77
-    command = [sys.argv[1]] + (["--device=cuda"] if "cuda" in sys.argv[2:] else [])
+    command = [sys.argv[1]] + (["--device=cuda"] if "cuda" in sys.argv[2:] else []) + (["--activations=bf16"] if "bf16" in sys.argv[2:] else [])
 
     def run(directories):
         subprocess.run(command + directories, check=True)
@@ -186,17 +196,21 @@ def main():
         for at in range(0, len(cases), 64):
             run([case["directory"] for case in cases[at:at + 64]])
         passed, failed = check_golden(run, root)
-        worst = 0.0
+        worst, left_out = 0.0, 0
         for case in cases:
             out = read_safetensors(os.path.join(case["directory"], "out", "model.safetensors"))
             wanted = ref.forward(case["c"], case["model"], case["tokens"], case["starts"])
+            logits = lambda: ref.forward(case["c"], case["model"], case["tokens"], case["starts"])  # noqa: E731
+            if sensitivity(case, logits) > TOO_MUCH * np.linalg.norm(wanted):
+                left_out += 1
+                continue
             error = np.linalg.norm(out["logits"] - wanted) / np.linalg.norm(wanted)
             worst = max(worst, error)
-            failures = [] if error <= 1e-5 else [f"logits: relative error {error:.2e}"]
-            if failures and error * np.linalg.norm(wanted) <= ROUNDINGS * sensitivity(
-                    case, lambda: ref.forward(case["c"], case["model"], case["tokens"], case["starts"])):
+            failures = [] if error <= LOGITS_WITHIN else [f"logits: relative error {error:.2e}"]
+            if failures and error * np.linalg.norm(wanted) <= ROUNDINGS * sensitivity(case, logits):
                 failures, case["sensitive"] = [], True
-            if abs(out["loss"][0] - loss(case["c"], case["model"], case)) > 1e-5 * abs(out["loss"][0]):
+            off = abs(out["loss"][0] - loss(case["c"], case["model"], case))
+            if off > LOSS_WITHIN * abs(out["loss"][0]) and off > ROUNDINGS * sensitivity(case, lambda: loss(case["c"], case["model"], case)):
                 failures.append("loss differs")
             if case["gradient"]:
                 failures += check_gradients(case, out, rng, case["gradient"] == "every")
@@ -207,6 +221,9 @@ def main():
         sensitive = sum("sensitive" in case for case in cases)
         print(f"{sensitive} of {len(cases)} cases are too sensitive for the fixed bounds and pass within {ROUNDINGS} roundings")
         failed += sensitive > LARGEST_SHARE_OF_SENSITIVE_CASES * len(cases)
+        if left_out:
+            print(f"{left_out} of {len(cases)} cases are left out: half a unit of the last place moves their logits by more than {TOO_MUCH}")
+            failed += left_out > 0.6 * len(cases)
         print(f"worst relative error of the logits: {worst:.2e}")
         print(f"{passed} passed, {failed} failed")
         return 1 if failed or not passed else 0

@@ -1,6 +1,6 @@
-// reference_probe [--device=cuda] DIRECTORY...: runs each model directory on its tokens.json and writes
-// out.safetensors beside it: logits [T, V], loss [1] (mean cross entropy over labels >= 0) and grad.NAME for
-// every parameter. check_models.py holds these against the float64 reference.
+// reference_probe [--device=cuda [--activations=bf16]] DIRECTORY...: runs each model directory on its
+// tokens.json and writes out.safetensors beside it: logits [T, V], loss [1] (mean cross entropy over labels
+// >= 0) and grad.NAME for every parameter. check_models.py holds these against the float64 reference.
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -13,27 +13,30 @@ namespace {
 
 using namespace wuneng;
 
-void probe(const std::string& directory, Device device) {
+void probe(const std::string& directory, Device device, DType activations) {
   const auto input = nlohmann::json::parse(read_file(directory + "/tokens.json"));
   const auto tokens = input["tokens"].get<std::vector<int32_t>>(),
              labels = input["labels"].get<std::vector<int32_t>>();
   const int64_t T = static_cast<int64_t>(tokens.size());
   const ModelConfig config = ModelConfig::from_directory(directory);
-  Decoder model(config, Shard{.device = device}, DType::f32, input.value("recompute", false));
+  Decoder model(config, Shard{.device = device, .activations = activations}, DType::f32,
+                input.value("recompute", false));
   load_hugging_face(model, directory, 0);
   Tape tape(model.stream());
   const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),
                          input["documents"].get<std::vector<int64_t>>()};
   const Var hidden = model.forward(tape, batch, {});
   const Tensor logits = model.logits(hidden.value());
-  LossSums sums;
+  const LossTotals totals(device);
   const double divisor =
       static_cast<double>(std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l >= 0; }));
   const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {},
-                                     {.ce_share = 1, .chunk_tokens = 4}, divisor, sums);
+                                     {.ce_share = 1, .chunk_tokens = 4}, divisor, totals);
   loss.set_grad(Tensor::from<float>({1.0f}, {1}));
   tape.backward();
-  std::vector<std::pair<std::string, Tensor>> out = {{"logits", logits}, {"loss", loss.value()}};
+  const Tensor mean = loss.value().to(Device{});
+  std::vector<std::pair<std::string, Tensor>> out = {
+      {"logits", logits}, {"loss", Tensor::from<float>({static_cast<float>(mean.data<double>()[0])}, {1})}};
   for (const Parameter* p : model.parameters()) out.emplace_back("grad." + p->name, p->var.grad_buffer());
   std::vector<SafetensorsItem> items;
   for (const auto& [name, t] : out) items.push_back({name, t.dtype(), t.shape()});
@@ -49,12 +52,15 @@ void probe(const std::string& directory, Device device) {
 int main(int argc, char** argv) {
   int failed = 0;
   Device device;
+  DType activations = DType::f32;
   for (int i = 1; i < argc; ++i) {
     try {
       if (std::string(argv[i]) == "--device=cuda")
         device = parse_device("cuda", 0);
+      else if (std::string(argv[i]) == "--activations=bf16")
+        activations = DType::bf16;
       else
-        probe(argv[i], device);
+        probe(argv[i], device, activations);
     } catch (const std::exception& e) {
       std::fprintf(stderr, "reference_probe: %s: %s\n", argv[i], e.what());
       failed = 1;

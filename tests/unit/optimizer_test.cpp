@@ -31,7 +31,7 @@ Parameter make_parameter(const std::string& name, const std::vector<float>& valu
   p.name = name;
   p.global_shape = {n};
   p.held = p.owned = {0, n};
-  p.var = Var(Tensor::from(values, {n}).to(dtype), true);
+  p.var = Var(Tensor::from(values, {n}).to(dtype), true, DType::f32);
   return p;
 }
 
@@ -93,18 +93,14 @@ TEST(Adamw, SmallDecayIsNotRoundedToAFactor) {
   std::vector<float> start(n);
   for (int64_t i = 0; i < n; ++i) start[i] = 1 + static_cast<float>(i) / n;
   const Tensor w = Tensor::from(start, {n}), zero = Tensor::zeros({n});
-  kernels::adamw({}, {.master = w,
-                      .m = zero,
-                      .v = zero,
-                      .gradient = zero,
-                      .stored = {},
-                      .lr = lr,
-                      .beta1 = 0.9f,
-                      .beta2 = 0.95f,
-                      .eps = 1e-8f,
-                      .decay = decay,
-                      .gradient_scale = 1,
-                      .step = 1});
+  kernels::adamw(
+      {}, {.tensors = {{.master = w, .m = zero, .v = zero, .gradient = zero, .stored = {}, .decay = decay}},
+           .lr = lr,
+           .beta1 = 0.9f,
+           .beta2 = 0.95f,
+           .eps = 1e-8f,
+           .gradient_scale = 1,
+           .step = 1});
   double before = 0, lost = 0;
   for (int64_t i = 0; i < n; ++i) {
     before += start[i];
@@ -222,7 +218,7 @@ TEST(Optimizer, ContinuesFromSavedState) {
 
 TEST(Optimizer, RefusesOtherTypes) {
   Parameter p = make_parameter("w", {1});
-  p.var = Var(Tensor::zeros({1}, DType::f16), true);
+  p.var = Var(Tensor::zeros({1}, DType::f16), true, DType::f32);
   EXPECT_THROW(Optimizer({&p}, {}), Error);
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
 #include "kernels/pointwise.h"
+#include "kernels/reduce.h"
 #include "kernels/rope.h"
 #include "kernels/rows.h"
 
@@ -151,7 +152,7 @@ TEST(Twins, Rope) {
 
 // Where a weight is bf16, a GPU rounds the activations to bf16: these are such numbers already.
 Tensor activations(Side& side, Shape shape, DType weights) {
-  return side.normal(std::move(shape), weights).to(DType::f32);
+  return side.activation(side.normal(std::move(shape), weights).to(Device{}).to(DType::f32));
 }
 
 TEST_P(Weights, Matmul) {
@@ -220,61 +221,81 @@ TEST(Twins, Rows) {
 
 TEST_P(Weights, Embedding) {
   expect_twins_agree([](Side& side) {
-    const Tensor tokens = side.table(side.whole_numbers(T, 0, 12));
-    embedding(
-        side.stream,
-        {.table = side.normal({6, C}, GetParam()), .tokens = tokens, .begin = 4, .y = side.out({T, C})});
+    const Tensor tokens = Tensor::from(side.whole_numbers(T, 0, 12), {T});
+    embedding(side.stream, {.table = side.normal({6, C}, GetParam()),
+                            .tokens = tokens.to(side.stream.device),
+                            .begin = 4,
+                            .y = side.out({T, C})});
     embedding_backward(
         side.stream,
         {.dy = side.normal({T, C}), .tokens = tokens, .begin = 4, .dtable = side.sum({6, C}, DType::f32)});
   });
 }
 
-// Teacher slices in either type, at an offset in rows and columns, of a student's shard.
+// Teacher slices in either type, at an offset in rows and columns, of a student's shard; without them; and in
+// place.
 TEST_P(Weights, Losses) {
   expect_twins_agree([](Side& side) {
-    const int64_t n = 9, V = 300, columns = 170, first = 40;
-    const float inverse = 0.5f;
-    const auto maxima = [&] { return side.remember(side.uniform({n}, -9, -8)); };
-    const Tensor student = side.normal({n, V});
-    const TeacherColumns teacher{side.normal({n + 3, columns}, GetParam()), 3, first};
-    const Tensor s_max = maxima(), t_max = maxima();
-    logit_max(side.stream, {student, 0, first, columns, inverse, s_max});
-    logit_max(side.stream, {teacher.logits, 3, 0, columns, inverse, t_max});
-    const Tensor sums = side.remember(Tensor::zeros({3, n}, DType::f64, side.stream.device));
-    for (int i = 0; i < 2; ++i) kl_sums(side.stream, {student, teacher, inverse, s_max, t_max, sums});
-    const Tensor scale = side.uniform({n}, 0, 1);
-    kl_gradient(side.stream, {student, teacher, inverse, s_max, t_max, sums, scale, side.sum({n, V})});
-
-    const Tensor labels = side.table(std::vector<int32_t>{100, 399, -100, 99, 400, 250, 101, 0, 300});
-    const Tensor best = maxima(), two = side.remember(Tensor::zeros({2, n}, DType::f64, side.stream.device));
-    logit_max(side.stream, {student, 0, 0, V, 1, best});
-    cross_entropy_sums(side.stream, {student, labels, 100, best, two});
-    const Tensor some = side.table(std::vector<float>{0.5f, 0.5f, 0, 1, 1, 1, 0, 0.1f, 1});
-    cross_entropy_gradient(side.stream, {student, labels, 100, best, two, some, side.out({n, V})});
-    cross_entropy_gradient(side.stream, {student, labels, 100, best, two, some, side.remember(student)});
+    const int64_t n = 9, V = 2100;
+    LossInputs in{.logits = side.normal({n, V}, DType::f32),
+                  .teacher = {{side.normal({n + 3, 1170}, GetParam()), 3, 40},
+                              {side.normal({n, 5}, GetParam()), 0, 1210}},
+                  .inverse_temperature = 0.5f,
+                  .labels = side.table(std::vector<int32_t>{100, 2199, -100, 99, 2200, 250, 101, 0, 300}),
+                  .begin = 100};
+    const Tensor scale = side.table(std::vector<float>{0.5f, 0.5f, 0, 1, 1, 0, 0, 0.1f, 1}),
+                 other = side.table(std::vector<float>{0.5f, 0, 0, 1, 0, 1, 1, 0.1f, 1});
+    for (const bool teacher : {true, false}) {
+      if (!teacher) in.teacher.clear();
+      const Tensor maxima = side.out({3, n}, DType::f32),
+                   sums = side.remember(Tensor::zeros({5, n}, DType::f64, side.stream.device)),
+                   totals = side.remember(Tensor::zeros({3}, DType::f64, side.stream.device)),
+                   loss = side.remember(Tensor::zeros({1}, DType::f64, side.stream.device));
+      loss_statistics(side.stream, {in, maxima, sums});
+      const Tensor rebased = side.remember(sums.clone());
+      loss_rebase(side.stream, {maxima, side.uniform({3, n}, 4, 5, DType::f32), rebased});
+      loss_totals(side.stream, {maxima, sums, in.labels, 2.0f, teacher ? 0.3f : 1.0f, 7.0, totals, loss});
+      const Tensor none = Tensor::zeros({n}, DType::f32, side.stream.device);
+      loss_gradient(side.stream, {in, maxima, sums, teacher ? scale : none, other, side.out({n, V})});
+      loss_gradient(side.stream, {in, maxima, sums, none, other, side.remember(in.logits.clone())});
+    }
+    in.labels = side.table(std::vector<int32_t>(n, 100));
+    const Tensor maxima = side.out({3, n}, DType::f32),
+                 sums = side.remember(Tensor::zeros({5, n}, DType::f64, side.stream.device));
+    loss_statistics(side.stream, {in, maxima, sums});
+    loss_gradient(side.stream, {in, maxima, sums, scale, other, side.remember(in.logits)});
   });
 }
 
+// Tensors that fill no piece, and one that fills more than one.
 TEST(Twins, Adamw) {
   for (const bool narrow : {false, true})
     expect_twins_agree([&](Side& side) {
-      AdamwArgs args{.master = side.sum({C}),
-                     .m = side.sum({C}),
-                     .v = side.remember(side.uniform({C}, 0, 1)),
-                     .gradient = side.normal({C}),
-                     .lr = 1e-2f,
-                     .beta1 = 0.9f,
-                     .beta2 = 0.95f,
-                     .eps = 1e-8f,
-                     .decay = 0.1f,
-                     .gradient_scale = 0.5f,
-                     .step = 3};
-      if (narrow) args.stored = side.remember(Tensor::empty({C}, DType::bf16, side.stream.device));
+      AdamwArgs args{
+          .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = 0.5f, .step = 3};
+      for (const int64_t n : {int64_t{1}, C, int64_t{70'000}})
+        args.tensors.push_back(
+            {.master = side.sum({n}, DType::f32),
+             .m = side.sum({n}, DType::f32),
+             .v = side.remember(side.uniform({n}, 0, 1, DType::f32)),
+             .gradient = side.sum({n}, DType::f32),
+             .stored = narrow ? side.remember(Tensor::empty({n}, DType::bf16, side.stream.device)) : Tensor(),
+             .decay = n == C ? 0.0f : 0.1f});
       adamw(side.stream, args);
       args.step = 4;
       adamw(side.stream, args);
     });
+}
+
+TEST(Twins, SumOfSquares) {
+  expect_twins_agree([](Side& side) {
+    const Tensor sum = side.remember(Tensor::zeros({1}, DType::f64, side.stream.device));
+    for (int i = 0; i < 2; ++i)
+      sum_of_squares(side.stream, {.x = {side.normal({3}, DType::f32), side.normal({0}, DType::f32),
+                                         side.normal({70, 1000}, DType::f32)},
+                                   .sum = sum});
+    sum_of_squares(side.stream, {.x = {}, .sum = sum});
+  });
 }
 
 }  // namespace

@@ -1,0 +1,136 @@
+// The fused loss against the plain one in double precision: sums, and gradients of the hidden state and of
+// the output matrix.
+#include "model/loss.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+namespace wuneng {
+namespace {
+
+using Matrix = std::vector<std::vector<double>>;
+
+struct Case {
+  const char* name;
+  LossOptions options;
+  std::vector<Range> slices;  // of the teacher's columns; none: no teacher
+  DType teacher = DType::f32;
+};
+std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
+
+class Loss : public testing::TestWithParam<Case> {
+ protected:
+  static constexpr int64_t T = 11, d = 6, V = 40, kBegin = 100;  // this rank's columns: [100, 140)
+
+  Loss() {
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    const auto fill = [&](const Tensor& t) {
+      for (int64_t i = 0; i < t.numel(); ++i) t.f32()[i] = normal(random);
+      return t;
+    };
+    hidden_ = fill(Tensor::empty({T, d}));
+    teacher_ = fill(Tensor::empty({T, V})).to(GetParam().teacher).to(DType::f32);
+    head_.held = head_.owned = {kBegin, kBegin + V};
+    head_.var = Var(fill(Tensor::empty({V, d})), true);
+    labels_ = Tensor::from<int32_t>({100, 139, -100, 110, 120, 101, -100, 100, 133, 105, 110}, {T});
+  }
+
+  // softmax of a row's entries [0, count) with the rest 0, and the logarithm of the denominator.
+  static std::pair<std::vector<double>, double> softmax(const std::vector<double>& x, size_t count) {
+    double largest = x[0], sum = 0;
+    for (size_t c = 0; c < count; ++c) largest = std::max(largest, x[c]);
+    std::vector<double> p(x.size(), 0.0);
+    for (size_t c = 0; c < count; ++c) sum += p[c] = std::exp(x[c] - largest);
+    for (double& y : p) y /= sum;
+    return {p, largest + std::log(sum)};
+  }
+
+  Tensor hidden_, teacher_, labels_;
+  Parameter head_;
+};
+
+void expect_near(const Tensor& found, const Matrix& wanted, const char* what) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < wanted.size(); ++i)
+    for (size_t j = 0; j < wanted[i].size(); ++j) {
+      const double x = found.f32()[i * wanted[i].size() + j] - wanted[i][j];
+      error += x * x;
+      norm += wanted[i][j] * wanted[i][j];
+    }
+  EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(norm)) << what;
+}
+
+TEST_P(Loss, AgreesWithThePlainOne) {
+  const Case& c = GetParam();
+  const double t = c.options.temperature, share = c.options.ce_share, divisor = 7;
+  const size_t shared = c.slices.empty() ? 0 : c.slices.back().end - kBegin;
+  std::vector<TeacherSlice> slices;
+  for (const Range& r : c.slices) {
+    const Tensor part = Tensor::empty({T, r.size()});
+    for (int64_t i = 0; i < T; ++i)
+      for (int64_t j = 0; j < r.size(); ++j)
+        part.f32()[i * r.size() + j] = teacher_.f32()[i * V + r.begin - kBegin + j];
+    slices.insert(slices.begin(), {r, part.to(c.teacher)});  // in no order
+  }
+  // The plain loss.
+  Matrix dh(T, std::vector<double>(d, 0.0)), dw(V, std::vector<double>(d, 0.0));
+  double kl = 0, ce = 0, loss = 0;
+  for (int64_t i = 0; i < T; ++i) {
+    const int32_t label = labels_.data<int32_t>()[i];
+    if (label < 0) continue;
+    std::vector<double> x(V, 0.0), s(V), u(V), gradient(V, 0.0);
+    for (int64_t v = 0; v < V; ++v) {
+      for (int64_t j = 0; j < d; ++j)
+        x[v] += double(hidden_.f32()[i * d + j]) * head_.var.value().f32()[v * d + j];
+      s[v] = x[v] / t, u[v] = teacher_.f32()[i * V + v] / t;
+    }
+    double token_kl = 0;
+    if (shared > 0) {
+      const auto [p, log_z] = softmax(s, shared);
+      const auto [q, log_y] = softmax(u, shared);
+      for (size_t v = 0; v < shared; ++v) {
+        token_kl += t * t * q[v] * ((u[v] - log_y) - (s[v] - log_z));
+        gradient[v] += (1 - share) * t * (p[v] - q[v]) / divisor;
+      }
+    }
+    const auto [p, log_z] = softmax(x, V);
+    for (int64_t v = 0; v < V; ++v) gradient[v] += share * (p[v] - (v == label - kBegin ? 1 : 0)) / divisor;
+    kl += token_kl, ce += log_z - x[label - kBegin];
+    loss += ((1 - share) * token_kl + share * (log_z - x[label - kBegin])) / divisor;
+    for (int64_t v = 0; v < V; ++v)
+      for (int64_t j = 0; j < d; ++j) {
+        dh[i][j] += gradient[v] * head_.var.value().f32()[v * d + j];
+        dw[v][j] += gradient[v] * hidden_.f32()[i * d + j];
+      }
+  }
+  Tape tape;
+  const Var hidden(hidden_, true);
+  const LossTotals totals;
+  const Var found =
+      distillation_loss(tape, Comm(), hidden, &head_, labels_, slices, c.options, divisor, totals);
+  found.set_grad(Tensor::from<float>({1.0f}, {1}));
+  tape.backward();
+  const LossSums sums = totals.read();
+  EXPECT_EQ(sums.tokens, 9);
+  EXPECT_NEAR(sums.kl, kl, 1e-6 * std::abs(kl) + 1e-9);
+  EXPECT_NEAR(sums.ce, ce, 1e-6 * ce);
+  EXPECT_NEAR(found.value().data<double>()[0], loss, 1e-6 * std::abs(loss));
+  expect_near(hidden.grad(), dh, "gradient of the hidden state");
+  expect_near(head_.var.grad(), dw, "gradient of the output matrix");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Loss,
+    testing::Values(
+        Case{"cross_entropy", {.ce_share = 1, .chunk_tokens = 4}, {}},
+        Case{"kl", {.chunk_tokens = 100}, {{100, 140}}},
+        Case{"kl_of_fewer_columns", {.temperature = 2, .chunk_tokens = 3}, {{100, 117}, {117, 133}}},
+        Case{"both", {.temperature = 0.5f, .ce_share = 0.3f, .chunk_tokens = 4}, {{100, 117}, {117, 139}}},
+        Case{"narrow_teacher", {.ce_share = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace wuneng
