@@ -208,11 +208,12 @@ __device__ inline Tile unit_inverse(Tile x, Tile transposed) {
   for (int i = 0; i < 8; ++i) inverse.x[i] += x.x[i];
 #pragma unroll 1
   for (int power = 2; power < kTile; power *= 2) {
-    Tile square{}, square_transposed{}, next = inverse;
-    if (2 * power < kTile) add_exact<T>(square, x, transposed);
+    Tile square{}, square_transposed{};
     add_exact<T>(square_transposed, transposed, x);
-    add_exact<T>(next, inverse, square_transposed);
-    x = square, transposed = square_transposed, inverse = next;
+    if (2 * power < kTile) add_exact<T>(square, x, transposed);
+    x = square, transposed = square_transposed;
+    const Tile before = inverse;
+    add_exact<T>(inverse, before, transposed);
   }
   return inverse;
 }

@@ -41,8 +41,11 @@ struct Shared {
   static constexpr int kSmall = tile_pitch(kTile);
   Chunk<T, W> c;
   alignas(16) T dY[kC * Chunk<T, W>::P], Q[kC * Chunk<T, W>::P];  // [16, P], of one reader
-  alignas(16) T E[W * Chunk<T, W>::P];                            // [key, value]
-  alignas(16) T dP[W * kSmall];                                   // [value, t]
+  union {
+    alignas(16) T E[W * Chunk<T, W>::P];  // [key, value]
+    Tile sums[3][2 * W];                  // then each thread's own: see Sum
+  };
+  alignas(16) T dP[W * kSmall];  // [value, t]
   alignas(16) T A_ak[kC * kSmall], inverse[kC * kSmall];
   alignas(16) T pairs[2][kC * kSmall], dpairs[2][kC * kSmall];  // A_qk, A_qb; dA_qk, dA_qb
   alignas(16) T dP_pairs[2][kC * kSmall];                       // dA_ak, dA_ab
@@ -55,22 +58,23 @@ struct Scratch {
   Tile dS[W / kTile][2 * W];                   // while they are computed
 };
 
+// The keys' sums [key, t], which with dS would not all fit a thread's registers. passed: what row t adds to
+// the decays after it.
+enum Sum { kDk, kDb, kPassed };
+
 template <class T, int W>
 struct Backward {
   static constexpr int P = Chunk<T, W>::P, kTiles = W / kTile, kSmall = Shared<T, W>::kSmall;
   const Inputs<T>& in;
   Shared<T, W>& s;
   Scratch<T, W>& scratch;
-  const int64_t n;
-  const int warp, own;  // own: the warp's first channel
+  const int n, warp;
+  int own;  // the warp's first channel
 
   State<T, W, true> dS;     // then E, then dS_0
   const Factor<T>* states;  // S_0's tiles [key, value], 2 W apart
-  int64_t row;
-  int C;
+  int row, C;
   Tile dV, dU;    // [value, t]
-  Tile dk, db;    // [key, t]
-  Tile passed;    // [key, s]: what row s adds to the decays after it
   float base[2];  // of the keys own + lane / 4 and + 8: what all rows share, this lane's part of the sum
 
   __device__ Factor<T> own_rows(const T* x) const { return load_tile<true>(x + own, P); }  // [channel, t]
@@ -78,9 +82,10 @@ struct Backward {
   __device__ Factor<T> small_transposed(const T* x) const { return load_tile<true>(x, kSmall); }
 
   // The states before the group's chunks, from the kept one, into scratch.
-  __device__ void compute_states(const float* kept, int64_t begin, int count, const T* removed) {
+  __device__ void compute_states(const float* kept, int begin, int count, const T* removed) {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) scratch.dS[b][threadIdx.x] = dS.m[b];
+    asm volatile("" ::: "memory");  // else the compiler keeps dS in registers as well
     State<T, W, true> state;
     state.load(kept, in.D, own);
     for (int at = 0; at < count; at += kC) {
@@ -88,6 +93,7 @@ struct Backward {
       for (int b = 0; b < kTiles; ++b) scratch.states[at / kC][b][threadIdx.x] = factor<T>(state.m[b]);
       if (at + kC >= count) break;
       s.c.load(in, begin + at, kC, n, removed);
+      s.c.prefetch(in, begin + at + kC, min(kC, count - at - kC), n, removed);
       __syncthreads();
       state.advance(s.c, own);
       __syncthreads();
@@ -96,7 +102,7 @@ struct Backward {
     for (int b = 0; b < kTiles; ++b) dS.m[b] = scratch.dS[b][threadIdx.x];
   }
 
-  __device__ void load_reading(const Reading<T>& reading, int64_t R, int32_t h) {
+  __device__ void load_reading(const Reading<T>& reading, int64_t R, int h) {
     s.c.load_rows(reading.dy, row, C, R, h, in.D, s.dY, false);
     s.c.load_rows(reading.r, row, C, R, h, in.D, s.Q, true);
   }
@@ -153,7 +159,8 @@ struct Backward {
 
   // What reaches the keys, the same three ways.
   __device__ void keys_through_state() {
-    dk = {}, db = {}, passed = {}, base[0] = base[1] = 0;
+    base[0] = base[1] = 0;
+    Tile dk{}, db{};
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) {
       const Factor<T> E = factor<T>(dS.m[b]);
@@ -161,19 +168,20 @@ struct Backward {
       add_product(db, E, load_tile(s.c.U() + b * kTile, P));
       shared_by_all(dS.m[b], values(states[b * 2 * W]));
     }
+    sum(kDk) = dk, sum(kDb) = db, sum(kPassed) = {};
   }
   __device__ void keys_through_reading() {
     const Factor<T> Q = own_rows(s.Q);
     Tile dq{};
 #pragma unroll
-    for (int b = 0; b < kTiles; ++b) {
-      add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
-      add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
-    }
+    for (int b = 0; b < kTiles; ++b) add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
+#pragma unroll 2
+    for (int b = 0; b < kTiles; ++b) add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
     shared_by_all(values(Q), dq);
     through_pairs(Q, s.dpairs, dq);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) passed.x[i] -= values(Q).x[i] * dq.x[i];
+    Tile passed = sum(kPassed);
+    add_terms(passed, Q, dq, -1);
+    sum(kPassed) = passed;
   }
   // Of each half dA_ak, dA_ab, by a warp.
   __device__ void dP_tiles() {
@@ -191,15 +199,14 @@ struct Backward {
     const Factor<T> A = own_rows(s.c.A);
     Tile da{};
 #pragma unroll
-    for (int b = 0; b < kTiles; ++b) {
-      const T* dP = s.dP + b * kTile * kSmall;
-      add_product(da, states[b * 2 * W], small_transposed(dP));
-      add_product(dS.m[b], A, small(dP));
-    }
+    for (int b = 0; b < kTiles; ++b) add_product(dS.m[b], A, small(s.dP + b * kTile * kSmall));
+#pragma unroll 2
+    for (int b = 0; b < kTiles; ++b)
+      add_product(da, states[b * 2 * W], small_transposed(s.dP + b * kTile * kSmall));
     shared_by_all(values(A), da);
     __syncthreads();
     through_pairs(A, s.dP_pairs, da);
-    finish(values(A), da, out);
+    finish(A, da, out);
   }
 
   // To what all rows of the decays share: sum over the columns of x o y.
@@ -210,43 +217,62 @@ struct Backward {
   // From the pairs of X with K and with B: dx += (dpairs_0 K + dpairs_1 B)^T, dk += (dpairs_0^T X)^T, db
   // likewise.
   __device__ void through_pairs(const Factor<T>& X, const T (&dpairs)[2][kC * kSmall], Tile& dx) {
-    add_product(dx, own_rows(s.c.K()), small(dpairs[0]));
-    add_product(dx, own_rows(s.c.B()), small(dpairs[1]));
-    add_product(dk, X, small_transposed(dpairs[0]));
-    add_product(db, X, small_transposed(dpairs[1]));
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Tile& kept = sum(half ? kDb : kDk);
+      Tile total = kept;
+      add_product(total, X, small_transposed(dpairs[half]));
+      kept = total;
+      add_product(dx, own_rows(s.c.KB + half * kC * P), small(dpairs[half]));
+    }
+  }
+  __device__ Tile& sum(Sum which) { return s.sums[which][threadIdx.x]; }
+  // sum += sign x o y
+  __device__ static void add_terms(Tile& sum, const Factor<T>& x, const Tile& y, float sign) {
+    const Tile wide = values(x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum.x[i] += sign * wide.x[i] * y.x[i];
   }
 
   // Out of the decayed coordinates and into the results.
-  __device__ void finish(const Tile& A, const Tile& da, const Gradients<T>& out) {
-    const Tile K = values(own_rows(s.c.K())), B = values(own_rows(s.c.B()));
-    Tile removed, dlog_w;
+  __device__ void finish(const Factor<T>& A, const Tile& da, const Gradients<T>& out) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       base[half] += __shfl_xor_sync(~0u, base[half], 1);
       base[half] += __shfl_xor_sync(~0u, base[half], 2);
     }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      passed.x[i] += K.x[i] * dk.x[i] + B.x[i] * db.x[i];
-      removed.x[i] = -A.x[i] * da.x[i];
-      dlog_w.x[i] = base[i / 2 % 2];
-    }
-    add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
-    add_exact(dlog_w, removed, factor<T>(tile_from([](int t, int i) { return i <= t ? 1.0f : 0.0f; })));
     const auto store = [&](T* x, auto value) {
       store_rows(x, row, C, in.N, n, in.D, own, [&](int i) {
-        const int t = tile_column(i), c = own + tile_row(i);
-        return value(i, ((row + t) * in.N + n) * in.D + c, s.c.grow + t * W + c);
+        const float* const g = s.c.grow + tile_column(i) * W + own + tile_row(i);
+        return value(i, g[0], 1.0f / g[W]);  // e^{g_{t-1}}, e^{-g_t}
       });
     };
-    // g points to e^{g_{t-1}}, and a row on to e^{g_t}.
-    store(out.dlog_w, [&](int i, int64_t, const float*) { return dlog_w.x[i]; });
-    store(out.dk, [&](int i, int64_t, const float* g) { return dk.x[i] / g[W]; });
-    store(out.dkappa, [&](int i, int64_t at, const float* g) {
-      return as_float(in.rate[at]) * db.x[i] / g[W] - da.x[i] * g[0];
-    });
-    store(out.drate,
-          [&](int i, int64_t at, const float* g) { return as_float(in.kappa[at]) * db.x[i] / g[W]; });
+    // Of an input's element i.
+    const int64_t from = (int64_t{row} * in.N + n) * in.D + own;
+    const auto input = [&, stride = opaque(static_cast<int>(in.N) * in.D)](const T* x, int i) {
+      return as_float(x[from + tile_column(i) * stride + tile_row(i)]);
+    };
+    Tile passed = sum(kPassed);
+    {
+      const Tile dk = sum(kDk);
+      add_terms(passed, own_rows(s.c.K()), dk, 1);
+      store(out.dk, [&](int i, float, float down) { return dk.x[i] * down; });
+    }
+    {
+      const Tile db = sum(kDb);
+      add_terms(passed, own_rows(s.c.B()), db, 1);
+      store(out.dkappa, [&](int i, float before, float down) {
+        return input(in.rate, i) * db.x[i] * down - da.x[i] * before;
+      });
+      store(out.drate, [&](int i, float, float down) { return input(in.kappa, i) * db.x[i] * down; });
+    }
+    Tile dlog_w;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) dlog_w.x[i] = base[i / 2 % 2];
+    add_terms(dlog_w, A, da, -1);
+    add_terms(passed, A, da, -1);
+    add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
+    store(out.dlog_w, [&](int i, float, float) { return dlog_w.x[i]; });
   }
 
   // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`. The values'
@@ -254,10 +280,14 @@ struct Backward {
   // keys take them from the last to the first, which is still there.
   __device__ void run(int chunk, const T* removed, const Readings<T>& readings, int32_t first, int32_t last,
                       const Gradients<T>& out) {
+    own = opaque(own);
     states = &scratch.states[chunk][0][threadIdx.x];
     const int each = last - first, count = each * readings.count;
     const auto load = [&](int i) {
-      load_reading(i < each ? readings.first : readings.second, readings.R, first + i % each);
+      const bool of_first = i < each;
+      load_reading({of_first ? readings.first.dy : readings.second.dy,
+                    of_first ? readings.first.r : readings.second.r},
+                   readings.R, first + i % each);
     };
     const auto exchange = [&](int i) {
       __syncthreads();
@@ -280,6 +310,7 @@ struct Backward {
     }
     values_through_removal(out.dv);
     __syncthreads();
+    own = opaque(own);
     dP_tiles();
     keys_through_state();
     for (int i = count - 1; i >= 0; --i) {
@@ -293,21 +324,20 @@ struct Backward {
 
 template <class T, int W>
 __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
-    backward_kernel(Inputs<T> in, const int64_t* segments, int64_t chains, const int32_t* readers,
+    backward_kernel(Inputs<T> in, const int64_t* segments, int chains, const int32_t* readers,
                     Readings<T> readings, const float* chunk_states, const T* removed, const float* dfinal,
                     Gradients<T> out, Scratch<T, W>* scratch) {
   auto& s = *wuneng::cuda::shared_memory<Shared<T, W>>();
   const int64_t square = int64_t{in.D} * in.D;
-  for (int64_t chain = blockIdx.x; chain < chains; chain += gridDim.x) {
-    const int64_t n = chain % in.N, *segment = segments + chain / in.N * 3;
-    const int64_t begin = segment[0], count = segment[1], first_kept = segment[2];
-    const int warp = threadIdx.x / kWarp;
+  for (int chain = blockIdx.x; chain < chains; chain += gridDim.x) {
+    const int64_t* const segment = segments + chain / in.N * 3;
+    const int begin = static_cast<int>(segment[0]), count = static_cast<int>(segment[1]),
+              n = static_cast<int>(chain % in.N), warp = static_cast<int>(threadIdx.x) / kWarp;
     Backward<T, W> b{in, s, scratch[blockIdx.x], n, warp, warp * kTile};
     b.dS.load(dfinal ? dfinal + chain * square : nullptr, in.D, b.own);
-    for (int64_t group = (count - 1) / kKept; group >= 0; --group) {
-      const int64_t first = begin + group * kKept;
-      const int rows = static_cast<int>(min(int64_t{kKept}, count - group * kKept));
-      b.compute_states(chunk_states + ((first_kept + group) * in.N + n) * square, first, rows, removed);
+    for (int group = (count - 1) / kKept; group >= 0; --group) {
+      const int first = begin + group * kKept, rows = min(kKept, count - group * kKept);
+      b.compute_states(chunk_states + ((segment[2] + group) * in.N + n) * square, first, rows, removed);
       for (int chunk = (rows - 1) / kC; chunk >= 0; --chunk) {
         b.row = first + chunk * kC, b.C = min(kC, rows - chunk * kC);
         b.run(chunk, removed, readings, readers[2 * n], readers[2 * n + 1], out);
@@ -340,9 +370,9 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
     const Tensor scratch = Tensor::empty(
         {blocks * static_cast<int64_t>(sizeof(Scratch<T, W>) / sizeof(float))}, DType::f32, device);
     wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel<T, W>, dim3(blocks), dim3(2 * W),
-                         sizeof(Shared<T, W>), in, segments.data<int64_t>(), chains, readers.data<int32_t>(),
-                         readings, args.chunk_states.f32(), args.removed.data<T>(), optional(args.dfinal),
-                         out, static_cast<Scratch<T, W>*>(scratch.raw()));
+                         sizeof(Shared<T, W>), in, segments.data<int64_t>(), static_cast<int>(chains),
+                         readers.data<int32_t>(), readings, args.chunk_states.f32(), args.removed.data<T>(),
+                         optional(args.dfinal), out, static_cast<Scratch<T, W>*>(scratch.raw()));
   });
 }
 

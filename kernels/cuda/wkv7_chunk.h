@@ -33,6 +33,13 @@ Inputs<T> inputs_of(const Wkv7Inputs& in) {
           static_cast<int>(in.k.dim(2))};
 }
 
+// x, though the compiler cannot know it: what follows from it is computed again for each chunk, where it
+// would else lie in registers along the whole chain, beside the state.
+__device__ inline int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 template <class T, int W>
 struct Chunk {
   static constexpr int P = tile_pitch(W), kHalf = kC / 2;
@@ -50,7 +57,7 @@ struct Chunk {
   // Rows [row, row + C) of state head n; the others of the 16 are zero and do not decay. removed: null where
   // U is still to be found. A thread has a channel, and of it one half of the rows.
   __device__ void load(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
-    const int64_t stride = in.N * in.D;
+    const int stride = opaque(static_cast<int>(in.N) * in.D);
     for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
       const int c = e % W, first = e / W * kHalf, real = c < in.D ? C : 0;
       int64_t at = row * stride + n * in.D + c;
@@ -80,15 +87,38 @@ struct Chunk {
     }
   }
 
+  // Asks the L2 cache for rows that are to come, a line a thread.
+  __device__ static void prefetch(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
+    constexpr int kLine = 128 / sizeof(T), kLines = (W + kLine - 1) / kLine;  // of a row
+    for (int e = threadIdx.x; e < 6 * C * kLines; e += blockDim.x) {
+      const int which = e / (C * kLines), t = e / kLines % C, c = e % kLines * kLine;
+      const T* const x = which == 0   ? in.log_w
+                         : which == 1 ? in.k
+                         : which == 2 ? in.v
+                         : which == 3 ? in.kappa
+                         : which == 4 ? in.rate
+                                      : removed;
+      if (x && c < in.D) prefetch_line(x + ((row + t) * in.N + n) * in.D + c);
+    }
+  }
+  __device__ static void prefetch_line(const T* at) {
+#ifdef __CUDACC__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#else
+    (void)at;
+#endif
+  }
+
   // Rows [row, row + C) of head h of x [T, heads, D] to [16, P], by the threads that have these channels and
   // rows in load(); scaled: times e^{g_t}.
   __device__ void load_rows(const T* x, int64_t row, int C, int64_t heads, int64_t h, int D, T* to,
                             bool scaled) const {
     for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
       const int c = e % W, first = e / W * kHalf, real = c < D ? C : 0;
-      int64_t at = ((row + first) * heads + h) * D + c;
-#pragma unroll
-      for (int t = first; t < first + kHalf; ++t, at += heads * D) {
+      const int stride = opaque(static_cast<int>(heads) * D);
+      int64_t at = (row + first) * stride + h * D + c;
+#pragma unroll 4
+      for (int t = first; t < first + kHalf; ++t, at += stride) {
         const float value = t < real ? as_float(x[at]) : 0.0f;
         assign(to[t * P + c], scaled ? value * grow[(t + 1) * W + c] : value);
       }
@@ -101,28 +131,12 @@ struct Chunk {
 template <class T, class F>
 __device__ void store_rows(T* x, int64_t row, int C, int64_t heads, int64_t h, int D, int first, F value) {
   T* const from = x + (row * heads + h) * D + first;
+  const int stride = opaque(static_cast<int>(heads) * D);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int c = tile_row(i), t = tile_column(i);
-    if (t < C && first + c < D) assign(from[t * heads * D + c], value(i));
+    if (t < C && first + c < D) assign(from[t * stride + c], value(i));
   }
-}
-
-// Asks the L2 cache for rows [row, row + count) of head h of x [T, heads, D]: a part of a block's threads,
-// from `thread` on, a cache line each.
-template <class T>
-__device__ void prefetch_rows(const T* x, int64_t row, int count, int64_t heads, int64_t h, int D,
-                              int thread) {
-#ifdef __CUDACC__
-  constexpr int kLine = 128 / sizeof(T);
-  const int lines = (D + kLine - 1) / kLine, mine = static_cast<int>(threadIdx.x) - thread;
-  if (mine >= 0 && mine < count * lines) {
-    const T* const at = x + ((row + mine / lines) * heads + h) * D + mine % lines * kLine;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-  }
-#else
-  (void)x, (void)row, (void)count, (void)heads, (void)h, (void)D, (void)thread;
-#endif
 }
 
 // f.operator()<T, W>() for the activations of `in`.
