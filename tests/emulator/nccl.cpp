@@ -123,12 +123,20 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t* error) {
   return *error = ncclSuccess, ncclSuccess;
 }
 
-ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  ++comm->shared->left;
   munmap(comm->shared, comm->bytes);
   delete comm;
   return ncclSuccess;
 }
-ncclResult_t ncclCommAbort(ncclComm_t comm) { return ncclCommDestroy(comm); }
+// As NCCL's on one node: returns when all ranks have come.
+ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  ++comm->shared->left;
+  while (comm->shared->left < comm->ranks) sched_yield();
+  munmap(comm->shared, comm->bytes);
+  delete comm;
+  return ncclSuccess;
+}
 
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t op,
                            ncclComm_t comm, cudaStream_t stream) {
