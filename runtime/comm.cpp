@@ -85,8 +85,8 @@ void Comm::connect_messages(Device device, const std::vector<Way>& ways) const {
     sends ? send(bytes, peer, 0, what) : recv(bytes, peer, 0, what);
     const Gate call(*impl_, Call::message(sends ? "connect to" : "connect from", "messages", bytes, peer, 0));
     const watchdog::Waiting waiting(call.text());
-    (sends ? impl_->ways_to : impl_->ways_from)[peer] =
-        std::make_shared<cuda::NcclWay>(to_id(bytes), sends, device, call.text());
+    impl_->ways.push_back(std::make_shared<cuda::NcclWay>(to_id(bytes), sends, device, call.text()));
+    (sends ? impl_->ways_to : impl_->ways_from)[peer] = impl_->ways.back();
   }
 }
 

@@ -57,6 +57,7 @@ Comm::Impl::~Impl() {
   nccl.reset();
   ways_to.clear();
   ways_from.clear();
+  for (auto& way : ways) way.reset();  // in one order on all ranks: two ranks leave a way together
   int finalized = 0;
   if (comm == MPI_COMM_NULL || comm == MPI_COMM_WORLD) return;
   if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);

@@ -41,6 +41,7 @@ struct Comm::Impl {
 
   using Ways = std::map<int, std::shared_ptr<cuda::NcclWay>>;  // by peer
   Ways ways_to, ways_from;                                     // after connect_messages()
+  std::vector<std::shared_ptr<cuda::NcclWay>> ways;            // all of them, as they were made
 
   bool by_nccl(const Tensor& tensor) const { return nccl && tensor.device().kind == DeviceKind::cuda; }
   static std::shared_ptr<cuda::NcclWay> way(const Ways& ways, const Tensor& tensor, int peer) {

@@ -16,6 +16,8 @@ using namespace wuneng::cuda;
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 constexpr int kAcross = 64;  // rows of the tiles that a block goes through
+constexpr int kStrip = 32;   // of them at a time in the backward, which has two tiles of scores
+constexpr int kNever = 1 << 30;
 constexpr float kLog2e = std::numbers::log2e_v<float>, kLn2 = std::numbers::ln2_v<float>;
 
 // 16 rows, so many times, are a warp's: as many as leave its sums in registers.
@@ -74,25 +76,30 @@ struct QueryTile {
     const auto tile_of = [&](int turn, int which) {
       return RowTile<D>{shared + (turn % 2 * 2 + which) * RowTile<D>::bytes(kAcross)};
     };
+    const int64_t pitch = int64_t{p.G} * D;
+    int64_t from = s.k_begin * pitch + g * D;
+    int left = keys, most = first + row < s.q_count ? seen(0) : -kNever;
     const auto copy = [&](int turn) {
-      const int64_t from = int64_t{s.k_begin} + turn * kAcross, last = int64_t{s.k_begin} + keys;
-      copy_rows<kAcross, kThreads>(tile_of(turn, 0), p.k + g * D, int64_t{p.G} * D, from, last);
-      copy_rows<kAcross, kThreads>(tile_of(turn, 1), p.v + g * D, int64_t{p.G} * D, from, last);
+      copy_rows<kAcross, kThreads>(tile_of(turn, 0), p.k + from, pitch, left);
+      copy_rows<kAcross, kThreads>(tile_of(turn, 1), p.v + from, pitch, left);
+      from += kAcross * pitch, left -= kAcross;
     };
     copy(0);
-    for (int turn = 0; turn * kAcross < keys; ++turn) {
+    for (int turn = 0;; ++turn, most -= kAcross) {
       wait_for_copies();
       __syncthreads();  // the tile is there, and nobody needs the one before it
-      if ((turn + 1) * kAcross < keys) copy(turn + 1);
-      const int most = seen(turn * kAcross);
-      if (most + 16 * kHeight > 0 && first + row < s.q_count) f(most, tile_of(turn, 0), tile_of(turn, 1));
+      const bool last = left <= 0;
+      if (!last) copy(turn + 1);
+      if (most + 16 * kHeight > 0) f(most, tile_of(turn, 0), tile_of(turn, 1));
+      if (last) break;
     }
   }
 };
 
-template <int kHeight>
-__device__ void mask_keys(Sums<kHeight, kAcross / 8>& scores, int seen) {
-  if (seen < kAcross - 1) mask(scores, -INFINITY, [&](int row, int column) { return column - row <= seen; });
+template <int kHeight, int kWidth>
+__device__ void mask_keys(Sums<kHeight, kWidth>& scores, int seen) {
+  if (seen < 8 * kWidth - 1)
+    mask(scores, -INFINITY, [&](int row, int column) { return column - row <= seen; });
 }
 
 template <int D>
@@ -104,14 +111,15 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
   char* const shared = shared_memory<char>();
   const QueryTile<kHeight> tile(p);
   const RowTile<D> q_tile{shared};
-  copy_rows<kRows, kThreads>(q_tile, p.q + tile.h * D, int64_t{p.H} * D, tile.begin(), tile.end());
+  copy_rows<kRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
+                             tile.s.q_count - tile.first);
   const float scale = p.scale_of_base_2();
   Sums<kHeight, D / 8> sums;
   float best[kHeight][2], total[kHeight][2] = {};  // total: of this lane's columns alone
 #pragma unroll
   for (int m = 0; m < kHeight; ++m) best[m][0] = best[m][1] = -INFINITY;
   tile.template for_keys<D>(p, shared + RowTile<D>::bytes(kRows), [&](int seen, auto k_tile, auto v_tile) {
-    auto scores = scores_of<kHeight, kAcross / 8>(q_tile, tile.row, k_tile);
+    auto scores = scores_of<kHeight, kAcross / 8>(q_tile, tile.row, k_tile, 0);
     mask_keys(scores, seen);
 #pragma unroll
     for (int m = 0; m < kHeight; ++m)
@@ -136,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) sums.of[m][n][2 * half] *= keep, sums.of[m][n][2 * half + 1] *= keep;
       }
-    add_weighted(sums, scores, v_tile);
+    add_weighted(sums, scores, v_tile, 0);
   });
 #pragma unroll
   for (int m = 0; m < kHeight; ++m)
@@ -187,8 +195,10 @@ __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16
   char* const shared = shared_memory<char>();
   const QueryTile<kHeight> tile(p);
   const RowTile<D> q_tile{shared}, do_tile{shared + RowTile<D>::bytes(kRows)};
-  copy_rows<kRows, kThreads>(q_tile, p.q + tile.h * D, int64_t{p.H} * D, tile.begin(), tile.end());
-  copy_rows<kRows, kThreads>(do_tile, p.dout + tile.h * D, int64_t{p.H} * D, tile.begin(), tile.end());
+  copy_rows<kRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
+                             tile.s.q_count - tile.first);
+  copy_rows<kRows, kThreads>(do_tile, p.dout + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
+                             tile.s.q_count - tile.first);
   RowNumbers mine[kHeight][2];
 #pragma unroll
   for (int m = 0; m < kHeight; ++m)
@@ -201,14 +211,17 @@ __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16
   Sums<kHeight, D / 8> sums;
   tile.template for_keys<D>(
       p, shared + 2 * RowTile<D>::bytes(kRows), [&](int seen, auto k_tile, auto v_tile) {
-        auto scores = scores_of<kHeight, kAcross / 8>(q_tile, tile.row, k_tile);
-        const auto dp = scores_of<kHeight, kAcross / 8>(do_tile, tile.row, v_tile);
-        mask_keys(scores, seen);
-        each_sum<kHeight, kAcross / 8>([&](int m, int half, int n, int e, int, int) {
-          float& x = scores.of[m][n][2 * half + e];
-          x = fast_exp2(scale * x - mine[m][half].lse) * (dp.of[m][n][2 * half + e] - mine[m][half].delta);
-        });
-        add_weighted(sums, scores, k_tile);
+#pragma unroll 1
+        for (int from = 0; from < kAcross && seen - from + 16 * kHeight > 0; from += kStrip) {
+          auto scores = scores_of<kHeight, kStrip / 8>(q_tile, tile.row, k_tile, from);
+          const auto dp = scores_of<kHeight, kStrip / 8>(do_tile, tile.row, v_tile, from);
+          mask_keys(scores, seen - from);
+          each_sum<kHeight, kStrip / 8>([&](int m, int half, int n, int e, int, int) {
+            float& x = scores.of[m][n][2 * half + e];
+            x = fast_exp2(scale * x - mine[m][half].lse) * (dp.of[m][n][2 * half + e] - mine[m][half].delta);
+          });
+          add_weighted(sums, scores, k_tile, from);
+        }
       });
   store_rows<false>(sums, p.scale, dq + tile.h * D, int64_t{p.H} * D, tile.begin() + tile.row, tile.end());
 }
@@ -253,7 +266,7 @@ constexpr int kKeyGradBytes = RowTile<D>::bytes(2 * rows_of_block(kBackwardHeigh
 // dk = scale sum ds q. Grid: key tiles x key/value heads, heads fastest.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* dk, bf16* dv) {
-  constexpr int kHeight = kBackwardHeight<D>, kRows = rows_of_block(kHeight), kWidth = kAcross / 8;
+  constexpr int kHeight = kBackwardHeight<D>, kRows = rows_of_block(kHeight);
   constexpr int kBytes = RowTile<D>::bytes(kAcross);
   char* const shared = shared_memory<char>();
   const RowTile<D> k_tile{shared}, v_tile{shared + RowTile<D>::bytes(kRows)};
@@ -263,21 +276,23 @@ __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* 
   const int key_begin = key_tile * kRows, row = 16 * kHeight * warp_of_block();
   QueryWalk walk;
   if (!walk.begin(p, key_tile, g, key_begin)) return;
-  copy_rows<kRows, kThreads>(k_tile, p.k + g * D, int64_t{p.G} * D, key_begin, p.Tk);
-  copy_rows<kRows, kThreads>(v_tile, p.v + g * D, int64_t{p.G} * D, key_begin, p.Tk);
+  const int64_t from = (int64_t{key_begin} * p.G + g) * D;
+  const int there = static_cast<int>(p.Tk) - key_begin;
+  copy_rows<kRows, kThreads>(k_tile, p.k + from, int64_t{p.G} * D, there);
+  copy_rows<kRows, kThreads>(v_tile, p.v + from, int64_t{p.G} * D, there);
   const auto tile_of = [&](int turn, int which) {
     return RowTile<D>{queries + (turn % 2 * 2 + which) * kBytes};
   };
   const auto copy = [&](int turn) {
-    const int64_t first = int64_t{walk.s.q_begin} + walk.first,
-                  last = int64_t{walk.s.q_begin} + walk.s.q_count;
-    copy_rows<kAcross, kThreads>(tile_of(turn, 0), p.q + walk.h * D, int64_t{p.H} * D, first, last);
-    copy_rows<kAcross, kThreads>(tile_of(turn, 1), p.dout + walk.h * D, int64_t{p.H} * D, first, last);
-    if (threadIdx.x < kAcross) {
-      const bool there = first + threadIdx.x < last;
-      copy_async<8>(numbers + turn % 2 * kAcross + threadIdx.x,
-                    p.rows + (there ? walk.h * p.Tq + first + threadIdx.x : 0), there);
-    }
+    const int64_t first = walk.s.q_begin + walk.first, from = (first * p.H + walk.h) * D,
+                  pitch = int64_t{p.H} * D;
+    const int count = walk.s.q_count - walk.first;
+    copy_rows<kAcross, kThreads>(tile_of(turn, 0), p.q + from, pitch, count);
+    copy_rows<kAcross, kThreads>(tile_of(turn, 1), p.dout + from, pitch, count);
+    const int i = threadIdx.x;
+    if (i < kAcross)
+      copy_async<8>(numbers + turn % 2 * kAcross + i, p.rows + walk.h * p.Tq + first + min(i, count - 1),
+                    i < count);
   };
   const float scale = p.scale_of_base_2();
   Sums<kHeight, D / 8> dk_sums, dv_sums;
@@ -295,21 +310,26 @@ __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* 
     if (low < 16 * kHeight && -seen < min(count, kAcross)) {
       const RowTile<D> q_tile = tile_of(turn, 0), do_tile = tile_of(turn, 1);
       const RowNumbers* const of = numbers + turn % 2 * kAcross;
-      const bool edge = low > 0 || seen < 16 * kHeight - 1 || count < kAcross;
-      const auto visible = [&](int r, int c) { return r - c <= seen && r >= low && c < count; };
-      auto scores = scores_of<kHeight, kWidth>(k_tile, row, q_tile);
-      if (edge) mask(scores, -INFINITY, visible);
-      each_sum<kHeight, kWidth>([&](int m, int half, int n, int e, int, int column) {
-        float& x = scores.of[m][n][2 * half + e];
-        x = fast_exp2(scale * x - of[column].lse);
-      });
-      add_weighted(dv_sums, scores, do_tile);
-      auto dp = scores_of<kHeight, kWidth>(v_tile, row, do_tile);
-      if (edge) mask(dp, 0, visible);  // rows of v that nobody sees may hold anything
-      each_sum<kHeight, kWidth>([&](int m, int half, int n, int e, int, int column) {
-        scores.of[m][n][2 * half + e] *= dp.of[m][n][2 * half + e] - of[column].delta;
-      });
-      add_weighted(dk_sums, scores, q_tile);
+#pragma unroll 1
+      for (int from = 0; from < kAcross; from += kStrip) {
+        const bool edge = low > 0 || seen + from < 16 * kHeight - 1 || count - from < kStrip;
+        const auto visible = [&](int r, int c) {
+          return r - c <= seen + from && r >= low && c < count - from;
+        };
+        auto scores = scores_of<kHeight, kStrip / 8>(k_tile, row, q_tile, from);
+        if (edge) mask(scores, -INFINITY, visible);
+        each_sum<kHeight, kStrip / 8>([&](int m, int half, int n, int e, int, int column) {
+          float& x = scores.of[m][n][2 * half + e];
+          x = fast_exp2(scale * x - of[from + column].lse);
+        });
+        add_weighted(dv_sums, scores, do_tile, from);
+        auto dp = scores_of<kHeight, kStrip / 8>(v_tile, row, do_tile, from);
+        if (edge) mask(dp, 0, visible);  // rows of v that nobody sees may hold anything
+        each_sum<kHeight, kStrip / 8>([&](int m, int half, int n, int e, int, int column) {
+          scores.of[m][n][2 * half + e] *= dp.of[m][n][2 * half + e] - of[from + column].delta;
+        });
+        add_weighted(dk_sums, scores, q_tile, from);
+      }
     }
   }
   store_rows<true>(dk_sums, p.scale, dk + g * D, int64_t{p.G} * D, key_begin + row, p.Tk);

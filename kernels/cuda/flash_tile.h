@@ -6,29 +6,31 @@
 
 namespace wuneng::kernels::cuda {
 
-// Rows of D channels, 16 bytes by 16: piece p of row r lies where piece p ^ (r % 8) would, so that the same
-// piece of eight rows one below the other, which is what load_matrices reads, meets in no bank.
+// Rows of D channels, 16 bytes further apart than they are long: the same piece of eight rows one below the
+// other, which is what load_matrices reads, meets in no bank. (A swizzle would save the 16 bytes, but here
+// all that a lane reads lies at constant distances from one address, where a swizzle costs 24 registers.)
 template <int D>
 struct RowTile {
-  static constexpr int kPieces = D / 8;
-  static_assert(kPieces % 8 == 0);
+  static constexpr int kPieces = D / 8;  // of 16 bytes
   char* data;
 
-  static constexpr int bytes(int rows) { return rows * D * 2; }
-  __device__ char* at(int row, int piece) const { return data + (row * kPieces + (piece ^ (row & 7))) * 16; }
+  __device__ __host__ static constexpr int bytes(int rows) { return rows * (kPieces + 1) * 16; }
+  static_assert(kPieces % 8 == 0);
+  __device__ char* at(int row, int piece) const { return data + bytes(row) + piece * 16; }
 };
 
-// Starts to copy rows [first, first + kRows) of x, `pitch` elements apart, those from `last` on zero; by all
-// kThreads of the block.
+// Starts to copy kRows rows from x on, `pitch` elements apart, those from `there` on as zeros; by all
+// kThreads of the block, of which each has the same piece of rows that are a multiple of 8 apart.
 template <int kRows, int kThreads, int D>
-__device__ void copy_rows(RowTile<D> to, const bf16* x, int64_t pitch, int64_t first, int64_t last) {
-  constexpr int kPieces = RowTile<D>::kPieces;
+__device__ void copy_rows(RowTile<D> to, const bf16* x, int64_t pitch, int there) {
+  constexpr int kStep = kThreads / RowTile<D>::kPieces;
+  static_assert(kStep % 8 == 0 && kRows % kStep == 0);
+  const int row = threadIdx.x / RowTile<D>::kPieces, piece = threadIdx.x % RowTile<D>::kPieces;
+  char* const at = to.at(row, piece);
+  const bf16* from = x + row * pitch + piece * 8;
 #pragma unroll
-  for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
-    const int row = i / kPieces, piece = i % kPieces;
-    const bool there = first + row < last;
-    copy_async<16>(to.at(row, piece), x + (there ? (first + row) * pitch + piece * 8 : 0), there);
-  }
+  for (int i = 0; i < kRows; i += kStep, from += kStep * pitch)
+    copy_async<16>(at + RowTile<D>::bytes(i), row + i < there ? from : x, row + i < there);
 }
 
 // A warp's part of a [16 kHeight, 8 kWidth] tile of sums.
@@ -37,20 +39,21 @@ struct Sums {
   float of[kHeight][kWidth][4] = {};
 };
 
-// sums = a [16 kHeight rows from `row` on, D] b [8 kWidth, D]^T
+// sums = a [16 kHeight rows from `row` on, D] b [8 kWidth rows from `from` on, D]^T
 template <int kHeight, int kWidth, int D>
-__device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) {
+__device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b, int from) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
+  const RowTile<D> of_a{a.at(row + lane % 16, lane / 16)},
+      of_b{b.at(from + lane % 8 + lane / 16 * 8, lane / 8 % 2)};
   Sums<kHeight, kWidth> sums;
-#pragma unroll
+#pragma unroll 2
   for (int k = 0; k < D / 16; ++k) {
     Matrices left[kHeight];
 #pragma unroll
-    for (int m = 0; m < kHeight; ++m)
-      left[m] = load_matrices(a.at(row + 16 * m + lane % 16, 2 * k + lane / 16));
+    for (int m = 0; m < kHeight; ++m) left[m] = load_matrices(of_a.at(16 * m, 2 * k));
 #pragma unroll
     for (int n = 0; n < kWidth; n += 2) {
-      const Matrices right = load_matrices(b.at(8 * n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+      const Matrices right = load_matrices(of_b.at(8 * n, 2 * k));
 #pragma unroll
       for (int m = 0; m < kHeight; ++m) {
         mma(sums.of[m][n], left[m], right.of[0], right.of[1]);
@@ -61,10 +64,13 @@ __device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) 
   return sums;
 }
 
-// sums [16 kHeight, D] += weights [16 kHeight, 8 kDepth], rounded to bf16, x [8 kDepth, D]
+// sums [16 kHeight, D] += weights [16 kHeight, 8 kDepth], rounded to bf16, x [8 kDepth rows from `from` on,
+// D]
 template <int kHeight, int kDepth, int D>
-__device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDepth>& weights, RowTile<D> x) {
+__device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDepth>& weights, RowTile<D> x,
+                             int from) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
+  const RowTile<D> of_x{x.at(from + lane % 16, lane / 16)};
 #pragma unroll
   for (int k = 0; k < kDepth; k += 2) {
     Matrices left[kHeight];
@@ -75,7 +81,7 @@ __device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDe
     }
 #pragma unroll
     for (int n = 0; n < D / 8; n += 2) {
-      const Matrices right = load_transposed(x.at(8 * k + lane % 16, n + lane / 16));
+      const Matrices right = load_transposed(of_x.at(8 * k, n));
 #pragma unroll
       for (int m = 0; m < kHeight; ++m) {
         mma(sums.of[m][n], left[m], right.of[0], right.of[1]);

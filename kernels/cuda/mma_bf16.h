@@ -16,7 +16,7 @@ struct Matrices {
 // (g + 8, 2 t), (g + 8, 2 t + 1), so that two such tiles side by side are, packed, an a.
 __device__ inline void mma(float (&d)[4], const Matrices& a, unsigned b_top, unsigned b_bottom) {
 #ifdef __CUDACC__
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

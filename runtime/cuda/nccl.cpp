@@ -7,6 +7,7 @@
 
 #include "runtime/cuda/check.h"
 #include "runtime/cuda/waiting.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng::cuda {
 namespace {
@@ -36,7 +37,7 @@ ncclDataType_t type_of(DType type) {
 class Communicator {
  public:
   // Returns when all `size` ranks have come. most_blocks: of one of its kernels; 0: as NCCL likes.
-  Communicator(const NcclId& id, int rank, int size, int most_blocks, const std::string& call) {
+  Communicator(const NcclId& id, int rank, int size, int most_blocks, const std::string& call) : call_(call) {
     ncclUniqueId unique;
     std::memcpy(&unique, id.data(), sizeof unique);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -50,12 +51,14 @@ class Communicator {
   }
   ~Communicator() {
     remove_health_check(health_check_);
+    const watchdog::Waiting waiting("leaving what was made by: " + call_);  // the others leave as well
     std::uncaught_exceptions() > 0 ? ncclCommAbort(comm_) : ncclCommDestroy(comm_);
   }
   Communicator(const Communicator&) = delete;
   ncclComm_t get() const { return comm_; }
 
  private:
+  std::string call_;
   ncclComm_t comm_ = nullptr;
   int health_check_ = 0;
 };
