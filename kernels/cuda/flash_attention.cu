@@ -15,17 +15,17 @@ namespace {
 using namespace wuneng::cuda;
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kAcross = 64;  // rows of the tiles that a block goes through
-constexpr int kStrip = 32;   // of them at a time in the backward, which has two tiles of scores
+constexpr int kForwardKeys = 64, kBackwardRows = 32;  // rows of the tiles that a block goes through
 constexpr int kNever = 1 << 30;
 constexpr float kLog2e = std::numbers::log2e_v<float>, kLn2 = std::numbers::ln2_v<float>;
 
-// 16 rows, so many times, are a warp's: as many as leave its sums in registers.
+// A warp's rows, in sixteens: two let it use twice what it reads from shared memory, but one is all that
+// leaves the sums of both dk and dv in registers at D = 128.
+constexpr int kQueryHeight = 2;
 template <int D>
-constexpr int kForwardHeight = 2;
-template <int D>
-constexpr int kBackwardHeight = D == 64 ? 2 : 1;
+constexpr int kKeyHeight = D == 64 ? 2 : 1;
 constexpr int rows_of_block(int height) { return 16 * height * kWarps; }
+constexpr int kQueryRows = rows_of_block(kQueryHeight);
 
 // A query row's, for the backward.
 struct alignas(8) RowNumbers {
@@ -47,7 +47,6 @@ struct Problem {
 __device__ int warp_of_block() { return threadIdx.x / kWarp; }
 
 // The tile of query rows that is the block's, and in it the warp's. Grid: query tiles x heads, heads fastest.
-template <int kHeight>
 struct QueryTile {
   SeenRows s;
   int h, g;
@@ -59,8 +58,8 @@ struct QueryTile {
     const int32_t* tile = p.query_tiles + 2 * (blockIdx.x / p.H);
     s = segment_at(p.segments, tile[0]), first = tile[1];
     h = static_cast<int>(blockIdx.x % p.H), g = p.kv_head[h];
-    row = 16 * kHeight * warp_of_block();
-    keys = s.offset + min(first + rows_of_block(kHeight), s.q_count);
+    row = 16 * kQueryHeight * warp_of_block();
+    keys = s.offset + min(first + kQueryRows, s.q_count);
   }
   __device__ int64_t begin() const { return s.q_begin + first; }  // in q
   __device__ int64_t end() const { return int64_t{s.q_begin} + s.q_count; }
@@ -71,26 +70,26 @@ struct QueryTile {
 
   // f(seen, k's tile, v's tile) for each tile of keys that the warp's rows see. The block's own rows may be
   // on their way when this starts.
-  template <int D, class F>
+  template <int kKeys, int D, class F>
   __device__ void for_keys(const Problem& p, char* shared, F f) const {
     const auto tile_of = [&](int turn, int which) {
-      return RowTile<D>{shared + (turn % 2 * 2 + which) * RowTile<D>::bytes(kAcross)};
+      return RowTile<D>{shared + (turn % 2 * 2 + which) * RowTile<D>::bytes(kKeys)};
     };
     const int64_t pitch = int64_t{p.G} * D;
     int64_t from = s.k_begin * pitch + g * D;
     int left = keys, most = first + row < s.q_count ? seen(0) : -kNever;
     const auto copy = [&](int turn) {
-      copy_rows<kAcross, kThreads>(tile_of(turn, 0), p.k + from, pitch, left);
-      copy_rows<kAcross, kThreads>(tile_of(turn, 1), p.v + from, pitch, left);
-      from += kAcross * pitch, left -= kAcross;
+      copy_rows<kKeys, kThreads>(tile_of(turn, 0), p.k + from, pitch, left);
+      copy_rows<kKeys, kThreads>(tile_of(turn, 1), p.v + from, pitch, left);
+      from += kKeys * pitch, left -= kKeys;
     };
     copy(0);
-    for (int turn = 0;; ++turn, most -= kAcross) {
+    for (int turn = 0;; ++turn, most -= kKeys) {
       wait_for_copies();
       __syncthreads();  // the tile is there, and nobody needs the one before it
       const bool last = left <= 0;
       if (!last) copy(turn + 1);
-      if (most + 16 * kHeight > 0) f(most, tile_of(turn, 0), tile_of(turn, 1));
+      if (most + 16 * kQueryHeight > 0) f(most, tile_of(turn, 0), tile_of(turn, 1));
       if (last) break;
     }
   }
@@ -103,49 +102,51 @@ __device__ void mask_keys(Sums<kHeight, kWidth>& scores, int seen) {
 }
 
 template <int D>
-constexpr int kForwardBytes = RowTile<D>::bytes(rows_of_block(kForwardHeight<D>) + 4 * kAcross);
+constexpr int kForwardBytes = RowTile<D>::bytes(kQueryRows + 4 * kForwardKeys);
 
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* out, float* lse) {
-  constexpr int kHeight = kForwardHeight<D>, kRows = rows_of_block(kHeight);
+  constexpr int kHeight = kQueryHeight;
   char* const shared = shared_memory<char>();
-  const QueryTile<kHeight> tile(p);
+  const QueryTile tile(p);
   const RowTile<D> q_tile{shared};
-  copy_rows<kRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
-                             tile.s.q_count - tile.first);
+  copy_rows<kQueryRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
+                                  tile.s.q_count - tile.first);
   const float scale = p.scale_of_base_2();
   Sums<kHeight, D / 8> sums;
   float best[kHeight][2], total[kHeight][2] = {};  // total: of this lane's columns alone
 #pragma unroll
   for (int m = 0; m < kHeight; ++m) best[m][0] = best[m][1] = -INFINITY;
-  tile.template for_keys<D>(p, shared + RowTile<D>::bytes(kRows), [&](int seen, auto k_tile, auto v_tile) {
-    auto scores = scores_of<kHeight, kAcross / 8>(q_tile, tile.row, k_tile, 0);
-    mask_keys(scores, seen);
+  tile.for_keys<kForwardKeys, D>(
+      p, shared + RowTile<D>::bytes(kQueryRows), [&](int seen, auto k_tile, auto v_tile) {
+        auto scores = scores_of<kHeight, kForwardKeys / 8>(q_tile, tile.row, k_tile);
+        mask_keys(scores, seen);
 #pragma unroll
-    for (int m = 0; m < kHeight; ++m)
+        for (int m = 0; m < kHeight; ++m)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float top = best[m][half];
+          for (int half = 0; half < 2; ++half) {
+            float top = best[m][half];
 #pragma unroll
-        for (int n = 0; n < kAcross / 8; ++n)
-          top = fmaxf(top, fmaxf(scores.of[m][n][2 * half], scores.of[m][n][2 * half + 1]));
-        top = quad_max(top);  // finite: every row sees its document's first key, in the first tile
-        const float keep = fast_exp2(scale * (best[m][half] - top)), bias = scale * top;
-        best[m][half] = top;
-        float added = 0;
+            for (int n = 0; n < kForwardKeys / 8; ++n)
+              top = fmaxf(top, fmaxf(scores.of[m][n][2 * half], scores.of[m][n][2 * half + 1]));
+            top = quad_max(top);  // finite: every row sees its document's first key, in the first tile
+            const float keep = fast_exp2(scale * (best[m][half] - top)), bias = scale * top;
+            best[m][half] = top;
+            float added = 0;
 #pragma unroll
-        for (int n = 0; n < kAcross / 8; ++n)
+            for (int n = 0; n < kForwardKeys / 8; ++n)
 #pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) {
-            scores.of[m][n][e] = fast_exp2(scale * scores.of[m][n][e] - bias);
-            added += scores.of[m][n][e];
+              for (int e = 2 * half; e < 2 * half + 2; ++e) {
+                scores.of[m][n][e] = fast_exp2(scale * scores.of[m][n][e] - bias);
+                added += scores.of[m][n][e];
+              }
+            total[m][half] = total[m][half] * keep + added;
+#pragma unroll
+            for (int n = 0; n < D / 8; ++n)
+              sums.of[m][n][2 * half] *= keep, sums.of[m][n][2 * half + 1] *= keep;
           }
-        total[m][half] = total[m][half] * keep + added;
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n) sums.of[m][n][2 * half] *= keep, sums.of[m][n][2 * half + 1] *= keep;
-      }
-    add_weighted(sums, scores, v_tile, 0);
-  });
+        add_weighted(sums, scores, v_tile);
+      });
 #pragma unroll
   for (int m = 0; m < kHeight; ++m)
 #pragma unroll
@@ -186,19 +187,19 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 template <int D>
-constexpr int kQueryGradBytes = RowTile<D>::bytes(2 * rows_of_block(kBackwardHeight<D>) + 4 * kAcross);
+constexpr int kQueryGradBytes = RowTile<D>::bytes(2 * kQueryRows + 4 * kBackwardRows);
 
 // As forward_kernel, with ds = p (dp - delta) in place of p: dq = scale sum ds k.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16* dq) {
-  constexpr int kHeight = kBackwardHeight<D>, kRows = rows_of_block(kHeight);
+  constexpr int kHeight = kQueryHeight;
   char* const shared = shared_memory<char>();
-  const QueryTile<kHeight> tile(p);
-  const RowTile<D> q_tile{shared}, do_tile{shared + RowTile<D>::bytes(kRows)};
-  copy_rows<kRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
-                             tile.s.q_count - tile.first);
-  copy_rows<kRows, kThreads>(do_tile, p.dout + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
-                             tile.s.q_count - tile.first);
+  const QueryTile tile(p);
+  const RowTile<D> q_tile{shared}, do_tile{shared + RowTile<D>::bytes(kQueryRows)};
+  copy_rows<kQueryRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
+                                  tile.s.q_count - tile.first);
+  copy_rows<kQueryRows, kThreads>(do_tile, p.dout + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
+                                  tile.s.q_count - tile.first);
   RowNumbers mine[kHeight][2];
 #pragma unroll
   for (int m = 0; m < kHeight; ++m)
@@ -209,19 +210,16 @@ __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16
     }
   const float scale = p.scale_of_base_2();
   Sums<kHeight, D / 8> sums;
-  tile.template for_keys<D>(
-      p, shared + 2 * RowTile<D>::bytes(kRows), [&](int seen, auto k_tile, auto v_tile) {
-#pragma unroll 1
-        for (int from = 0; from < kAcross && seen - from + 16 * kHeight > 0; from += kStrip) {
-          auto scores = scores_of<kHeight, kStrip / 8>(q_tile, tile.row, k_tile, from);
-          const auto dp = scores_of<kHeight, kStrip / 8>(do_tile, tile.row, v_tile, from);
-          mask_keys(scores, seen - from);
-          each_sum<kHeight, kStrip / 8>([&](int m, int half, int n, int e, int, int) {
-            float& x = scores.of[m][n][2 * half + e];
-            x = fast_exp2(scale * x - mine[m][half].lse) * (dp.of[m][n][2 * half + e] - mine[m][half].delta);
-          });
-          add_weighted(sums, scores, k_tile, from);
-        }
+  tile.for_keys<kBackwardRows, D>(
+      p, shared + 2 * RowTile<D>::bytes(kQueryRows), [&](int seen, auto k_tile, auto v_tile) {
+        auto scores = scores_of<kHeight, kBackwardRows / 8>(q_tile, tile.row, k_tile);
+        const auto dp = scores_of<kHeight, kBackwardRows / 8>(do_tile, tile.row, v_tile);
+        mask_keys(scores, seen);
+        each_sum<kHeight, kBackwardRows / 8>([&](int m, int half, int n, int e, int, int) {
+          float& x = scores.of[m][n][2 * half + e];
+          x = fast_exp2(scale * x - mine[m][half].lse) * (dp.of[m][n][2 * half + e] - mine[m][half].delta);
+        });
+        add_weighted(sums, scores, k_tile);
       });
   store_rows<false>(sums, p.scale, dq + tile.h * D, int64_t{p.H} * D, tile.begin() + tile.row, tile.end());
 }
@@ -241,7 +239,7 @@ struct QueryWalk {
     return true;
   }
   __device__ bool next(const Problem& p, int key_tile, int g, int key) {
-    first += kAcross;
+    first += kBackwardRows;
     if (first < s.q_count) return true;
     if (++h == p.first_head[g + 1]) {
       h = p.first_head[g];
@@ -259,15 +257,15 @@ struct QueryWalk {
 };
 
 template <int D>
-constexpr int kKeyGradBytes = RowTile<D>::bytes(2 * rows_of_block(kBackwardHeight<D>) + 4 * kAcross) +
-                              2 * kAcross* static_cast<int>(sizeof(RowNumbers));
+constexpr int kKeyGradBytes = RowTile<D>::bytes(2 * rows_of_block(kKeyHeight<D>) + 4 * kBackwardRows) +
+                              2 * kBackwardRows* static_cast<int>(sizeof(RowNumbers));
 
 // Scores are transposed here, a row for each key: their sums are then the left factors of dv = sum p dout and
 // dk = scale sum ds q. Grid: key tiles x key/value heads, heads fastest.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* dk, bf16* dv) {
-  constexpr int kHeight = kBackwardHeight<D>, kRows = rows_of_block(kHeight);
-  constexpr int kBytes = RowTile<D>::bytes(kAcross);
+  constexpr int kHeight = kKeyHeight<D>, kRows = rows_of_block(kHeight);
+  constexpr int kBytes = RowTile<D>::bytes(kBackwardRows);
   char* const shared = shared_memory<char>();
   const RowTile<D> k_tile{shared}, v_tile{shared + RowTile<D>::bytes(kRows)};
   char* const queries = shared + 2 * RowTile<D>::bytes(kRows);
@@ -287,12 +285,12 @@ __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* 
     const int64_t first = walk.s.q_begin + walk.first, from = (first * p.H + walk.h) * D,
                   pitch = int64_t{p.H} * D;
     const int count = walk.s.q_count - walk.first;
-    copy_rows<kAcross, kThreads>(tile_of(turn, 0), p.q + from, pitch, count);
-    copy_rows<kAcross, kThreads>(tile_of(turn, 1), p.dout + from, pitch, count);
+    copy_rows<kBackwardRows, kThreads>(tile_of(turn, 0), p.q + from, pitch, count);
+    copy_rows<kBackwardRows, kThreads>(tile_of(turn, 1), p.dout + from, pitch, count);
     const int i = threadIdx.x;
-    if (i < kAcross)
-      copy_async<8>(numbers + turn % 2 * kAcross + i, p.rows + walk.h * p.Tq + first + min(i, count - 1),
-                    i < count);
+    if (i < kBackwardRows)
+      copy_async<8>(numbers + turn % 2 * kBackwardRows + i,
+                    p.rows + walk.h * p.Tq + first + min(i, count - 1), i < count);
   };
   const float scale = p.scale_of_base_2();
   Sums<kHeight, D / 8> dk_sums, dv_sums;
@@ -307,29 +305,24 @@ __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* 
               count = walk.s.q_count - walk.first;
     more = walk.next(p, key_tile, g, key_begin);
     if (more) copy(turn + 1);
-    if (low < 16 * kHeight && -seen < min(count, kAcross)) {
+    if (low < 16 * kHeight && -seen < min(count, kBackwardRows)) {
       const RowTile<D> q_tile = tile_of(turn, 0), do_tile = tile_of(turn, 1);
-      const RowNumbers* const of = numbers + turn % 2 * kAcross;
-#pragma unroll 1
-      for (int from = 0; from < kAcross; from += kStrip) {
-        const bool edge = low > 0 || seen + from < 16 * kHeight - 1 || count - from < kStrip;
-        const auto visible = [&](int r, int c) {
-          return r - c <= seen + from && r >= low && c < count - from;
-        };
-        auto scores = scores_of<kHeight, kStrip / 8>(k_tile, row, q_tile, from);
-        if (edge) mask(scores, -INFINITY, visible);
-        each_sum<kHeight, kStrip / 8>([&](int m, int half, int n, int e, int, int column) {
-          float& x = scores.of[m][n][2 * half + e];
-          x = fast_exp2(scale * x - of[from + column].lse);
-        });
-        add_weighted(dv_sums, scores, do_tile, from);
-        auto dp = scores_of<kHeight, kStrip / 8>(v_tile, row, do_tile, from);
-        if (edge) mask(dp, 0, visible);  // rows of v that nobody sees may hold anything
-        each_sum<kHeight, kStrip / 8>([&](int m, int half, int n, int e, int, int column) {
-          scores.of[m][n][2 * half + e] *= dp.of[m][n][2 * half + e] - of[from + column].delta;
-        });
-        add_weighted(dk_sums, scores, q_tile, from);
-      }
+      const RowNumbers* const of = numbers + turn % 2 * kBackwardRows;
+      const bool edge = low > 0 || seen < 16 * kHeight - 1 || count < kBackwardRows;
+      const auto visible = [&](int r, int c) { return r - c <= seen && r >= low && c < count; };
+      auto scores = scores_of<kHeight, kBackwardRows / 8>(k_tile, row, q_tile);
+      if (edge) mask(scores, -INFINITY, visible);
+      each_sum<kHeight, kBackwardRows / 8>([&](int m, int half, int n, int e, int, int column) {
+        float& x = scores.of[m][n][2 * half + e];
+        x = fast_exp2(scale * x - of[column].lse);
+      });
+      add_weighted(dv_sums, scores, do_tile);
+      auto dp = scores_of<kHeight, kBackwardRows / 8>(v_tile, row, do_tile);
+      if (edge) mask(dp, 0, visible);  // rows of v that nobody sees may hold anything
+      each_sum<kHeight, kBackwardRows / 8>([&](int m, int half, int n, int e, int, int column) {
+        scores.of[m][n][2 * half + e] *= dp.of[m][n][2 * half + e] - of[column].delta;
+      });
+      add_weighted(dk_sums, scores, q_tile);
     }
   }
   store_rows<true>(dk_sums, p.scale, dk + g * D, int64_t{p.G} * D, key_begin + row, p.Tk);
@@ -355,16 +348,15 @@ Problem problem_of(const Args& args, const AttentionTables& t) {
           .v = args.v.template data<bf16>()};
 }
 
-template <class Args>
-AttentionTables tables_of(const Args& args, int height) {
-  const int rows = rows_of_block(height);
-  return AttentionTables(args.segments, args.kv_head, args.k.dim(0), args.k.dim(1), rows, rows,
-                         args.q.device());
+template <int D, class Args>
+AttentionTables tables_of(const Args& args) {
+  return AttentionTables(args.segments, args.kv_head, args.k.dim(0), args.k.dim(1), kQueryRows,
+                         rows_of_block(kKeyHeight<D>), args.q.device());
 }
 
 template <int D>
 void forward(const Stream& stream, const AttentionForwardArgs& args) {
-  const AttentionTables t = tables_of(args, kForwardHeight<D>);
+  const AttentionTables t = tables_of<D>(args);
   const Problem p = problem_of(args, t);
   launch(stream, "attention forward", forward_kernel<D>, dim3(t.query_tile_count * p.H), dim3(kThreads),
          kForwardBytes<D>, p, args.out.data<bf16>(), args.lse.f32());
@@ -372,7 +364,7 @@ void forward(const Stream& stream, const AttentionForwardArgs& args) {
 
 template <int D>
 void backward(const Stream& stream, const AttentionBackwardArgs& args) {
-  const AttentionTables t = tables_of(args, kBackwardHeight<D>);
+  const AttentionTables t = tables_of<D>(args);
   Problem p = problem_of(args, t);
   const Tensor rows = Tensor::empty({p.H, p.Tq, 2}, DType::f32, args.q.device());
   RowNumbers* const numbers = static_cast<RowNumbers*>(rows.raw());

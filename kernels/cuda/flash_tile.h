@@ -39,12 +39,11 @@ struct Sums {
   float of[kHeight][kWidth][4] = {};
 };
 
-// sums = a [16 kHeight rows from `row` on, D] b [8 kWidth rows from `from` on, D]^T
+// sums = a [16 kHeight rows from `row` on, D] b [8 kWidth, D]^T
 template <int kHeight, int kWidth, int D>
-__device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b, int from) {
+__device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
-  const RowTile<D> of_a{a.at(row + lane % 16, lane / 16)},
-      of_b{b.at(from + lane % 8 + lane / 16 * 8, lane / 8 % 2)};
+  const RowTile<D> of_a{a.at(row + lane % 16, lane / 16)}, of_b{b.at(lane % 8 + lane / 16 * 8, lane / 8 % 2)};
   Sums<kHeight, kWidth> sums;
 #pragma unroll 2
   for (int k = 0; k < D / 16; ++k) {
@@ -67,10 +66,9 @@ __device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b, 
 // sums [16 kHeight, D] += weights [16 kHeight, 8 kDepth], rounded to bf16, x [8 kDepth rows from `from` on,
 // D]
 template <int kHeight, int kDepth, int D>
-__device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDepth>& weights, RowTile<D> x,
-                             int from) {
+__device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDepth>& weights, RowTile<D> x) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
-  const RowTile<D> of_x{x.at(from + lane % 16, lane / 16)};
+  const RowTile<D> of_x{x.at(lane % 16, lane / 16)};
 #pragma unroll
   for (int k = 0; k < kDepth; k += 2) {
     Matrices left[kHeight];
