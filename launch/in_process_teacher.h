@@ -1,5 +1,6 @@
 // A teacher in the student's last-stage processes, cut over the same tensor-parallel ranks.
 #pragma once
+#include "kernels/columns.h"
 #include "launch/train_recipe.h"
 #include "model/hugging_face.h"
 #include "parallel/mesh.h"
@@ -29,9 +30,7 @@ class InProcessTeacher : public TeacherSource {
     const int64_t count = std::min(held.end, shared_) - held.begin;
     if (count == held.size()) return {{held, logits}};
     const Tensor shared = Tensor::empty({logits.dim(0), count}, DType::f32, logits.device());
-    for (int64_t t = 0; t < logits.dim(0); ++t)
-      shared.rows(t, t + 1).view({count}).copy_from(
-          logits.rows(t, t + 1).view({logits.dim(1)}).rows(0, count));
+    kernels::copy_columns(model_.stream(), {.x = logits, .begin = 0, .y = shared});
     return {{{held.begin, held.begin + count}, shared}};
   }
   void release() override {}

@@ -80,6 +80,9 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   const DataCursor cursor = find_cursor(recipe, mesh.world);
   data.go_on(cursor);
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "stream");
+  if (mesh.teacher)
+    stream.connect_messages(device,
+                            stream_ways(mesh, stream_options(recipe, data, cursor.step, device).shape));
   const auto run = mesh.role == Role::student ? train_student : serve_teacher;
   report_waiting(mesh, run(recipe, mesh, data, stream, cursor.step, device));
 }

@@ -64,6 +64,12 @@ Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<La
 
 void Mesh::connect(Device device) const {
   for (const Comm* group : {&tp, &pp, &dp, &embedding}) group->connect(device);
+  std::vector<Comm::Way> between_stages;
+  for (int stage = 1; stage < layout.pp; ++stage) {
+    between_stages.push_back({stage - 1, stage});
+    between_stages.push_back({stage, stage - 1});
+  }
+  pp.connect_messages(device, between_stages);
 }
 
 }  // namespace wuneng

@@ -29,7 +29,7 @@ struct Mesh {
   Comm tp, pp, dp;  // the ranks that differ from this one in that coordinate only
   Comm embedding;   // first and last pipeline stage with the same dp and tp; itself elsewhere
 
-  // Collective over the world: this rank computes on `device`; see Comm::connect.
+  // Collective over the world: this rank computes on `device`; see Comm::connect and connect_messages.
   void connect(Device device) const;
 
   bool first_stage() const { return pp_rank == 0; }

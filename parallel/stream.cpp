@@ -1,12 +1,15 @@
 #include "parallel/stream.h"
 
 #include <cstring>
+#include <numeric>
+
+#include "kernels/columns.h"
 
 namespace wuneng {
 namespace {
 
-constexpr int kFrame = 1, kCredit = 2;            // message tags of the stream's communicator
-constexpr uint64_t kMagic = 0x314d5453'474e4e57;  // "WNNGSTM1"
+constexpr int kHeader = 1, kCredit = 2, kLogits = 3;  // message tags of the stream's communicator
+constexpr uint64_t kMagic = 0x314d5453'474e4e57;      // "WNNGSTM1"
 
 struct Header {
   uint64_t magic = kMagic;
@@ -27,12 +30,26 @@ Header header_of(const StreamItem& item, const Range& columns, const StreamOptio
           .bytes = o.rows * columns.size() * size_of(o.dtype)};
 }
 
+Tensor header_buffer() { return Tensor::empty({sizeof(Header)}, DType::u8); }
+
 std::string describe(const Header& h) {
   return fmt::format("round {} micro-batch {} replica {} columns {}..{} of {} rows ({} bytes)", h.round,
                      h.micro_batch, h.student_dp, h.column_begin, h.column_end, h.rows, h.bytes);
 }
 
 }  // namespace
+
+std::vector<Comm::Way> stream_ways(const Mesh& mesh, const StreamShape& shape) {
+  const int replicas = std::gcd(shape.teacher_dp, shape.student_dp);  // see serving_replica
+  std::vector<Comm::Way> out;
+  for (const StreamSlice& slice : stream_slices(shape))
+    for (int from = 0; from < shape.teacher_dp; ++from)
+      for (int to = 0; to < shape.student_dp; ++to)
+        if ((to - from) % replicas == 0)
+          out.push_back({mesh.world_rank(Role::teacher, from, mesh.teacher->pp - 1, slice.teacher_tp),
+                         mesh.world_rank(Role::student, to, mesh.student.pp - 1, slice.student_tp)});
+  return out;
+}
 
 TeacherSender::TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options)
     : stream_(stream), mesh_(mesh), options_(options) {
@@ -46,10 +63,8 @@ void TeacherSender::take_credit(int rank, Receiver& receiver) {
   --receiver.outstanding;
 }
 
-void TeacherSender::send(const StreamItem& item, const Tensor& of_device) {
-  const Tensor logits = of_device.to(Device{});
-  const int64_t mine = cut(options_.shape.teacher_vocab, options_.shape.teacher_tp, mesh_.tp_rank).begin,
-                width = logits.dim(1);
+void TeacherSender::send(const StreamItem& item, const Tensor& logits) {
+  const int64_t mine = cut(options_.shape.teacher_vocab, options_.shape.teacher_tp, mesh_.tp_rank).begin;
   require(logits.dim(0) == options_.rows, "teacher stream: {} rows of logits, expected {}", logits.dim(0),
           options_.rows);
   for (const StreamSlice& slice : slices_) {
@@ -58,18 +73,13 @@ void TeacherSender::send(const StreamItem& item, const Tensor& of_device) {
     while (receiver.outstanding >= options_.credits) take_credit(to, receiver);
     while (!receiver.sends.empty() && receiver.sends.front().done()) receiver.sends.pop_front();
     const Header header = header_of(item, slice.columns, options_);
-    const Tensor frame = Tensor::empty({static_cast<int64_t>(sizeof header) + header.bytes}, DType::u8);
+    const Tensor frame = header_buffer();
     std::memcpy(frame.raw(), &header, sizeof header);
-    char* payload = static_cast<char*>(frame.raw()) + sizeof header;
-    const int64_t count = slice.columns.size();
-    for (int64_t t = 0; t < options_.rows; ++t) {
-      const float* from = logits.f32() + t * width + slice.columns.begin - mine;
-      if (options_.dtype == DType::f32)
-        std::memcpy(payload + t * count * 4, from, count * 4);
-      else
-        for (int64_t c = 0; c < count; ++c) reinterpret_cast<bf16*>(payload)[t * count + c] = bf16(from[c]);
-    }
-    receiver.sends.push_back(stream_.isend(frame, to, kFrame, "teacher's logits"));
+    const Tensor part = Tensor::empty({options_.rows, slice.columns.size()}, options_.dtype, logits.device());
+    kernels::copy_columns(compute_stream(logits.device()),
+                          {.x = logits, .begin = slice.columns.begin - mine, .y = part});
+    receiver.sends.push_back(stream_.isend(frame, to, kHeader, "header of the teacher's logits"));
+    receiver.sends.push_back(stream_.isend(part, to, kLogits, "teacher's logits"));
     ++receiver.outstanding;
   }
 }
@@ -98,16 +108,16 @@ StreamedTeacher::StreamedTeacher(const Comm& stream, const Mesh& mesh, const Str
           sender.to_post.push_back(item);
   for (Sender& sender : senders_)
     for (int i = 0; i < options.credits; ++i)
-      post(sender, Tensor::empty({static_cast<int64_t>(sizeof(Header)) +
-                                  options.rows * sender.slice.columns.size() * size_of(options.dtype)},
-                                 DType::u8));
+      post(sender, {header_buffer(), Tensor::empty({options.rows, sender.slice.columns.size()}, options.dtype,
+                                                   options.device)});
 }
 
-void StreamedTeacher::post(Sender& sender, Tensor buffer) {
+void StreamedTeacher::post(Sender& sender, Frame frame) {
   if (sender.to_post.empty()) return;
   sender.to_post.pop_front();
-  Request request = stream_.irecv(buffer, sender.world_rank, kFrame, "teacher's logits");
-  sender.posted.emplace_back(std::move(buffer), std::move(request));
+  Request header = stream_.irecv(frame.header, sender.world_rank, kHeader, "header of the teacher's logits"),
+          logits = stream_.irecv(frame.logits, sender.world_rank, kLogits, "teacher's logits");
+  sender.posted.push_back({std::move(frame), std::move(header), std::move(logits)});
 }
 
 std::vector<TeacherSlice> StreamedTeacher::take(int64_t round, int micro_batch) {
@@ -119,21 +129,22 @@ std::vector<TeacherSlice> StreamedTeacher::take(int64_t round, int micro_batch) 
     require(!sender.posted.empty(),
             "teacher stream: round {} micro-batch {} was not planned (rounds {} to {})", round, micro_batch,
             options_.first_round, options_.end_round);
-    auto [frame, request] = std::move(sender.posted.front());
+    Posted next = std::move(sender.posted.front());
     sender.posted.pop_front();
-    request.wait();
+    next.header.wait();
     const Header expected = header_of(item, sender.slice.columns, options_);
     Header found;
-    std::memcpy(&found, frame.raw(), sizeof found);
+    std::memcpy(&found, next.frame.header.raw(), sizeof found);
+    if (found.bytes == expected.bytes) next.logits.wait();
     require(std::memcmp(&found, &expected, sizeof found) == 0,
             "teacher stream, frame from world rank {}: expected {}, found {}{}", sender.world_rank,
             describe(expected), describe(found), found.magic == kMagic ? "" : " (not a frame of ours)");
-    char* payload = static_cast<char*>(frame.raw()) + sizeof found;
-    out.push_back({sender.slice.columns, Tensor::wrap(payload, {options_.rows, sender.slice.columns.size()},
-                                                      options_.dtype, std::make_shared<Tensor>(frame))
-                                             .to(options_.device)});
-    taken_.emplace_back(&sender, frame);
+    out.push_back({sender.slice.columns, next.frame.logits});
+    taken_.emplace_back(&sender, std::move(next.frame));
   }
+  // What has come ahead goes on its way to this device while it works with these.
+  for (Sender& sender : senders_)
+    for (Posted& posted : sender.posted) posted.logits.done();
   return out;
 }
 

@@ -1,10 +1,11 @@
 // The teacher's stream: logits from the teacher's last-stage ranks to the student's, a bounded number of
 // micro-batches ahead.
 //
-// A frame is a 64-byte header (what it is) and the logits [T, columns] of one slice. A sender holds `credits`
-// frames per receiver; the receiver gives one back when it has used a frame, so memory is credits frames on
-// either side and nobody waits for the other's step. The receiver checks every header against what it
-// expects: a mismatch is an error, never a wrong loss.
+// A frame is a 64-byte header (what it is) and, a message of its own, the logits [T, columns] of one slice:
+// from the teacher's device to the student's, by NCCL where Comm::connect_messages has made a way. A sender
+// holds `credits` frames per receiver; the receiver gives one back when it has used a frame, so memory is
+// credits frames on either side's device and nobody waits for the other's step. The receiver checks every
+// header against what it expects: a mismatch is an error, never a wrong loss.
 #pragma once
 #include <deque>
 #include <map>
@@ -41,19 +42,22 @@ struct StreamOptions {
   int64_t first_round = 0, end_round = 0;  // the rounds of this run
 };
 
+// Whom frames go from and to, by world rank: the last stages' ranks with a slice in common.
+std::vector<Comm::Way> stream_ways(const Mesh& mesh, const StreamShape& shape);
+
 class TeacherSender {
  public:
   // `stream` spans the world. For the teacher's last-stage ranks.
   TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
-  // logits: this rank's columns [T, cut(teacher_vocab, tp, rank)] f32. Waits while a receiver has no credit
-  // left.
+  // logits: this rank's columns [T, cut(teacher_vocab, tp, rank)] f32, on any device. Waits while a receiver
+  // has no credit left.
   void send(const StreamItem& item, const Tensor& logits);
   void flush();  // waits until everything has been received and used
 
  private:
   struct Receiver {
     int outstanding = 0;
-    std::deque<Request> sends;
+    std::deque<Request> sends;  // a frame is two
   };
   void take_credit(int rank, Receiver& receiver);
   Comm stream_;
@@ -71,18 +75,25 @@ class StreamedTeacher : public TeacherSource {
   void release() override;
 
  private:
+  struct Frame {
+    Tensor header, logits;
+  };
+  struct Posted {
+    Frame frame;
+    Request header, logits;
+  };
   struct Sender {
     int world_rank, replica;
     StreamSlice slice;
-    std::deque<std::pair<Tensor, Request>> posted;
+    std::deque<Posted> posted;
     std::deque<StreamItem> to_post;  // what it will still send beyond the posted ones
   };
-  void post(Sender& sender, Tensor buffer);
+  void post(Sender& sender, Frame frame);
   Comm stream_;
   Mesh mesh_;
   StreamOptions options_;
   std::vector<Sender> senders_;
-  std::vector<std::pair<Sender*, Tensor>> taken_;
+  std::vector<std::pair<Sender*, Frame>> taken_;
 };
 
 }  // namespace wuneng

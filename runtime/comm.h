@@ -2,8 +2,8 @@
 //
 // Every call goes through one gate that checks types and sizes, counts and names the call for the trace and
 // the hang report, and dispatches: identity for one rank, MPI for host tensors, and for a GPU's NCCL (see
-// connect) or their copies on the host. A rank that waits in one call longer than the hang timeout prints who
-// it is, what it waits for and with whom, and aborts the run.
+// connect and connect_messages) or their copies on the host. A rank that waits in one call longer than the
+// hang timeout prints who it is, what it waits for and with whom, and aborts the run.
 #pragma once
 #include <memory>
 #include <string>
@@ -19,14 +19,17 @@ enum class Reduce { sum, max, min };
 // otherwise, unless an exception is unwinding).
 class Request {
  public:
+  struct Impl;  // messages.cpp's
+
   Request() = default;
-  bool done();  // true when finished; never blocks
+  // True when finished: what was sent may be written to and what was received be read, on a GPU in the
+  // compute stream's order. Never blocks.
+  bool done();
   void wait();
   bool active() const { return impl_ != nullptr; }
 
  private:
   friend class Comm;
-  struct Impl;
   std::shared_ptr<Impl> impl_;
 };
 
@@ -49,10 +52,20 @@ class Comm {
   // refuses, or the build has no NCCL, or on the CPU, nothing changes: messages are staged through the host.
   void connect(Device device) const;
 
-  // what: names the call in reports, e.g. "grad norm". Tensors of any type, reductions of f32, f64, i32
+  // Collective. From now on messages of GPU tensors on these ways (the same on all ranks), each from one rank
+  // of this group to another, go from GPU to GPU by NCCL, on streams beside the compute stream: a send waits
+  // for the compute stream's work so far, and who waits for a message has the compute stream wait, not the
+  // host. On a way both tensors are on GPUs, and receives are waited for in the order of the sends. Where two
+  // ranks share a GPU, and else as for connect, nothing changes.
+  struct Way {
+    int from, to;
+  };
+  void connect_messages(Device device, const std::vector<Way>& ways) const;
+
+  // what: names the call in reports, e.g. "grad norm". Tensors of any type, reductions of f32, bf16, f64, i32
   // and i64; shapes equal on all ranks (compared before each call with WUNENG_CHECK_COLLECTIVES=1). Of any
   // length. Results are bitwise equal on all ranks and from run to run; max and min keep a NaN that any rank
-  // has.
+  // has. A sum of bf16 is formed in f32 and rounded once; NCCL may round after each rank.
   void all_reduce(const Tensor& tensor, Reduce op, const char* what) const;
   void broadcast(const Tensor& tensor, int root, const char* what) const;
   void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]
@@ -70,6 +83,7 @@ class Comm {
 
  private:
   struct Impl;
+  struct Call;
   class Gate;
   explicit Comm(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;

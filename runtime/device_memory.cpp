@@ -85,6 +85,24 @@ void zero_bytes(void* at, Device device, int64_t bytes) {
     cuda::zero(at, device.index, bytes);
 }
 
+LockedBlock::LockedBlock(Device gpu, int64_t bytes)
+    : gpu_(gpu), bytes_(bytes), memory_(cuda::allocate_locked(bytes)) {
+  counter(DeviceKind::cpu).add(bytes);
+}
+
+LockedBlock::~LockedBlock() {
+  counter(DeviceKind::cpu).current -= bytes_;
+  cuda::release_locked(memory_, bytes_, last_);
+}
+
+void LockedBlock::copy_from_gpu(const void* from) {
+  last_ = cuda::copy_locked(memory_, from, bytes_, gpu_.index);
+}
+void LockedBlock::copy_to_gpu(void* to) { last_ = cuda::copy_locked(to, memory_, bytes_, gpu_.index); }
+void LockedBlock::wait(const std::string& call) const { last_.wait(call); }
+
+int64_t locked_bytes() { return cuda::locked_bytes(); }
+
 MemoryUse memory_use(DeviceKind kind) { return {counter(kind).current, counter(kind).peak}; }
 void reset_memory_peak(DeviceKind kind) { counter(kind).peak = counter(kind).current.load(); }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "runtime/cuda/event.h"
 #include "runtime/device.h"
 
 namespace wuneng {
@@ -25,6 +26,27 @@ std::shared_ptr<void> allocate_bytes(Device device, int64_t bytes);  // 64-byte 
 // Returns when `from` may be reused and, where `to` is on the host, holds the bytes.
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 void zero_bytes(void* at, Device device, int64_t bytes);
+
+// A block of the host's memory that a GPU copies to and from at full speed while the host goes on. Counted as
+// the host's while it lives; its pages stay locked and are used again when the last copy has ended.
+class LockedBlock {
+ public:
+  LockedBlock(Device gpu, int64_t bytes);
+  ~LockedBlock();
+  LockedBlock(const LockedBlock&) = delete;
+  void* data() const { return memory_; }
+  // Of the whole block, in the compute stream's order; they return at once.
+  void copy_from_gpu(const void* from);
+  void copy_to_gpu(void* to);
+  void wait(const std::string& call) const;  // until the last copy has ended; call: for messages
+
+ private:
+  Device gpu_;
+  int64_t bytes_;
+  void* memory_;
+  cuda::Event last_;
+};
+int64_t locked_bytes();  // page-locked by this process, in use or to be used again
 
 // Memory held by tensors of this process on a kind of device, in bytes.
 struct MemoryUse {

@@ -9,6 +9,7 @@
 // products of tf32 parts); bf16, one product of factors rounded to bf16, summed in f32, or, where that is not
 // enough, of factors in two bf16 parts (add_exact).
 #pragma once
+#include "kernels/cuda/mma_bf16.h"
 #include "kernels/cuda/tensor_core.h"
 
 namespace wuneng::kernels::cuda {
@@ -48,20 +49,7 @@ struct alignas(16) Factor<float> {
   float x[8];
 };
 template <>
-struct alignas(16) Factor<bf16> {
-  unsigned x[4];  // the pairs, the left one in the lower half
-};
-
-// Two numbers rounded to bf16.
-__device__ inline unsigned packed(float low, float high) {
-#ifdef __CUDACC__
-  unsigned both;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-  return both;
-#else
-  return static_cast<unsigned>(bf16(high).bits) << 16 | bf16(low).bits;
-#endif
-}
+struct alignas(16) Factor<bf16> : Matrices {};  // the pairs
 
 template <class T>
 __device__ inline Factor<T> factor(const Tile& tile) {
@@ -71,7 +59,7 @@ __device__ inline Factor<T> factor(const Tile& tile) {
     for (int i = 0; i < 8; ++i) out.x[i] = tile.x[i];
   } else {
 #pragma unroll
-    for (int p = 0; p < 4; ++p) out.x[p] = packed(tile.x[2 * p], tile.x[2 * p + 1]);
+    for (int p = 0; p < 4; ++p) out.of[p] = pack(tile.x[2 * p], tile.x[2 * p + 1]);
   }
   return out;
 }
@@ -85,8 +73,8 @@ __device__ inline Tile values(const Factor<bf16>& f) {
   Tile out;
 #pragma unroll
   for (int p = 0; p < 4; ++p) {
-    out.x[2 * p] = __int_as_float(static_cast<int>(f.x[p] << 16));
-    out.x[2 * p + 1] = __int_as_float(static_cast<int>(f.x[p] & 0xffff0000u));
+    out.x[2 * p] = low_of(f.of[p]);
+    out.x[2 * p + 1] = high_of(f.of[p]);
   }
   return out;
 }
@@ -98,25 +86,11 @@ __device__ inline Factor<bf16> rest(const Tile& tile, const Factor<bf16>& high) 
   return factor<bf16>(low);
 }
 
-// d [16, 8] += a [16, 16] b [16, 8]: lane 4 g + t holds a tile a and of b the pairs (2 t, g), (2 t + 1, g)
-// and (2 t + 8, g), (2 t + 9, g); d as one half of a tile.
-__device__ inline void multiply_packed_tile(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-#ifdef __CUDACC__
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-  emulator::multiply_packed_tile(d, a, b);
-#endif
-}
-
 // d += a b^T
 __device__ inline void add_product(Tile& d, const Factor<bf16>& a, const Factor<bf16>& b) {
   auto& halves = reinterpret_cast<float(&)[2][4]>(d.x);
 #pragma unroll
-  for (int half = 0; half < 2; ++half) multiply_packed_tile(halves[half], a.x, {b.x[half], b.x[half + 2]});
+  for (int half = 0; half < 2; ++half) mma(halves[half], a, b.of[half], b.of[half + 2]);
 }
 // In f32 through products of depth 8. A sum has no order, so the depth's two neighbours that a lane holds may
 // stand where the tensor cores expect the columns t and t + 4.
@@ -170,23 +144,7 @@ __device__ inline Factor<bf16> load_tile(const bf16* at, int pitch) {
   const int lane = lane_of_warp(), first = lane / 8 % 2 * 8, second = lane / 16 * 8;
   const bf16* row =
       kTransposed ? at + (lane % 8 + second) * pitch + first : at + (lane % 8 + first) * pitch + second;
-  Factor<bf16> out;
-#ifdef __CUDACC__
-  const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(row));
-  if constexpr (kTransposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out.x[0]), "=r"(out.x[1]), "=r"(out.x[2]), "=r"(out.x[3])
-                 : "r"(place)
-                 : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out.x[0]), "=r"(out.x[1]), "=r"(out.x[2]), "=r"(out.x[3])
-                 : "r"(place)
-                 : "memory");
-#else
-  emulator::load_packed_tile(out.x, row, kTransposed);
-#endif
-  return out;
+  return {kTransposed ? load_transposed(row) : load_matrices(row)};
 }
 
 __device__ inline void store_tile(float* at, int pitch, const Factor<float>& f) {
@@ -196,7 +154,7 @@ __device__ inline void store_tile(float* at, int pitch, const Factor<float>& f) 
 __device__ inline void store_tile(bf16* at, int pitch, const Factor<bf16>& f) {
 #pragma unroll
   for (int p = 0; p < 4; ++p)
-    reinterpret_cast<unsigned*>(at + tile_row(2 * p) * pitch + tile_column(2 * p))[0] = f.x[p];
+    reinterpret_cast<unsigned*>(at + tile_row(2 * p) * pitch + tile_column(2 * p))[0] = f.of[p];
 }
 
 // (I - x)^-1 of a strictly lower triangular x, given with its transpose: (I + x)(I + x^2)(I + x^4)(I + x^8),
@@ -206,12 +164,14 @@ __device__ inline Tile unit_inverse(Tile x, Tile transposed) {
   Tile inverse = tile_from([](int i, int j) { return i == j ? 1.0f : 0.0f; });
 #pragma unroll
   for (int i = 0; i < 8; ++i) inverse.x[i] += x.x[i];
+#pragma unroll 1
   for (int power = 2; power < kTile; power *= 2) {
-    Tile square{}, square_transposed{}, next = inverse;
-    if (2 * power < kTile) add_exact<T>(square, x, transposed);
+    Tile square{}, square_transposed{};
     add_exact<T>(square_transposed, transposed, x);
-    add_exact<T>(next, inverse, square_transposed);
-    x = square, transposed = square_transposed, inverse = next;
+    if (2 * power < kTile) add_exact<T>(square, x, transposed);
+    x = square, transposed = square_transposed;
+    const Tile before = inverse;
+    add_exact<T>(inverse, before, transposed);
   }
   return inverse;
 }

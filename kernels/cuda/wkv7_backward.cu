@@ -26,7 +26,7 @@ struct Reading {
 };
 template <class T>
 struct Readings {
-  Reading<T> pairs[2];
+  Reading<T> first, second;
   int count;
   int64_t R;
 };
@@ -41,10 +41,14 @@ struct Shared {
   static constexpr int kSmall = tile_pitch(kTile);
   Chunk<T, W> c;
   alignas(16) T dY[kC * Chunk<T, W>::P], Q[kC * Chunk<T, W>::P];  // [16, P], of one reader
-  alignas(16) T E[W * Chunk<T, W>::P];                            // [key, value]
-  alignas(16) T dP[W * kSmall];                                   // [value, t]
+  union {
+    alignas(16) T E[W * Chunk<T, W>::P];  // [key, value]
+    Tile sums[3][2 * W];                  // then each thread's own: see Sum
+  };
+  alignas(16) T dP[W * kSmall];  // [value, t]
   alignas(16) T A_ak[kC * kSmall], inverse[kC * kSmall];
-  alignas(16) T pairs[2][kC * kSmall], dpairs[2][kC * kSmall];  // A_qk, A_qb; dA_qk, dA_qb, then dA_ak, dA_ab
+  alignas(16) T pairs[2][kC * kSmall], dpairs[2][kC * kSmall];  // A_qk, A_qb; dA_qk, dA_qb
+  alignas(16) T dP_pairs[2][kC * kSmall];                       // dA_ak, dA_ab
 };
 
 // In global memory, of one block, and small enough to stay in L2: each thread's own parts.
@@ -54,22 +58,23 @@ struct Scratch {
   Tile dS[W / kTile][2 * W];                   // while they are computed
 };
 
+// The keys' sums [key, t], which with dS would not all fit a thread's registers. passed: what row t adds to
+// the decays after it.
+enum Sum { kDk, kDb, kPassed };
+
 template <class T, int W>
 struct Backward {
   static constexpr int P = Chunk<T, W>::P, kTiles = W / kTile, kSmall = Shared<T, W>::kSmall;
   const Inputs<T>& in;
   Shared<T, W>& s;
   Scratch<T, W>& scratch;
-  const int64_t n;
-  const int warp, own;  // own: the warp's first channel
+  const int n, warp;
+  int own;  // the warp's first channel
 
   State<T, W, true> dS;     // then E, then dS_0
   const Factor<T>* states;  // S_0's tiles [key, value], 2 W apart
-  int64_t row;
-  int C;
+  int row, C;
   Tile dV, dU;    // [value, t]
-  Tile dk, db;    // [key, t]
-  Tile passed;    // [key, s]: what row s adds to the decays after it
   float base[2];  // of the keys own + lane / 4 and + 8: what all rows share, this lane's part of the sum
 
   __device__ Factor<T> own_rows(const T* x) const { return load_tile<true>(x + own, P); }  // [channel, t]
@@ -77,9 +82,10 @@ struct Backward {
   __device__ Factor<T> small_transposed(const T* x) const { return load_tile<true>(x, kSmall); }
 
   // The states before the group's chunks, from the kept one, into scratch.
-  __device__ void compute_states(const float* kept, int64_t begin, int count, const T* removed) {
+  __device__ void compute_states(const float* kept, int begin, int count, const T* removed) {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) scratch.dS[b][threadIdx.x] = dS.m[b];
+    asm volatile("" ::: "memory");  // else the compiler keeps dS in registers as well
     State<T, W, true> state;
     state.load(kept, in.D, own);
     for (int at = 0; at < count; at += kC) {
@@ -87,6 +93,7 @@ struct Backward {
       for (int b = 0; b < kTiles; ++b) scratch.states[at / kC][b][threadIdx.x] = factor<T>(state.m[b]);
       if (at + kC >= count) break;
       s.c.load(in, begin + at, kC, n, removed);
+      s.c.prefetch(in, begin + at + kC, min(kC, count - at - kC), n, removed);
       __syncthreads();
       state.advance(s.c, own);
       __syncthreads();
@@ -95,7 +102,7 @@ struct Backward {
     for (int b = 0; b < kTiles; ++b) dS.m[b] = scratch.dS[b][threadIdx.x];
   }
 
-  __device__ void load_reading(const Reading<T>& reading, int64_t R, int32_t h) {
+  __device__ void load_reading(const Reading<T>& reading, int64_t R, int h) {
     s.c.load_rows(reading.dy, row, C, R, h, in.D, s.dY, false);
     s.c.load_rows(reading.r, row, C, R, h, in.D, s.Q, true);
   }
@@ -106,74 +113,42 @@ struct Backward {
     if (warp == kTiles - 1) store_tile(s.inverse, kSmall, factor<T>(removal_inverse(s.c)));
   }
   __device__ void reading_tiles() {
-    for (int job = 0; job < 4; ++job)
-      if (warp == (job + 1) % kTiles) {
-        const int half = job % 2;
-        const T *x = job < 2 ? s.Q : s.dY, *with = (job < 2 ? s.c.KB : s.c.VU) + half * kC * P;
-        store_tile(job < 2 ? s.pairs[half] : s.dpairs[half], kSmall,
-                   factor<T>(causal(product_of_rows<T, W>(x, with), false)));
-      }
+    for (int half = 0; half < 2; ++half)
+      if (warp == (half + 1) % kTiles)
+        store_tile(s.pairs[half], kSmall,
+                   factor<T>(causal(product_of_rows<T, W>(s.Q, s.c.KB + half * kC * P), false)));
+    for (int half = 0; half < 2; ++half)
+      if (warp == (half + 3) % kTiles)
+        store_tile(s.dpairs[half], kSmall,
+                   factor<T>(causal(product_of_rows<T, W>(s.dY, s.c.VU + half * kC * P), false)));
   }
 
-  // What reaches the chunk through the state after it.
-  __device__ void through_state() {
-    dk = {}, db = {}, passed = {}, base[0] = base[1] = 0;
+  // E from dS, for its own keys and for all values.
+  __device__ void through_decay() {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) {
-      Tile& E = dS.m[b];
-      const Tile S = values(states[b * 2 * W]);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        E.x[i] *= s.c.total()[own + tile_row(i)];
-        base[i / 2 % 2] += E.x[i] * S.x[i];
-      }
-      const Factor<T> rounded = factor<T>(E);
-      store_tile(s.E + own * P + b * kTile, P, rounded);
-      add_product(dk, rounded, load_tile(s.c.V() + b * kTile, P));
-      add_product(db, rounded, load_tile(s.c.U() + b * kTile, P));
+      for (int i = 0; i < 8; ++i) dS.m[b].x[i] *= s.c.total()[own + tile_row(i)];
+      store_tile(s.E + own * P + b * kTile, P, factor<T>(dS.m[b]));
     }
   }
-  __device__ void to_values() {
+
+  // What reaches the values: through the state after the chunk, a reading, the removal.
+  __device__ void values_through_state() {
     dV = {}, dU = {};
-#pragma unroll
+#pragma unroll 2
     for (int b = 0; b < kTiles; ++b) {
       const Factor<T> E = load_tile<true>(s.E + b * kTile * P + own, P);
       add_product(dV, E, load_tile(s.c.K() + b * kTile, P));
       add_product(dU, E, load_tile(s.c.B() + b * kTile, P));
     }
   }
-
-  // To the decays: X_i's gradient dx, first the part of S_0 alone.
-  __device__ void shared_by_all(const Tile& X, const Tile& dx) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) base[i / 2 % 2] += X.x[i] * dx.x[i];
-  }
-  // dx += (dA_.k K + dA_.b B)^T; dk += (dA_.k^T X)^T, db likewise
-  __device__ void through_pairs(const Factor<T>& X, Tile& dx) {
-    add_product(dx, own_rows(s.c.K()), small(s.dpairs[0]));
-    add_product(dx, own_rows(s.c.B()), small(s.dpairs[1]));
-    add_product(dk, X, small_transposed(s.dpairs[0]));
-    add_product(db, X, small_transposed(s.dpairs[1]));
-  }
-
-  __device__ void through_reading() {
-    const Factor<T> dY = own_rows(s.dY), Q = own_rows(s.Q);
+  __device__ void values_through_reading() {
+    const Factor<T> dY = own_rows(s.dY);
     add_product(dV, dY, small_transposed(s.pairs[0]));
     add_product(dU, dY, small_transposed(s.pairs[1]));
-    Tile dq{};
-#pragma unroll
-    for (int b = 0; b < kTiles; ++b) {
-      add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
-      add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
-    }
-    shared_by_all(values(Q), dq);
-    through_pairs(Q, dq);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) passed.x[i] -= values(Q).x[i] * dq.x[i];
   }
-
-  // dP and dv, with all that the values need.
-  __device__ void to_removal(T* dv) {
+  __device__ void values_through_removal(T* dv) {
     Tile dP{};
     add_exact(dP, dU, small_transposed(s.inverse));
     const Factor<T> rounded = factor<T>(dP);
@@ -181,111 +156,188 @@ struct Backward {
     add_product(dV, rounded, small_transposed(s.A_ak));
     store_rows(dv, row, C, in.N, n, in.D, own, [&](int i) { return dV.x[i]; });
   }
-  __device__ void through_removal(const Gradients<T>& out) {
+
+  // What reaches the keys, the same three ways.
+  __device__ void keys_through_state() {
+    base[0] = base[1] = 0;
+    Tile dk{}, db{};
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) {
+      const Factor<T> E = factor<T>(dS.m[b]);
+      add_product(dk, E, load_tile(s.c.V() + b * kTile, P));
+      add_product(db, E, load_tile(s.c.U() + b * kTile, P));
+      shared_by_all(dS.m[b], values(states[b * 2 * W]));
+    }
+    sum(kDk) = dk, sum(kDb) = db, sum(kPassed) = {};
+  }
+  __device__ void keys_through_reading() {
+    const Factor<T> Q = own_rows(s.Q);
+    Tile dq{};
+#pragma unroll
+    for (int b = 0; b < kTiles; ++b) add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
+#pragma unroll 2
+    for (int b = 0; b < kTiles; ++b) add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
+    shared_by_all(values(Q), dq);
+    through_pairs(Q, s.dpairs, dq);
+    Tile passed = sum(kPassed);
+    add_terms(passed, Q, dq, -1);
+    sum(kPassed) = passed;
+  }
+  // Of each half dA_ak, dA_ab, by a warp.
+  __device__ void dP_tiles() {
     for (int half = 0; half < 2; ++half)
       if (warp == (half + 1) % kTiles) {
         Tile sum{};
-#pragma unroll
+#pragma unroll 2
         for (int b = 0; b < kTiles; ++b)
           add_product(sum, small_transposed(s.dP + b * kTile * kSmall),
                       load_tile(s.c.VU + half * kC * P + b * kTile, P));
-        store_tile(s.dpairs[half], kSmall, factor<T>(causal(sum, true)));
+        store_tile(s.dP_pairs[half], kSmall, factor<T>(causal(sum, true)));
       }
+  }
+  __device__ void keys_through_removal(const Gradients<T>& out) {
     const Factor<T> A = own_rows(s.c.A);
     Tile da{};
 #pragma unroll
-    for (int b = 0; b < kTiles; ++b) {
-      const T* dP = s.dP + b * kTile * kSmall;
-      add_product(da, states[b * 2 * W], small_transposed(dP));
-      add_product(dS.m[b], A, small(dP));
-    }
+    for (int b = 0; b < kTiles; ++b) add_product(dS.m[b], A, small(s.dP + b * kTile * kSmall));
+#pragma unroll 2
+    for (int b = 0; b < kTiles; ++b)
+      add_product(da, states[b * 2 * W], small_transposed(s.dP + b * kTile * kSmall));
     shared_by_all(values(A), da);
     __syncthreads();
-    through_pairs(A, da);
-    finish(values(A), da, out);
+    through_pairs(A, s.dP_pairs, da);
+    finish(A, da, out);
+  }
+
+  // To what all rows of the decays share: sum over the columns of x o y.
+  __device__ void shared_by_all(const Tile& x, const Tile& y) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) base[i / 2 % 2] += x.x[i] * y.x[i];
+  }
+  // From the pairs of X with K and with B: dx += (dpairs_0 K + dpairs_1 B)^T, dk += (dpairs_0^T X)^T, db
+  // likewise.
+  __device__ void through_pairs(const Factor<T>& X, const T (&dpairs)[2][kC * kSmall], Tile& dx) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Tile& kept = sum(half ? kDb : kDk);
+      Tile total = kept;
+      add_product(total, X, small_transposed(dpairs[half]));
+      kept = total;
+      add_product(dx, own_rows(s.c.KB + half * kC * P), small(dpairs[half]));
+    }
+  }
+  __device__ Tile& sum(Sum which) { return s.sums[which][threadIdx.x]; }
+  // sum += sign x o y
+  __device__ static void add_terms(Tile& sum, const Factor<T>& x, const Tile& y, float sign) {
+    const Tile wide = values(x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum.x[i] += sign * wide.x[i] * y.x[i];
   }
 
   // Out of the decayed coordinates and into the results.
-  __device__ void finish(const Tile& A, const Tile& da, const Gradients<T>& out) {
-    const Tile K = values(own_rows(s.c.K())), B = values(own_rows(s.c.B()));
-    Tile removed, dlog_w;
+  __device__ void finish(const Factor<T>& A, const Tile& da, const Gradients<T>& out) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       base[half] += __shfl_xor_sync(~0u, base[half], 1);
       base[half] += __shfl_xor_sync(~0u, base[half], 2);
     }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      passed.x[i] += K.x[i] * dk.x[i] + B.x[i] * db.x[i];
-      removed.x[i] = -A.x[i] * da.x[i];
-      dlog_w.x[i] = base[i / 2 % 2];
-    }
-    add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
-    add_exact(dlog_w, removed, factor<T>(tile_from([](int t, int i) { return i <= t ? 1.0f : 0.0f; })));
     const auto store = [&](T* x, auto value) {
       store_rows(x, row, C, in.N, n, in.D, own, [&](int i) {
-        const int t = tile_column(i), c = own + tile_row(i);
-        return value(i, ((row + t) * in.N + n) * in.D + c, s.c.grow + t * W + c);
+        const float* const g = s.c.grow + tile_column(i) * W + own + tile_row(i);
+        return value(i, g[0], 1.0f / g[W]);  // e^{g_{t-1}}, e^{-g_t}
       });
     };
-    // g points to e^{g_{t-1}}, and a row on to e^{g_t}.
-    store(out.dlog_w, [&](int i, int64_t, const float*) { return dlog_w.x[i]; });
-    store(out.dk, [&](int i, int64_t, const float* g) { return dk.x[i] / g[W]; });
-    store(out.dkappa, [&](int i, int64_t at, const float* g) {
-      return as_float(in.rate[at]) * db.x[i] / g[W] - da.x[i] * g[0];
-    });
-    store(out.drate,
-          [&](int i, int64_t at, const float* g) { return as_float(in.kappa[at]) * db.x[i] / g[W]; });
+    // Of an input's element i.
+    const int64_t from = (int64_t{row} * in.N + n) * in.D + own;
+    const auto input = [&, stride = opaque(static_cast<int>(in.N) * in.D)](const T* x, int i) {
+      return as_float(x[from + tile_column(i) * stride + tile_row(i)]);
+    };
+    Tile passed = sum(kPassed);
+    {
+      const Tile dk = sum(kDk);
+      add_terms(passed, own_rows(s.c.K()), dk, 1);
+      store(out.dk, [&](int i, float, float down) { return dk.x[i] * down; });
+    }
+    {
+      const Tile db = sum(kDb);
+      add_terms(passed, own_rows(s.c.B()), db, 1);
+      store(out.dkappa, [&](int i, float before, float down) {
+        return input(in.rate, i) * db.x[i] * down - da.x[i] * before;
+      });
+      store(out.drate, [&](int i, float, float down) { return input(in.kappa, i) * db.x[i] * down; });
+    }
+    Tile dlog_w;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) dlog_w.x[i] = base[i / 2 % 2];
+    add_terms(dlog_w, A, da, -1);
+    add_terms(passed, A, da, -1);
+    add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
+    store(out.dlog_w, [&](int i, float, float) { return dlog_w.x[i]; });
   }
 
-  // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`.
+  // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`. The values'
+  // part comes first and the keys' last, so that never all sums are in registers; with several readers, the
+  // keys take them from the last to the first, which is still there.
   __device__ void run(int chunk, const T* removed, const Readings<T>& readings, int32_t first, int32_t last,
                       const Gradients<T>& out) {
+    own = opaque(own);
     states = &scratch.states[chunk][0][threadIdx.x];
     const int each = last - first, count = each * readings.count;
-    const auto load = [&](int i) { load_reading(readings.pairs[i / each], readings.R, first + i % each); };
+    const auto load = [&](int i) {
+      const bool of_first = i < each;
+      load_reading({of_first ? readings.first.dy : readings.second.dy,
+                    of_first ? readings.first.r : readings.second.r},
+                   readings.R, first + i % each);
+    };
+    const auto exchange = [&](int i) {
+      __syncthreads();
+      load(i);
+      __syncthreads();
+      reading_tiles();
+      __syncthreads();
+    };
     s.c.load(in, row, C, n, removed);
     if (count > 0) load(0);
     __syncthreads();
-    through_state();
+    through_decay();
     removal_tiles();
     if (count > 0) reading_tiles();
     __syncthreads();
-    to_values();
+    values_through_state();
     for (int i = 0; i < count; ++i) {
-      if (i > 0) {
-        __syncthreads();
-        load(i);
-        __syncthreads();
-        reading_tiles();
-        __syncthreads();
-      }
-      through_reading();
+      if (i > 0) exchange(i);
+      values_through_reading();
     }
-    to_removal(out.dv);
+    values_through_removal(out.dv);
     __syncthreads();
-    through_removal(out);
+    own = opaque(own);
+    dP_tiles();
+    keys_through_state();
+    for (int i = count - 1; i >= 0; --i) {
+      if (i < count - 1) exchange(i);
+      keys_through_reading();
+    }
+    keys_through_removal(out);
     __syncthreads();
   }
 };
 
 template <class T, int W>
 __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
-    backward_kernel(Inputs<T> in, const int64_t* segments, int64_t chains, const int32_t* readers,
+    backward_kernel(Inputs<T> in, const int64_t* segments, int chains, const int32_t* readers,
                     Readings<T> readings, const float* chunk_states, const T* removed, const float* dfinal,
                     Gradients<T> out, Scratch<T, W>* scratch) {
   auto& s = *wuneng::cuda::shared_memory<Shared<T, W>>();
   const int64_t square = int64_t{in.D} * in.D;
-  for (int64_t chain = blockIdx.x; chain < chains; chain += gridDim.x) {
-    const int64_t n = chain % in.N, *segment = segments + chain / in.N * 3;
-    const int64_t begin = segment[0], count = segment[1], first_kept = segment[2];
-    const int warp = threadIdx.x / kWarp;
+  for (int chain = blockIdx.x; chain < chains; chain += gridDim.x) {
+    const int64_t* const segment = segments + chain / in.N * 3;
+    const int begin = static_cast<int>(segment[0]), count = static_cast<int>(segment[1]),
+              n = static_cast<int>(chain % in.N), warp = static_cast<int>(threadIdx.x) / kWarp;
     Backward<T, W> b{in, s, scratch[blockIdx.x], n, warp, warp * kTile};
     b.dS.load(dfinal ? dfinal + chain * square : nullptr, in.D, b.own);
-    for (int64_t group = (count - 1) / kKept; group >= 0; --group) {
-      const int64_t first = begin + group * kKept;
-      const int rows = static_cast<int>(min(int64_t{kKept}, count - group * kKept));
-      b.compute_states(chunk_states + ((first_kept + group) * in.N + n) * square, first, rows, removed);
+    for (int group = (count - 1) / kKept; group >= 0; --group) {
+      const int first = begin + group * kKept, rows = min(kKept, count - group * kKept);
+      b.compute_states(chunk_states + ((segment[2] + group) * in.N + n) * square, first, rows, removed);
       for (int chunk = (rows - 1) / kC; chunk >= 0; --chunk) {
         b.row = first + chunk * kC, b.C = min(kC, rows - chunk * kC);
         b.run(chunk, removed, readings, readers[2 * n], readers[2 * n + 1], out);
@@ -307,7 +359,8 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
                  readers = reader_table(args.head_state, in.N, device);
     Readings<T> readings{};
     for (const auto& pair : args.readings) {
-      readings.pairs[readings.count++] = {pair.dy.data<T>(), pair.r.data<T>()};
+      const Reading<T> reading{pair.dy.data<T>(), pair.r.data<T>()};
+      (readings.count++ ? readings.second : readings.first) = reading;
       readings.R = pair.r.dim(1);
     }
     const Gradients<T> out{args.dlog_w.data<T>(), args.dk.data<T>(),    args.dv.data<T>(),
@@ -317,9 +370,9 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
     const Tensor scratch = Tensor::empty(
         {blocks * static_cast<int64_t>(sizeof(Scratch<T, W>) / sizeof(float))}, DType::f32, device);
     wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel<T, W>, dim3(blocks), dim3(2 * W),
-                         sizeof(Shared<T, W>), in, segments.data<int64_t>(), chains, readers.data<int32_t>(),
-                         readings, args.chunk_states.f32(), args.removed.data<T>(), optional(args.dfinal),
-                         out, static_cast<Scratch<T, W>*>(scratch.raw()));
+                         sizeof(Shared<T, W>), in, segments.data<int64_t>(), static_cast<int>(chains),
+                         readers.data<int32_t>(), readings, args.chunk_states.f32(), args.removed.data<T>(),
+                         optional(args.dfinal), out, static_cast<Scratch<T, W>*>(scratch.raw()));
   });
 }
 

@@ -33,9 +33,16 @@ Inputs<T> inputs_of(const Wkv7Inputs& in) {
           static_cast<int>(in.k.dim(2))};
 }
 
+// x, though the compiler cannot know it: what follows from it is computed again for each chunk, where it
+// would else lie in registers along the whole chain, beside the state.
+__device__ inline int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 template <class T, int W>
 struct Chunk {
-  static constexpr int P = tile_pitch(W);
+  static constexpr int P = tile_pitch(W), kHalf = kC / 2;
   T A[kC * P];               // [16, P]
   T KB[2 * kC * P];          // [32, P]: K over B
   T VU[2 * kC * P];          // [32, P]: V over U
@@ -47,36 +54,26 @@ struct Chunk {
   __device__ T* U() { return VU + kC * P; }
   __device__ const float* total() const { return grow + kC * W; }  // e^G of the whole chunk
 
-  // f(t, c) for each row and channel: a thread has a channel, and of it one half of the rows.
-  template <class F>
-  __device__ static void each(F f) {
-    for (int e = threadIdx.x; e < 2 * W; e += blockDim.x)
-#pragma unroll
-      for (int t = 0; t < kC / 2; ++t) f(e / W * (kC / 2) + t, e % W);
-  }
-
   // Rows [row, row + C) of state head n; the others of the 16 are zero and do not decay. removed: null where
-  // U is still to be found.
+  // U is still to be found. A thread has a channel, and of it one half of the rows.
   __device__ void load(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
+    const int stride = opaque(static_cast<int>(in.N) * in.D);
     for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
-      const int c = e % W, first = e / W * (kC / 2);
-      const auto at = [&](int t) { return ((row + t) * in.N + n) * in.D + c; };
-      const auto real = [&](int t) { return t < C && c < in.D; };
-      float g = 0, before = 1;
-      for (int t = 0; t < first; ++t) g += real(t) ? as_float(in.log_w[at(t)]) : 0.0f;
-      if (first == 0)
-        grow[c] = 1;
-      else
-        before = expf(g);
-#pragma unroll
-      for (int i = 0; i < kC / 2; ++i) {
-        const int t = first + i;
+      const int c = e % W, first = e / W * kHalf, real = c < in.D ? C : 0;
+      int64_t at = row * stride + n * in.D + c;
+      float g = 0;
+      for (int t = 0; t < first; ++t, at += stride)
+        if (t < real) g += as_float(in.log_w[at]);
+      float before = expf(g);
+      if (first == 0) grow[c] = before;
+#pragma unroll 4
+      for (int t = first; t < first + kHalf; ++t, at += stride) {
         float k = 0, v = 0, kappa = 0, rate = 0, u = 0;
-        if (real(t)) {
-          g += as_float(in.log_w[at(t)]);
-          k = as_float(in.k[at(t)]), v = as_float(in.v[at(t)]);
-          kappa = as_float(in.kappa[at(t)]), rate = as_float(in.rate[at(t)]);
-          if (removed) u = as_float(removed[at(t)]);
+        if (t < real) {
+          g += as_float(in.log_w[at]);
+          k = as_float(in.k[at]), v = as_float(in.v[at]);
+          kappa = as_float(in.kappa[at]), rate = as_float(in.rate[at]);
+          if (removed) u = as_float(removed[at]);
         }
         const float up = expf(g), down = 1.0f / up;
         grow[(t + 1) * W + c] = up;
@@ -90,23 +87,55 @@ struct Chunk {
     }
   }
 
-  // Rows [row, row + C) of head h of x [T, heads, D] to [16, P]; scaled: times e^{g_t}.
+  // Asks the L2 cache for rows that are to come, a line a thread.
+  __device__ static void prefetch(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
+    constexpr int kLine = 128 / sizeof(T), kLines = (W + kLine - 1) / kLine;  // of a row
+    for (int e = threadIdx.x; e < 6 * C * kLines; e += blockDim.x) {
+      const int which = e / (C * kLines), t = e / kLines % C, c = e % kLines * kLine;
+      const T* const x = which == 0   ? in.log_w
+                         : which == 1 ? in.k
+                         : which == 2 ? in.v
+                         : which == 3 ? in.kappa
+                         : which == 4 ? in.rate
+                                      : removed;
+      if (x && c < in.D) prefetch_line(x + ((row + t) * in.N + n) * in.D + c);
+    }
+  }
+  __device__ static void prefetch_line(const T* at) {
+#ifdef __CUDACC__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#else
+    (void)at;
+#endif
+  }
+
+  // Rows [row, row + C) of head h of x [T, heads, D] to [16, P], by the threads that have these channels and
+  // rows in load(); scaled: times e^{g_t}.
   __device__ void load_rows(const T* x, int64_t row, int C, int64_t heads, int64_t h, int D, T* to,
                             bool scaled) const {
-    each([&](int t, int c) {
-      const float value = t < C && c < D ? as_float(x[((row + t) * heads + h) * D + c]) : 0.0f;
-      assign(to[t * P + c], scaled ? value * grow[(t + 1) * W + c] : value);
-    });
+    for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
+      const int c = e % W, first = e / W * kHalf, real = c < D ? C : 0;
+      const int stride = opaque(static_cast<int>(heads) * D);
+      int64_t at = (row + first) * stride + h * D + c;
+#pragma unroll 4
+      for (int t = first; t < first + kHalf; ++t, at += stride) {
+        const float value = t < real ? as_float(x[at]) : 0.0f;
+        assign(to[t * P + c], scaled ? value * grow[(t + 1) * W + c] : value);
+      }
+    }
   }
 };
 
-// Channels [first, first + 16) of rows [row, row + C) of head h of x [T, heads, D], from a tile [channel, t].
+// Channels [first, first + 16) of rows [row, row + C) of head h of x [T, heads, D], from a tile [channel, t]:
+// value(i) of its element i.
 template <class T, class F>
 __device__ void store_rows(T* x, int64_t row, int C, int64_t heads, int64_t h, int D, int first, F value) {
+  T* const from = x + (row * heads + h) * D + first;
+  const int stride = opaque(static_cast<int>(heads) * D);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const int c = first + tile_row(i), t = tile_column(i);
-    if (t < C && c < D) assign(x[((row + t) * heads + h) * D + c], value(i));
+    const int c = tile_row(i), t = tile_column(i);
+    if (t < C && first + c < D) assign(from[t * stride + c], value(i));
   }
 }
 

@@ -27,14 +27,17 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
   auto& s = *wuneng::cuda::shared_memory<Shared<T, W>>();
   auto& c = s.c;
   constexpr int P = Chunk<T, W>::P, kSmall = Shared<T, W>::P;
-  const int warp = threadIdx.x / wuneng::cuda::kWarp, own = warp * kTile, D = in.D;
+  const int warp = threadIdx.x / wuneng::cuda::kWarp, D = in.D;
+  int own = warp * kTile;
   const int count = static_cast<int>(groups[2 * blockIdx.x + 1]);
   State<T, W, kTransposed> state;
   state.load(chunk_states + (blockIdx.x * in.N + n) * D * D, D, own);
   for (int at = 0; at < count; at += kC) {
     const int64_t row = begin + at;
     const int C = min(kC, count - at);
+    own = opaque(own);
     c.load(in, row, C, n, removed);
+    if (at + kC < count) c.prefetch(in, row + kC, min(kC, count - at - kC), n, removed);
     const T *given = (kTransposed ? c.KB : c.VU) + own, *seen = kTransposed ? c.VU : c.KB;
     for (int32_t h = first; h < last; ++h) {
       c.load_rows(r, row, C, R, h, D, s.x, !kTransposed);

@@ -13,13 +13,14 @@ struct State {
   // f(element, place of the same in [D, D]) for those within D; `own` is the warp's first channel.
   template <class F>
   __device__ void each(int D, int own, F f) {
+    const int right = kByKey ? D : 1, down = kByKey ? 1 : D;  // to the next column of a tile, and row
+    int at = (own + tile_row(0)) * down + tile_column(0) * right;
 #pragma unroll
-    for (int b = 0; b < kTiles; ++b)
+    for (int b = 0; b < kTiles; ++b, at += kTile * right)
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int row = own + tile_row(i), column = b * kTile + tile_column(i);
-        if (row < D && column < D) f(m[b].x[i], kByKey ? column * D + row : row * D + column);
-      }
+      for (int i = 0; i < 8; ++i)
+        if (own + tile_row(i) < D && b * kTile + tile_column(i) < D)
+          f(m[b].x[i], at + i / 2 % 2 * 8 * down + (i / 4 * 8 + i % 2) * right);
   }
   // null: zeros, nowhere.
   __device__ void load(const float* from, int D, int own) {
@@ -55,7 +56,7 @@ template <class T, int W>
 __device__ Tile product_of_rows(const T* a, const T* b) {
   constexpr int P = Chunk<T, W>::P;
   Tile sum{};
-#pragma unroll
+#pragma unroll 1
   for (int at = 0; at < W; at += kTile) add_product(sum, load_tile(a + at, P), load_tile(b + at, P));
   return sum;
 }

@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
   auto& c = s.c;
   constexpr int P = Chunk<T, W>::P, kSmall = Shared<T, W>::P;
   const int warp = threadIdx.x / wuneng::cuda::kWarp, warps = blockDim.x / wuneng::cuda::kWarp;
-  const int own = (blockIdx.z * warps + warp) * kTile, D = in.D;
+  const int D = in.D;
+  int own = (blockIdx.z * warps + warp) * kTile;
   const int64_t n = blockIdx.y, square = int64_t{D} * D, chain = blockIdx.x * in.N + n;
   const int64_t begin = segments[3 * blockIdx.x], count = segments[3 * blockIdx.x + 1],
                 first_kept = segments[3 * blockIdx.x + 2];
@@ -31,8 +32,11 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
   state.load(initial ? initial + chain * square : nullptr, D, own);
   for (int64_t at = 0; at < count; at += kC) {
     const int C = static_cast<int>(min(int64_t{kC}, count - at));
+    own = opaque(own);
     if (at % kKept == 0) state.store(chunk_states + ((first_kept + at / kKept) * in.N + n) * square, D, own);
     c.load(in, begin + at, C, n, nullptr);
+    if (at + kC < count)
+      c.prefetch(in, begin + at + kC, static_cast<int>(min(int64_t{kC}, count - at - kC)), n, nullptr);
     __syncthreads();
     if (warp == 0) store_tile(s.A_ak, kSmall, factor<T>(causal(product_of_rows<T, W>(c.A, c.K()), true)));
     if (warp == warps - 1) store_tile(s.inverse, kSmall, factor<T>(removal_inverse(c)));

@@ -1,5 +1,6 @@
 #include "runtime/cuda/device.h"
 
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -10,8 +11,39 @@
 namespace wuneng::cuda {
 namespace {
 
-// One GPU as this process uses it. Blocks are kept by their size; sizes are rounded so that a step's second
-// run finds what its first left.
+// A GPU's streams share a few queues to it, by default 8: work of one stream then waits for work of another
+// that it has nothing to do with, and a message's for its receiver (see nccl.h). Read when the driver starts.
+const int g_queues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+
+// Free blocks by their size. Sizes are rounded so that a step's second run finds what its first left.
+class Blocks {
+ public:
+  // Eighths of a power of two above 1 MB, 512 bytes below: at most an eighth of a block is wasted.
+  static int64_t rounded(int64_t bytes) {
+    int64_t step = 512;
+    while (step * 16 <= bytes && bytes >= 1 << 20) step *= 2;
+    return (bytes + step - 1) / step * step;
+  }
+  void* take(int64_t bytes) {  // null where there is none
+    auto& free = free_[rounded(bytes)];
+    if (free.empty()) return nullptr;
+    void* const memory = free.back();
+    free.pop_back();
+    return memory;
+  }
+  void put(void* memory, int64_t bytes) { free_[rounded(bytes)].push_back(memory); }
+  template <class F>
+  void drop_all(const F& drop) {  // drop(memory, size)
+    for (auto& [size, blocks] : free_)
+      for (void* block : blocks) drop(block, size);
+    free_.clear();
+  }
+
+ private:
+  std::map<int64_t, std::vector<void*>> free_;
+};
+
+// One GPU as this process uses it.
 class Gpu {
  public:
   explicit Gpu(int index) : index_(index) {
@@ -22,17 +54,13 @@ class Gpu {
 
   void* allocate(int64_t bytes) {
     const std::lock_guard lock(mutex_);
-    auto& free = free_[rounded(bytes)];
-    if (!free.empty()) {
-      void* const memory = free.back();
-      free.pop_back();
-      return memory;
-    }
+    if (void* const memory = free_.take(bytes)) return memory;
     void* memory = nullptr;
-    cudaError_t code = cudaMalloc(&memory, rounded(bytes));
+    cudaError_t code = cudaMalloc(&memory, Blocks::rounded(bytes));
     if (code == cudaErrorMemoryAllocation) {
-      give_back();
-      code = cudaMalloc(&memory, rounded(bytes));
+      wait_for(stream_);
+      free_.drop_all([](void* block, int64_t) { cudaFree(block); });
+      code = cudaMalloc(&memory, Blocks::rounded(bytes));
     }
     if (code != cudaSuccess) {
       size_t left = 0, total = 0;
@@ -45,29 +73,69 @@ class Gpu {
 
   void release(void* memory, int64_t bytes) {
     const std::lock_guard lock(mutex_);
-    free_[rounded(bytes)].push_back(memory);
+    free_.put(memory, bytes);
   }
 
  private:
-  // Eighths of a power of two above 1 MB, 512 bytes below: at most an eighth of a block is wasted.
-  static int64_t rounded(int64_t bytes) {
-    int64_t step = 512;
-    while (step * 16 <= bytes && bytes >= 1 << 20) step *= 2;
-    return (bytes + step - 1) / step * step;
-  }
-
-  void give_back() {
-    wait_for(stream_);
-    for (auto& [size, blocks] : free_)
-      for (void* block : blocks) cudaFree(block);
-    free_.clear();
-  }
-
   int index_;
   cudaStream_t stream_ = nullptr;
   std::mutex mutex_;
-  std::map<int64_t, std::vector<void*>> free_;
+  Blocks free_;
 };
+
+// The host's page-locked memory. Copies run beside the host, so a block is free when its last copy has ended.
+class LockedMemory {
+ public:
+  void* allocate(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(used_, [&](const Used& u) {
+      if (!u.last.passed()) return false;
+      free_.put(u.memory, u.bytes);
+      return true;
+    });
+    if (void* const memory = free_.take(bytes)) return memory;
+    void* memory = nullptr;
+    cudaError_t code = cudaHostAlloc(&memory, Blocks::rounded(bytes), cudaHostAllocPortable);
+    if (code == cudaErrorMemoryAllocation) {
+      free_.drop_all([&](void* block, int64_t size) {
+        cudaFreeHost(block);
+        held_ -= size;
+      });
+      code = cudaHostAlloc(&memory, Blocks::rounded(bytes), cudaHostAllocPortable);
+    }
+    if (code != cudaSuccess)
+      fail("out of page-locked memory: {} bytes asked for, {} held: {}", bytes, held_,
+           cudaGetErrorString(code));
+    held_ += Blocks::rounded(bytes);
+    return memory;
+  }
+
+  void release(void* memory, int64_t bytes, const Event& last) {
+    const std::lock_guard lock(mutex_);
+    used_.push_back({memory, bytes, last});
+  }
+
+  int64_t held() {
+    const std::lock_guard lock(mutex_);
+    return held_;
+  }
+
+ private:
+  struct Used {
+    void* memory;
+    int64_t bytes;
+    Event last;
+  };
+  std::mutex mutex_;
+  Blocks free_;
+  std::vector<Used> used_;
+  int64_t held_ = 0;
+};
+
+LockedMemory& locked_memory() {
+  static LockedMemory* const one = new LockedMemory;  // used by what ends after static objects
+  return *one;
+}
 
 Gpu& gpu(int index) {
   static std::mutex mutex;
@@ -117,6 +185,18 @@ void synchronize(int index) { wait_for(gpu(index).stream()); }
 
 void* allocate(int index, int64_t bytes) { return gpu(index).allocate(bytes); }
 void release(int index, void* memory, int64_t bytes) { gpu(index).release(memory, bytes); }
+
+void* allocate_locked(int64_t bytes) { return locked_memory().allocate(bytes); }
+void release_locked(void* memory, int64_t bytes, const Event& last_use) {
+  locked_memory().release(memory, bytes, last_use);
+}
+int64_t locked_bytes() { return locked_memory().held(); }
+
+Event copy_locked(void* to, const void* from, int64_t bytes, int index) {
+  const cudaStream_t stream = gpu(index).stream();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
+  return Event::after(stream);
+}
 
 void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
   const Device device = to_device.kind == DeviceKind::cuda ? to_device : from_device;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "runtime/cuda/event.h"
 #include "runtime/device.h"
 #include "runtime/error.h"
 
@@ -25,6 +26,14 @@ void* allocate(int index, int64_t bytes);
 void release(int index, void* memory, int64_t bytes);
 void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 void zero(void* at, int index, int64_t bytes);
+// Page-locked memory of the host from a cache of blocks (locking pages is slow). What is released is used
+// again when last_use has passed.
+void* allocate_locked(int64_t bytes);
+void release_locked(void* memory, int64_t bytes, const Event& last_use);
+int64_t locked_bytes();  // in use and in the cache
+// Between page-locked memory and the GPU of that index, either way, in the compute stream's order; returns at
+// once, with the event that the copy has ended.
+Event copy_locked(void* to, const void* from, int64_t bytes, int index);
 // Tensors on one GPU, f32 or bf16: to = from; to += from.
 void convert(const Tensor& from, const Tensor& to);
 void add(const Tensor& from, const Tensor& to);
@@ -40,6 +49,10 @@ inline void* allocate(int, int64_t) { none(); }
 inline void release(int, void*, int64_t) {}
 inline void copy(void*, Device, const void*, Device, int64_t) { none(); }
 inline void zero(void*, int, int64_t) { none(); }
+inline void* allocate_locked(int64_t) { none(); }
+inline void release_locked(void*, int64_t, const Event&) {}
+inline int64_t locked_bytes() { return 0; }
+inline Event copy_locked(void*, const void*, int64_t, int) { none(); }
 inline void convert(const Tensor&, const Tensor&) { none(); }
 inline void add(const Tensor&, const Tensor&) { none(); }
 #endif

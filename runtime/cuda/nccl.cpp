@@ -5,7 +5,9 @@
 #include <cstring>
 #include <exception>
 
+#include "runtime/cuda/check.h"
 #include "runtime/cuda/waiting.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng::cuda {
 namespace {
@@ -31,15 +33,55 @@ ncclDataType_t type_of(DType type) {
   }
 }
 
-}  // namespace
+// A communicator, looked after while the host waits for the GPU.
+class Communicator {
+ public:
+  // Returns when all `size` ranks have come. most_blocks: of one of its kernels; 0: as NCCL likes.
+  Communicator(const NcclId& id, int rank, int size, int most_blocks, const std::string& call) : call_(call) {
+    ncclUniqueId unique;
+    std::memcpy(&unique, id.data(), sizeof unique);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    if (most_blocks > 0) config.maxCTAs = most_blocks;
+    check(ncclCommInitRankConfig(&comm_, size, unique, rank, &config), call);
+    health_check_ = add_health_check([comm = comm_] {
+      ncclResult_t found = ncclSuccess;
+      check(ncclCommGetAsyncError(comm, &found), "ncclCommGetAsyncError");
+      return found == ncclSuccess || found == ncclInProgress ? std::string() : ncclGetErrorString(found);
+    });
+  }
+  ~Communicator() {
+    remove_health_check(health_check_);
+    const watchdog::Waiting waiting("leaving what was made by: " + call_);  // the others leave as well
+    std::uncaught_exceptions() > 0 ? ncclCommAbort(comm_) : ncclCommDestroy(comm_);
+  }
+  Communicator(const Communicator&) = delete;
+  ncclComm_t get() const { return comm_; }
 
-struct NcclGroup::Impl {
-  ncclComm_t comm = nullptr;
-  cudaStream_t stream = nullptr;
-  int health_check = 0;
+ private:
+  std::string call_;
+  ncclComm_t comm_ = nullptr;
+  int health_check_ = 0;
 };
 
-NcclId NcclGroup::make_id() {
+cudaStream_t compute_stream_of(Device device) {
+  return static_cast<cudaStream_t>(compute_stream(device).handle);
+}
+
+// Before the compute stream's next kernels in the queue for multiprocessors.
+cudaStream_t make_urgent_stream() {
+  int least = 0, greatest = 0;
+  cuda::check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+  cudaStream_t stream = nullptr;
+  cuda::check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
+              "cudaStreamCreateWithPriority");
+  return stream;
+}
+
+constexpr int kMostBlocks = 4;  // of a message's kernel, one a multiprocessor
+
+}  // namespace
+
+NcclId make_nccl_id() {
   ncclUniqueId id;
   check(ncclGetUniqueId(&id), "ncclGetUniqueId");
   NcclId out;
@@ -48,41 +90,80 @@ NcclId NcclGroup::make_id() {
   return out;
 }
 
-NcclGroup::NcclGroup(const NcclId& id, int rank, int size, Device device) : impl_(std::make_unique<Impl>()) {
-  ncclUniqueId unique;
-  std::memcpy(&unique, id.data(), sizeof unique);
-  impl_->stream = static_cast<cudaStream_t>(compute_stream(device).handle);
-  check(ncclCommInitRank(&impl_->comm, size, unique, rank),
-        fmt::format("joining {} GPUs as rank {}", size, rank));
-  impl_->health_check = add_health_check([comm = impl_->comm] {
-    ncclResult_t found = ncclSuccess;
-    check(ncclCommGetAsyncError(comm, &found), "ncclCommGetAsyncError");
-    return found == ncclSuccess || found == ncclInProgress ? std::string() : ncclGetErrorString(found);
-  });
-}
+struct NcclGroup::Impl {
+  Communicator comm;
+  cudaStream_t stream;
+};
 
-NcclGroup::~NcclGroup() {
-  remove_health_check(impl_->health_check);
-  std::uncaught_exceptions() > 0 ? ncclCommAbort(impl_->comm) : ncclCommDestroy(impl_->comm);
-}
+NcclGroup::NcclGroup(const NcclId& id, int rank, int size, Device device)
+    : impl_(new Impl{{id, rank, size, 0, fmt::format("joining {} GPUs as rank {}", size, rank)},
+                     compute_stream_of(device)}) {}
+NcclGroup::~NcclGroup() = default;
 
 void NcclGroup::all_reduce(const Tensor& tensor, Reduce op, const std::string& call) const {
   constexpr ncclRedOp_t ops[] = {ncclSum, ncclMax, ncclMin};
   note_queued(call);
   check(ncclAllReduce(tensor.raw(), tensor.raw(), tensor.numel(), type_of(tensor.dtype()),
-                      ops[static_cast<int>(op)], impl_->comm, impl_->stream),
+                      ops[static_cast<int>(op)], impl_->comm.get(), impl_->stream),
         call);
 }
 
 void NcclGroup::broadcast(const Tensor& tensor, int root, const std::string& call) const {
   note_queued(call);
-  check(ncclBroadcast(tensor.raw(), tensor.raw(), tensor.bytes(), ncclInt8, root, impl_->comm, impl_->stream),
+  check(ncclBroadcast(tensor.raw(), tensor.raw(), tensor.bytes(), ncclInt8, root, impl_->comm.get(),
+                      impl_->stream),
         call);
 }
 
 void NcclGroup::all_gather(const Tensor& mine, const Tensor& all, const std::string& call) const {
   note_queued(call);
-  check(ncclAllGather(mine.raw(), all.raw(), mine.bytes(), ncclInt8, impl_->comm, impl_->stream), call);
+  check(ncclAllGather(mine.raw(), all.raw(), mine.bytes(), ncclInt8, impl_->comm.get(), impl_->stream), call);
+}
+
+struct NcclWay::Impl {
+  Communicator comm;
+  cudaStream_t stream, compute;
+  int64_t count = 0;
+
+  Impl(const NcclId& id, bool sends, Device device, const std::string& call)
+      : comm(id, sends ? 0 : 1, 2, kMostBlocks, call),
+        stream(make_urgent_stream()),
+        compute(compute_stream_of(device)) {}
+  ~Impl() { cudaStreamDestroy(stream); }
+
+  void send(const Tensor& tensor, const std::string& call) const {
+    note_queued(call);
+    check(ncclSend(tensor.raw(), tensor.bytes(), ncclInt8, 1, comm.get(), stream), call);
+  }
+  void receive(const Tensor& tensor, const std::string& call) const {
+    note_queued(call);
+    check(ncclRecv(tensor.raw(), tensor.bytes(), ncclInt8, 0, comm.get(), stream), call);
+  }
+};
+
+NcclWay::NcclWay(const NcclId& id, bool sends, Device device, const std::string& call)
+    : impl_(std::make_unique<Impl>(id, sends, device, call)) {
+  const Tensor first = Tensor::zeros({1}, DType::u8, device);
+  Event::after(impl_->compute).hold(impl_->stream);
+  sends ? impl_->send(first, call) : impl_->receive(first, call);
+  wait_for(impl_->stream);
+}
+NcclWay::~NcclWay() = default;
+
+int64_t NcclWay::count() const { return impl_->count; }
+
+Event NcclWay::send(const Tensor& tensor, const std::string& call) {
+  ++impl_->count;
+  Event::after(impl_->compute).hold(impl_->stream);
+  impl_->send(tensor, call);
+  return Event::after(impl_->stream);
+}
+
+Event NcclWay::receive(const Tensor& tensor, const Event& ready, const std::string& call) {
+  ++impl_->count;
+  ready.hold(impl_->stream);
+  impl_->receive(tensor, call);
+  return Event::after(impl_->stream);
 }
 
 }  // namespace wuneng::cuda

@@ -8,8 +8,9 @@
 
 namespace wuneng::cuda {
 
-// Returns when all work in the stream has ended.
+// Returns when all work in the stream has ended, or all before the event; call: what the event is waited for.
 void wait_for(cudaStream_t stream);
+void wait_for(cudaEvent_t event, const std::string& call);
 
 // A call among ranks that was put into a stream, to be named where a wait does not end.
 void note_queued(const std::string& call);

@@ -5,8 +5,9 @@
 //
 // A block's threads are fibers that run one after another, in ever another order, up to a barrier or a warp
 // exchange; blocks run in order. A missing barrier shows where the order matters. What it cannot show: memory
-// order, occupancy, speed. Device memory is filled with NaN when handed out, and host code that touches it
-// ends the program, as with a GPU.
+// order, occupancy, speed. Device memory is filled
+// with NaN when handed out, and host code that touches it ends the program, as with a GPU. What a stream does
+// beside the host is done as late as it may be: see streams.cpp.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -34,6 +35,9 @@ struct dim3 {
 inline uint3 threadIdx, blockIdx;  // set by the emulator before each switch
 inline dim3 blockDim, gridDim;
 
+using cudaStream_t = struct EmulatedStream*;
+using cudaEvent_t = struct EmulatedEvent*;
+
 namespace emulator {
 
 // Runs body once for every thread of every block.
@@ -45,6 +49,12 @@ uint64_t exchange(uint64_t value, int source);
 // All live lanes of the warp meet and each gets all 32 values (stale where a lane has ended).
 const uint64_t* gather(uint64_t value);
 int lane();
+
+// A stream's order of work: put() adds to its end, catch_up() runs all that is in it. catch_up_kernels(): of
+// the stream that kernels run in.
+void put(cudaStream_t stream, std::function<void()> work);
+void catch_up(cudaStream_t stream);
+void catch_up_kernels();
 
 // kernels/cuda/tensor_core.h's, by all lanes of a warp; each factor is cut to three tf32 numbers first.
 void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]);
@@ -106,8 +116,7 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice,
   cudaMemcpyDefault
 };
-using cudaStream_t = struct EmulatedStream*;
-constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaDeviceProp {
   char name[256];
@@ -117,6 +126,8 @@ struct cudaDeviceProp {
 
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);  // page-locked
+cudaError_t cudaFreeHost(void* memory);
 inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total = size_t{1} << 34;
   return cudaSuccess;
@@ -132,11 +143,19 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {"CUDA emulated on the CPU", size_t{1} << 34, 4, 9, 0};
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  return *stream = nullptr, cudaSuccess;
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
+inline cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  return *least = *greatest = 0, cudaSuccess;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 // One GPU that all processes share, or, where WUNENG_EMULATOR_GPU_PER_RANK is set, another in each.
 cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t);

@@ -5,6 +5,7 @@
 #include <boost/context/fixedsize_stack.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <vector>
 
@@ -198,6 +199,7 @@ Arena& arena() {
 }  // namespace
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  catch_up_kernels();
   const std::lock_guard lock(g_one_launch);
   const Arena::Open open(arena());
   blockDim = block, gridDim = grid;
@@ -392,13 +394,47 @@ cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) {
 
 cudaError_t cudaFree(void*) { return cudaSuccess; }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  const emulator::Arena::Open open(emulator::arena());
-  std::memmove(to, from, bytes);
+namespace {
+
+// Page-locked memory: filled as a GPU's, so that what no copy has reached yet is seen.
+std::map<const char*, size_t> g_locked;  // sizes, by where they begin
+
+bool is_locked(const void* at) {
+  auto after = g_locked.upper_bound(static_cast<const char*>(at));
+  if (after == g_locked.begin()) return false;
+  --after;
+  return static_cast<const char*>(at) < after->first + after->second;
+}
+
+}  // namespace
+
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = std::malloc(bytes);
+  std::memset(*memory, 0xff, bytes);
+  g_locked[static_cast<char*>(*memory)] = bytes;
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaFreeHost(void* memory) {
+  g_locked.erase(static_cast<char*>(memory));
+  std::free(memory);
+  return cudaSuccess;
+}
+
+// Beside the host where its side is page-locked, else done when the call returns.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  const auto copy = [=] {
+    const emulator::Arena::Open open(emulator::arena());
+    std::memmove(to, from, bytes);
+  };
+  if (stream && (is_locked(to) || is_locked(from))) return emulator::put(stream, copy), cudaSuccess;
+  emulator::catch_up(stream);
+  copy();
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
+  emulator::catch_up(stream);
   const emulator::Arena::Open open(emulator::arena());
   std::memset(at, value, bytes);
   return cudaSuccess;
@@ -444,6 +480,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, 
       lda < std::max(1, ta == CUBLAS_OP_N ? m : k) || ldb < std::max(1, tb == CUBLAS_OP_N ? k : n) ||
       ldc < std::max(1, m))
     return CUBLAS_STATUS_INVALID_VALUE;
+  emulator::catch_up_kernels();
   const emulator::Arena::Open open(emulator::arena());
   const auto at = [](auto* x, cudaDataType_t type, long long i) {
     using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(x)>>, const char, char>;

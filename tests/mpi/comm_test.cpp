@@ -67,6 +67,24 @@ TEST_P(AllReduce, OfDoublesAndIntegers) {
   reduce_exactly<int32_t>(GetParam());
 }
 
+// Summed in f32 and rounded once: in bf16, 256 + 1 is 256 again, however often it is added.
+TEST_P(AllReduce, OfBf16IsRoundedOnce) {
+  const Comm world = Comm::world();
+  const int64_t n = GetParam();
+  const auto mine = [&](int rank, int64_t i) { return bf16(rank == 0 ? 256.0f + 2.0f * (i % 5) : 1.0f); };
+  for (const Reduce op : {Reduce::sum, Reduce::max, Reduce::min}) {
+    const Tensor t = Tensor::empty({n}, DType::bf16);
+    for (int64_t i = 0; i < n; ++i) t.data<bf16>()[i] = mine(world.rank(), i);
+    world.all_reduce(t, op, "test");
+    for (int64_t i = 0; i < n; ++i) {
+      const auto most = static_cast<float>(mine(0, i));
+      const float others = static_cast<float>(world.size() - 1), least = world.size() > 1 ? 1.0f : most;
+      const bf16 wanted(op == Reduce::sum ? most + others : op == Reduce::max ? most : least);
+      ASSERT_EQ(t.data<bf16>()[i].bits, wanted.bits) << i;
+    }
+  }
+}
+
 // Whichever rank has the NaN or the -0, on either side of the ring: no maximum may lose it or depend on the
 // order.
 TEST_P(AllReduce, MaximaKeepNanAndOrderZeros) {
@@ -190,9 +208,9 @@ TEST(Comm, AnAllReduceLeavesPostedReceivesAlone) {
 
 TEST(Comm, WhatOneRankCanSeeIsRefusedBeforeMpi) {
   const Comm world = Comm::world();
-  const Tensor t = Tensor::zeros({2}), half = Tensor::zeros({2}, DType::bf16);
-  EXPECT_EQ(message([&] { world.all_reduce(half, Reduce::sum, "half"); }, "bf16 cannot"),
-            "bf16 cannot be reduced, expected f32, f64, i32 or i64");
+  const Tensor t = Tensor::zeros({2}), half = Tensor::zeros({2}, DType::f16);
+  EXPECT_EQ(message([&] { world.all_reduce(half, Reduce::sum, "half"); }, "f16 cannot"),
+            "f16 cannot be reduced, expected f32, bf16, f64, i32 or i64");
   EXPECT_EQ(message([&] { world.all_reduce(Tensor(), Reduce::sum, "nothing"); }, "the tensor"),
             "the tensor is undefined");
   for (const int root : {-1, world.size()})

@@ -29,8 +29,17 @@ class DeviceComm : public testing::TestWithParam<bool> {
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
     group_ = Comm::world().split(0, Comm::world().rank(), "gpus");
-    if (GetParam()) group_.connect(kGpu);
+    if (!GetParam()) return;
+    group_.connect(kGpu);
+    std::vector<Comm::Way> ring;
+    for (int r = 0, n = group_.size(); r < n && n > 1; ++r) {
+      ring.push_back({r, (r + 1) % n});
+      if (n > 2) ring.push_back({(r + 1) % n, r});
+    }
+    group_.connect_messages(kGpu, ring);
   }
+  int next() const { return (group_.rank() + 1) % group_.size(); }
+  int before() const { return (group_.rank() + group_.size() - 1) % group_.size(); }
   Comm group_;
 };
 
@@ -51,6 +60,22 @@ TEST_P(DeviceComm, AllReduce) {
   EXPECT_EQ(wide.to(Device{}).data<double>()[0], n * (n + 1) / 2.0);
 }
 
+// Numbers whose sums bf16 holds; by NCCL they may be rounded after each rank.
+TEST_P(DeviceComm, AllReduceOfBf16) {
+  const int n = group_.size(), rank = group_.rank();
+  for (const int64_t count : {1, 1'500'000}) {
+    const auto mine = [&](int64_t i) { return static_cast<double>((i % 13) * (rank + 1)); };
+    const Tensor sum = on_gpu(count, mine).to(DType::bf16), most = sum.clone(), least = sum.clone();
+    group_.all_reduce(sum, Reduce::sum, "sum");
+    group_.all_reduce(most, Reduce::max, "max");
+    group_.all_reduce(least, Reduce::min, "min");
+    const auto wide = [](const Tensor& t) { return t.to(DType::f32); };
+    expect_values(wide(sum), [&](int64_t i) { return (i % 13) * n * (n + 1) / 2.0; });
+    expect_values(wide(most), [&](int64_t i) { return static_cast<double>((i % 13) * n); });
+    expect_values(wide(least), [&](int64_t i) { return static_cast<double>(i % 13); });
+  }
+}
+
 TEST_P(DeviceComm, BroadcastAndGather) {
   const int n = group_.size(), rank = group_.rank();
   const int64_t count = 300'001;
@@ -68,13 +93,165 @@ TEST_P(DeviceComm, BroadcastAndGather) {
 TEST_P(DeviceComm, Messages) {
   const int n = group_.size(), rank = group_.rank();
   if (n == 1) GTEST_SKIP() << "needs 2 ranks";
-  const Tensor out = on_gpu(5000, [&](int64_t i) { return static_cast<double>(i + rank); }),
-               in = Tensor::empty({5000}, DType::f32, kGpu);
-  Request received = group_.irecv(in, (rank + n - 1) % n, 1, "ring"),
-          sent = group_.isend(out, (rank + 1) % n, 1, "ring");
+  for (const int64_t count : {1, 5000, 700'000}) {
+    const Tensor out = on_gpu(count, [&](int64_t i) { return static_cast<double>(i + rank); }),
+                 in = Tensor::empty({count}, DType::f32, kGpu);
+    Request received = group_.irecv(in, before(), 1, "ring"), sent = group_.isend(out, next(), 1, "ring");
+    received.wait();
+    sent.wait();
+    expect_values(in, [&](int64_t i) { return static_cast<double>(i + before()); });
+  }
+}
+
+// Round the ring and on, every other time after a kernel: what is sent on has been received first, and memory
+// that is written to or given back after a message's end does not change it.
+TEST_P(DeviceComm, MessagesAreInTheComputeStreamsOrder) {
+  const int n = group_.size(), rank = group_.rank();
+  if (n == 1) GTEST_SKIP() << "needs 2 ranks";
+  const Tensor one = on_gpu(2000, [](int64_t) { return 1.0; });
+  Tensor x = on_gpu(2000, [&](int64_t i) { return static_cast<double>(i + 1000 * rank); });
+  std::vector<Request> sends;
+  for (int turn = 0; turn < 2 * n; ++turn) {
+    const Tensor in = Tensor::empty({2000}, DType::f32, kGpu);
+    Request received = group_.irecv(in, before(), turn, "ring");
+    sends.push_back(group_.isend(x, next(), turn, "ring"));
+    received.wait();
+    if (turn % 2 == 1) in.add(one);
+    x = in;
+    std::erase_if(sends, [](Request& r) { return r.done(); });
+  }
+  expect_values(x, [&](int64_t i) { return static_cast<double>(i + 1000 * rank + n); });
+  for (Request& r : sends) r.wait();
+  const Tensor out = x.clone(), in = Tensor::empty({2000}, DType::f32, kGpu);
+  Request received = group_.irecv(in, before(), 3, "ring"), sent = group_.isend(out, next(), 3, "ring");
   received.wait();
   sent.wait();
-  expect_values(in, [&](int64_t i) { return static_cast<double>(i + (rank + n - 1) % n); });
+  out.zero();
+  expect_values(in, [&](int64_t i) { return static_cast<double>(i + 1000 * before() + n); });
+}
+
+// Both ranks send before either receives, several times, one of them in reverse order where the host allows
+// it.
+TEST_P(DeviceComm, SendsDoNotWaitForReceives) {
+  const int rank = group_.rank();
+  if (group_.size() == 1) GTEST_SKIP() << "needs 2 ranks";
+  constexpr int64_t kLong = 300'000;
+  std::vector<Request> sends, receives;
+  std::vector<Tensor> in;
+  for (int m = 0; m < 4; ++m) {
+    const Tensor out =
+        on_gpu(kLong, [&](int64_t i) { return static_cast<double>(i % 1000 + 10 * m + rank); });
+    sends.push_back(group_.isend(out, next(), m, "forward"));
+    sends.push_back(group_.isend(out, before(), 10 + m, "back"));
+  }
+  for (int m = 0; m < 4; ++m) {
+    for (const bool forward : {true, false}) {
+      in.push_back(Tensor::empty({kLong}, DType::f32, kGpu));
+      receives.push_back(forward ? group_.irecv(in.back(), before(), m, "forward")
+                                 : group_.irecv(in.back(), next(), 10 + m, "back"));
+    }
+  }
+  receives.back().done();  // not its turn on a way, and no harm
+  for (Request& r : receives) r.wait();
+  for (Request& r : sends) r.wait();
+  for (int m = 0; m < 4; ++m) {
+    const auto of = [&](int peer) {
+      return [=](int64_t i) { return static_cast<double>(i % 1000 + 10 * m + peer); };
+    };
+    expect_values(in[2 * m], of(before()));
+    expect_values(in[2 * m + 1], of(next()));
+  }
+}
+
+// A message that is never received: it lives on, and on all ranks so does its group, which they would leave
+// together.
+void forget(const Comm& group, Request sent) {
+  new Comm(group);
+  new Request(std::move(sent));
+}
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+TEST_P(DeviceComm, AWrongSizeIsNamed) {
+  const int rank = group_.rank();
+  if (group_.size() == 1) GTEST_SKIP() << "needs 2 ranks";
+  const Comm pair = group_.split(rank < 2 ? 0 : 1, rank, "pair");
+  if (GetParam() && pair.size() == 2) pair.connect_messages(kGpu, {{0, 1}});
+  if (rank == 0) {
+    Request sent = pair.isend(Tensor::zeros({2}, DType::f32, kGpu), 1, 4, "short");
+    GetParam() ? forget(pair, sent) : sent.wait();
+  } else if (rank == 1) {
+    const Tensor in = Tensor::empty({3}, DType::f32, kGpu);
+    const std::string text = error_of([&] { pair.recv(in, 0, 4, "short"); });
+    EXPECT_NE(text.find("receive 'short' f32[3] with world rank 0 on pair"), std::string::npos) << text;
+    EXPECT_NE(text.find("expected 12 bytes, received 8"), std::string::npos) << text;
+    if (GetParam()) forget(pair, {});
+  }
+}
+
+TEST_P(DeviceComm, OnAWayMessagesAreTakenInTheirOrder) {
+  const int rank = group_.rank();
+  if (group_.size() == 1) GTEST_SKIP() << "needs 2 ranks";
+  const Tensor a = on_gpu(3, [](int64_t i) { return double(i); }),
+               b = on_gpu(3, [](int64_t i) { return 10.0 + i; });
+  if (rank == 0) {
+    Request first = group_.isend(a, 1, 1, "first");
+    Request second = group_.isend(b, 1, 2, "second");
+    first.wait();
+    GetParam() ? forget(group_, second) : second.wait();
+  } else if (rank == 1) {
+    const Tensor in = Tensor::empty({3}, DType::f32, kGpu);
+    Request first = group_.irecv(a, 0, 1, "first"), second = group_.irecv(in, 0, 2, "second");
+    const std::string text = error_of([&] { second.wait(); });
+    first.wait();
+    if (GetParam()) {
+      EXPECT_NE(text.find("receive 'second'"), std::string::npos) << text;
+      EXPECT_NE(text.find("in the order in which they were sent"), std::string::npos) << text;
+    } else {
+      EXPECT_EQ(text, "accepted");
+      expect_values(in, [](int64_t i) { return 10.0 + double(i); });
+    }
+  }
+  if (GetParam() && rank > 0) forget(group_, {});
+}
+
+// Copies on the host are page-locked, counted while they are in use, and used again. Messages of many values
+// in turn: a copy that is used again too early, or read too early, has another message's.
+TEST_P(DeviceComm, CopiesOnTheHostAreUsedAgain) {
+  if (GetParam()) GTEST_SKIP() << "goes by NCCL";
+  const int n = group_.size(), rank = group_.rank();
+  if (n == 1) GTEST_SKIP() << "needs 2 ranks";
+  const int64_t before = memory_use(DeviceKind::cpu).current;
+  int64_t held = 0;
+  for (int round = 0; round < 12; ++round) {
+    std::vector<Tensor> in;
+    std::vector<Request> sent;
+    for (int m = 0; m < 3; ++m) {
+      const Tensor out =
+          on_gpu(3000, [&](int64_t i) { return static_cast<double>(i + 7 * m + 100 * round); });
+      sent.push_back(group_.isend(out, (rank + 1) % n, 1, "ring"));
+    }
+    EXPECT_GE(memory_use(DeviceKind::cpu).current, before + 3 * 12'000);
+    for (int m = 0; m < 3; ++m) {
+      in.push_back(Tensor::empty({3000}, DType::f32, kGpu));
+      group_.recv(in[m], (rank + n - 1) % n, 1, "ring");
+    }
+    for (Request& r : sent) r.wait();
+    sent.clear();
+    for (int m = 0; m < 3; ++m)
+      expect_values(in[m], [&](int64_t i) { return static_cast<double>(i + 7 * m + 100 * round); });
+    if (round == 5) held = locked_bytes();
+  }
+  EXPECT_EQ(memory_use(DeviceKind::cpu).current, before);
+  EXPECT_GE(held, 4 * 12'000);
+  EXPECT_EQ(locked_bytes(), held);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, DeviceComm, testing::Bool(),

@@ -13,6 +13,11 @@ int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "receive";
   const wuneng::Comm world = wuneng::Comm::world();
   const wuneng::Tensor value = wuneng::Tensor::zeros({3});
+  wuneng::Device device;
+  if (mode == "receive on a GPU" && wuneng::cuda_device_count() > 0) {
+    device = {wuneng::DeviceKind::cuda, 0};
+    world.connect_messages(device, {{1, 0}});
+  }
   world.all_reduce(value, wuneng::Reduce::sum, "a call that ends");
   if (world.rank() == 1) {
     if (mode == "stopped") std::raise(SIGSTOP);
@@ -24,5 +29,5 @@ int main(int argc, char** argv) {
   if (mode == "all_reduce")
     world.all_reduce(value, wuneng::Reduce::sum, "a sum that never comes");
   else
-    world.recv(value, 1, 7, "a tensor that never comes");
+    world.recv(value.to(device), 1, 7, "a tensor that never comes");
 }

@@ -11,9 +11,10 @@ import time
 
 env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_pml": "ob1",
        "OMPI_MCA_btl": "self,vader", "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
-       "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1", "WUNENG_HANG_TIMEOUT": "2"}
+       "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1", "WUNENG_HANG_TIMEOUT": "2",
+       "WUNENG_EMULATOR_GPU_PER_RANK": "1"}
 RECEIVE = ["receive 'a tensor that never comes'", "with world rank 1", "a call that ends"]
-WANTED = {"receive": RECEIVE, "stopped": RECEIVE, "locked output": RECEIVE,
+WANTED = {"receive": RECEIVE, "stopped": RECEIVE, "locked output": RECEIVE, "receive on a GPU": RECEIVE,
           "all_reduce": ["all_reduce sum 'a sum that never comes' f32[3] on world (world ranks 0,1)", "a call that ends"],
           "end": ["MPI_Finalize", "a call that ends"]}
 LONGEST = 12  # seconds: 2 until it is a hang, 2 of grace, and a loaded machine

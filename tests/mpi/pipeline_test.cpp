@@ -6,10 +6,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 
 #include "parallel/gradients.h"
+#include "parallel/mesh.h"
 
 namespace wuneng {
 namespace {
@@ -171,24 +173,40 @@ TEST(PipelineMpi, NothingIsHeldAfterARun) {
 
 // Messages too large for MPI to buffer: with blocking sends, a stage that sends an activation down and one
 // that sends a gradient up would wait for each other.
-TEST(PipelineMpi, LargeMessagesDoNotWaitForEachOther) {
-  const Comm pp = Comm::world();
+void run_with_large_messages(const Comm& pp, Device device) {
   constexpr int64_t kWide = 1 << 18;  // 1 MB a row
   int backwards = 0;
+  const auto here = [&](int64_t seed) { return pseudo_tensor({1, kWide}, seed).to(device); };
   const auto forward = [&](Tape& tape, int m, const Var& hidden) {
-    const Var x = hidden.defined() ? hidden : Var(pseudo_tensor({1, kWide}, m), true);
+    const Var x = hidden.defined() ? hidden : Var(here(m), true);
     const Var y = tape.output(pp.rank() < pp.size() - 1 ? x.value().clone() : Tensor::zeros({1}), true);
     tape.record(y, [=, &backwards] {
       ++backwards;
-      x.add_grad(y.grad().numel() == kWide ? y.grad() : pseudo_tensor({1, kWide}, 50 + m));
-      EXPECT_TRUE(same_bits(x.value(), pseudo_tensor({1, kWide}, m)));
-      EXPECT_TRUE(same_bits(x.grad(), pseudo_tensor({1, kWide}, 50 + m)));
+      x.add_grad(y.grad().numel() == kWide ? y.grad() : here(50 + m));
+      EXPECT_TRUE(same_bits(x.value().to(Device{}), pseudo_tensor({1, kWide}, m)));
+      EXPECT_TRUE(same_bits(x.grad().to(Device{}), pseudo_tensor({1, kWide}, 50 + m)));
     });
     return y;
   };
   const PipelineWork work{.rows = [](int) { return 1; }, .forward = forward, .train = true};
-  Pipeline(pp, kWide).run(one_f_one_b(pp.size(), pp.rank(), kMicroBatches), work);
+  Pipeline(pp, kWide, compute_stream(device)).run(one_f_one_b(pp.size(), pp.rank(), kMicroBatches), work);
   EXPECT_EQ(backwards, kMicroBatches);
+}
+
+TEST(PipelineMpi, LargeMessagesDoNotWaitForEachOther) { run_with_large_messages(Comm::world(), {}); }
+
+TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
+  const Device gpu{DeviceKind::cuda, 0};
+  const Comm world = Comm::world();
+  const Mesh mesh = Mesh::make(world, {1, world.size(), 1}, {});
+  mesh.connect(gpu);
+  for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu);
+  if (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK")) {
+    EXPECT_EQ(locked_bytes(), 0) << "some messages went through the host";
+  }
+  run_with_large_messages(world, gpu);
+  EXPECT_EQ(locked_bytes() > 0, world.size() > 1);
 }
 
 TEST(PipelineMpi, WrongShapesAreRefusedByName) {

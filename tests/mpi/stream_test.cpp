@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 namespace wuneng {
@@ -20,6 +21,8 @@ struct Case {
   int64_t student_vocab, teacher_vocab;
   int credits;
   DType dtype;
+  Device device = {};
+  bool by_nccl = false;  // where each rank has a GPU of its own
 };
 
 void exchange(const Comm& world, const Case& c) {
@@ -32,7 +35,9 @@ void exchange(const Comm& world, const Case& c) {
   o.rows = kRows;
   o.first_round = 1;  // as after a resume
   o.end_round = kRounds;
+  o.device = c.device;
   const Comm stream = world.split(0, world.rank(), "stream");
+  if (c.by_nccl) stream.connect_messages(c.device, stream_ways(mesh, o.shape));
   if (mesh.role == Role::teacher) {
     TeacherSender sender(stream, mesh, o);
     const Range held = cut(c.teacher_vocab, c.teacher.tp, mesh.tp_rank);
@@ -42,7 +47,7 @@ void exchange(const Comm& world, const Case& c) {
         for (int64_t t = 0; t < kRows; ++t)
           for (int64_t v = 0; v < held.size(); ++v)
             logits.f32()[t * held.size() + v] = logit(item, t, held.begin + v);
-        sender.send(item, logits);
+        sender.send(item, logits.to(c.device));
       }
     sender.flush();
   } else {
@@ -58,14 +63,15 @@ void exchange(const Comm& world, const Case& c) {
         for (const TeacherSlice& s : slices) {
           EXPECT_EQ(s.columns.begin, at);
           at = s.columns.end;
+          const Tensor logits = s.logits.to(Device{});
           for (int64_t t = 0; t < kRows; ++t)
             for (int64_t v = 0; v < s.columns.size(); ++v) {
               const float wanted = logit({round, m, mesh.dp_rank}, t, s.columns.begin + v);
               const int64_t i = t * s.columns.size() + v;
               if (c.dtype == DType::f32)
-                ASSERT_EQ(s.logits.f32()[i], wanted);
+                ASSERT_EQ(logits.f32()[i], wanted);
               else
-                ASSERT_EQ(static_cast<float>(s.logits.data<bf16>()[i]), static_cast<float>(bf16(wanted)));
+                ASSERT_EQ(static_cast<float>(logits.data<bf16>()[i]), static_cast<float>(bf16(wanted)));
             }
         }
         EXPECT_EQ(at, std::min(held.end, o.shape.shared_vocab()));
@@ -76,9 +82,8 @@ void exchange(const Comm& world, const Case& c) {
   set_rank_name(name);
 }
 
-TEST(Stream, EveryStudentRankGetsItsColumnsOfEveryMicroBatch) {
+void exchange_in_all_layouts(Device device, bool by_nccl) {
   const Comm world = Comm::world();
-  if (world.size() == 1) GTEST_SKIP() << "needs two ranks";
   for (int students = 1; students < world.size(); ++students)
     for (const bool student_dp : {false, true})
       for (const bool teacher_dp : {false, true})
@@ -90,9 +95,27 @@ TEST(Stream, EveryStudentRankGetsItsColumnsOfEveryMicroBatch) {
                          vs,
                          vt,
                          credits,
-                         credits == 1 ? DType::f32 : DType::bf16};
+                         credits == 1 ? DType::f32 : DType::bf16,
+                         device,
+                         by_nccl};
             exchange(world, c);
           }
+}
+
+TEST(Stream, EveryStudentRankGetsItsColumnsOfEveryMicroBatch) {
+  if (Comm::world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  exchange_in_all_layouts({}, false);
+}
+
+TEST(Stream, AndOnGpus) {
+  if (Comm::world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
+  exchange_in_all_layouts({DeviceKind::cuda, 0}, true);
+  if (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK")) {
+    EXPECT_EQ(locked_bytes(), 0) << "some frames went through the host";
+  }
+  exchange_in_all_layouts({DeviceKind::cuda, 0}, false);
+  EXPECT_GT(locked_bytes(), 0);
 }
 
 TEST(Stream, AFrameOfAnotherMicroBatchIsAnErrorNotALoss) {

@@ -121,6 +121,7 @@ struct Wkv7Case {
   std::vector<int> head_state;
   int readings = 1;
   bool initial = true, dfinal = true;
+  float slowest = 0;  // log of the decay
 };
 std::ostream& operator<<(std::ostream& out, const Wkv7Case& c) { return out << c.name; }
 class Wkv7Twins : public testing::TestWithParam<Wkv7Case> {};
@@ -161,7 +162,7 @@ TEST_P(Wkv7Twins, Agree) {
     }
     const Tensor kappa = side.activation(kappa_of_length_one);
     const float width = 1.7f / std::sqrt(static_cast<float>(c.D));
-    const Wkv7Inputs in{.log_w = side.uniform(inputs, -0.6065f, 0),
+    const Wkv7Inputs in{.log_w = side.uniform(inputs, -0.6065f, c.slowest),
                         .k = side.uniform(inputs, -width, width),
                         .v = side.normal(inputs),
                         .kappa = kappa,
@@ -206,6 +207,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Wkv7Case{"odd_width", 21, 2, 10, {{0, 3}, {3, 18}}, {0, 1}, 1},
                     Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2},
                     Wkv7Case{"several_kept_states", 210, 2, 64, {{3, 70}, {75, 130}}, {0, 1}, 1},
+                    Wkv7Case{"fastest_decay", 90, 2, 64, {{0, 90}}, {0, 1}, 1, true, true, -0.606f},
                     Wkv7Case{"several_kept_states_d128", 150, 1, 128, {{0, 150}}, {0}, 1}),
     [](const auto& info) { return std::string(info.param.name); });
 

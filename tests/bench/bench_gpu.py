@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""The GPU's kernels and training steps beside PyTorch's on the same GPU, in one run: milliseconds, the share of the matrix rate that PyTorch's
+cuBLAS reaches here, and the ratio to the peer (above 1: wuneng is faster). Random data, medians, everything in bf16.
+
+Peers: torch.matmul; scaled_dot_product_attention, the fastest of its flash and cuDNN backends; for linear + KL eager PyTorch in chunks of tokens
+that fit, with autograd; torch.compile of the plain model with fused AdamW for a step. No PyTorch package has WKV-7: its peer is the published 11 ms
+(forward and backward, B 8, T 4096, H 32, D 128, H100).
+
+usage: bench_gpu.py BENCH_GPU BENCH_STEP [quick]     with a python that has PyTorch, on a machine with a GPU
+"""
+import json
+import os
+import subprocess
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+ROUNDS, WARM = 12, 3
+BF16 = dict(device="cuda", dtype=torch.bfloat16)
+MODEL = dict(hidden=1536, layers=28, heads=12, kv=2, ffn=8960, vocab=151936)  # Qwen2.5-1.5B's shape
+T, B = 4096, 2
+
+
+def median(run, rounds=ROUNDS):
+    times = []
+    for i in range(rounds + WARM):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        if i >= WARM:
+            times.append((time.perf_counter() - begin) * 1e3)
+    return sorted(times)[len(times) // 2]
+
+
+def matmul(n=8192):
+    a, b = torch.randn(n, n, **BF16), torch.randn(n, n, **BF16)
+    return median(lambda: a @ b.T)
+
+
+def attention(heads, D, batch=4, length=4096):
+    q, k, v, dout = (torch.randn(batch, heads, length, D, **BF16).requires_grad_() for _ in range(4))
+    forward, backward = [], []
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+        try:
+            with sdpa_kernel(backend):
+                forward.append(median(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+                out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+                backward.append(median(lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)))
+        except RuntimeError as e:
+            print(f"{backend}: {str(e).splitlines()[0]}")
+    return min(forward), min(backward)
+
+
+def linear_kl(tokens=8192, d=3584, V=152064, chunk=1024):
+    hidden, weight = torch.randn(tokens, d, **BF16).requires_grad_(), (0.02 * torch.randn(V, d, **BF16)).requires_grad_()
+    teacher = torch.randn(tokens, V, **BF16)
+
+    def run():
+        for at in range(0, tokens, chunk):
+            logits = (hidden[at:at + chunk] @ weight.T).float()
+            loss = F.kl_div(F.log_softmax(logits, -1), F.log_softmax(teacher[at:at + chunk].float(), -1), log_target=True, reduction="sum") / tokens
+            loss.backward()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    ms = median(run, 5)
+    return ms, (torch.cuda.max_memory_allocated() - before) / 1e9
+
+
+class Norm(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d))
+
+    def forward(self, x):
+        f = x.float()
+        return (f * torch.rsqrt(f.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype) * self.weight
+
+
+class Layer(nn.Module):
+    def __init__(self, d, heads, kv, ffn):
+        super().__init__()
+        self.heads, self.kv, self.D = heads, kv, d // heads
+        self.n1, self.n2 = Norm(d), Norm(d)
+        self.q, self.k, self.v = nn.Linear(d, d), nn.Linear(d, kv * self.D), nn.Linear(d, kv * self.D)
+        self.o = nn.Linear(d, d, bias=False)
+        self.gate, self.up, self.down = nn.Linear(d, ffn, bias=False), nn.Linear(d, ffn, bias=False), nn.Linear(ffn, d, bias=False)
+
+    def forward(self, h, cos, sin):
+        n, length, d = h.shape
+        x = self.n1(h)
+
+        def rope(y):
+            a, b = y.chunk(2, -1)
+            return y * cos + torch.cat((-b, a), -1) * sin
+
+        q = rope(self.q(x).view(n, length, self.heads, self.D).transpose(1, 2))
+        k = rope(self.k(x).view(n, length, self.kv, self.D).transpose(1, 2))
+        v = self.v(x).view(n, length, self.kv, self.D).transpose(1, 2)
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        h = h + self.o(a.transpose(1, 2).reshape(n, length, d))
+        x = self.n2(h)
+        return h + self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Model(nn.Module):
+    def __init__(self, hidden, layers, heads, kv, ffn, vocab):
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(vocab, hidden), Norm(hidden)
+        self.layers = nn.ModuleList(Layer(hidden, heads, kv, ffn) for _ in range(layers))
+        nn.init.normal_(self.embed.weight, std=0.02)
+
+    def forward(self, tokens, labels, cos, sin):
+        h = self.embed(tokens)
+        for layer in self.layers:
+            h = layer(h, cos, sin)
+        return F.cross_entropy((self.norm(h) @ self.embed.weight.T).view(-1, self.embed.weight.shape[0]).float(), labels)
+
+
+def step():
+    with torch.device("cuda"):
+        model = Model(**MODEL).to(torch.bfloat16)
+    D = MODEL["hidden"] // MODEL["heads"]
+    angle = torch.arange(T, device="cuda")[:, None] * 1e6 ** (-torch.arange(D // 2, device="cuda") * 2 / D)[None]
+    cos, sin = torch.cat((angle, angle), -1).cos().bfloat16(), torch.cat((angle, angle), -1).sin().bfloat16()
+    tokens, labels = torch.randint(MODEL["vocab"], (B, T), device="cuda"), torch.randint(MODEL["vocab"], (B * T,), device="cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    compiled = torch.compile(model)
+
+    def run():
+        compiled(tokens, labels, cos, sin).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return median(run, 5)
+
+
+def flops_of_step():
+    d, layers, kv, ffn, vocab, heads = (MODEL[k] for k in ("hidden", "layers", "kv", "ffn", "vocab", "heads"))
+    weights = layers * (2 * d * d + 2 * d * kv * d // heads + 3 * d * ffn) + vocab * d
+    return B * T * (6 * weights + 6 * layers * d * T)  # attention: half of the square, forward and twice backward
+
+
+def ours(binary, *args):
+    return subprocess.run([binary, *args], capture_output=True, text=True, check=True).stdout
+
+
+def main():
+    bench_gpu, bench_step = (os.path.abspath(x) for x in sys.argv[1:3])
+    print(torch.cuda.get_device_name(), "PyTorch", torch.__version__, flush=True)
+    peers = {}
+    ms = matmul()
+    rate = 2 * 8192 ** 3 / ms / 1e9  # TFLOP/s
+    peers["product"] = [ms]
+    print(f"cuBLAS through PyTorch: {rate:.0f} TFLOP/s")
+    for D in (64, 128):
+        forward, backward = attention(4096 // D, D)
+        peers.setdefault("attention forward", []).append(forward)
+        peers.setdefault("attention backward", []).append(backward)
+    kl, temporaries = linear_kl()
+    peers["linear and kl, forward and backward"] = [kl] * 3
+    peers["wkv7 forward and backward"] = [None, 11.0]
+    print(f"eager linear and KL: {kl:.1f} ms, temporaries at most {temporaries:.2f} GB", flush=True)
+    torch.cuda.empty_cache()
+    seen = {}
+    for line in ours(bench_gpu).splitlines():
+        row = json.loads(line)
+        at = seen[row["name"]] = seen.get(row["name"], -1) + 1
+        known = peers.get(row["name"], [])
+        peer = known[at] if at < len(known) else None
+        reached = f"{row['flops'] / row['ms'] / 1e9:.0f} TFLOP/s = {row['flops'] / row['ms'] / 1e9 / rate:.0%} of cuBLAS" if row["flops"] else f"{row['bytes'] / row['ms'] / 1e6:.0f} GB/s"
+        print(f"{row['name']} ({row['shape']}): {row['ms']:.3f} ms, {reached}" + (f"; peer {peer:.3f} ms, ratio {peer / row['ms']:.2f}" if peer else ""), flush=True)
+    if "quick" in sys.argv[3:]:
+        return
+    shape = [str(MODEL[k]) for k in ("hidden", "layers", "heads", "kv", "ffn", "vocab")] + [str(T), str(B), "5", "cuda"]
+    plain = float(ours(bench_step, *shape).split()[0])
+    hybrid = {mixer: float(ours(bench_step, *shape, mixer).split()[0]) for mixer in ("lean", "full")}
+    peer = step()
+    print(f"training step, plain {MODEL}, {B} x {T}: {plain:.1f} ms, MFU {flops_of_step() / plain / 1e9 / 989:.1%} of 989 TFLOP/s; torch.compile {peer:.1f} ms, ratio {peer / plain:.2f}")
+    for mixer, ms in hybrid.items():
+        print(f"training step, {mixer}: {ms:.1f} ms, {ms / plain:.2f} of the plain one")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+// Streams and events, as late as a GPU may be: work that the host does not wait for (copies to and from
+// page-locked memory, what is received from other ranks) runs when somebody waits for it and no earlier, so
+// that a missing wait shows as wrong data. Kernels, which do not say here which stream they are in, run at
+// once in the first stream that was made, after what is in it.
+#include <deque>
+#include <functional>
+
+#include "cuda_runtime.h"
+
+struct EmulatedStream {
+  std::deque<std::function<void()>> waiting;
+  int64_t ended = 0;  // how many have left `waiting`
+};
+
+struct EmulatedEvent {
+  EmulatedStream* stream = nullptr;
+  int64_t position = 0;  // passes when so many of the stream's have ended
+};
+
+namespace emulator {
+namespace {
+
+EmulatedStream* g_first = nullptr;
+
+// Work may wait for other streams' work, never for what comes after itself.
+void run_until(EmulatedStream* stream, int64_t position) {
+  while (stream->ended < position) {
+    const std::function<void()> work = std::move(stream->waiting.front());
+    stream->waiting.pop_front();
+    ++stream->ended;
+    work();
+  }
+}
+
+int64_t end_of(const EmulatedStream* s) { return s->ended + static_cast<int64_t>(s->waiting.size()); }
+
+}  // namespace
+
+void put(cudaStream_t stream, std::function<void()> work) { stream->waiting.push_back(std::move(work)); }
+
+void catch_up(cudaStream_t stream) {
+  if (stream) run_until(stream, end_of(stream));
+}
+
+void catch_up_kernels() { catch_up(g_first); }
+
+}  // namespace emulator
+
+using namespace emulator;
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new EmulatedStream;
+  if (!g_first) g_first = *stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  return catch_up(stream), cudaSuccess;
+}  // events name it
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return catch_up(stream), cudaSuccess; }
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return catch_up(stream), cudaSuccess; }
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return *event = new EmulatedEvent, cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  *event = {stream, end_of(stream)};
+  return cudaSuccess;
+}
+
+// Not yet, the first time that it is asked for: whoever asks must be ready for that.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->stream->ended >= event->position) return cudaSuccess;
+  run_until(event->stream, event->position);
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  put(stream, [at = *event] { run_until(at.stream, at.position); });
+  return cudaSuccess;
+}
