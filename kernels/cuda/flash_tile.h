@@ -45,7 +45,7 @@ __device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) 
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
   const RowTile<D> of_a{a.at(row + lane % 16, lane / 16)}, of_b{b.at(lane % 8 + lane / 16 * 8, lane / 8 % 2)};
   Sums<kHeight, kWidth> sums;
-#pragma unroll 2
+#pragma unroll 2  // of all at once ptxas loads ahead more than there are registers for
   for (int k = 0; k < D / 16; ++k) {
     Matrices left[kHeight];
 #pragma unroll
@@ -63,8 +63,7 @@ __device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) 
   return sums;
 }
 
-// sums [16 kHeight, D] += weights [16 kHeight, 8 kDepth], rounded to bf16, x [8 kDepth rows from `from` on,
-// D]
+// sums [16 kHeight, D] += weights [16 kHeight, 8 kDepth], rounded to bf16, x [8 kDepth, D]
 template <int kHeight, int kDepth, int D>
 __device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDepth>& weights, RowTile<D> x) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
