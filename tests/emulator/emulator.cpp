@@ -338,17 +338,24 @@ void mma_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b_top, unsigned b_
               at(2, (2 * t + e % 2) * 4 + k % 8 / 2, k / 8 * 2 + k % 2);
 }
 
+namespace {
+
+void check_shared(uint64_t at, int bytes, const char* what) {
+  const auto begin = reinterpret_cast<uintptr_t>(g_block.shared.data());
+  if (at % bytes == 0 && at >= begin && at + bytes <= begin + g_block.shared.size()) return;
+  std::fprintf(stderr, "emulator: %s is not %d bytes of shared memory at a multiple of it\n", what, bytes);
+  std::abort();
+}
+
+}  // namespace
+
 void load_matrices(unsigned (&m)[4], const void* row, bool transposed) {
   const uint64_t* const rows = gather(reinterpret_cast<uintptr_t>(row));
-  const auto begin = reinterpret_cast<uintptr_t>(g_block.shared.data());
   for (int i = 0; i < 4; ++i) {
     unsigned banks = 0;  // of 16 bytes
     for (int r = 0; r < 8; ++r) {
       const uint64_t at = rows[8 * i + r];
-      if (at % 16 || at < begin || at + 16 > begin + g_block.shared.size()) {
-        std::fprintf(stderr, "emulator: matrix %d's row %d is not 16 bytes of shared memory\n", i, r);
-        std::abort();
-      }
+      check_shared(at, 16, "a matrix's row");
       banks |= 1u << at / 16 % 8;
     }
     if (banks != 0xff) {
@@ -364,6 +371,7 @@ void load_matrices(unsigned (&m)[4], const void* row, bool transposed) {
 }
 
 void copy_async(void* to, const void* from, int bytes, int count) {
+  check_shared(reinterpret_cast<uintptr_t>(to), bytes, "a copy's target");
   std::memset(to, 0xff, bytes);
   g_block.threads[g_block.current].copies.push_back({to, from, bytes, count});
 }
