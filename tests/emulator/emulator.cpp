@@ -84,52 +84,75 @@ struct Block {
         return std::move(scheduler);
       });
     }
-    for (;;) {
+    const int warps = (count + kWarp - 1) / kWarp;
+    std::vector<Lanes> lanes(warps);
+    for (int w = 0; w < warps; ++w) lanes[w] = count_lanes(w);
+    // Warps in ever another order. Between two barriers they either take turns, or one after another runs as
+    // far as it can: a result that rests on a missing barrier does not stay the same.
+    bool alone = draw(2);
+    for (int w = 0;;) {
+      if (!alone || lanes[w].ready == 0) w = next_warp(lanes);
+      if (lanes[w].ready > 0) {
+        const int first = w * kWarp, last = std::min(count, first + kWarp);
+        const bool down = draw(2);
+        for (int i = first; i < last; ++i)
+          if (const int t = down ? first + last - 1 - i : i; threads[t].state == State::ready) resume(t);
+        exchange(w);
+        lanes[w] = count_lanes(w);
+        continue;
+      }
       int ended = 0, at_barrier = 0;
-      bool moved = false;
-      // In another order each time: a result that rests on a missing barrier does not stay the same.
-      turn = turn * 6364136223846793005u + 1442695040888963407u;
-      const int first = static_cast<int>((turn >> 33) % count), step = turn >> 63 ? 1 : count - 1;
-      for (int i = 0, t = first; i < count; ++i, t = (t + step) % count) {
-        if (threads[t].state == State::ready) resume(t), moved = true;
-        ended += threads[t].state == State::ended;
-        at_barrier += threads[t].state == State::at_barrier;
-      }
+      for (const Lanes& l : lanes) ended += l.ended, at_barrier += l.at_barrier;
       if (ended == count) return;
-      moved |= release_warps();
-      if (ended + at_barrier == count) {
-        for (Thread& t : threads)
-          if (t.state == State::at_barrier) t.state = State::ready;
-        moved = true;
-      }
-      if (!moved) {
+      if (ended + at_barrier < count) {
         std::fprintf(stderr,
                      "emulator: block (%u, %u, %u): %d threads wait in a barrier, %d have ended, the others "
                      "wait in a warp exchange that nobody joins\n",
                      blockIdx.x, blockIdx.y, blockIdx.z, at_barrier, ended);
         std::abort();
       }
+      for (Thread& t : threads)
+        if (t.state == State::at_barrier) t.state = State::ready;
+      for (int v = 0; v < warps; ++v) lanes[v] = count_lanes(v);
+      alone = draw(2);
     }
   }
 
-  // A warp's exchange takes place once all of its live lanes wait in it.
-  bool release_warps() {
-    bool any = false;
-    const int count = static_cast<int>(threads.size());
-    for (int first = 0; first < count; first += kWarp) {
-      const int last = std::min(count, first + kWarp);
-      int waiting = 0, live = 0;
-      for (int t = first; t < last; ++t) {
-        waiting += threads[t].state == State::at_exchange;
-        live += threads[t].state != State::ended;
-      }
-      if (!waiting || waiting != live) continue;
-      for (int t = first; t < last; ++t) exchanged[t] = threads[t].value;
-      for (int t = first; t < last; ++t)
-        if (threads[t].state == State::at_exchange) threads[t].state = State::ready;
-      any = true;
+  struct Lanes {
+    int ready = 0, at_barrier = 0, at_exchange = 0, ended = 0;
+  };
+  Lanes count_lanes(int warp) const {
+    Lanes n;
+    for (int t = warp * kWarp; t < std::min<int>(threads.size(), (warp + 1) * kWarp); ++t) {
+      const State s = threads[t].state;
+      n.ready += s == State::ready, n.at_barrier += s == State::at_barrier;
+      n.at_exchange += s == State::at_exchange, n.ended += s == State::ended;
     }
-    return any;
+    return n;
+  }
+
+  // A number below n, the same ones in every run.
+  int draw(int n) {
+    turn = turn * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<int>((turn >> 33) % n);
+  }
+
+  // One that can run, or any where none can.
+  int next_warp(const std::vector<Lanes>& lanes) {
+    const int warps = static_cast<int>(lanes.size()), first = draw(warps);
+    for (int i = 0; i < warps; ++i)
+      if (const int w = (first + i) % warps; lanes[w].ready > 0) return w;
+    return first;
+  }
+
+  // A warp's exchange takes place once all of its live lanes wait in it.
+  void exchange(int warp) {
+    const Lanes n = count_lanes(warp);
+    if (n.at_exchange == 0 || n.ready + n.at_barrier > 0) return;
+    const int first = warp * kWarp, last = std::min<int>(threads.size(), first + kWarp);
+    for (int t = first; t < last; ++t) exchanged[t] = threads[t].value;
+    for (int t = first; t < last; ++t)
+      if (threads[t].state == State::at_exchange) threads[t].state = State::ready;
   }
 
   void wait(State state) {
