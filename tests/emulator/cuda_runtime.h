@@ -3,11 +3,11 @@
 // that their arithmetic, their indices and their barriers are tested everywhere (and by the address
 // sanitizer).
 //
-// A block's threads are fibers that run one after another, in ever another order, up to a barrier or a warp
-// exchange; blocks run in order. A missing barrier shows where the order matters. What it cannot show: memory
-// order, occupancy, speed. Device memory is filled
-// with NaN when handed out, and host code that touches it ends the program, as with a GPU. What a stream does
-// beside the host is done as late as it may be: see streams.cpp.
+// A block's threads are fibers up to a barrier or a warp exchange; blocks run in order. Between two barriers
+// its warps take turns in ever another order, or one after another runs as far as it can, so that a missing
+// barrier shows. What cannot be shown: memory order, occupancy, speed. Device memory is filled with NaN when
+// handed out, and host code that touches it ends the program, as with a GPU. What a stream does beside the
+// host is done as late as it may be: see streams.cpp.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -66,10 +66,6 @@ void load_matrices(unsigned (&m)[4], const void* row, bool transposed);
 // A copy lands when its thread waits for it; until then NaN is there.
 void copy_async(void* to, const void* from, int bytes, int count);
 void wait_for_copies();
-// kernels/cuda/tile.h's: mma.m16n8k16 of bf16 pairs, and ldmatrix.x4 where each lane gives the place of a row
-// of eight.
-void multiply_packed_tile(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
-void load_packed_tile(unsigned (&x)[4], const void* row, bool transposed);
 
 template <class T>
 T shuffle(T value, int source) {

@@ -134,6 +134,8 @@ def token_checks(root):
     said = ok("train", recipe)
     held_out = [x for x in map(json.loads, open(os.path.join(run, "metrics.jsonl"))) if "held_out_ce" in x]
     yield "training on tokens tells how they pack and evaluates on held-out ones", "packing efficiency" in said and held_out[-1]["held_out_ce"] < held_out[0]["held_out_ce"] and held_out[0]["held_out_tokens"] > 0
+    done = wuneng("train", recipe, "run.device=cpu", "run.activations=bf16", "run.resume=none")
+    yield "bf16 activations on the CPU are refused before any work", done.returncode != 0 and 'run.activations = "bf16" with run.device = "cpu"' in done.stderr
     done = wuneng("train", recipe, f"student.vocab_size={vocab - 1}", "run.resume=none")
     yield "tokens of a larger tokenizer are refused before any work", done.returncode != 0 and f"tokenizer with {vocab} ids" in done.stderr and "data.paths" in done.stderr
     model = os.path.join(root, "tokens_model")
