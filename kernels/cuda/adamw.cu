@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kBlock)
     s.v[i] = v;
     s.w[i] = w;
     s.g[i] = 0;
-    if (s.stored) s.stored[i].bits = Floats::rounded(w);
+    if (s.stored) assign(s.stored[i], w);
   }
 }
 

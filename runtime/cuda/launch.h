@@ -95,21 +95,33 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-// The elements of an f32 or bf16 tensor: read and written as float, whichever it is. (runtime/dtype.h's
-// conversions are the host's.)
+// Elements of either float type, read and written as float. (runtime/dtype.h's conversions are the host's.)
+__device__ inline float as_float(float x) { return x; }
+__device__ inline float as_float(bf16 x) {
+  return __int_as_float(static_cast<int>(static_cast<unsigned>(x.bits) << 16));
+}
+__device__ inline void assign(float& to, float x) { to = x; }
+__device__ inline void assign(bf16& to, float x) {  // to nearest, ties to even; NaN stays one
+#ifdef __CUDACC__
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+#else
+  to = bf16(x);
+#endif
+}
+
+// The elements of a tensor of which the kernel does not know which of the two it is.
 struct Floats {
   void* data = nullptr;
   bool narrow = false;  // bf16
 
   __device__ float operator[](int64_t i) const {
-    return narrow ? __int_as_float(static_cast<int>(unsigned{static_cast<const uint16_t*>(data)[i]} << 16))
-                  : static_cast<const float*>(data)[i];
+    return narrow ? as_float(static_cast<const bf16*>(data)[i]) : static_cast<const float*>(data)[i];
   }
   __device__ void set(int64_t i, float x) const {
     if (narrow)
-      static_cast<uint16_t*>(data)[i] = rounded(x);
+      assign(static_cast<bf16*>(data)[i], x);
     else
-      static_cast<float*>(data)[i] = x;
+      assign(static_cast<float*>(data)[i], x);
   }
   __device__ void add(int64_t i, float x) const { set(i, (*this)[i] + x); }
   // The same from element i on.
@@ -117,17 +129,6 @@ struct Floats {
     return {static_cast<char*>(data) + i * (narrow ? 2 : 4), narrow};
   }
   __host__ __device__ explicit operator bool() const { return data != nullptr; }
-
-  // bf16's bits of x: to nearest, ties to even; NaN stays one.
-  static __device__ uint16_t rounded(float x) {
-#ifdef __CUDACC__
-    uint16_t bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-    return bits;
-#else
-    return bf16(x).bits;
-#endif
-  }
 };
 
 // Null where the tensor is undefined.
@@ -136,12 +137,6 @@ inline Floats floats(const Tensor& t) {
   const bool narrow = t.dtype() == DType::bf16;
   return {narrow ? static_cast<void*>(t.data<bf16>()) : t.f32(), narrow};
 }
-__device__ inline float as_float(float x) { return x; }
-__device__ inline float as_float(bf16 x) {
-  return __int_as_float(static_cast<int>(static_cast<unsigned>(x.bits) << 16));
-}
-__device__ inline void assign(float& to, float x) { to = x; }
-__device__ inline void assign(bf16& to, float x) { to.bits = Floats::rounded(x); }
 // The same, of a tensor that is f32.
 inline float* optional(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
 

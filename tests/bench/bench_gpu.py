@@ -15,9 +15,9 @@ import sys
 import time
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch_qwen2 import Model
 
 ROUNDS, WARM = 12, 3
 BF16 = dict(device="cuda", dtype=torch.bfloat16)
@@ -71,68 +71,15 @@ def linear_kl(tokens=8192, d=3584, V=152064, chunk=1024):
     return ms, (torch.cuda.max_memory_allocated() - before) / 1e9
 
 
-class Norm(nn.Module):
-    def __init__(self, d):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(d))
-
-    def forward(self, x):
-        f = x.float()
-        return (f * torch.rsqrt(f.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype) * self.weight
-
-
-class Layer(nn.Module):
-    def __init__(self, d, heads, kv, ffn):
-        super().__init__()
-        self.heads, self.kv, self.D = heads, kv, d // heads
-        self.n1, self.n2 = Norm(d), Norm(d)
-        self.q, self.k, self.v = nn.Linear(d, d), nn.Linear(d, kv * self.D), nn.Linear(d, kv * self.D)
-        self.o = nn.Linear(d, d, bias=False)
-        self.gate, self.up, self.down = nn.Linear(d, ffn, bias=False), nn.Linear(d, ffn, bias=False), nn.Linear(ffn, d, bias=False)
-
-    def forward(self, h, cos, sin):
-        n, length, d = h.shape
-        x = self.n1(h)
-
-        def rope(y):
-            a, b = y.chunk(2, -1)
-            return y * cos + torch.cat((-b, a), -1) * sin
-
-        q = rope(self.q(x).view(n, length, self.heads, self.D).transpose(1, 2))
-        k = rope(self.k(x).view(n, length, self.kv, self.D).transpose(1, 2))
-        v = self.v(x).view(n, length, self.kv, self.D).transpose(1, 2)
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        h = h + self.o(a.transpose(1, 2).reshape(n, length, d))
-        x = self.n2(h)
-        return h + self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class Model(nn.Module):
-    def __init__(self, hidden, layers, heads, kv, ffn, vocab):
-        super().__init__()
-        self.embed, self.norm = nn.Embedding(vocab, hidden), Norm(hidden)
-        self.layers = nn.ModuleList(Layer(hidden, heads, kv, ffn) for _ in range(layers))
-        nn.init.normal_(self.embed.weight, std=0.02)
-
-    def forward(self, tokens, labels, cos, sin):
-        h = self.embed(tokens)
-        for layer in self.layers:
-            h = layer(h, cos, sin)
-        return F.cross_entropy((self.norm(h) @ self.embed.weight.T).view(-1, self.embed.weight.shape[0]).float(), labels)
-
-
 def step():
     with torch.device("cuda"):
-        model = Model(**MODEL).to(torch.bfloat16)
-    D = MODEL["hidden"] // MODEL["heads"]
-    angle = torch.arange(T, device="cuda")[:, None] * 1e6 ** (-torch.arange(D // 2, device="cuda") * 2 / D)[None]
-    cos, sin = torch.cat((angle, angle), -1).cos().bfloat16(), torch.cat((angle, angle), -1).sin().bfloat16()
+        model = Model(**MODEL, T=T).to(torch.bfloat16)
     tokens, labels = torch.randint(MODEL["vocab"], (B, T), device="cuda"), torch.randint(MODEL["vocab"], (B * T,), device="cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     compiled = torch.compile(model)
 
     def run():
-        compiled(tokens, labels, cos, sin).backward()
+        compiled(tokens, labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return median(run, 5)
