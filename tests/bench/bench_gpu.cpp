@@ -153,7 +153,7 @@ void losses(Bench& b) {
   const Tensor hidden = b.normal({T, d}), teacher = b.normal({T, V});
   const Tensor labels = Tensor::zeros({T}, DType::i32);
   const double flops = 6.0 * double(T) * double(V * d);
-  for (const int64_t chunk : {128, 512, 2048})
+  for (const int64_t chunk : {128, 1024, 2048})
     b.measure("linear and kl, forward and backward",
               fmt::format("T {} d {} V {}, {} tokens together", T, d, V, chunk), 0, flops, [&] {
                 Tape tape(b.stream);
