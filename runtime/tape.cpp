@@ -2,6 +2,25 @@
 
 namespace wuneng {
 
+Tensor Var::fresh_grad(Node& node) {
+  if (!node.whole || node.grad.defined())
+    return Tensor::empty(node.value.shape(), node.gradient, node.value.device());
+  Node& whole = *node.whole;
+  if (!whole.grad.defined()) whole.grad = fresh_grad(whole);
+  return whole.grad.rows(node.first_row, node.first_row + node.value.dim(0));
+}
+
+Tensor Var::fresh_grad() const { return fresh_grad(*node_); }
+
+void Var::set_grad(Tensor grad) const {
+  if (node_->whole) {
+    const Tensor place = fresh_grad();
+    if (place.raw() != grad.raw()) place.copy_from(grad);
+    grad = place;
+  }
+  node_->grad = std::move(grad);
+}
+
 const Tensor& Var::grad_buffer() const {
   if (!node_->grad.defined()) {
     node_->grad = fresh_grad();
@@ -10,12 +29,19 @@ const Tensor& Var::grad_buffer() const {
   return node_->grad;
 }
 
+Var Var::rows(int64_t begin, int64_t end) const {
+  Var piece(node_->value.rows(begin, end), node_->needs_grad, node_->gradient);
+  piece.node_->whole = node_;
+  piece.node_->first_row = begin;
+  return piece;
+}
+
 void Var::add_grad(const Tensor& grad) const {
   if (grad.numel() != node_->value.numel())
     fail("gradient of shape {} for a value of shape {}", to_string(grad.shape()),
          to_string(node_->value.shape()));
   if (!node_->grad.defined()) {
-    node_->grad = grad.view(node_->value.shape());
+    set_grad(grad.view(node_->value.shape()));
     return;
   }
   node_->grad.add(grad);
