@@ -44,7 +44,7 @@ template <int D>
 __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16* dq) {
   constexpr int kHeight = kQueryHeight;
   char* const shared = shared_memory<char>();
-  const QueryTile tile(p);
+  const WarpTile tile(p);
   const RowTile<D> q_tile{shared}, do_tile{shared + RowTile<D>::bytes(kQueryRows)};
   copy_rows<kQueryRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
                                   tile.s.q_count - tile.first);
