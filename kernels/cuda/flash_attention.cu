@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
 
 template <int D>
 void forward(const Stream& stream, const AttentionForwardArgs& args) {
-  const AttentionTables t = tables_of<D>(args);
+  const AttentionTables t = tables_of(args, rows_of_block(kKeyHeight<D>));
   const Problem p = problem_of(args, t);
   launch(stream, "attention forward", forward_kernel<D>, dim3(t.query_tile_count * p.H), dim3(kThreads),
          kForwardBytes<D>, p, args.out.data<bf16>(), args.lse.f32());

@@ -34,7 +34,8 @@ struct Problem {
   float scale;
   const int32_t *segments, *query_tiles, *key_tiles, *first_of, *seeing, *kv_head, *first_head;
   const bf16 *q, *k, *v, *dout;  // dout and what follows: of the backward alone
-  const RowNumbers* rows;        // [H, Tq]
+  const RowNumbers* rows;        // [H, row_pitch]
+  int64_t row_pitch;             // Tq, or one more: an even number
 
   __device__ float scale_of_base_2() const { return scale * kLog2e; }
 };
@@ -96,6 +97,39 @@ struct WarpTile : QueryTile {
   }
 };
 
+// Goes through the tiles of kRows query rows that see a tile of keys: by segment, then head, then row.
+template <int kRows>
+struct QueryWalk {
+  SeenRows s;
+  int32_t at;  // in Problem::seeing
+  int h;
+  int first;  // row in the segment
+
+  // False where nobody sees the tile, which begins with row `key` of k.
+  __device__ bool begin(const Problem& p, int key_tile, int g, int key) {
+    at = p.first_of[key_tile], h = p.first_head[g];
+    if (at == p.first_of[key_tile + 1] || h == p.first_head[g + 1]) return false;
+    enter(p, key);
+    return true;
+  }
+  __device__ bool next(const Problem& p, int key_tile, int g, int key) {
+    first += kRows;
+    if (first < s.q_count) return true;
+    if (++h == p.first_head[g + 1]) {
+      h = p.first_head[g];
+      if (++at == p.first_of[key_tile + 1]) return false;
+    }
+    enter(p, key);
+    return true;
+  }
+
+ private:
+  __device__ void enter(const Problem& p, int key) {
+    s = segment_at(p.segments, p.seeing[at]);
+    first = max(0, key - s.k_begin - s.offset);  // the first query that sees any key of the tile
+  }
+};
+
 template <int kHeight, int kWidth>
 __device__ void mask_keys(Sums<kHeight, kWidth>& scores, int seen) {
   if (seen < 8 * kWidth - 1)
@@ -118,13 +152,19 @@ Problem problem_of(const Args& args, const AttentionTables& t) {
           .first_head = t.first_head.data<int32_t>(),
           .q = args.q.template data<bf16>(),
           .k = args.k.template data<bf16>(),
-          .v = args.v.template data<bf16>()};
+          .v = args.v.template data<bf16>(),
+          .dout = nullptr,
+          .rows = nullptr,
+          .row_pitch = (args.q.dim(0) + 1) / 2 * 2};
 }
 
-template <int D, class Args>
-AttentionTables tables_of(const Args& args) {
-  return AttentionTables(args.segments, args.kv_head, args.k.dim(0), args.k.dim(1), kQueryRows,
-                         rows_of_block(kKeyHeight<D>), args.q.device());
+template <class Args>
+AttentionTables tables_of(const Args& args, int key_rows) {
+  return AttentionTables(args.segments, args.kv_head, args.k.dim(0), args.k.dim(1), kQueryRows, key_rows,
+                         args.q.device());
 }
+
+// RowNumbers of all query rows, as f32 [H, row_pitch, 2].
+Tensor row_numbers(const Stream& stream, const AttentionBackwardArgs& args, int64_t row_pitch);
 
 }  // namespace wuneng::kernels::cuda::flash

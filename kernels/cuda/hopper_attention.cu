@@ -1,37 +1,24 @@
-// Attention's forward in Hopper's tensor cores (notation of kernels/attention.h). A block has three
-// warpgroups: one thread of the last copies tiles of keys and values into a ring, and each of the others owns
-// 64 of 128 query rows. While the tensor cores multiply for one warpgroup the other takes exponentials, and
-// so does the same one: a tile's scores are asked for together with the product of the tile before. Scores,
-// weights and sums stay in registers. A block stays on its multiprocessor and takes tile after tile, the
-// longest first, so that tiles for the next one are copied while the last sums of one are written. Not yet
+// Attention's forward in Hopper's tensor cores (notation of kernels/attention.h). While the tensor cores
+// multiply for one warpgroup the other takes exponentials, and so does the same one: a tile's scores are
+// asked for together with the product of the tile before. Scores, weights and sums stay in registers. Not yet
 // run on a GPU.
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/cuda/flash_problem.h"
 #include "kernels/cuda/hopper_attention.h"
-#include "kernels/cuda/ring.h"
-#include "kernels/cuda/tensor_map.h"
-#include "kernels/cuda/wgmma.h"
-#include "runtime/cuda/device.h"
+#include "kernels/cuda/hopper_tiles.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
-using namespace flash;
+using namespace hopper;
 
-constexpr int kKeys = 128;                   // of a tile
-constexpr int kGroups = 2;                   // warpgroups that compute
-constexpr int kRows = kQueryRows / kGroups;  // of each
-constexpr int kBlockThreads = (kGroups + 1) * kWarpgroup;
-constexpr int kGroupWarps = kWarpgroup / kWarp;
-constexpr int kTurns = 1, kOwn = kTurns + kGroups;  // numbers of barriers, one for each warpgroup
-static_assert(kRows == 64);
+constexpr int kKeys = 128;  // of a tile
 
 template <int D>
 struct Shared {
   static constexpr int kStages = 256 / D;
-  using Queries = SwizzledTile<kQueryRows, D>;
+  using Queries = SwizzledTile<kBlockRows, D>;
   using Keys = SwizzledTile<kKeys, D>;
   static constexpr int kBytes =
       Queries::kBytes + 2 * kStages * Keys::kBytes + 8 * (Ring<1>::kBarriers + 2 * Ring<kStages>::kBarriers);
@@ -46,19 +33,8 @@ struct Shared {
   __device__ Ring<1> queries() const { return {barriers()}; }
   __device__ Ring<kStages> keys() const { return {barriers() + Ring<1>::kBarriers}; }
   __device__ Ring<kStages> values() const { return {keys().barriers + Ring<kStages>::kBarriers}; }
+  __device__ void init() const { queries().init(kReaders), keys().init(kReaders), values().init(kReaders); }
 };
-
-// f(round, tile) for each of the block's tiles. They come in order of falling work: dealt out to and fro, all
-// blocks get about the same.
-template <class F>
-__device__ void for_tiles(const Problem& p, int tiles, F f) {
-  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  for (int round = 0;; ++round) {
-    const int number = round * blocks + (round % 2 ? blocks - 1 - block : block);
-    if (number >= tiles) return;
-    f(round, QueryTile(p, number));
-  }
-}
 
 __device__ int tiles_of_keys(const QueryTile& tile) { return (tile.keys + kKeys - 1) / kKeys; }
 
@@ -68,7 +44,8 @@ __device__ void copy_tiles(const Problem& p, int tiles, const CUtensorMap& q, co
                            const CUtensorMap& v, Shared<D> shared) {
   using Keys = typename Shared<D>::Keys;
   int turn = 0;
-  for_tiles(p, tiles, [&](int round, const QueryTile& tile) {
+  for_tiles(tiles, [&](int round, int number) {
+    const QueryTile tile(p, number);
     uint64_t* const of_q = shared.queries().begin_copy(round, Shared<D>::Queries::kBytes);
     copy_box(shared.q().data, q, of_q, {0, static_cast<int>(tile.begin()), 0, tile.h});
     for (int n = 0; n < tiles_of_keys(tile); ++n, ++turn) {
@@ -119,17 +96,17 @@ __device__ void multiply_rows(Sums<1, kWidth>& sums, const float (&by)[2]) {
 // A warpgroup that computes.
 template <int D>
 __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse, Shared<D> shared) {
-  const int group = threadIdx.x / kWarpgroup, other = kGroups - 1 - group;
-  const int row = kRows * group + 16 * (warp_of_block() % kGroupWarps);  // the warp's first, in the tile
+  const int group = group_of_block(), other = kGroups - 1 - group, row = row_of_warp();
   const float scale = p.scale_of_base_2();
   const auto keys = shared.keys(), values = shared.values();
   // The groups issue products by turns, so that each finds the tensor cores free when it has exponentials to
   // take.
-  const auto wait_for_turn = [&] { named_sync(kTurns + group, kGroups * kWarpgroup); };
-  const auto pass_turn = [&] { named_arrive(kTurns + other, kGroups * kWarpgroup); };
+  const auto wait_for_turn = [&] { named_sync(kTurnBarrier + group, kGroups * kWarpgroup); };
+  const auto pass_turn = [&] { named_arrive(kTurnBarrier + other, kGroups * kWarpgroup); };
   if (group == kGroups - 1) pass_turn();
   int turn = 0;
-  for_tiles(p, tiles, [&](int round, const QueryTile& tile) {
+  for_tiles(tiles, [&](int round, int number) {
+    const QueryTile tile(p, number);
     const int count = tiles_of_keys(tile);
     const int open = max(0, tile.seen(0) + 1) / kKeys;  // tiles of which every row sees all
     Softmax softmax;
@@ -142,7 +119,7 @@ __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse
     keys.wait(turn);
     wait_for_turn();
     wgmma_fence(scores);
-    issue_scores(scores, shared.q(), kRows * group, shared.k(turn));
+    issue_scores(scores, shared.q(), 64 * group, shared.k(turn));
     wgmma_commit();
     pass_turn();
     wgmma_wait<0>(scores);
@@ -156,7 +133,7 @@ __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse
       keys.wait(turn + 1);
       wait_for_turn();
       wgmma_fence(scores, sums);
-      issue_scores(scores, shared.q(), kRows * group, shared.k(turn + 1));
+      issue_scores(scores, shared.q(), 64 * group, shared.k(turn + 1));
       wgmma_commit();
       issue_weighted(sums, weights, shared.v(turn));
       wgmma_commit();
@@ -180,7 +157,7 @@ __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse
 
     // What follows the last key that any row sees may be another document's, or nothing: a weight of 0 does
     // not silence it where it is not finite.
-    if (tile.keys % kKeys != 0) shared.v(turn).clear_from(tile.keys % kKeys, kOwn + group);
+    if (tile.keys % kKeys != 0) shared.v(turn).clear_from(tile.keys % kKeys, kOwnBarrier + group);
     wgmma_fence(sums);
     issue_weighted(sums, weights, shared.v(turn));
     wgmma_commit();
@@ -210,32 +187,20 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
                    float* lse) {
   if constexpr (kHopperCode) {
     const Shared<D> shared{shared_memory<char>()};
-    if (threadIdx.x == 0) {
-      constexpr int kReaders = kGroups * kGroupWarps;
-      shared.queries().init(kReaders), shared.keys().init(kReaders), shared.values().init(kReaders);
-      mbarrier_init_fence();
-    }
-    __syncthreads();
-    if (threadIdx.x >= kGroups * kWarpgroup) {
-      give_registers<24>();
-      if (threadIdx.x == kGroups * kWarpgroup) copy_tiles<D>(p, tiles, q, k, v, shared);
-    } else {
-      take_registers<240>();
-      compute_tiles<D>(p, tiles, out, lse, shared);
-    }
+    run_block([&] { shared.init(); }, [&] { copy_tiles<D>(p, tiles, q, k, v, shared); },
+              [&] { compute_tiles<D>(p, tiles, out, lse, shared); });
   }
 }
 
 template <int D>
 void forward(const Stream& stream, const AttentionForwardArgs& args) {
-  const AttentionTables t = tables_of<D>(args);
+  const AttentionTables t = tables_of(args, kKeys);
   if (t.query_tile_count == 0) return;
   const Problem p = problem_of(args, t);
-  const unsigned tiles = t.query_tile_count * p.H;
-  launch(stream, "attention forward", forward_kernel<D>,
-         dim3(std::min<unsigned>(tiles, wuneng::cuda::multiprocessors(args.q.device().index))),
-         dim3(kBlockThreads), Shared<D>::kBytes, p, static_cast<int>(tiles), map_of_rows(args.q, kQueryRows),
-         map_of_rows(args.k, kKeys), map_of_rows(args.v, kKeys), args.out.data<bf16>(), args.lse.f32());
+  const int tiles = static_cast<int>(t.query_tile_count) * p.H;
+  launch_on_all(stream, "attention forward", forward_kernel<D>, tiles, Shared<D>::kBytes, p, tiles,
+                map_of_rows(args.q, kBlockRows), map_of_rows(args.k, kKeys), map_of_rows(args.v, kKeys),
+                args.out.data<bf16>(), args.lse.f32());
 }
 
 }  // namespace

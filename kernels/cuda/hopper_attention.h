@@ -9,5 +9,6 @@ namespace wuneng::kernels::cuda {
 bool takes_hopper_attention(Device device);
 
 void hopper_attention_forward(const Stream& stream, const AttentionForwardArgs& args);
+void hopper_attention_backward(const Stream& stream, const AttentionBackwardArgs& args);
 
 }  // namespace wuneng::kernels::cuda

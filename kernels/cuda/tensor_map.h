@@ -10,4 +10,8 @@ namespace wuneng::kernels::cuda {
 // found at {0, row, 0, head}, which copy_box leaves as SwizzledTile has them. Rows outside of x are zeros.
 CUtensorMap map_of_rows(const Tensor& x, int rows);
 
+// x [rows, ...] f32, rows of a multiple of 4 numbers: boxes of `count` numbers (a multiple of 4) of a row, at
+// {first, row, 0, 0}, one after another.
+CUtensorMap map_of_numbers(const Tensor& x, int count);
+
 }  // namespace wuneng::kernels::cuda

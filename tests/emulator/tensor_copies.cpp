@@ -26,8 +26,11 @@ struct Mbarrier {
 // A map's content, in CUtensorMap's place.
 struct TiledMap {
   const char* address;
-  std::array<uint64_t, 4> dims, strides;  // bytes; of dimension 0 two
+  std::array<uint64_t, 4> dims, strides;  // bytes; of dimension 0 an element's
   std::array<uint32_t, 4> box;
+  bool swizzled;
+
+  int64_t bytes() const { return strides[0] * box[0] * box[1] * box[2] * box[3]; }
 };
 static_assert(sizeof(TiledMap) <= sizeof(CUtensorMap));
 
@@ -61,8 +64,6 @@ void end_phase_if_done(Mbarrier& b) {
   b.phase ^= 1, b.pending = b.count;
   g_block.happened();
 }
-
-int64_t size_of(const std::array<uint32_t, 4>& box) { return 2ll * box[0] * box[1] * box[2] * box[3]; }
 
 }  // namespace
 
@@ -105,8 +106,8 @@ void tensor_copy(void* to, const CUtensorMap* map, uint64_t* barrier, const int 
   TensorCopy copy{{}, {from[0], from[1], from[2], from[3]}, static_cast<char*>(to), barrier};
   std::memcpy(&copy.map, map, sizeof copy.map);
   mbarrier_at(barrier);
-  const int64_t bytes = size_of(copy.map.box);
-  g_block.check_shared(to, bytes, 1024, "a tensor copy's target");
+  const int64_t bytes = copy.map.bytes();
+  g_block.check_shared(to, bytes, copy.map.swizzled ? 1024 : 128, "a tensor copy's target");
   std::memset(to, 0xff, bytes);
   std::memset(g_seen.data() + (copy.to - g_block.shared()), 0xff, bytes);
   g_copies.push_back(copy);
@@ -119,11 +120,12 @@ bool land_a_tensor_copy() {
   const TensorCopy copy = g_copies[which];
   g_copies.erase(g_copies.begin() + which);
   const TiledMap& m = copy.map;
+  const uint64_t size = m.strides[0];
   int64_t at = 0;  // in the box
   for (uint32_t d = 0; d < m.box[3]; ++d)
     for (uint32_t c = 0; c < m.box[2]; ++c)
       for (uint32_t b = 0; b < m.box[1]; ++b)
-        for (uint32_t a = 0; a < m.box[0]; ++a, at += 2) {
+        for (uint32_t a = 0; a < m.box[0]; ++a, at += size) {
           const std::array<uint32_t, 4> in_box = {a, b, c, d};
           bool inside = true;
           int64_t offset = 0;
@@ -132,11 +134,11 @@ bool land_a_tensor_copy() {
             inside = inside && x >= 0 && x < static_cast<int64_t>(m.dims[i]);
             offset += x * static_cast<int64_t>(m.strides[i]);
           }
-          const uint32_t swizzled = swizzle_128(static_cast<uint32_t>(at));
+          char* const to = copy.to + (m.swizzled ? swizzle_128(static_cast<uint32_t>(at)) : at);
           if (inside)
-            std::memcpy(copy.to + swizzled, m.address + offset, 2);
+            std::memcpy(to, m.address + offset, size);
           else
-            std::memset(copy.to + swizzled, 0, 2);
+            std::memset(to, 0, size);
         }
   std::memcpy(g_seen.data() + (copy.to - g_block.shared()), copy.to, at);
   Mbarrier& barrier = g_mbarriers.at(copy.barrier);
@@ -169,10 +171,12 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
                                 const cuuint32_t* element_strides, CUtensorMapInterleave interleave,
                                 CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
   // What the emulator knows, and NVIDIA's conditions on it.
-  bool good = type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 && rank == 4 &&
-              interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && swizzle == CU_TENSOR_MAP_SWIZZLE_128B &&
-              reinterpret_cast<uintptr_t>(address) % 16 == 0 && box[0] == 64;
-  TiledMap tiled{static_cast<const char*>(address), {}, {2}, {}};
+  const bool wide = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32, swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B;
+  const uint64_t size = wide ? 4 : 2;
+  bool good = rank == 4 && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE &&
+              reinterpret_cast<uintptr_t>(address) % 16 == 0 && size * box[0] % 16 == 0 &&
+              (!swizzled || size * box[0] == 128);
+  TiledMap tiled{static_cast<const char*>(address), {}, {size}, {}, swizzled};
   for (int i = 0; i < 4 && good; ++i) {
     good = dims[i] > 0 && dims[i] <= uint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 &&
            element_strides[i] == 1 &&
