@@ -99,38 +99,37 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         Sums<1, D / 8> sums;
         Scores scores, slopes;
         Weights<kAcross / 16> weights;
-        const int count = tiles_across(tile.keys), open = max(0, tile.seen(0) + 1) / kAcross;
-        const auto step = [&](int n, auto masked) {
+        shared.own_ring().wait(round);
+        for (int key = 0; key < tile.keys; key += kAcross, ++turn) {
           shared.ring().wait(turn);
           // What follows the last key that any row sees may be another document's and not finite, which a
           // weight of 0 does not silence.
-          if (masked && tile.keys < (n + 1) * kAcross)
-            shared.across(turn, 0).clear_from(tile.keys - n * kAcross, kOwnBarrier + group_of_block());
+          if (tile.keys - key < kAcross)
+            shared.across(turn, 0).clear_from(tile.keys - key, kOwnBarrier + group_of_block());
           wgmma_fence(scores, slopes, sums);
           issue(scores, shared, turn, 0);
           issue(slopes, shared, turn, 1);
           wgmma_wait<1>(scores, sums);
-          if (n > 0) shared.ring().release(turn - 1);
-          const int seen = tile.seen(n * kAcross) + row;
-          each_score([&](int i, int half, int r, int c) {
-            const float x = fast_exp2(scale * at(scores, i) - mine[half].lse);
-            at(scores, i) = masked && c - r > seen ? 0 : x;
+          if (key > 0) shared.ring().release(turn - 1);
+          const int seen = tile.seen(key) + row;
+          const auto hide = [&](Scores& x) {
+            if (seen < kAcross - 1)
+              each_score([&](int i, int, int r, int c) { at(x, i) = c - r > seen ? 0 : at(x, i); });
+          };
+          each_score([&](int i, int half, int, int) {
+            at(scores, i) = fast_exp2(scale * at(scores, i) - mine[half].lse);
           });
+          hide(scores);  // before the wait: past a branch the compiler does not put off exponentials
           wgmma_wait<0>(slopes);
-          each_score([&](int i, int half, int r, int c) {
-            const float x = at(scores, i) * (at(slopes, i) - mine[half].delta);
-            at(scores, i) = masked && c - r > seen ? 0 : x;
+          each_score([&](int i, int half, int, int) {
+            at(slopes, i) = at(scores, i) * (at(slopes, i) - mine[half].delta);
           });
-          weights.take(scores);
+          hide(slopes);
+          weights.take(slopes);
           wgmma_fence(sums);
           issue_weighted(sums, weights, shared.across(turn, 0));
           wgmma_commit();
-          ++turn;
-        };
-        shared.own_ring().wait(round);
-        int n = 0;
-        for (; n < min(open, count); ++n) step(n, std::false_type{});
-        for (; n < count; ++n) step(n, std::true_type{});
+        }
         wgmma_wait<0>(sums);
         shared.ring().release(turn - 1);
         shared.own_ring().release(round);
@@ -210,17 +209,21 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
             wgmma_fence(slopes);
             issue(slopes, shared, turn, 1);
             wgmma_wait<1>(scores);
+            const auto hide = [&](Scores& x) {
+              if (low > row || seen < row + 15 || count < kAcross)
+                each_score([&](int i, int, int r, int c) {
+                  if (row + r - c > seen || row + r < low || c >= count) at(x, i) = 0;
+                });
+            };
             each_score([&](int i, int, int, int c) {
               at(scores, i) = fast_exp2(scale * at(scores, i) - of[c].lse);
             });
+            hide(scores);
             wgmma_wait<0>(slopes);
             each_score([&](int i, int, int, int c) {
               at(slopes, i) = at(scores, i) * (at(slopes, i) - of[c].delta);
             });
-            if (low > row || seen < row + 15 || count < kAcross)
-              each_score([&](int i, int, int r, int c) {
-                if (row + r - c > seen || row + r < low || c >= count) at(scores, i) = at(slopes, i) = 0;
-              });
+            hide(slopes);
             weights.take(scores), slope_weights.take(slopes);
             wgmma_fence(dk_sums, dv_sums);
             issue_weighted(dv_sums, weights, shared.across(turn, 1));
