@@ -21,7 +21,7 @@ struct Shared {
   using Queries = SwizzledTile<kBlockRows, D>;
   using Keys = SwizzledTile<kKeys, D>;
   static constexpr int kBytes =
-      Queries::kBytes + 2 * kStages * Keys::kBytes + 8 * (Ring<1>::kBarriers + 2 * Ring<kStages>::kBarriers);
+      Queries::kBytes + 2 * kStages * Keys::kBytes + TileRing::kBytes + 16 * Ring<kStages>::kBarriers;
 
   char* base;
   __device__ uint64_t* barriers() const {
@@ -30,26 +30,24 @@ struct Shared {
   __device__ Queries q() const { return {base}; }
   __device__ Keys k(int turn) const { return {base + Queries::kBytes + turn % kStages * Keys::kBytes}; }
   __device__ Keys v(int turn) const { return {k(turn).data + kStages * Keys::kBytes}; }
-  __device__ Ring<1> queries() const { return {barriers()}; }
-  __device__ Ring<kStages> keys() const { return {barriers() + Ring<1>::kBarriers}; }
+  __device__ TileRing tiles() const { return {{barriers()}}; }
+  __device__ Ring<kStages> keys() const { return {barriers() + TileRing::kBytes / 8}; }
   __device__ Ring<kStages> values() const { return {keys().barriers + Ring<kStages>::kBarriers}; }
-  __device__ void init() const { queries().init(kReaders), keys().init(kReaders), values().init(kReaders); }
+  __device__ void init() const { tiles().init(), keys().init(kReaders), values().init(kReaders); }
 };
-
-__device__ int tiles_of_keys(const QueryTile& tile) { return (tile.keys + kKeys - 1) / kKeys; }
 
 // The thread that copies.
 template <int D>
-__device__ void copy_tiles(const Problem& p, int tiles, const CUtensorMap& q, const CUtensorMap& k,
+__device__ void copy_tiles(const Problem& p, const Tiles& tiles, const CUtensorMap& q, const CUtensorMap& k,
                            const CUtensorMap& v, Shared<D> shared) {
   using Keys = typename Shared<D>::Keys;
   int turn = 0;
-  for_tiles(tiles, [&](int round, int number) {
+  shared.tiles().deal(tiles, [&](int round, int number) {
     const QueryTile tile(p, number);
-    uint64_t* const of_q = shared.queries().begin_copy(round, Shared<D>::Queries::kBytes);
+    uint64_t* const of_q = shared.tiles().rows.announce(round, Shared<D>::Queries::kBytes);
     copy_box(shared.q().data, q, of_q, {0, static_cast<int>(tile.begin()), 0, tile.h});
-    for (int n = 0; n < tiles_of_keys(tile); ++n, ++turn) {
-      const int from[4] = {0, tile.s.k_begin + n * kKeys, 0, tile.g};
+    for (int key = 0; key < tile.keys; key += kKeys, ++turn) {
+      const int from[4] = {0, tile.s.k_begin + key, 0, tile.g};
       copy_box(shared.k(turn).data, k, shared.keys().begin_copy(turn, Keys::kBytes), from);
       copy_box(shared.v(turn).data, v, shared.values().begin_copy(turn, Keys::kBytes), from);
     }
@@ -57,16 +55,17 @@ __device__ void copy_tiles(const Problem& p, int tiles, const CUtensorMap& q, co
 }
 
 // Of a lane's two rows, as keys come in: the best score and the sum of exponentials above it, in base 2.
+template <int kWidth>
 struct Softmax {
   float best[2] = {-INFINITY, -INFINITY}, total[2] = {};  // total: of this lane's columns alone
 
   // Scores become weights; keep: what those before them are to be multiplied with.
-  __device__ void take(Sums<1, kKeys / 8>& scores, float scale, float (&keep)[2]) {
+  __device__ void take(Sums<1, kWidth>& scores, float scale, float (&keep)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float top = best[half];
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
+      for (int n = 0; n < kWidth; ++n)
         top = fmaxf(top, fmaxf(scores.of[0][n][2 * half], scores.of[0][n][2 * half + 1]));
       top = quad_max(top);  // finite: every row sees its document's first key, in the first tile
       keep[half] = fast_exp2(scale * (best[half] - top));
@@ -74,7 +73,7 @@ struct Softmax {
       best[half] = top;
       float added = 0;
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
+      for (int n = 0; n < kWidth; ++n)
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           scores.of[0][n][e] = fast_exp2(scale * scores.of[0][n][e] - bias);
@@ -95,7 +94,7 @@ __device__ void multiply_rows(Sums<1, kWidth>& sums, const float (&by)[2]) {
 
 // A warpgroup that computes.
 template <int D>
-__device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse, Shared<D> shared) {
+__device__ void compute_tiles(const Problem& p, const Tiles& tiles, bf16* out, float* lse, Shared<D> shared) {
   const int group = group_of_block(), other = kGroups - 1 - group, row = row_of_warp();
   const float scale = p.scale_of_base_2();
   const auto keys = shared.keys(), values = shared.values();
@@ -105,17 +104,16 @@ __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse
   const auto pass_turn = [&] { named_arrive(kTurnBarrier + other, kGroups * kWarpgroup); };
   if (group == kGroups - 1) pass_turn();
   int turn = 0;
-  for_tiles(tiles, [&](int round, int number) {
+  shared.tiles().take(tiles, [&](int round, int number) {
     const QueryTile tile(p, number);
-    const int count = tiles_of_keys(tile);
+    const int count = (tile.keys + kKeys - 1) / kKeys;
     const int open = max(0, tile.seen(0) + 1) / kKeys;  // tiles of which every row sees all
-    Softmax softmax;
+    Softmax<kKeys / 8> softmax;
     Sums<1, kKeys / 8> scores;
     Sums<1, D / 8> sums;
     float keep[2];
     const auto mask = [&](int n) { mask_keys(scores, tile.seen(n * kKeys) + row); };
 
-    shared.queries().wait(round);
     keys.wait(turn);
     wait_for_turn();
     wgmma_fence(scores);
@@ -132,7 +130,7 @@ __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse
     const auto next = [&](int n, auto masked) {
       keys.wait(turn + 1);
       wait_for_turn();
-      wgmma_fence(scores, sums);
+      wgmma_fence(scores, sums, weights);
       issue_scores(scores, shared.q(), 64 * group, shared.k(turn + 1));
       wgmma_commit();
       issue_weighted(sums, weights, shared.v(turn));
@@ -153,12 +151,12 @@ __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse
     int n = 1;
     for (; n < min(open, count); ++n) next(n, std::false_type{});
     for (; n < count; ++n) next(n, std::true_type{});
-    shared.queries().release(round);
+    shared.tiles().rows.release(round);
 
     // What follows the last key that any row sees may be another document's, or nothing: a weight of 0 does
     // not silence it where it is not finite.
     if (tile.keys % kKeys != 0) shared.v(turn).clear_from(tile.keys % kKeys, kOwnBarrier + group);
-    wgmma_fence(sums);
+    wgmma_fence(sums, weights);
     issue_weighted(sums, weights, shared.v(turn));
     wgmma_commit();
     wgmma_wait<0>(sums);
@@ -182,7 +180,7 @@ __device__ void compute_tiles(const Problem& p, int tiles, bf16* out, float* lse
 
 template <int D>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    forward_kernel(Problem p, int tiles, const __grid_constant__ CUtensorMap q,
+    forward_kernel(Tiles tiles, Problem p, const __grid_constant__ CUtensorMap q,
                    const __grid_constant__ CUtensorMap k, const __grid_constant__ CUtensorMap v, bf16* out,
                    float* lse) {
   if constexpr (kHopperCode) {
@@ -197,10 +195,9 @@ void forward(const Stream& stream, const AttentionForwardArgs& args) {
   const AttentionTables t = tables_of(args, kKeys);
   if (t.query_tile_count == 0) return;
   const Problem p = problem_of(args, t);
-  const int tiles = static_cast<int>(t.query_tile_count) * p.H;
-  launch_on_all(stream, "attention forward", forward_kernel<D>, tiles, Shared<D>::kBytes, p, tiles,
-                map_of_rows(args.q, kBlockRows), map_of_rows(args.k, kKeys), map_of_rows(args.v, kKeys),
-                args.out.data<bf16>(), args.lse.f32());
+  launch_tiles(stream, "attention forward", forward_kernel<D>, t.query_tile_count * p.H, Shared<D>::kBytes, p,
+               map_of_rows(args.q, kBlockRows), map_of_rows(args.k, kKeys), map_of_rows(args.v, kKeys),
+               args.out.data<bf16>(), args.lse.f32());
 }
 
 }  // namespace

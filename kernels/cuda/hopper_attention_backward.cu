@@ -23,7 +23,7 @@ struct Shared {
   static constexpr int kNumberBytes = kAcross * sizeof(RowNumbers);
   static constexpr int kRowsAt = 2 * Own::kBytes, kNumbersAt = kRowsAt + 2 * kStages * Across::kBytes;
   static constexpr int kBarriersAt = kNumbersAt + kStages * kNumberBytes;
-  static constexpr int kBytes = kBarriersAt + 8 * (Ring<1>::kBarriers + Ring<kStages>::kBarriers);
+  static constexpr int kBytes = kBarriersAt + TileRing::kBytes + 8 * Ring<kStages>::kBarriers;
 
   char* base;
   __device__ Own own(int which) const { return {base + which * Own::kBytes}; }
@@ -33,14 +33,14 @@ struct Shared {
   __device__ RowNumbers* numbers(int turn) const {
     return reinterpret_cast<RowNumbers*>(base + kNumbersAt + turn % kStages * kNumberBytes);
   }
-  __device__ Ring<1> own_ring() const { return {reinterpret_cast<uint64_t*>(base + kBarriersAt)}; }
-  __device__ Ring<kStages> ring() const { return {own_ring().barriers + Ring<1>::kBarriers}; }
-  __device__ void init() const { own_ring().init(kReaders), ring().init(kReaders); }
+  __device__ TileRing tiles() const { return {{reinterpret_cast<uint64_t*>(base + kBarriersAt)}}; }
+  __device__ Ring<kStages> ring() const { return {tiles().rows.barriers + TileRing::kBytes / 8}; }
+  __device__ void init() const { tiles().init(), ring().init(kReaders); }
 
   // The block's own rows of two tensors.
   __device__ void copy_own(int round, const CUtensorMap& first, const CUtensorMap& second, int row,
                            int head) const {
-    uint64_t* const barrier = own_ring().begin_copy(round, 2 * Own::kBytes);
+    uint64_t* const barrier = tiles().rows.announce(round, 2 * Own::kBytes);
     copy_box(own(0).data, first, barrier, {0, row, 0, head});
     copy_box(own(1).data, second, barrier, {0, row, 0, head});
   }
@@ -61,24 +61,22 @@ __device__ void each_score(F f) {
 }
 __device__ inline float& at(Scores& scores, int element) { return scores.of[0][element / 4][element % 4]; }
 
-__device__ inline int tiles_across(int keys) { return (keys + kAcross - 1) / kAcross; }
-
 // As forward_kernel, with ds = p (dp - delta) in place of p: dq = scale sum ds k.
 template <int D>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    query_grad_kernel(Problem p, int tiles, const __grid_constant__ CUtensorMap q,
+    query_grad_kernel(Tiles tiles, Problem p, const __grid_constant__ CUtensorMap q,
                       const __grid_constant__ CUtensorMap dout, const __grid_constant__ CUtensorMap k,
                       const __grid_constant__ CUtensorMap v, bf16* dq) {
   if constexpr (kHopperCode) {
     const Shared<D> shared{shared_memory<char>()};
     const auto copy = [&] {
       int turn = 0;
-      for_tiles(tiles, [&](int round, int number) {
+      shared.tiles().deal(tiles, [&](int round, int number) {
         const QueryTile tile(p, number);
         shared.copy_own(round, q, dout, static_cast<int>(tile.begin()), tile.h);
-        for (int n = 0; n < tiles_across(tile.keys); ++n, ++turn) {
+        for (int key = 0; key < tile.keys; key += kAcross, ++turn) {
           uint64_t* const barrier = shared.ring().begin_copy(turn, 2 * Shared<D>::Across::kBytes);
-          const int from[4] = {0, tile.s.k_begin + n * kAcross, 0, tile.g};
+          const int from[4] = {0, tile.s.k_begin + key, 0, tile.g};
           copy_box(shared.across(turn, 0).data, k, barrier, from);
           copy_box(shared.across(turn, 1).data, v, barrier, from);
         }
@@ -88,7 +86,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       const int row = row_of_warp();
       const float scale = p.scale_of_base_2();
       int turn = 0;
-      for_tiles(tiles, [&](int round, int number) {
+      shared.tiles().take(tiles, [&](int round, int number) {
         const QueryTile tile(p, number);
         RowNumbers mine[2];
 #pragma unroll
@@ -99,14 +97,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         Sums<1, D / 8> sums;
         Scores scores, slopes;
         Weights<kAcross / 16> weights;
-        shared.own_ring().wait(round);
         for (int key = 0; key < tile.keys; key += kAcross, ++turn) {
           shared.ring().wait(turn);
           // What follows the last key that any row sees may be another document's and not finite, which a
           // weight of 0 does not silence.
           if (tile.keys - key < kAcross)
             shared.across(turn, 0).clear_from(tile.keys - key, kOwnBarrier + group_of_block());
-          wgmma_fence(scores, slopes, sums);
+          wgmma_fence(scores, slopes);
           issue(scores, shared, turn, 0);
           issue(slopes, shared, turn, 1);
           wgmma_wait<1>(scores, sums);
@@ -126,13 +123,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
           });
           hide(slopes);
           weights.take(slopes);
-          wgmma_fence(sums);
+          wgmma_fence(sums, weights);
           issue_weighted(sums, weights, shared.across(turn, 0));
           wgmma_commit();
         }
         wgmma_wait<0>(sums);
         shared.ring().release(turn - 1);
-        shared.own_ring().release(round);
+        shared.tiles().rows.release(round);
         store_rows<false>(sums, p.scale, dq + tile.h * D, int64_t{p.H} * D, tile.begin() + row, tile.end());
       });
     };
@@ -144,24 +141,21 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 // dk = scale sum ds q. Tiles: of keys x key/value heads, heads fastest.
 template <int D>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    key_grad_kernel(Problem p, int tiles, const __grid_constant__ CUtensorMap k,
+    key_grad_kernel(Tiles tiles, Problem p, const __grid_constant__ CUtensorMap k,
                     const __grid_constant__ CUtensorMap v, const __grid_constant__ CUtensorMap q,
                     const __grid_constant__ CUtensorMap dout, const __grid_constant__ CUtensorMap numbers,
                     bf16* dk, bf16* dv) {
   if constexpr (kHopperCode) {
     const Shared<D> shared{shared_memory<char>()};
-    // f(round, tile, head, walk) for those of the block's tiles that anybody sees.
-    const auto for_seen = [&](auto f) {
-      int round = 0;
-      for_tiles(tiles, [&](int, int number) {
-        const int tile = p.key_tiles[number / p.G], g = number % p.G;
-        QueryWalk<kAcross> walk;
-        if (walk.begin(p, tile, g, tile * kBlockRows)) f(round++, tile, g, walk);
-      });
-    };
     const auto copy = [&] {
       int turn = 0;
-      for_seen([&](int round, int tile, int g, QueryWalk<kAcross> walk) {
+      shared.tiles().deal(tiles, [&](int round, int number) {
+        const int tile = p.key_tiles[number / p.G], g = number % p.G;
+        QueryWalk<kAcross> walk;
+        if (!walk.begin(p, tile, g, tile * kBlockRows)) {  // nobody sees it
+          shared.tiles().rows.announce(round, 0);
+          return;
+        }
         shared.copy_own(round, k, v, tile * kBlockRows, g);
         do {
           uint64_t* const barrier =
@@ -178,12 +172,16 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       const int row = row_of_warp(), group_row = 64 * group_of_block();
       const float scale = p.scale_of_base_2();
       int turn = 0;
-      for_seen([&](int round, int tile, int g, QueryWalk<kAcross> walk) {
-        const int key_begin = tile * kBlockRows;
+      shared.tiles().take(tiles, [&](int round, int number) {
+        const int tile = p.key_tiles[number / p.G], g = number % p.G, key_begin = tile * kBlockRows;
+        QueryWalk<kAcross> walk;
+        if (!walk.begin(p, tile, g, key_begin)) {
+          shared.tiles().rows.release(round);
+          return;
+        }
         Sums<1, D / 8> dk_sums, dv_sums;
         Scores scores, slopes;
         Weights<kAcross / 16> weights, slope_weights;
-        shared.own_ring().wait(round);
         int unread = -1;  // the turn whose tiles products read until the next wait
         const auto release_unread = [&] {
           if (unread >= 0) shared.ring().release(unread);
@@ -225,7 +223,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
             });
             hide(slopes);
             weights.take(scores), slope_weights.take(slopes);
-            wgmma_fence(dk_sums, dv_sums);
+            wgmma_fence(dk_sums, dv_sums, weights, slope_weights);
             issue_weighted(dv_sums, weights, shared.across(turn, 1));
             issue_weighted(dk_sums, slope_weights, shared.across(turn, 0));
             wgmma_commit();
@@ -239,7 +237,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         } while (walk.next(p, tile, g, key_begin));
         wgmma_wait<0>(dk_sums, dv_sums);
         release_unread();
-        shared.own_ring().release(round);
+        shared.tiles().rows.release(round);
         store_rows<true>(dk_sums, p.scale, dk + g * D, int64_t{p.G} * D, key_begin + row, p.Tk);
         store_rows<true>(dv_sums, 1.0f, dv + g * D, int64_t{p.G} * D, key_begin + row, p.Tk);
       });
@@ -255,15 +253,13 @@ void backward(const Stream& stream, const AttentionBackwardArgs& args) {
   Problem p = problem_of(args, t);
   const Tensor rows = row_numbers(stream, args, p.row_pitch);
   p.rows = static_cast<const RowNumbers*>(rows.raw());
-  const int tiles = static_cast<int>(t.query_tile_count) * p.H;
-  launch_on_all(stream, "attention backward of queries", query_grad_kernel<D>, tiles, Shared<D>::kBytes, p,
-                tiles, map_of_rows(args.q, kBlockRows), map_of_rows(args.dout, kBlockRows),
-                map_of_rows(args.k, kAcross), map_of_rows(args.v, kAcross), args.dq.data<bf16>());
-  const int key_tiles = static_cast<int>(t.key_tile_count) * p.G;
-  launch_on_all(stream, "attention backward of keys", key_grad_kernel<D>, key_tiles, Shared<D>::kBytes, p,
-                key_tiles, map_of_rows(args.k, kBlockRows), map_of_rows(args.v, kBlockRows),
-                map_of_rows(args.q, kAcross), map_of_rows(args.dout, kAcross),
-                map_of_numbers(rows, 2 * kAcross), args.dk.data<bf16>(), args.dv.data<bf16>());
+  launch_tiles(stream, "attention backward of queries", query_grad_kernel<D>, t.query_tile_count * p.H,
+               Shared<D>::kBytes, p, map_of_rows(args.q, kBlockRows), map_of_rows(args.dout, kBlockRows),
+               map_of_rows(args.k, kAcross), map_of_rows(args.v, kAcross), args.dq.data<bf16>());
+  launch_tiles(stream, "attention backward of keys", key_grad_kernel<D>, t.key_tile_count * p.G,
+               Shared<D>::kBytes, p, map_of_rows(args.k, kBlockRows), map_of_rows(args.v, kBlockRows),
+               map_of_rows(args.q, kAcross), map_of_rows(args.dout, kAcross),
+               map_of_numbers(rows, 2 * kAcross), args.dk.data<bf16>(), args.dv.data<bf16>());
 }
 
 }  // namespace

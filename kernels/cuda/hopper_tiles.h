@@ -24,17 +24,47 @@ __device__ inline int group_of_block() { return threadIdx.x / kWarpgroup; }
 // The warp's first row, in the block's tile.
 __device__ inline int row_of_warp() { return 16 * warp_of_block(); }
 
-// f(round, number) for each of the block's tiles. They are numbered by falling work: dealt out to and fro,
-// all blocks get about the same.
-template <class F>
-__device__ void for_tiles(int tiles, F f) {
-  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  for (int round = 0;; ++round) {
-    const int number = round * blocks + (round % 2 ? blocks - 1 - block : block);
-    if (number >= tiles) return;
-    f(round, number);
+// The tiles of a launch, numbered by falling work. Blocks take the next one from a counter: one that starts
+// late, because messages between GPUs had its multiprocessor, finds less left to do.
+struct Tiles {
+  int count;
+  int* taken;  // in global memory, 0 at first
+};
+
+// The numbers of a block's tiles, each with the block's own rows, on their way from the thread that copies.
+struct TileRing {
+  static constexpr int kBytes = 8 * Ring<1>::kBarriers + 16;
+  Ring<1> rows;
+
+  __device__ void init() const { rows.init(kReaders); }
+  // The copying thread: f(round, number), which announces the turn `round` of rows.
+  template <class F>
+  __device__ void deal(const Tiles& tiles, F f) const {
+    for (int round = 0;; ++round) {
+      const int next = atomicAdd(tiles.taken, 1);
+      rows.wait_free(round);
+      number() = next;
+      if (next >= tiles.count) {
+        rows.announce(round, 0);
+        return;
+      }
+      f(round, next);
+    }
   }
-}
+  // The others: f(round, number), which releases that turn.
+  template <class F>
+  __device__ void take(const Tiles& tiles, F f) const {
+    for (int round = 0;; ++round) {
+      rows.wait(round);
+      const int next = number();
+      if (next >= tiles.count) return;
+      f(round, next);
+    }
+  }
+
+ private:
+  __device__ int& number() const { return *reinterpret_cast<int*>(rows.barriers + Ring<1>::kBarriers); }
+};
 
 // init() of the block's barriers by one thread, copy() by one thread, compute() by two warpgroups.
 template <class Init, class Copy, class Compute>
@@ -53,11 +83,15 @@ __device__ void run_block(Init init, Copy copy, Compute compute) {
   }
 }
 
+// kernel(tiles, arguments...), a block on every multiprocessor that there is work for.
 template <class... P, class... A>
-void launch_on_all(const Stream& stream, const char* name, void (*kernel)(P...), unsigned tiles, int bytes,
-                   A... arguments) {
+void launch_tiles(const Stream& stream, const char* name, void (*kernel)(P...), unsigned tiles, int bytes,
+                  A... arguments) {
+  if (tiles == 0) return;
+  const Tensor taken = Tensor::zeros({1}, DType::i32, stream.device);
   const auto most = static_cast<unsigned>(wuneng::cuda::multiprocessors(stream.device.index));
-  launch(stream, name, kernel, dim3(std::min(tiles, most)), dim3(kBlockThreads), bytes, arguments...);
+  launch(stream, name, kernel, dim3(std::min(tiles, most)), dim3(kBlockThreads), bytes,
+         Tiles{static_cast<int>(tiles), taken.data<int32_t>()}, arguments...);
 }
 
 }  // namespace wuneng::kernels::cuda::hopper

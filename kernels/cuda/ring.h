@@ -18,7 +18,12 @@ struct Ring {
 
   // The copying thread: the barrier on which the turn's copies shall end, all `bytes` of them.
   __device__ uint64_t* begin_copy(int turn, unsigned bytes) const {
-    mbarrier_wait(free(turn), turn / kStages % 2 ^ 1);
+    wait_free(turn);
+    return announce(turn, bytes);
+  }
+  __device__ void wait_free(int turn) const { mbarrier_wait(free(turn), turn / kStages % 2 ^ 1); }
+  // What it stored before this is there for whoever waits for the turn.
+  __device__ uint64_t* announce(int turn, unsigned bytes) const {
     mbarrier_arrive(full(turn), bytes);
     return full(turn);
   }

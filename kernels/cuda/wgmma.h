@@ -59,7 +59,33 @@ __device__ inline void pin(Sums<1, kWidth>& sums) {
 #endif
 }
 
-// Before the first of some products, with all sums that they add to.
+// Weights of [64, 16 kDepth], rounded to bf16: a left factor.
+template <int kDepth>
+struct Weights {
+  Matrices of[kDepth];
+
+  __device__ void take(const Sums<1, 2 * kDepth>& w) {
+#pragma unroll
+    for (int k = 0; k < kDepth; ++k) {
+      const float(&near)[4] = w.of[0][2 * k], (&far)[4] = w.of[0][2 * k + 1];
+      of[k] = {pack(near[0], near[1]), pack(near[2], near[3]), pack(far[0], far[1]), pack(far[2], far[3])};
+    }
+  }
+};
+
+template <int kDepth>
+__device__ inline void pin(Weights<kDepth>& weights) {
+#ifdef __CUDACC__
+#pragma unroll
+  for (int k = 0; k < kDepth; ++k)
+#pragma unroll
+    for (int n = 0; n < 4; ++n) asm volatile("" : "+r"(weights.of[k].of[n])::"memory");
+#else
+  (void)weights;
+#endif
+}
+
+// Before the first of some products, with all sums that they add to and all factors in registers.
 template <class... S>
 __device__ inline void wgmma_fence(S&... sums) {
   (pin(sums), ...);
@@ -174,20 +200,6 @@ __device__ void issue_scores(Sums<1, kWidth>& sums, SwizzledTile<kRowsOfA, D> a,
 #pragma unroll
   for (int step = 0; step < D / 16; ++step) wgmma(sums, a.across(row, step), b.across(0, step), step > 0);
 }
-
-// Weights of [64, 16 kDepth], rounded to bf16: a left factor.
-template <int kDepth>
-struct Weights {
-  Matrices of[kDepth];
-
-  __device__ void take(const Sums<1, 2 * kDepth>& w) {
-#pragma unroll
-    for (int k = 0; k < kDepth; ++k) {
-      const float(&near)[4] = w.of[0][2 * k], (&far)[4] = w.of[0][2 * k + 1];
-      of[k] = {pack(near[0], near[1]), pack(near[2], near[3]), pack(far[0], far[1]), pack(far[2], far[3])};
-    }
-  }
-};
 
 // sums [64, D] += weights x
 template <int kDepth, int D>

@@ -85,6 +85,11 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
   return emulator::shuffle(value, emulator::lane() ^ mask);
 }
+inline int atomicAdd(int* at, int x) {  // one thread runs at a time
+  const int before = *at;
+  *at += x;
+  return before;
+}
 inline int __float_as_int(float x) {
   int i;
   std::memcpy(&i, &x, 4);
