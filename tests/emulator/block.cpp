@@ -100,6 +100,11 @@ void Block::run_until_ended() {
     int ended = 0, at_barrier = 0;
     for (const Lanes& l : lanes) ended += l.ended, at_barrier += l.at_barrier;
     if (ended == count) return;
+    if (draw(2) && land_a_tensor_copy()) continue;
+    if (wake_a_lingering_warp()) {
+      count_all();
+      continue;
+    }
     if (land_a_tensor_copy()) continue;
     if (ended + at_barrier < count) fail_in_deadlock();
     for (Thread& t : threads)
@@ -126,7 +131,8 @@ Block::Lanes Block::count_lanes(int warp) const {
   for (int t = warp * kWarp; t < std::min<int>(threads.size(), (warp + 1) * kWarp); ++t) {
     const State s = threads[t].state;
     n.ready += s == State::ready, n.at_barrier += s == State::at_barrier;
-    n.at_exchange += s == State::at_exchange, n.waiting += s == State::waiting, n.ended += s == State::ended;
+    n.at_exchange += s == State::at_exchange, n.waiting += s == State::waiting || s == State::lingering,
+        n.ended += s == State::ended;
   }
   return n;
 }
@@ -161,6 +167,16 @@ bool Block::wake() {
   bool any = false;
   for (Thread& t : threads)
     if (t.state == State::waiting && t.until()) t.state = State::ready, any = true;
+  return any;
+}
+
+bool Block::wake_a_lingering_warp() {
+  const int warps = static_cast<int>((threads.size() + kWarp - 1) / kWarp), from = draw(warps);
+  bool any = false;
+  for (int i = 0; i < warps && !any; ++i)
+    for (int t = (from + i) % warps * kWarp;
+         t < std::min<int>(threads.size(), ((from + i) % warps + 1) * kWarp); ++t)
+      if (threads[t].state == State::lingering) threads[t].state = State::ready, any = true;
   return any;
 }
 

@@ -11,7 +11,7 @@ namespace emulator {
 
 inline constexpr int kWarp = 32;
 
-enum class State { ready, at_barrier, at_exchange, waiting, ended };
+enum class State { ready, at_barrier, at_exchange, waiting, lingering, ended };
 
 struct Copy {
   void* to;
@@ -42,6 +42,8 @@ class Block {
   // Until `until` holds, which becomes true by what another thread or a copy does; they say so by happened().
   void wait_until(const char* what, std::function<bool()> until);
   void happened() { something_new_ = true; }
+  // Until others have gone on: for a while, or as far as they can.
+  void let_others_go_on() { wait(draw(2) ? State::ready : State::lingering); }
   // A number below n, the same ones in every run.
   int draw(int n);
 
@@ -60,6 +62,7 @@ class Block {
   int next_warp(const std::vector<Lanes>& lanes);
   void exchange(int warp);
   bool wake();
+  bool wake_a_lingering_warp();
   [[noreturn]] void fail_in_deadlock() const;
 
   std::vector<char> shared_;

@@ -93,7 +93,7 @@ void mbarrier_arrive(uint64_t* barrier, unsigned expected_bytes) {
   Mbarrier& b = mbarrier_at(barrier);
   b.bytes += expected_bytes, --b.pending;
   end_phase_if_done(b);
-  g_block.wait(State::ready);  // others may be first to go on
+  g_block.let_others_go_on();
 }
 
 void mbarrier_wait(uint64_t* barrier, unsigned parity) {

@@ -109,7 +109,7 @@ void wgmma_commit() {
 }
 
 void wgmma_wait(int pending) {
-  g_block.wait(State::ready);  // others may go on first
+  g_block.let_others_go_on();
   Products& p = mine();
   p.fenced = false;
   while (static_cast<int>(p.groups.size()) > pending) {
