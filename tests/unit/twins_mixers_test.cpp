@@ -127,6 +127,7 @@ INSTANTIATE_TEST_SUITE_P(
                       {0, 0}},
         AttentionCase{
             "one_new_token_each", 3, 300, 64, {{0, 1, 0, 99}, {1, 1, 100, 63}, {2, 1, 164, 128}}, {0, 0}},
+        AttentionCase{"all_but_one_key_of_a_tile", 30, 300, 64, {{0, 10, 0, 126}, {10, 20, 140, 126}}, {0}},
         // More tiles of keys, and of queries, than a block has in shared memory at a time.
         AttentionCase{"many_keys", 40, 1000, 64, {{0, 40, 20, 900}}, {0, 0, 1}},
         AttentionCase{"many_keys_wide", 170, 700, 128, {{0, 170, 0, 530}}, {0}},
