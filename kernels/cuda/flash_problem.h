@@ -49,6 +49,7 @@ struct QueryTile {
   int first;  // its first row, in the segment
   int keys;   // that its last row sees
 
+  QueryTile() = default;
   __device__ QueryTile(const Problem& p, int number) {
     const int32_t* tile = p.query_tiles + 2 * (number / p.H);
     s = segment_at(p.segments, tile[0]), first = tile[1];

@@ -20,8 +20,9 @@ struct Shared {
   static constexpr int kStages = 256 / D;
   using Queries = SwizzledTile<kBlockRows, D>;
   using Keys = SwizzledTile<kKeys, D>;
+  using Tiled = TileRing<QueryTile>;
   static constexpr int kBytes =
-      Queries::kBytes + 2 * kStages * Keys::kBytes + TileRing::kBytes + 16 * Ring<kStages>::kBarriers;
+      Queries::kBytes + 2 * kStages * Keys::kBytes + Tiled::kBytes + 16 * Ring<kStages>::kBarriers;
 
   char* base;
   __device__ uint64_t* barriers() const {
@@ -30,8 +31,8 @@ struct Shared {
   __device__ Queries q() const { return {base}; }
   __device__ Keys k(int turn) const { return {base + Queries::kBytes + turn % kStages * Keys::kBytes}; }
   __device__ Keys v(int turn) const { return {k(turn).data + kStages * Keys::kBytes}; }
-  __device__ TileRing tiles() const { return {{barriers()}}; }
-  __device__ Ring<kStages> keys() const { return {barriers() + TileRing::kBytes / 8}; }
+  __device__ Tiled tiles() const { return {{barriers()}}; }
+  __device__ Ring<kStages> keys() const { return {barriers() + Tiled::kBytes / 8}; }
   __device__ Ring<kStages> values() const { return {keys().barriers + Ring<kStages>::kBarriers}; }
   __device__ void init() const { tiles().init(), keys().init(kReaders), values().init(kReaders); }
 };
@@ -42,8 +43,7 @@ __device__ void copy_tiles(const Problem& p, const Tiles& tiles, const CUtensorM
                            const CUtensorMap& v, Shared<D> shared) {
   using Keys = typename Shared<D>::Keys;
   int turn = 0;
-  shared.tiles().deal(tiles, [&](int round, int number) {
-    const QueryTile tile(p, number);
+  shared.tiles().deal(tiles, query_tiles_of(p), [&](int round, const QueryTile& tile) {
     uint64_t* const of_q = shared.tiles().rows.announce(round, Shared<D>::Queries::kBytes);
     copy_box(shared.q().data, q, of_q, {0, static_cast<int>(tile.begin()), 0, tile.h});
     for (int key = 0; key < tile.keys; key += kKeys, ++turn) {
@@ -94,7 +94,7 @@ __device__ void multiply_rows(Sums<1, kWidth>& sums, const float (&by)[2]) {
 
 // A warpgroup that computes.
 template <int D>
-__device__ void compute_tiles(const Problem& p, const Tiles& tiles, bf16* out, float* lse, Shared<D> shared) {
+__device__ void compute_tiles(const Problem& p, bf16* out, float* lse, Shared<D> shared) {
   const int group = group_of_block(), other = kGroups - 1 - group, row = row_of_warp();
   const float scale = p.scale_of_base_2();
   const auto keys = shared.keys(), values = shared.values();
@@ -104,8 +104,7 @@ __device__ void compute_tiles(const Problem& p, const Tiles& tiles, bf16* out, f
   const auto pass_turn = [&] { named_arrive(kTurnBarrier + other, kGroups * kWarpgroup); };
   if (group == kGroups - 1) pass_turn();
   int turn = 0;
-  shared.tiles().take(tiles, [&](int round, int number) {
-    const QueryTile tile(p, number);
+  shared.tiles().take([&](int round, const QueryTile& tile) {
     const int count = (tile.keys + kKeys - 1) / kKeys;
     const int open = max(0, tile.seen(0) + 1) / kKeys;  // tiles of which every row sees all
     Softmax<kKeys / 8> softmax;
@@ -186,7 +185,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if constexpr (kHopperCode) {
     const Shared<D> shared{shared_memory<char>()};
     run_block([&] { shared.init(); }, [&] { copy_tiles<D>(p, tiles, q, k, v, shared); },
-              [&] { compute_tiles<D>(p, tiles, out, lse, shared); });
+              [&] { compute_tiles<D>(p, out, lse, shared); });
   }
 }
 

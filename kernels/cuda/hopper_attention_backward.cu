@@ -15,15 +15,24 @@ constexpr int kAcross = 64;  // rows of the tiles that a block goes through
 constexpr int kStages = 4;   // of them in shared memory
 using Scores = Sums<1, kAcross / 8>;
 
+// A tile of keys as key_grad_kernel is told of it, with the first of the queries that see it.
+struct KeyTile {
+  int number, g;
+  QueryWalk<kAcross> walk;
+
+  __device__ int begin() const { return number * kBlockRows; }
+};
+
 // Two tiles of the block's own rows, stages of two tiles and of kAcross rows' numbers, and barriers.
-template <int D>
+template <int D, class Tile>
 struct Shared {
   using Own = SwizzledTile<kBlockRows, D>;
   using Across = SwizzledTile<kAcross, D>;
+  using Tiled = TileRing<Tile>;
   static constexpr int kNumberBytes = kAcross * sizeof(RowNumbers);
   static constexpr int kRowsAt = 2 * Own::kBytes, kNumbersAt = kRowsAt + 2 * kStages * Across::kBytes;
   static constexpr int kBarriersAt = kNumbersAt + kStages * kNumberBytes;
-  static constexpr int kBytes = kBarriersAt + TileRing::kBytes + 8 * Ring<kStages>::kBarriers;
+  static constexpr int kBytes = kBarriersAt + Tiled::kBytes + 8 * Ring<kStages>::kBarriers;
 
   char* base;
   __device__ Own own(int which) const { return {base + which * Own::kBytes}; }
@@ -33,8 +42,8 @@ struct Shared {
   __device__ RowNumbers* numbers(int turn) const {
     return reinterpret_cast<RowNumbers*>(base + kNumbersAt + turn % kStages * kNumberBytes);
   }
-  __device__ TileRing tiles() const { return {{reinterpret_cast<uint64_t*>(base + kBarriersAt)}}; }
-  __device__ Ring<kStages> ring() const { return {tiles().rows.barriers + TileRing::kBytes / 8}; }
+  __device__ Tiled tiles() const { return {{reinterpret_cast<uint64_t*>(base + kBarriersAt)}}; }
+  __device__ Ring<kStages> ring() const { return {tiles().rows.barriers + Tiled::kBytes / 8}; }
   __device__ void init() const { tiles().init(), ring().init(kReaders); }
 
   // The block's own rows of two tensors.
@@ -47,8 +56,8 @@ struct Shared {
 };
 
 // scores [64, kAcross] = the warpgroup's own rows x the tile's
-template <int D>
-__device__ void issue(Scores& scores, Shared<D> shared, int turn, int which) {
+template <int D, class Tile>
+__device__ void issue(Scores& scores, Shared<D, Tile> shared, int turn, int which) {
   issue_scores(scores, shared.own(which), 64 * group_of_block(), shared.across(turn, which));
   wgmma_commit();
 }
@@ -68,14 +77,14 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
                       const __grid_constant__ CUtensorMap dout, const __grid_constant__ CUtensorMap k,
                       const __grid_constant__ CUtensorMap v, bf16* dq) {
   if constexpr (kHopperCode) {
-    const Shared<D> shared{shared_memory<char>()};
+    using Memory = Shared<D, QueryTile>;
+    const Memory shared{shared_memory<char>()};
     const auto copy = [&] {
       int turn = 0;
-      shared.tiles().deal(tiles, [&](int round, int number) {
-        const QueryTile tile(p, number);
+      shared.tiles().deal(tiles, query_tiles_of(p), [&](int round, const QueryTile& tile) {
         shared.copy_own(round, q, dout, static_cast<int>(tile.begin()), tile.h);
         for (int key = 0; key < tile.keys; key += kAcross, ++turn) {
-          uint64_t* const barrier = shared.ring().begin_copy(turn, 2 * Shared<D>::Across::kBytes);
+          uint64_t* const barrier = shared.ring().begin_copy(turn, 2 * Memory::Across::kBytes);
           const int from[4] = {0, tile.s.k_begin + key, 0, tile.g};
           copy_box(shared.across(turn, 0).data, k, barrier, from);
           copy_box(shared.across(turn, 1).data, v, barrier, from);
@@ -86,8 +95,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       const int row = row_of_warp();
       const float scale = p.scale_of_base_2();
       int turn = 0;
-      shared.tiles().take(tiles, [&](int round, int number) {
-        const QueryTile tile(p, number);
+      shared.tiles().take([&](int round, const QueryTile& tile) {
         RowNumbers mine[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -146,39 +154,35 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
                     const __grid_constant__ CUtensorMap dout, const __grid_constant__ CUtensorMap numbers,
                     bf16* dk, bf16* dv) {
   if constexpr (kHopperCode) {
-    const Shared<D> shared{shared_memory<char>()};
+    using Memory = Shared<D, KeyTile>;
+    const Memory shared{shared_memory<char>()};
     const auto copy = [&] {
       int turn = 0;
-      shared.tiles().deal(tiles, [&](int round, int number) {
-        const int tile = p.key_tiles[number / p.G], g = number % p.G;
-        QueryWalk<kAcross> walk;
-        if (!walk.begin(p, tile, g, tile * kBlockRows)) {  // nobody sees it
-          shared.tiles().rows.announce(round, 0);
-          return;
-        }
-        shared.copy_own(round, k, v, tile * kBlockRows, g);
+      const auto find = [&](int number, KeyTile& tile) {
+        tile.number = p.key_tiles[number / p.G], tile.g = number % p.G;
+        return tile.walk.begin(p, tile.number, tile.g, tile.begin());
+      };
+      shared.tiles().deal(tiles, find, [&](int round, KeyTile tile) {
+        QueryWalk<kAcross>& walk = tile.walk;
+        shared.copy_own(round, k, v, tile.begin(), tile.g);
         do {
           uint64_t* const barrier =
-              shared.ring().begin_copy(turn, 2 * Shared<D>::Across::kBytes + Shared<D>::kNumberBytes);
+              shared.ring().begin_copy(turn, 2 * Memory::Across::kBytes + Memory::kNumberBytes);
           const int from[4] = {0, walk.s.q_begin + walk.first, 0, walk.h};
           copy_box(shared.across(turn, 0).data, q, barrier, from);
           copy_box(shared.across(turn, 1).data, dout, barrier, from);
           copy_box(shared.numbers(turn), numbers, barrier, {2 * from[1], walk.h, 0, 0});
           ++turn;
-        } while (walk.next(p, tile, g, tile * kBlockRows));
+        } while (walk.next(p, tile.number, tile.g, tile.begin()));
       });
     };
     const auto compute = [&] {
       const int row = row_of_warp(), group_row = 64 * group_of_block();
       const float scale = p.scale_of_base_2();
       int turn = 0;
-      shared.tiles().take(tiles, [&](int round, int number) {
-        const int tile = p.key_tiles[number / p.G], g = number % p.G, key_begin = tile * kBlockRows;
-        QueryWalk<kAcross> walk;
-        if (!walk.begin(p, tile, g, key_begin)) {
-          shared.tiles().rows.release(round);
-          return;
-        }
+      shared.tiles().take([&](int round, KeyTile tile) {
+        const int key_begin = tile.begin(), g = tile.g;
+        QueryWalk<kAcross>& walk = tile.walk;
         Sums<1, D / 8> dk_sums, dv_sums;
         Scores scores, slopes;
         Weights<kAcross / 16> weights, slope_weights;
@@ -234,7 +238,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
             shared.ring().release(turn);
           }
           ++turn;
-        } while (walk.next(p, tile, g, key_begin));
+        } while (walk.next(p, tile.number, g, key_begin));
         wgmma_wait<0>(dk_sums, dv_sums);
         release_unread();
         shared.tiles().rows.release(round);
@@ -254,11 +258,12 @@ void backward(const Stream& stream, const AttentionBackwardArgs& args) {
   const Tensor rows = row_numbers(stream, args, p.row_pitch);
   p.rows = static_cast<const RowNumbers*>(rows.raw());
   launch_tiles(stream, "attention backward of queries", query_grad_kernel<D>, t.query_tile_count * p.H,
-               Shared<D>::kBytes, p, map_of_rows(args.q, kBlockRows), map_of_rows(args.dout, kBlockRows),
-               map_of_rows(args.k, kAcross), map_of_rows(args.v, kAcross), args.dq.data<bf16>());
+               Shared<D, QueryTile>::kBytes, p, map_of_rows(args.q, kBlockRows),
+               map_of_rows(args.dout, kBlockRows), map_of_rows(args.k, kAcross), map_of_rows(args.v, kAcross),
+               args.dq.data<bf16>());
   launch_tiles(stream, "attention backward of keys", key_grad_kernel<D>, t.key_tile_count * p.G,
-               Shared<D>::kBytes, p, map_of_rows(args.k, kBlockRows), map_of_rows(args.v, kBlockRows),
-               map_of_rows(args.q, kAcross), map_of_rows(args.dout, kAcross),
+               Shared<D, KeyTile>::kBytes, p, map_of_rows(args.k, kBlockRows),
+               map_of_rows(args.v, kBlockRows), map_of_rows(args.q, kAcross), map_of_rows(args.dout, kAcross),
                map_of_numbers(rows, 2 * kAcross), args.dk.data<bf16>(), args.dv.data<bf16>());
 }
 

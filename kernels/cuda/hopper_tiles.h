@@ -31,40 +31,54 @@ struct Tiles {
   int* taken;  // in global memory, 0 at first
 };
 
-// The numbers of a block's tiles, each with the block's own rows, on their way from the thread that copies.
+// A block's tiles, each a T with the block's own rows, on their way from the thread that copies.
+template <class T>
 struct TileRing {
-  static constexpr int kBytes = 8 * Ring<1>::kBarriers + 16;
+  struct Slot {
+    bool any;  // false: there are no more
+    T tile;
+  };
+  static constexpr int kBytes = 8 * Ring<1>::kBarriers + (sizeof(Slot) + 15) / 16 * 16;
   Ring<1> rows;
 
   __device__ void init() const { rows.init(kReaders); }
-  // The copying thread: f(round, number), which announces the turn `round` of rows.
-  template <class F>
-  __device__ void deal(const Tiles& tiles, F f) const {
+  // The copying thread: copy(round, tile), which announces the turn `round` of rows, for each number of which
+  // find(number, tile) makes a tile.
+  template <class Find, class Copy>
+  __device__ void deal(const Tiles& tiles, Find find, Copy copy) const {
     for (int round = 0;; ++round) {
-      const int next = atomicAdd(tiles.taken, 1);
+      T tile{};
+      int number;
+      do number = atomicAdd(tiles.taken, 1);
+      while (number < tiles.count && !find(number, tile));
       rows.wait_free(round);
-      number() = next;
-      if (next >= tiles.count) {
+      slot() = {number < tiles.count, tile};
+      if (number >= tiles.count) {
         rows.announce(round, 0);
         return;
       }
-      f(round, next);
+      copy(round, tile);
     }
   }
-  // The others: f(round, number), which releases that turn.
+  // The others: f(round, tile), which releases that turn.
   template <class F>
-  __device__ void take(const Tiles& tiles, F f) const {
+  __device__ void take(F f) const {
     for (int round = 0;; ++round) {
       rows.wait(round);
-      const int next = number();
-      if (next >= tiles.count) return;
-      f(round, next);
+      const Slot next = slot();
+      if (!next.any) return;
+      f(round, next.tile);
     }
   }
 
  private:
-  __device__ int& number() const { return *reinterpret_cast<int*>(rows.barriers + Ring<1>::kBarriers); }
+  __device__ Slot& slot() const { return *reinterpret_cast<Slot*>(rows.barriers + Ring<1>::kBarriers); }
 };
+
+// How a tile of query rows is found.
+__device__ inline auto query_tiles_of(const Problem& p) {
+  return [&p](int number, QueryTile& tile) { return tile = QueryTile(p, number), true; };
+}
 
 // init() of the block's barriers by one thread, copy() by one thread, compute() by two warpgroups.
 template <class Init, class Copy, class Compute>
