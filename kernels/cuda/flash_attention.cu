@@ -5,6 +5,7 @@
 // of summation. Not yet run on a GPU: the tiles' sizes are what fits twice into an SM.
 #include "kernels/cuda/flash_attention.h"
 #include "kernels/cuda/flash_problem.h"
+#include "kernels/cuda/hopper_attention.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
@@ -12,7 +13,6 @@ namespace {
 using namespace flash;
 
 constexpr int kKeys = 64;  // of the tiles that a block goes through
-constexpr float kLn2 = std::numbers::ln2_v<float>;
 
 template <int D>
 constexpr int kForwardBytes = RowTile<D>::bytes(kQueryRows + 4 * kKeys);
@@ -21,7 +21,7 @@ template <int D>
 __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* out, float* lse) {
   constexpr int kHeight = kQueryHeight;
   char* const shared = shared_memory<char>();
-  const QueryTile tile(p);
+  const WarpTile tile(p);
   const RowTile<D> q_tile{shared};
   copy_rows<kQueryRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
                                   tile.s.q_count - tile.first);
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
 
 template <int D>
 void forward(const Stream& stream, const AttentionForwardArgs& args) {
-  const AttentionTables t = tables_of<D>(args);
+  const AttentionTables t = tables_of(args, rows_of_block(kKeyHeight<D>));
   const Problem p = problem_of(args, t);
   launch(stream, "attention forward", forward_kernel<D>, dim3(t.query_tile_count * p.H), dim3(kThreads),
          kForwardBytes<D>, p, args.out.data<bf16>(), args.lse.f32());
@@ -98,6 +98,7 @@ bool flash_attention_takes(const AttentionBackwardArgs& args) {
 }
 
 void flash_attention_forward(const Stream& stream, const AttentionForwardArgs& args) {
+  if (takes_hopper_attention(args.q.device())) return hopper_attention_forward(stream, args);
   args.q.dim(2) == 64 ? forward<64>(stream, args) : forward<128>(stream, args);
 }
 

@@ -4,6 +4,7 @@
 // two products of seven and spares sums of many writers.
 #include "kernels/cuda/flash_attention.h"
 #include "kernels/cuda/flash_problem.h"
+#include "kernels/cuda/hopper_attention.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
@@ -11,30 +12,6 @@ namespace {
 using namespace flash;
 
 constexpr int kRowsAcross = 32;  // of the tiles that a block goes through
-
-// rows [H, Tq] of out, dout [Tq, H, D] and lse [Tq, H]. D / 8 threads a row.
-template <int D>
-__global__ void __launch_bounds__(kBlock)
-    row_numbers_kernel(int64_t Tq, int H, const bf16* out, const bf16* dout, const float* lse,
-                       RowNumbers* rows) {
-  constexpr int kLanes = D / 8;
-  struct alignas(16) Eight {
-    unsigned pair[4];
-  };
-  const int64_t i = (int64_t{blockIdx.x} * kBlock + threadIdx.x) / kLanes;
-  const int lane = threadIdx.x % kLanes;
-  float delta = 0;
-  if (i < Tq * H) {
-    const Eight a = reinterpret_cast<const Eight*>(out + i * D)[lane],
-                b = reinterpret_cast<const Eight*>(dout + i * D)[lane];
-#pragma unroll
-    for (int n = 0; n < 4; ++n)
-      delta += low_of(a.pair[n]) * low_of(b.pair[n]) + high_of(a.pair[n]) * high_of(b.pair[n]);
-  }
-#pragma unroll
-  for (int other = kLanes / 2; other > 0; other /= 2) delta += __shfl_xor_sync(~0u, delta, other);
-  if (i < Tq * H && lane == 0) rows[i % H * Tq + i / H] = {lse[i] * kLog2e, delta};
-}
 
 template <int D>
 constexpr int kQueryGradBytes = RowTile<D>::bytes(2 * kQueryRows + 4 * kRowsAcross);
@@ -44,7 +21,7 @@ template <int D>
 __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16* dq) {
   constexpr int kHeight = kQueryHeight;
   char* const shared = shared_memory<char>();
-  const QueryTile tile(p);
+  const WarpTile tile(p);
   const RowTile<D> q_tile{shared}, do_tile{shared + RowTile<D>::bytes(kQueryRows)};
   copy_rows<kQueryRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
                                   tile.s.q_count - tile.first);
@@ -56,7 +33,7 @@ __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t row = tile.begin() + tile.row + 16 * m + 8 * half + threadIdx.x % kWarp / 4;
-      mine[m][half] = row < tile.end() ? p.rows[tile.h * p.Tq + row] : RowNumbers{0, 0};
+      mine[m][half] = row < tile.end() ? p.rows[tile.h * p.row_pitch + row] : RowNumbers{0, 0};
     }
   const float scale = p.scale_of_base_2();
   Sums<kHeight, D / 8> sums;
@@ -74,38 +51,6 @@ __global__ void __launch_bounds__(kThreads, 2) query_grad_kernel(Problem p, bf16
   store_rows<false>(sums, p.scale, dq + tile.h * D, int64_t{p.H} * D, tile.begin() + tile.row, tile.end());
 }
 
-// Goes through the tiles of query rows that see a tile of keys: by segment, then head, then row.
-struct QueryWalk {
-  SeenRows s;
-  int32_t at;  // in Problem::seeing
-  int h;
-  int first;  // row in the segment
-
-  // False where nobody sees the tile, which begins with row `key` of k.
-  __device__ bool begin(const Problem& p, int key_tile, int g, int key) {
-    at = p.first_of[key_tile], h = p.first_head[g];
-    if (at == p.first_of[key_tile + 1] || h == p.first_head[g + 1]) return false;
-    enter(p, key);
-    return true;
-  }
-  __device__ bool next(const Problem& p, int key_tile, int g, int key) {
-    first += kRowsAcross;
-    if (first < s.q_count) return true;
-    if (++h == p.first_head[g + 1]) {
-      h = p.first_head[g];
-      if (++at == p.first_of[key_tile + 1]) return false;
-    }
-    enter(p, key);
-    return true;
-  }
-
- private:
-  __device__ void enter(const Problem& p, int key) {
-    s = segment_at(p.segments, p.seeing[at]);
-    first = max(0, key - s.k_begin - s.offset);  // the first query that sees any key of the tile
-  }
-};
-
 template <int D>
 constexpr int kKeyGradBytes = RowTile<D>::bytes(2 * rows_of_block(kKeyHeight<D>) + 4 * kRowsAcross) +
                               2 * kRowsAcross* static_cast<int>(sizeof(RowNumbers));
@@ -122,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* 
   RowNumbers* const numbers = reinterpret_cast<RowNumbers*>(queries + 4 * kBytes);
   const int key_tile = p.key_tiles[blockIdx.x / p.G], g = static_cast<int>(blockIdx.x % p.G);
   const int key_begin = key_tile * kRows, row = 16 * kHeight * warp_of_block();
-  QueryWalk walk;
+  QueryWalk<kRowsAcross> walk;
   if (!walk.begin(p, key_tile, g, key_begin)) return;
   const int64_t from = (int64_t{key_begin} * p.G + g) * D;
   const int there = static_cast<int>(p.Tk) - key_begin;
@@ -139,8 +84,8 @@ __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* 
     copy_rows<kRowsAcross, kThreads>(tile_of(turn, 1), p.dout + from, pitch, count);
     const int i = threadIdx.x;
     if (i < kRowsAcross)
-      copy_async<8>(numbers + turn % 2 * kRowsAcross + i, p.rows + walk.h * p.Tq + first + min(i, count - 1),
-                    i < count);
+      copy_async<8>(numbers + turn % 2 * kRowsAcross + i,
+                    p.rows + walk.h * p.row_pitch + first + min(i, count - 1), i < count);
   };
   const float scale = p.scale_of_base_2();
   Sums<kHeight, D / 8> dk_sums, dv_sums;
@@ -181,14 +126,10 @@ __global__ void __launch_bounds__(kThreads, 2) key_grad_kernel(Problem p, bf16* 
 
 template <int D>
 void backward(const Stream& stream, const AttentionBackwardArgs& args) {
-  const AttentionTables t = tables_of<D>(args);
+  const AttentionTables t = tables_of(args, rows_of_block(kKeyHeight<D>));
   Problem p = problem_of(args, t);
-  const Tensor rows = Tensor::empty({p.H, p.Tq, 2}, DType::f32, args.q.device());
-  RowNumbers* const numbers = static_cast<RowNumbers*>(rows.raw());
-  p.dout = args.dout.data<bf16>(), p.rows = numbers;
-  launch(stream, "attention's row numbers", row_numbers_kernel<D>,
-         dim3(blocks_for(p.Tq * p.H * (D / 8), kBlock)), dim3(kBlock), 0, p.Tq, p.H, args.out.data<bf16>(),
-         p.dout, args.lse.f32(), numbers);
+  const Tensor rows = row_numbers(stream, args, p.row_pitch);
+  p.dout = args.dout.data<bf16>(), p.rows = static_cast<const RowNumbers*>(rows.raw());
   launch(stream, "attention backward of queries", query_grad_kernel<D>, dim3(t.query_tile_count * p.H),
          dim3(kThreads), kQueryGradBytes<D>, p, args.dq.data<bf16>());
   launch(stream, "attention backward of keys", key_grad_kernel<D>, dim3(t.key_tile_count * p.G),
@@ -198,6 +139,7 @@ void backward(const Stream& stream, const AttentionBackwardArgs& args) {
 }  // namespace
 
 void flash_attention_backward(const Stream& stream, const AttentionBackwardArgs& args) {
+  if (takes_hopper_attention(args.q.device())) return hopper_attention_backward(stream, args);
   args.q.dim(2) == 64 ? backward<64>(stream, args) : backward<128>(stream, args);
 }
 

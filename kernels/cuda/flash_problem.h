@@ -12,7 +12,7 @@ using namespace wuneng::cuda;
 
 inline constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 inline constexpr int kNever = 1 << 30;
-inline constexpr float kLog2e = std::numbers::log2e_v<float>;
+inline constexpr float kLog2e = std::numbers::log2e_v<float>, kLn2 = std::numbers::ln2_v<float>;
 
 // A warp's rows, in sixteens: two let it use twice what it reads from shared memory, but one is all that
 // leaves the sums of both dk and dv in registers at D = 128.
@@ -34,37 +34,45 @@ struct Problem {
   float scale;
   const int32_t *segments, *query_tiles, *key_tiles, *first_of, *seeing, *kv_head, *first_head;
   const bf16 *q, *k, *v, *dout;  // dout and what follows: of the backward alone
-  const RowNumbers* rows;        // [H, Tq]
+  const RowNumbers* rows;        // [H, row_pitch]
+  int64_t row_pitch;             // Tq, or one more: an even number
 
   __device__ float scale_of_base_2() const { return scale * kLog2e; }
 };
 
 __device__ inline int warp_of_block() { return threadIdx.x / kWarp; }
 
-// The tile of query rows that is the block's, and in it the warp's. Grid: query tiles x heads, heads fastest.
+// Tile number `number` of query rows of a head: heads fastest.
 struct QueryTile {
   SeenRows s;
   int h, g;
-  int first;  // the block's first row, in the segment
-  int row;    // the warp's first row, in the block's tile
-  int keys;   // that the block's last row sees
+  int first;  // its first row, in the segment
+  int keys;   // that its last row sees
 
-  __device__ explicit QueryTile(const Problem& p) {
-    const int32_t* tile = p.query_tiles + 2 * (blockIdx.x / p.H);
+  QueryTile() = default;
+  __device__ QueryTile(const Problem& p, int number) {
+    const int32_t* tile = p.query_tiles + 2 * (number / p.H);
     s = segment_at(p.segments, tile[0]), first = tile[1];
-    h = static_cast<int>(blockIdx.x % p.H), g = p.kv_head[h];
-    row = 16 * kQueryHeight * warp_of_block();
+    h = number % p.H, g = p.kv_head[h];
     keys = s.offset + min(first + kQueryRows, s.q_count);
   }
   __device__ int64_t begin() const { return s.q_begin + first; }  // in q
   __device__ int64_t end() const { return int64_t{s.q_begin} + s.q_count; }
 
-  // The warp's row r sees column c of the tile of keys that begins with the segment's key `key` if c - r is
+  // The tile's row r sees column c of the tile of keys that begins with the segment's key `key` if c - r is
   // at most this.
-  __device__ int seen(int key) const { return s.offset + first + row - key; }
+  __device__ int seen(int key) const { return s.offset + first - key; }
+};
 
-  // f(seen, k's tile, v's tile) for each tile of keys that the warp's rows see. The block's own rows may be
-  // on their way when this starts.
+// The block's, and in it the warp's rows. Grid: query tiles x heads.
+struct WarpTile : QueryTile {
+  int row;  // the warp's first row
+
+  __device__ explicit WarpTile(const Problem& p)
+      : QueryTile(p, static_cast<int>(blockIdx.x)), row(16 * kQueryHeight * warp_of_block()) {}
+
+  // f(seen by the warp's row 0, k's tile, v's tile) for each tile of keys that the warp's rows see. The
+  // block's own rows may be on their way when this starts.
   template <int kKeys, int D, class F>
   __device__ void for_keys(const Problem& p, char* shared, F f) const {
     const auto tile_of = [&](int turn, int which) {
@@ -72,7 +80,7 @@ struct QueryTile {
     };
     const int64_t pitch = int64_t{p.G} * D;
     int64_t from = s.k_begin * pitch + g * D;
-    int left = keys, most = first + row < s.q_count ? seen(0) : -kNever;
+    int left = keys, most = first + row < s.q_count ? seen(0) + row : -kNever;
     const auto copy = [&](int turn) {
       copy_rows<kKeys, kThreads>(tile_of(turn, 0), p.k + from, pitch, left);
       copy_rows<kKeys, kThreads>(tile_of(turn, 1), p.v + from, pitch, left);
@@ -87,6 +95,39 @@ struct QueryTile {
       if (most + 16 * kQueryHeight > 0) f(most, tile_of(turn, 0), tile_of(turn, 1));
       if (last) break;
     }
+  }
+};
+
+// Goes through the tiles of kRows query rows that see a tile of keys: by segment, then head, then row.
+template <int kRows>
+struct QueryWalk {
+  SeenRows s;
+  int32_t at;  // in Problem::seeing
+  int h;
+  int first;  // row in the segment
+
+  // False where nobody sees the tile, which begins with row `key` of k.
+  __device__ bool begin(const Problem& p, int key_tile, int g, int key) {
+    at = p.first_of[key_tile], h = p.first_head[g];
+    if (at == p.first_of[key_tile + 1] || h == p.first_head[g + 1]) return false;
+    enter(p, key);
+    return true;
+  }
+  __device__ bool next(const Problem& p, int key_tile, int g, int key) {
+    first += kRows;
+    if (first < s.q_count) return true;
+    if (++h == p.first_head[g + 1]) {
+      h = p.first_head[g];
+      if (++at == p.first_of[key_tile + 1]) return false;
+    }
+    enter(p, key);
+    return true;
+  }
+
+ private:
+  __device__ void enter(const Problem& p, int key) {
+    s = segment_at(p.segments, p.seeing[at]);
+    first = max(0, key - s.k_begin - s.offset);  // the first query that sees any key of the tile
   }
 };
 
@@ -112,13 +153,19 @@ Problem problem_of(const Args& args, const AttentionTables& t) {
           .first_head = t.first_head.data<int32_t>(),
           .q = args.q.template data<bf16>(),
           .k = args.k.template data<bf16>(),
-          .v = args.v.template data<bf16>()};
+          .v = args.v.template data<bf16>(),
+          .dout = nullptr,
+          .rows = nullptr,
+          .row_pitch = (args.q.dim(0) + 1) / 2 * 2};
 }
 
-template <int D, class Args>
-AttentionTables tables_of(const Args& args) {
-  return AttentionTables(args.segments, args.kv_head, args.k.dim(0), args.k.dim(1), kQueryRows,
-                         rows_of_block(kKeyHeight<D>), args.q.device());
+template <class Args>
+AttentionTables tables_of(const Args& args, int key_rows) {
+  return AttentionTables(args.segments, args.kv_head, args.k.dim(0), args.k.dim(1), kQueryRows, key_rows,
+                         args.q.device());
 }
+
+// RowNumbers of all query rows, as f32 [H, row_pitch, 2].
+Tensor row_numbers(const Stream& stream, const AttentionBackwardArgs& args, int64_t row_pitch);
 
 }  // namespace wuneng::kernels::cuda::flash

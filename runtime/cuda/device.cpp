@@ -178,6 +178,21 @@ std::string device_name(int index) {
   return properties.name;
 }
 
+namespace {
+int attribute(int index, cudaDeviceAttr which) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, index), "cudaDeviceGetAttribute");
+  return value;
+}
+}  // namespace
+
+int multiprocessors(int index) { return attribute(index, cudaDevAttrMultiProcessorCount); }
+
+int compute_capability(int index) {
+  return 10 * attribute(index, cudaDevAttrComputeCapabilityMajor) +
+         attribute(index, cudaDevAttrComputeCapabilityMinor);
+}
+
 std::string bus_id(int index) {
   char text[64];
   check(cudaDeviceGetPCIBusId(text, sizeof text, index), "cudaDeviceGetPCIBusId");

@@ -21,7 +21,9 @@ void expect_messages();
 int device_count();
 std::string why_none();  // why device_count() is 0
 std::string device_name(int index);
-std::string bus_id(int index);  // where it is plugged in: equal for ranks that share it
+int multiprocessors(int index);
+int compute_capability(int index);  // 90: 9.0
+std::string bus_id(int index);      // where it is plugged in: equal for ranks that share it
 void* compute_stream(int index);
 void synchronize(int index);
 // From a cache of blocks; what is released is used again in stream order, with no call into the driver.

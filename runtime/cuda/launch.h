@@ -32,11 +32,11 @@ void launch(const Stream& stream, const char* name, void (*kernel)(P...), dim3 g
 #endif
 }
 
-// The block's dynamic shared memory.
+// The block's dynamic shared memory, at a multiple of 1024 bytes.
 template <class T>
 __device__ T* shared_memory() {
 #ifdef __CUDACC__
-  extern __shared__ __align__(16) unsigned char wuneng_shared[];
+  extern __shared__ __align__(1024) unsigned char wuneng_shared[];
   return reinterpret_cast<T*>(wuneng_shared);
 #else
   return static_cast<T*>(emulator::shared_memory());

@@ -85,6 +85,11 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
   return emulator::shuffle(value, emulator::lane() ^ mask);
 }
+inline int atomicAdd(int* at, int x) {  // one thread runs at a time
+  const int before = *at;
+  *at += x;
+  return before;
+}
 inline int __float_as_int(float x) {
   int i;
   std::memcpy(&i, &x, 4);
@@ -139,6 +144,20 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {"CUDA emulated on the CPU", size_t{1} << 34, 4, 9, 0};
   return cudaSuccess;
 }
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76
+};
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  *value = which == cudaDevAttrMultiProcessorCount ? 4 : which == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  return cudaSuccess;
+}
+// Of the driver's functions in cuda.h.
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
+constexpr unsigned cudaEnableDefault = 0;
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult*);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
 inline cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {

@@ -1,0 +1,59 @@
+// The part of CUDA's driver interface that wuneng uses, and the instructions of Hopper (sm_90a) that
+// kernels/cuda/hopper.h wraps, emulated: see cuda_runtime.h beside it.
+//
+// As late as a GPU may be: a tensor copy lands when no thread can go on without one, in no fixed order, and
+// NaN is where it will land from its start on. A product of a warpgroup is computed when its thread waits for
+// it, from what shared memory holds then; its sums are NaN in between. What ordinary stores wrote to shared
+// memory is seen by products only after a fence.proxy.async.
+#pragma once
+#include "cuda_runtime.h"
+
+struct alignas(128) CUtensorMap {
+  uint64_t opaque[16];
+};
+using cuuint32_t = uint32_t;
+using cuuint64_t = uint64_t;
+enum CUresult { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1 };
+enum CUtensorMapDataType { CU_TENSOR_MAP_DATA_TYPE_FLOAT32 = 7, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9 };
+enum CUtensorMapInterleave { CU_TENSOR_MAP_INTERLEAVE_NONE = 0 };
+enum CUtensorMapSwizzle { CU_TENSOR_MAP_SWIZZLE_NONE = 0, CU_TENSOR_MAP_SWIZZLE_128B = 3 };
+enum CUtensorMapL2promotion { CU_TENSOR_MAP_L2_PROMOTION_NONE = 0, CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3 };
+enum CUtensorMapFloatOOBfill { CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0 };
+
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t rank, void* address,
+                                const cuuint64_t* dims, const cuuint64_t* strides, const cuuint32_t* box,
+                                const cuuint32_t* element_strides, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+#define __grid_constant__
+
+namespace emulator {
+
+// As the 32-bit address of shared memory that descriptors hold.
+uint32_t shared_address(const void* at);
+
+// mbarrier.init; fence.mbarrier_init; arrive and arrive.expect_tx; try_wait.parity until true. The program
+// ends where a barrier is used before its initialisation is fenced.
+void mbarrier_init(uint64_t* barrier, unsigned count);
+void mbarrier_init_fence();
+void mbarrier_arrive(uint64_t* barrier, unsigned expected_bytes);
+void mbarrier_wait(uint64_t* barrier, unsigned parity);
+
+// cp.async.bulk.tensor.4d from global to shared memory.
+void tensor_copy(void* to, const CUtensorMap* map, uint64_t* barrier, const int (&from)[4]);
+// fence.proxy.async.shared::cta
+void async_fence();
+
+// bar.sync and bar.arrive
+void named_barrier(int id, int threads, bool waits);
+
+// wgmma.fence, .commit_group, .wait_group, .mma_async.m64nNk16.f32.bf16.bf16 with `a` from registers, or from
+// shared memory by descriptor (K-major). The program ends where a product begins without a fence since the
+// last wait.
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int pending);
+void wgmma(float* d, int n, const unsigned* a, uint64_t a_descriptor, uint64_t b_descriptor,
+           bool b_transposed, bool add);
+
+}  // namespace emulator
