@@ -23,6 +23,7 @@ constexpr int64_t kBlocks = 512;    // at most; each needs a Scratch
 template <class T>
 struct Reading {
   const T *dy, *r;  // [T, R, D]
+  T* dr;            // null: not wanted
 };
 template <class T>
 struct Readings {
@@ -170,7 +171,7 @@ struct Backward {
     }
     sum(kDk) = dk, sum(kDb) = db, sum(kPassed) = {};
   }
-  __device__ void keys_through_reading() {
+  __device__ void keys_through_reading(T* dr, int64_t R, int h) {
     const Factor<T> Q = own_rows(s.Q);
     Tile dq{};
 #pragma unroll
@@ -179,6 +180,9 @@ struct Backward {
     for (int b = 0; b < kTiles; ++b) add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
     shared_by_all(values(Q), dq);
     through_pairs(Q, s.dpairs, dq);
+    if (dr)
+      store_rows(dr, row, C, R, h, in.D, own,
+                 [&](int i) { return dq.x[i] * s.c.grow[(tile_column(i) + 1) * W + own + tile_row(i)]; });
     Tile passed = sum(kPassed);
     add_terms(passed, Q, dq, -1);
     sum(kPassed) = passed;
@@ -284,10 +288,7 @@ struct Backward {
     states = &scratch.states[chunk][0][threadIdx.x];
     const int each = last - first, count = each * readings.count;
     const auto load = [&](int i) {
-      const bool of_first = i < each;
-      load_reading({of_first ? readings.first.dy : readings.second.dy,
-                    of_first ? readings.first.r : readings.second.r},
-                   readings.R, first + i % each);
+      load_reading(i < each ? readings.first : readings.second, readings.R, first + i % each);
     };
     const auto exchange = [&](int i) {
       __syncthreads();
@@ -315,7 +316,7 @@ struct Backward {
     keys_through_state();
     for (int i = count - 1; i >= 0; --i) {
       if (i < count - 1) exchange(i);
-      keys_through_reading();
+      keys_through_reading(i < each ? readings.first.dr : readings.second.dr, readings.R, first + i % each);
     }
     keys_through_removal(out);
     __syncthreads();
@@ -359,7 +360,8 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
                  readers = reader_table(args.head_state, in.N, device);
     Readings<T> readings{};
     for (const auto& pair : args.readings) {
-      const Reading<T> reading{pair.dy.data<T>(), pair.r.data<T>()};
+      const Reading<T> reading{pair.dy.data<T>(), pair.r.data<T>(),
+                               pair.dr.defined() ? pair.dr.data<T>() : nullptr};
       (readings.count++ ? readings.second : readings.first) = reading;
       readings.R = pair.r.dim(1);
     }

@@ -191,7 +191,9 @@ TEST_P(Wkv7Twins, Agree) {
                        .dkappa = side.out(inputs),
                        .drate = side.out(inputs),
                        .dinitial = c.initial ? side.out(states, DType::f32) : Tensor()};
-    for (int i = 0; i < c.readings; ++i) b.readings.push_back({side.normal(readers), side.normal(readers)});
+    for (int i = 0; i < c.readings; ++i)
+      b.readings.push_back(
+          {side.normal(readers), side.normal(readers), i == 0 ? side.out(readers) : Tensor()});
     wkv7_backward(side.stream, b);
     if (!c.initial) wkv7_recurrent(side.stream, {in, c.head_state, r, side.out(readers)});
   });
