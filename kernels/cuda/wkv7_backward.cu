@@ -10,27 +10,21 @@
 // with dq_i, da_i the gradients of Q_i, A_i (those parts that came from S_0 included, hence the first line's
 // sum). Unlike sums over the whole document these lose nothing: within a chunk the parts that cancel are of
 // the size of the result, and both are made from the same rounded factors.
+#include "kernels/cuda/wkv7_pieces.h"
 #include "kernels/cuda/wkv7_state.h"
 #include "kernels/cuda/wkv7_tables.h"
+#include "runtime/cuda/device.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
 constexpr int kWarp = wuneng::cuda::kWarp;
 constexpr int kGroup = kKept / kC;  // chunks from one kept state to the next
-constexpr int64_t kBlocks = 512;    // at most; each needs a Scratch
+// As many as run at once, two of 256 threads on a multiprocessor; each needs a Scratch.
+int64_t most_blocks(Device device, int W) {
+  return int64_t{wuneng::cuda::multiprocessors(device.index)} * 256 / W;
+}
 
-template <class T>
-struct Reading {
-  const T *dy, *r;  // [T, R, D]
-  T* dr;            // null: not wanted
-};
-template <class T>
-struct Readings {
-  Reading<T> first, second;
-  int count;
-  int64_t R;
-};
 template <class T>
 struct Gradients {
   T *dlog_w, *dk, *dv, *dkappa, *drate;  // [T, N, D]
@@ -248,7 +242,7 @@ struct Backward {
     const auto store = [&](T* x, auto value) {
       store_rows(x, row, C, in.N, n, in.D, own, [&](int i) {
         const float* const g = s.c.grow + tile_column(i) * W + own + tile_row(i);
-        return value(i, g[0], 1.0f / g[W]);  // e^{g_{t-1}}, e^{-g_t}
+        return value(i, g[0], reciprocal<T>(g[W]));  // e^{g_{t-1}}, e^{-g_t}
       });
     };
     // Of an input's element i.
@@ -287,9 +281,11 @@ struct Backward {
     own = opaque(own);
     states = &scratch.states[chunk][0][threadIdx.x];
     const int each = last - first, count = each * readings.count;
-    const auto load = [&](int i) {
-      load_reading(i < each ? readings.first : readings.second, readings.R, first + i % each);
+    const auto reading = [&](int i) {
+      const Reading<T>&a = readings.first, &b = readings.second;
+      return i < each ? Reading<T>{a.dy, a.r, a.dr} : Reading<T>{b.dy, b.r, b.dr};
     };
+    const auto load = [&](int i) { load_reading(reading(i), readings.R, first + i % each); };
     const auto exchange = [&](int i) {
       __syncthreads();
       load(i);
@@ -316,7 +312,7 @@ struct Backward {
     keys_through_state();
     for (int i = count - 1; i >= 0; --i) {
       if (i < count - 1) exchange(i);
-      keys_through_reading(i < each ? readings.first.dr : readings.second.dr, readings.R, first + i % each);
+      keys_through_reading(reading(i).dr, readings.R, first + i % each);
     }
     keys_through_removal(out);
     __syncthreads();
@@ -325,56 +321,52 @@ struct Backward {
 
 template <class T, int W>
 __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
-    backward_kernel(Inputs<T> in, const int64_t* segments, int chains, const int32_t* readers,
+    backward_kernel(Inputs<T> in, const int64_t* pieces, int chains, const int32_t* readers,
                     Readings<T> readings, const float* chunk_states, const T* removed, const float* dfinal,
-                    Gradients<T> out, Scratch<T, W>* scratch) {
+                    const float* after, Gradients<T> out, Scratch<T, W>* scratch) {
   auto& s = *wuneng::cuda::shared_memory<Shared<T, W>>();
   const int64_t square = int64_t{in.D} * in.D;
   for (int chain = blockIdx.x; chain < chains; chain += gridDim.x) {
-    const int64_t* const segment = segments + chain / in.N * 3;
-    const int begin = static_cast<int>(segment[0]), count = static_cast<int>(segment[1]),
+    const int64_t* const piece = pieces + chain / in.N * 5;
+    const int begin = static_cast<int>(piece[0]), count = static_cast<int>(piece[1]),
               n = static_cast<int>(chain % in.N), warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int64_t of_segment = (piece[3] * in.N + n) * square;
+    const bool is_first = piece[4] & 1, is_last = piece[4] & 2;
     Backward<T, W> b{in, s, scratch[blockIdx.x], n, warp, warp * kTile};
-    b.dS.load(dfinal ? dfinal + chain * square : nullptr, in.D, b.own);
+    b.dS.load(!is_last ? after + chain * square : dfinal ? dfinal + of_segment : nullptr, in.D, b.own);
     for (int group = (count - 1) / kKept; group >= 0; --group) {
       const int first = begin + group * kKept, rows = min(kKept, count - group * kKept);
-      b.compute_states(chunk_states + ((segment[2] + group) * in.N + n) * square, first, rows, removed);
+      b.compute_states(chunk_states + ((piece[2] + group) * in.N + n) * square, first, rows, removed);
       for (int chunk = (rows - 1) / kC; chunk >= 0; --chunk) {
         b.row = first + chunk * kC, b.C = min(kC, rows - chunk * kC);
         b.run(chunk, removed, readings, readers[2 * n], readers[2 * n + 1], out);
       }
     }
-    b.dS.store(out.dinitial ? out.dinitial + chain * square : nullptr, in.D, b.own);
+    if (is_first) b.dS.store(out.dinitial ? out.dinitial + of_segment : nullptr, in.D, b.own);
   }
 }
 
 }  // namespace
 
 void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
-  WUNENG_ASSERT(args.readings.size() <= 2);
   with_width(args.in, [&]<class T, int W>() {
     using wuneng::cuda::optional;
     const Inputs in = inputs_of<T>(args.in);
     const Device device = args.in.k.device();
-    const Tensor segments = segment_table(args.in.segments, device),
+    const int64_t most = most_blocks(device, W);
+    const Pieces pieces = cut_in_pieces(args.in.segments, in.N, most, device);
+    const Tensor after = pieces.cut ? gradients_after(stream, args, pieces) : Tensor(),
                  readers = reader_table(args.head_state, in.N, device);
-    Readings<T> readings{};
-    for (const auto& pair : args.readings) {
-      const Reading<T> reading{pair.dy.data<T>(), pair.r.data<T>(),
-                               pair.dr.defined() ? pair.dr.data<T>() : nullptr};
-      (readings.count++ ? readings.second : readings.first) = reading;
-      readings.R = pair.r.dim(1);
-    }
     const Gradients<T> out{args.dlog_w.data<T>(), args.dk.data<T>(),    args.dv.data<T>(),
                            args.dkappa.data<T>(), args.drate.data<T>(), optional(args.dinitial)};
-    const int64_t chains = static_cast<int64_t>(args.in.segments.size()) * in.N,
-                  blocks = std::min(chains, kBlocks);
+    const int64_t chains = pieces.count * in.N, blocks = std::min(chains, most);
     const Tensor scratch = Tensor::empty(
         {blocks * static_cast<int64_t>(sizeof(Scratch<T, W>) / sizeof(float))}, DType::f32, device);
     wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel<T, W>, dim3(blocks), dim3(2 * W),
-                         sizeof(Shared<T, W>), in, segments.data<int64_t>(), static_cast<int>(chains),
-                         readers.data<int32_t>(), readings, args.chunk_states.f32(), args.removed.data<T>(),
-                         optional(args.dfinal), out, static_cast<Scratch<T, W>*>(scratch.raw()));
+                         sizeof(Shared<T, W>), in, pieces.pieces.data<int64_t>(), static_cast<int>(chains),
+                         readers.data<int32_t>(), readings_of<T>(args), args.chunk_states.f32(),
+                         args.removed.data<T>(), optional(args.dfinal), optional(after), out,
+                         static_cast<Scratch<T, W>*>(scratch.raw()));
   });
 }
 

@@ -173,6 +173,12 @@ std::string device_name(int index) {
   return properties.name;
 }
 
+int multiprocessors(int index) {
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index), "cudaDeviceGetAttribute");
+  return count;
+}
+
 std::string bus_id(int index) {
   char text[64];
   check(cudaDeviceGetPCIBusId(text, sizeof text, index), "cudaDeviceGetPCIBusId");

@@ -18,6 +18,7 @@ namespace wuneng::cuda {
 int device_count();
 std::string why_none();  // why device_count() is 0
 std::string device_name(int index);
+int multiprocessors(int index);
 std::string bus_id(int index);  // where it is plugged in: equal for ranks that share it
 void* compute_stream(int index);
 void synchronize(int index);
@@ -42,6 +43,7 @@ void add(const Tensor& from, const Tensor& to);
 inline int device_count() { return 0; }
 inline std::string why_none() { return "this build has no CUDA"; }
 inline std::string device_name(int) { none(); }
+inline int multiprocessors(int) { none(); }
 inline std::string bus_id(int) { none(); }
 inline void* compute_stream(int) { none(); }
 inline void synchronize(int) { none(); }

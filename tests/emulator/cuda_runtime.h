@@ -114,6 +114,7 @@ enum cudaMemcpyKind {
 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 struct cudaDeviceProp {
   char name[256];
   size_t totalGlobalMem;
@@ -139,6 +140,7 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {"CUDA emulated on the CPU", size_t{1} << 34, 4, 9, 0};
   return cudaSuccess;
 }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = 4, cudaSuccess; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
 inline cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
