@@ -149,7 +149,7 @@ struct Backward {
     const Factor<T> rounded = factor<T>(dP);
     store_tile(s.dP + own * kSmall, kSmall, rounded);
     add_product(dV, rounded, small_transposed(s.A_ak));
-    store_rows(dv, row, C, in.N, n, in.D, own, [&](int i) { return dV.x[i]; });
+    rows().store(dv, factor<T>(dV));
   }
 
   // What reaches the keys, the same three ways.
@@ -174,9 +174,12 @@ struct Backward {
     for (int b = 0; b < kTiles; ++b) add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
     shared_by_all(values(Q), dq);
     through_pairs(Q, s.dpairs, dq);
-    if (dr)
-      store_rows(dr, row, C, R, h, in.D, own,
-                 [&](int i) { return dq.x[i] * s.c.grow[(tile_column(i) + 1) * W + own + tile_row(i)]; });
+    if (dr) {
+      Tile scaled = dq;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) scaled.x[i] *= decays(1)[i];
+      TileRows<T>(row, C, R, h, in.D, own).store(dr, factor<T>(scaled));
+    }
     Tile passed = sum(kPassed);
     add_terms(passed, Q, dq, -1);
     sum(kPassed) = passed;
@@ -232,6 +235,23 @@ struct Backward {
     for (int i = 0; i < 8; ++i) sum.x[i] += sign * wide.x[i] * y.x[i];
   }
 
+  __device__ static Tile product_of(const Tile& x, Tile y) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) y.x[i] *= x.x[i];
+    return y;
+  }
+
+  // The warp's channels of the inputs and their gradients.
+  __device__ TileRows<T> rows() const { return {row, C, in.N, n, in.D, own}; }
+  // [i]: e^{g_t} of the element i [channel, t], with later 0 of the row before.
+  __device__ auto decays(int later) const {
+    struct Decays {
+      const float* from;
+      __device__ float operator[](int i) const { return from[tile_column(i) * W + tile_row(i)]; }
+    };
+    return Decays{s.c.grow + later * W + own};
+  }
+
   // Out of the decayed coordinates and into the results.
   __device__ void finish(const Factor<T>& A, const Tile& da, const Gradients<T>& out) {
 #pragma unroll
@@ -239,38 +259,30 @@ struct Backward {
       base[half] += __shfl_xor_sync(~0u, base[half], 1);
       base[half] += __shfl_xor_sync(~0u, base[half], 2);
     }
-    const auto store = [&](T* x, auto value) {
-      store_rows(x, row, C, in.N, n, in.D, own, [&](int i) {
-        const float* const g = s.c.grow + tile_column(i) * W + own + tile_row(i);
-        return value(i, g[0], reciprocal<T>(g[W]));  // e^{g_{t-1}}, e^{-g_t}
-      });
-    };
-    // Of an input's element i.
-    const int64_t from = (int64_t{row} * in.N + n) * in.D + own;
-    const auto input = [&, stride = opaque(static_cast<int>(in.N) * in.D)](const T* x, int i) {
-      return as_float(x[from + tile_column(i) * stride + tile_row(i)]);
-    };
+    const TileRows<T> rows = this->rows();
     Tile passed = sum(kPassed);
-    {
-      const Tile dk = sum(kDk);
-      add_terms(passed, own_rows(s.c.K()), dk, 1);
-      store(out.dk, [&](int i, float, float down) { return dk.x[i] * down; });
-    }
-    {
-      const Tile db = sum(kDb);
-      add_terms(passed, own_rows(s.c.B()), db, 1);
-      store(out.dkappa, [&](int i, float before, float down) {
-        return input(in.rate, i) * db.x[i] * down - da.x[i] * before;
-      });
-      store(out.drate, [&](int i, float, float down) { return input(in.kappa, i) * db.x[i] * down; });
-    }
+    // A key's or a removal's gradient: what passes its row, then out of the decays.
+    const auto undecayed = [&](Sum which, const T* X) {
+      Tile d = sum(which);
+      add_terms(passed, own_rows(X), d, 1);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) d.x[i] *= reciprocal<T>(decays(1)[i]);
+      return d;
+    };
+    rows.store(out.dk, factor<T>(undecayed(kDk, s.c.K())));
+    const Tile db = undecayed(kDb, s.c.B());
+    rows.store(out.drate, factor<T>(product_of(values(rows.load(in.kappa)), db)));
+    Tile dkappa = product_of(values(rows.load(in.rate)), db);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) dkappa.x[i] -= da.x[i] * decays(0)[i];
+    rows.store(out.dkappa, factor<T>(dkappa));
     Tile dlog_w;
 #pragma unroll
     for (int i = 0; i < 8; ++i) dlog_w.x[i] = base[i / 2 % 2];
     add_terms(dlog_w, A, da, -1);
     add_terms(passed, A, da, -1);
     add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
-    store(out.dlog_w, [&](int i, float, float) { return dlog_w.x[i]; });
+    rows.store(out.dlog_w, factor<T>(dlog_w));
   }
 
   // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`. The values'

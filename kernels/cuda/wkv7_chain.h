@@ -206,7 +206,7 @@ struct InvertingWarp {
     auto& step = b.step(chunk);
     auto& pair = b.pair(beat);
     Tile x{}, transposed{}, z{};
-#pragma unroll 2
+#pragma unroll(sizeof(T) == 2 ? 4 : 1)
     for (int at = 0; at < W; at += kTile) {
       const Factor<T> L = load_tile(step.L + at, P), R = load_tile(step.R + at, P);
       add_product(z, load_tile(pair.H + at, P), L);

@@ -6,7 +6,7 @@
 // product the rows that belong to them, so that little passes between warps. What is written here holds
 // after the block's next barrier, but for the thread's own channel.
 #pragma once
-#include "kernels/cuda/tile.h"
+#include "kernels/cuda/wkv7_rows.h"
 #include "kernels/wkv7.h"
 #include "runtime/cuda/launch.h"
 
@@ -32,39 +32,6 @@ Inputs<T> inputs_of(const Wkv7Inputs& in) {
           in.kappa.data<T>(),           in.rate.data<T>(), in.k.dim(1),
           static_cast<int>(in.k.dim(2))};
 }
-
-// x, though the compiler cannot know it: what follows from it is computed again for each chunk, where it
-// would else lie in registers along the whole chain, beside the state.
-__device__ inline int opaque(int x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-
-// Two neighbouring channels, one access.
-template <class T>
-struct Two;
-template <>
-struct Two<bf16> {
-  unsigned both = 0;
-  Two() = default;
-  __device__ Two(float first, float second) : both(pack(first, second)) {}
-  __device__ static Two from(const bf16* x) {
-    Two two;
-    two.both = *reinterpret_cast<const unsigned*>(x);
-    return two;
-  }
-  __device__ void to(bf16* x) const { *reinterpret_cast<unsigned*>(x) = both; }
-  __device__ float operator[](int i) const { return i ? high_of(both) : low_of(both); }
-};
-template <>
-struct alignas(8) Two<float> {
-  float x[2] = {};
-  Two() = default;
-  __device__ Two(float first, float second) : x{first, second} {}
-  __device__ static Two from(const float* x) { return *reinterpret_cast<const Two*>(x); }
-  __device__ void to(float* y) const { *reinterpret_cast<Two*>(y) = *this; }
-  __device__ float operator[](int i) const { return x[i]; }
-};
 
 // e^g and 1 / x to T's precision.
 template <class T>
@@ -95,8 +62,8 @@ struct Chunk {
   __device__ const float* total() const { return grow + kC * W; }  // e^G of the whole chunk
 
   // A thread of 2 W has two neighbouring channels and a quarter of the rows.
-  __device__ static int channel() { return static_cast<int>(threadIdx.x) % (W / 2) * 2; }
-  __device__ static int first() { return static_cast<int>(threadIdx.x) / (W / 2) * kQuarter; }
+  __device__ static int channel() { return opaque(static_cast<int>(threadIdx.x)) % (W / 2) * 2; }
+  __device__ static int first() { return opaque(static_cast<int>(threadIdx.x)) / (W / 2) * kQuarter; }
 
   // Rows [row, row + C) of state head n; the others of the 16 are zero and do not decay. By 2 W threads.
   __device__ void load(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
@@ -173,19 +140,6 @@ struct Chunk {
     }
   }
 };
-
-// Channels [first, first + 16) of rows [row, row + C) of head h of x [T, heads, D], from a tile [channel, t]:
-// value(i) of its element i.
-template <class T, class F>
-__device__ void store_rows(T* x, int64_t row, int C, int64_t heads, int64_t h, int D, int first, F value) {
-  T* const from = x + (row * heads + h) * D + first;
-  const int stride = opaque(static_cast<int>(heads) * D);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int c = tile_row(i), t = tile_column(i);
-    if (t < C && first + c < D) assign(from[t * stride + c], value(i));
-  }
-}
 
 // f.operator()<T, W>() for the activations of `in`.
 template <class F>

@@ -16,7 +16,7 @@ struct Forwards {
   __device__ int pairs(int) const { return 1; }
   __device__ ChainPair<T> pair(int n, int) const { return {v, k, N, n}; }
   __device__ void removed(const Factor<T>& U, int64_t row, int C, int n, int D, int value) const {
-    store_rows(out, row, C, N, n, D, value, [rounded = values(U)](int i) { return rounded.x[i]; });
+    TileRows<T>(row, C, N, n, D, value).store(out, U);
   }
   template <class S>
   __device__ void finish(S& state, int64_t chain, int D, int value) const {
