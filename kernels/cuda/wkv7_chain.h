@@ -34,10 +34,11 @@ struct Chains {
   Inputs<T> in;
   // [segments, 4]: begin, count, the first M that is kept, rows from one to the next. Forwards M is kept
   // before rows 0, every, 2 every ...; backwards before it goes through the rows that end at every, 2 every
-  // ..., and not carried further than that.
+  // ..., and not carried further than that; or where every is 0 through all rows, and kept then.
   const int64_t* segments;
   const float* start;  // M [segments, N, D, D]; null: zeros
   float* kept;         // [all that are kept, N, D, D]
+  const float* added;  // backwards, as kept: added to M when it comes to the rows that it is kept after; null
 };
 
 template <class T, int W>
@@ -67,8 +68,8 @@ int chain_values(int64_t chains, int multiprocessors) {
   return values;
 }
 
-// A block's part of a chain. Source says where a chain's pairs come from: kBackward; pairs(n), at least 1;
-// pair(n, i).
+// A block's part of a chain. Source says where a chain's pairs come from: kBackward; kPairs, are there any;
+// pairs(n), at least 1; pair(n, i).
 template <class T, int W, class Source>
 struct ChainBlock {
   static constexpr bool kBackward = Source::kBackward;
@@ -115,7 +116,10 @@ struct KeyWarp {
     const int64_t row = b.begin + b.first_row(chunk), at = (row * in.N + b.n) * in.D + c;
     const int stride = static_cast<int>(in.N) * in.D;
     const ChainPair<T> pair = b.source.pair(b.n, p);
-    const int64_t pair_at = (row * pair.heads + pair.head) * in.D + c;
+    const auto of_pair = [&, pair_at = (row * pair.heads + pair.head) * in.D + c](const T* x) {
+      return x ? x + pair_at : nullptr;
+    };
+    const T *const from_h = of_pair(pair.h), *const from_g = of_pair(pair.g);
     const int pair_stride = static_cast<int>(pair.heads) * in.D;
     const bool mine = c >= b.first_value && c < b.first_value + b.values;
     const int real_h = pair.h ? real : 0, real_g = pair.g && mine ? real : 0;
@@ -129,8 +133,10 @@ struct KeyWarp {
       log_w[i] = take(in.log_w + at, t, stride, real);
       if (p == 0)
         kappa[i] = take(in.kappa + at, t, stride, real), rate[i] = take(in.rate + at, t, stride, real);
-      h[i] = take(pair.h + pair_at, t, pair_stride, real_h);
-      g[i] = take(pair.g + pair_at, t, pair_stride, real_g);
+      if constexpr (Source::kPairs) {
+        h[i] = take(from_h, t, pair_stride, real_h);
+        g[i] = take(from_g, t, pair_stride, real_g);
+      }
     }
   }
 
@@ -158,9 +164,11 @@ struct KeyWarp {
         Two<T>(-kappa[i][0] * before[0], -kappa[i][1] * before[1]).to(A + at);
         Two<T>(kappa[i][0] * rate[i][0] * down[0], kappa[i][1] * rate[i][1] * down[1]).to(B + at);
       }
-      const float(&scale)[2] = kBackward ? up : down;
-      Two<T>(h[i][0] * scale[0], h[i][1] * scale[1]).to(pair.H + at);
-      if (value >= 0 && value < b.values) g[i].to(pair.G + at - b.first_value);
+      if constexpr (Source::kPairs) {
+        const float(&scale)[2] = kBackward ? up : down;
+        Two<T>(h[i][0] * scale[0], h[i][1] * scale[1]).to(pair.H + at);
+        if (value >= 0 && value < b.values) g[i].to(pair.G + at - b.first_value);
+      }
       before[0] = up[0], before[1] = up[1];
     }
     if (p == 0 && first()) step.total[c] = before[0], step.total[c + 1] = before[1];
@@ -209,7 +217,7 @@ struct InvertingWarp {
 #pragma unroll(sizeof(T) == 2 ? 4 : 1)
     for (int at = 0; at < W; at += kTile) {
       const Factor<T> L = load_tile(step.L + at, P), R = load_tile(step.R + at, P);
-      add_product(z, load_tile(pair.H + at, P), L);
+      if constexpr (Source::kPairs) add_product(z, load_tile(pair.H + at, P), L);
       if (p > 0) continue;
       add_product(x, L, R);
       add_product(transposed, R, L);
@@ -220,6 +228,7 @@ struct InvertingWarp {
       store_tile(step.N[0], kSmall, rounded);
       if constexpr (sizeof(T) == 2) store_tile(step.N[1], kSmall, rest(N, rounded));
     }
+    if constexpr (!Source::kPairs) return;
     // H_p L^T: a row of H is seen by later rows; backwards it sees those up to itself.
     Tile X{};
     add_exact(X, N, factor<T>(kBackward ? causal(z, false) : mask(z, true)));
@@ -263,11 +272,13 @@ struct StateWarp {
 #pragma unroll
       for (int i = 0; i < 8; ++i) x.x[i] += odd.x[i];
     }
-    const Factor<T> G = load_tile<true>(pair.G + own, P);
-    if constexpr (sizeof(T) == 2) add_product(x, G, load_tile(pair.X[1], kSmall));
-    add_product(x, G, load_tile(pair.X[0], kSmall));
+    if constexpr (Source::kPairs) {
+      const Factor<T> G = load_tile<true>(pair.G + own, P);
+      if constexpr (sizeof(T) == 2) add_product(x, G, load_tile(pair.X[1], kSmall));
+      add_product(x, G, load_tile(pair.X[0], kSmall));
 #pragma unroll
-    for (int t = 0; t < W / kTile; ++t) add_product(m.m[t], G, load_tile<true>(pair.H + t * kTile, P));
+      for (int t = 0; t < W / kTile; ++t) add_product(m.m[t], G, load_tile<true>(pair.H + t * kTile, P));
+    }
     if (p + 1 < b.pairs) return;
     const Factor<T> rounded = factor<T>(x);
     removed(rounded);
@@ -320,7 +331,9 @@ __global__ void __launch_bounds__(kMostChainThreads<T, W>, 1) chain_kernel(Chain
     const int own = (warp - Block::kKeyWarps - 1) * kTile, value = b.first_value + own, D = a.in.D;
     const int64_t square = int64_t{D} * D, chain = blockIdx.x * a.in.N + n;
     const auto keep = [&](auto& state, int place) {
-      state.store(a.kept + ((segment[2] + place) * a.in.N + n) * square, D, value);
+      const int64_t at = ((segment[2] + place) * a.in.N + n) * square;
+      if (kBackward && a.added) state.add(a.added + at, D, value);
+      state.store(a.kept + at, D, value);
     };
     StateWarp<T, W, Source> state{b, own};
     state.m.load(a.start ? a.start + chain * square : nullptr, D, value);
@@ -330,7 +343,7 @@ __global__ void __launch_bounds__(kMostChainThreads<T, W>, 1) chain_kernel(Chain
         const int row = b.first_row(chunk), end = row + kC;
         if (pair == 0) {
           if (!kBackward && row % every == 0) keep(state.m, row / every);
-          if (kBackward && end % every == 0 && end < count) keep(state.m, end / every - 1);
+          if (kBackward && every > 0 && end % every == 0 && end < count) keep(state.m, end / every - 1);
         }
         state.advance(beat, [&](const Factor<T>& rounded) {
           source.removed(rounded, b.begin + row, b.rows(chunk), n, D, value);

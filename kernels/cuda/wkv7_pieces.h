@@ -38,13 +38,15 @@ struct Pieces {
   bool cut;       // some segment has several
   Tensor pieces;  // [count, 5]: begin, rows, first kept state, segment, is it the segment's first + 2 last
   Tensor chains;  // [segments, 4]: begin, count, first piece, rows of each but the last
+  Tensor
+      later;  // [count - segments, 4]: of a segment's pieces but the first begin, rows, the piece before, 0
 };
 
 // Pieces of each segment as its share of `blocks`, N chains each, but of whole distances between kept states.
 inline Pieces cut_in_pieces(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t blocks,
                             Device device) {
   const int64_t kept = wkv7_kept(device.kind), share = wkv7_kept_count(segments, device.kind) * N;
-  std::vector<int64_t> pieces, chains;
+  std::vector<int64_t> pieces, chains, later;
   int64_t first_kept = 0, count = 0;
   for (size_t s = 0; s < segments.size(); ++s) {
     const auto [begin, rows] = segments[s];
@@ -52,13 +54,16 @@ inline Pieces cut_in_pieces(const std::vector<Wkv7Segment>& segments, int64_t N,
                   wanted = std::clamp(groups * blocks / share, int64_t{1}, groups),
                   each = (groups + wanted - 1) / wanted * kept;
     chains.insert(chains.end(), {begin, rows, count, each});
-    for (int64_t at = 0; at < rows; at += each, ++count)
-      pieces.insert(pieces.end(), {begin + at, std::min(each, rows - at), first_kept + at / kept,
-                                   static_cast<int64_t>(s), (at == 0) + 2 * (at + each >= rows)});
+    for (int64_t at = 0; at < rows; at += each, ++count) {
+      const int64_t there = std::min(each, rows - at);
+      pieces.insert(pieces.end(), {begin + at, there, first_kept + at / kept, static_cast<int64_t>(s),
+                                   (at == 0) + 2 * (at + each >= rows)});
+      if (at > 0) later.insert(later.end(), {begin + at, there, count - 1, 0});
+    }
     first_kept += groups;
   }
-  return {count, count > static_cast<int64_t>(segments.size()), upload(pieces, device),
-          upload(chains, device)};
+  const bool cut = !later.empty();
+  return {count, cut, upload(pieces, device), upload(chains, device), cut ? upload(later, device) : Tensor()};
 }
 
 // The state's gradient after each piece but the segments' last, [pieces, N, D, D].

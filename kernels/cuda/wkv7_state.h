@@ -37,6 +37,13 @@ struct State {
       }
     });
   }
+  __device__ void add(const float* from, int D, int own) {
+    static_assert(!kByKey);
+    each(D, own, [&](float* x, int at) {
+      const auto two = Two<float>::from(from + at);
+      x[0] += two[0], x[1] += two[1];
+    });
+  }
   __device__ void store(float* to, int D, int own) {
     if (!to) return;
     each(D, own, [&](const float* x, int at) {

@@ -7,7 +7,7 @@ namespace {
 
 template <class T>
 struct Forwards {
-  static constexpr bool kBackward = false;
+  static constexpr bool kBackward = false, kPairs = true;
   const T *v, *k;
   int64_t N;
   T* out;        // removed [T, N, D]
@@ -33,7 +33,7 @@ void wkv7_states(const Stream& stream, const Wkv7StatesArgs& args) {
     const Tensor segments = segment_table(args.in.segments, args.in.k.device());
     launch_chains<T, W>(
         stream, "wkv7_states",
-        Chains<T>{in, segments.data<int64_t>(), optional(args.initial), args.chunk_states.f32()},
+        Chains<T>{in, segments.data<int64_t>(), optional(args.initial), args.chunk_states.f32(), nullptr},
         static_cast<int64_t>(args.in.segments.size()),
         Forwards<T>{in.v, in.k, in.N, args.removed.data<T>(), optional(args.final)});
   });
