@@ -6,8 +6,8 @@
 // wkv7_states runs the recurrence and keeps what any reading needs; wkv7_read gives S_t r (z = S r),
 // wkv7_read_transposed gives S_t^T u. The backward takes the readings as pairs: a reading y = S_t r with
 // gradient dy adds dy r^T to dS_t, and a transposed reading z = S_t^T u with gradient dz adds u dz^T, so it
-// is the pair (dy := u, r := dz). Likewise the gradient of r is wkv7_read_transposed of dy, and the gradient
-// of u is wkv7_read of dz.
+// is the pair (dy := u, r := dz). The gradient of r comes out of the backward too, where it is wanted, for it
+// is nearly there; that of u is wkv7_read of dz.
 //
 // T rows, N state heads, R readers (query heads), D channels. A segment is a run of consecutive rows of one
 // document; segment s starts from initial[s] and ends in final[s]. Inside, it is cut in chunks of wkv7_chunk
@@ -65,14 +65,15 @@ WUNENG_KERNEL(wkv7_read, Wkv7ReadArgs);
 // y[t, h] = S_t[head_state[h]]^T r[t, h]
 WUNENG_KERNEL(wkv7_read_transposed, Wkv7ReadArgs);
 
-// Given pairs (dy, r), each [T, R, D], and the final state's gradient: gradients of the inputs, written (not
-// added to) for the rows of the segments, and of the initial state.
+// Given pairs (dy, r), each [T, R, D], and the final state's gradient: gradients of the inputs and the
+// readers, written (not added to) for the rows of the segments, and of the initial state.
 struct Wkv7BackwardArgs {
   Wkv7Inputs in;
   Tensor chunk_states, removed;
   std::vector<int> head_state;
   struct Pair {
     Tensor dy, r;
+    Tensor dr;  // out: S_t^T dy_t, r's gradient; undefined: not wanted
   };
   std::vector<Pair> readings;            // zero, one or two of them
   Tensor dfinal;                         // [segments, N, D, D]; undefined: zero

@@ -6,6 +6,54 @@ namespace wuneng::ops {
 
 using namespace kernels;
 
+namespace {
+
+Wkv7ReadArgs reading(const Scan& s, const Tensor& from, const Tensor& to) {
+  return {.in = s.in,
+          .chunk_states = s.chunk_states,
+          .removed = s.removed,
+          .head_state = s.inputs.head_state,
+          .r = from,
+          .y = to};
+}
+
+// A reading's gradient (dy, r) or (u, dz) has come: the scan takes it when its own turn comes, and has a
+// gradient now, even where nobody reads its final state.
+void leave(Scan& scan, const Wkv7BackwardArgs::Pair& pair) {
+  scan.readings.push_back(pair);
+  scan.final.grad_buffer();
+}
+
+void scan_backward(const Stream& stream, Scan& scan, bool want_final) {
+  const ScanInputs& x = scan.inputs;
+  Wkv7BackwardArgs args{.in = scan.in,
+                        .chunk_states = scan.chunk_states,
+                        .removed = scan.removed,
+                        .head_state = x.head_state,
+                        .readings = std::move(scan.readings),
+                        .dfinal = want_final ? scan.final.grad() : Tensor(),
+                        .dlog_w = x.log_w.fresh_grad(),
+                        .dk = x.k.fresh_grad(),
+                        .dv = x.v.fresh_grad(),
+                        .dkappa = x.kappa.fresh_grad(),
+                        .drate = x.rate.fresh_grad(),
+                        .dinitial = x.initial.needs_grad() ? x.initial.fresh_grad() : Tensor()};
+  wkv7_backward(stream, args);
+  const auto give = [](const Var& v, const Tensor& g) {
+    if (v.needs_grad()) v.add_grad(g);
+  };
+  give(x.log_w, args.dlog_w);
+  give(x.k, args.dk);
+  give(x.v, args.dv);
+  give(x.kappa, args.dkappa);
+  give(x.rate, args.drate);
+  give(x.initial, args.dinitial);
+  for (const auto& pair : args.readings)
+    if (pair.dr.defined()) x.r.add_grad(pair.dr);
+}
+
+}  // namespace
+
 ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
   const Shape shape = inputs.k.shape();
   const int64_t N = shape[1], D = shape[2];
@@ -14,7 +62,8 @@ ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
   scan->inputs = inputs;
   scan->in = {inputs.log_w.value(), inputs.k.value(),    inputs.v.value(),
               inputs.kappa.value(), inputs.rate.value(), inputs.segments};
-  scan->chunk_states = Tensor::empty({wkv7_kept_count(inputs.segments, device.kind), N, D, D}, DType::f32, device);
+  scan->chunk_states =
+      Tensor::empty({wkv7_kept_count(inputs.segments, device.kind), N, D, D}, DType::f32, device);
   scan->removed = like(inputs.k);
   const int64_t S = static_cast<int64_t>(inputs.segments.size());
   const Tensor final =
@@ -25,79 +74,35 @@ ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
                               .chunk_states = scan->chunk_states,
                               .removed = scan->removed,
                               .final = want_final ? final : Tensor()});
-  scan->final = tape.output(
-      final, tape.wants(inputs.log_w, inputs.k, inputs.v, inputs.kappa, inputs.rate, inputs.initial));
-  tape.record(scan->final, [=, stream = tape.stream(), keep = scan] {
-    const ScanInputs& x = keep->inputs;
-    const Tensor dlog_w = like(x.log_w), dk = like(x.k), dv = like(x.v), dkappa = like(x.kappa),
-                 drate = like(x.rate);
-    const Tensor dinitial = x.initial.needs_grad() ? like(x.initial) : Tensor();
-    wkv7_backward(stream, {.in = keep->in,
-                           .chunk_states = keep->chunk_states,
-                           .removed = keep->removed,
-                           .head_state = x.head_state,
-                           .readings = keep->readings,
-                           .dfinal = want_final ? keep->final.grad() : Tensor(),
-                           .dlog_w = dlog_w,
-                           .dk = dk,
-                           .dv = dv,
-                           .dkappa = dkappa,
-                           .drate = drate,
-                           .dinitial = dinitial});
-    const auto give = [](const Var& v, const Tensor& g) {
-      if (v.needs_grad()) v.add_grad(g);
-    };
-    give(x.log_w, dlog_w);
-    give(x.k, dk);
-    give(x.v, dv);
-    give(x.kappa, dkappa);
-    give(x.rate, drate);
-    if (dinitial.defined()) x.initial.add_grad(dinitial);
-    keep->readings.clear();
+  const Tensor y = like(inputs.r);
+  wkv7_read(tape.stream(), reading(*scan, inputs.r.value(), y));
+
+  const bool wanted =
+      tape.wants(inputs.log_w, inputs.k, inputs.v, inputs.kappa, inputs.rate, inputs.r, inputs.initial);
+  scan->final = tape.output(final, wanted);
+  scan->y = tape.output(y, wanted);
+  tape.record(scan->final, [=, stream = tape.stream()] { scan_backward(stream, *scan, want_final); });
+  tape.record(scan->y, [=] {
+    const Var& r = scan->inputs.r;
+    leave(*scan, {scan->y.grad(), r.value(), r.needs_grad() ? like(r) : Tensor()});
   });
   return scan;
 }
 
-namespace {
-
-using Reading = void (*)(const Stream&, const Wkv7ReadArgs&);
-
-// forward computes y from x, backward x's gradient from y's: each the other's transposition.
-Var read(Tape& tape, const ScanPtr& scan, const Var& x, Reading forward, Reading backward, bool transposed) {
-  const Tensor y = like(x);
-  const auto args = [](const Scan& s, const Tensor& from, const Tensor& to) {
-    return Wkv7ReadArgs{.in = s.in,
-                        .chunk_states = s.chunk_states,
-                        .removed = s.removed,
-                        .head_state = s.inputs.head_state,
-                        .r = from,
-                        .y = to};
-  };
-  forward(tape.stream(), args(*scan, x.value(), y));
-  const Var out = tape.output(y, tape.wants(x, scan->final));
+Var read_state_transposed(Tape& tape, const ScanPtr& scan, const Var& u) {
+  const Tensor z = like(u);
+  wkv7_read_transposed(tape.stream(), reading(*scan, u.value(), z));
+  const Var out = tape.output(z, tape.wants(u, scan->final));
   tape.record(out, [=, stream = tape.stream()] {
-    if (x.needs_grad()) {
-      const Tensor dx = like(x);
-      backward(stream, args(*scan, out.grad(), dx));
-      x.add_grad(dx);
+    // u's gradient cannot wait for the scan's, which may be waiting for it.
+    if (u.needs_grad()) {
+      const Tensor du = like(u);
+      wkv7_read(stream, reading(*scan, out.grad(), du));
+      u.add_grad(du);
     }
-    if (scan->final.needs_grad()) {
-      scan->readings.push_back(transposed ? Wkv7BackwardArgs::Pair{x.value(), out.grad()}
-                                          : Wkv7BackwardArgs::Pair{out.grad(), x.value()});
-      scan->final.grad_buffer();  // the scan has a gradient now, even where nobody reads its final state
-    }
+    if (scan->final.needs_grad()) leave(*scan, {u.value(), out.grad(), {}});
   });
   return out;
-}
-
-}  // namespace
-
-Var read_state(Tape& tape, const ScanPtr& scan, const Var& r) {
-  return read(tape, scan, r, wkv7_read, wkv7_read_transposed, false);
-}
-
-Var read_state_transposed(Tape& tape, const ScanPtr& scan, const Var& u) {
-  return read(tape, scan, u, wkv7_read_transposed, wkv7_read, true);
 }
 
 Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& segments,

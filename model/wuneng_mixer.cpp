@@ -154,11 +154,12 @@ class WunengMixer : public Mixer {
                                                  state_value(tape, in.token_value, A, {}),
                                                  in.kappa,
                                                  in.rate,
+                                                 in.r,
                                                  {},
                                                  packing.segments,
                                                  heads_.state_of_head},
                                                 false);
-      z = read(tape, scan, in.r);
+      z = read(tape, scan);
     }
     return combine(tape, A, z);
   }
@@ -187,9 +188,10 @@ class WunengMixer : public Mixer {
     const Var Mb = o_.middle_feedback() ? middle(tape, A, zb) : Var();
     const Var value = state_value(tape, in.token_value, A, Mb);
     const ops::ScanPtr scan = ops::state_scan(
-        tape, {in.log_w, in.key, value, in.kappa, in.rate, boundary, wave.segments, heads_.state_of_head},
+        tape,
+        {in.log_w, in.key, value, in.kappa, in.rate, in.r, boundary, wave.segments, heads_.state_of_head},
         want_final);
-    return {A, read(tape, scan, in.r), scan->final};
+    return {A, read(tape, scan), scan->final};
   }
 
   // v_s (Eq. 4, 9): the token's value, and what the group's attention and middle heads feed back. Where ranks
@@ -213,8 +215,8 @@ class WunengMixer : public Mixer {
   }
 
   // z_h: S r, or S^T K^ (S r), normalised (Eq. 2).
-  Var read(Tape& tape, const ops::ScanPtr& scan, const Var& r) const {
-    Var y = ops::read_state(tape, scan, r);
+  Var read(Tape& tape, const ops::ScanPtr& scan) const {
+    Var y = scan->y;
     if (khat_) y = ops::read_state_transposed(tape, scan, ops::head_linear(tape, y, khat_));
     return ops::rms_norm(tape, y, state_norm_, c_.head_dim * 1e-5f);
   }

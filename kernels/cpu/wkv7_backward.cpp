@@ -20,8 +20,8 @@ namespace {
 
 // The decays' share of rows X_i that read the state: dlog_w [16, W] += X_i o (what X_i's gradient meets of
 // the writes before t), for all t up to i (kOwn: row i reads after its own write and decay) or before i.
-// meets [16, W] holds dX_i S_0, pairs [16, 32] the products of dX_i with V_j and U_j; without kOwn, meets is
-// left as dX_i S_0 + sum_{j<i} of them times K_j and B_j, which is X_i's gradient.
+// meets [16, W] holds dX_i S_0, pairs [16, 32] the products of dX_i with V_j and U_j; meets is left as dX_i
+// S_0 + sum of them times K_j and B_j for all j < i (kOwn: j <= i), which is X_i's gradient.
 template <bool kOwn>
 [[gnu::noinline]] void decay_share(int64_t W, const float* X, const float* pairs, const float* KB,
                                    float* meets, float* dlog_w) {
@@ -33,12 +33,12 @@ template <bool kOwn>
       Lanes sum[2] = {load(dlog_w + t * W + c), Lanes{}};  // two, for the additions wait for each other
       unroll<kC>([&](auto i) __attribute__((always_inline)) {
         if constexpr (kOwn ? i >= t : i > t) sum[i % 2] += load(X + i * W + c) * met[i];
-        if constexpr (i > t) met[i] += pairs[i * 2 * kC + t] * K + pairs[i * 2 * kC + kC + t] * B;
+        if constexpr (kOwn ? i >= t : i > t)
+          met[i] += pairs[i * 2 * kC + t] * K + pairs[i * 2 * kC + kC + t] * B;
       });
       store(dlog_w + t * W + c, sum[0] + sum[1]);
     });
-    if constexpr (!kOwn)
-      unroll<kC>([&](auto i) __attribute__((always_inline)) { store(meets + i * W + c, met[i]); });
+    unroll<kC>([&](auto i) __attribute__((always_inline)) { store(meets + i * W + c, met[i]); });
   }
 }
 
@@ -145,6 +145,7 @@ class Backward {
     multiply_add(2 * kC, W(), kC, {dpairs_.data(), 1, 2 * kC}, Q_.data(), W(), dKB_.data(), W());
     multiply(kC, W(), W(), dY, state, W(), met_.data(), W());
     decay_share<true>(W(), Q_.data(), dpairs_.data(), c_.KB.data(), met_.data(), dlog_w_.data());
+    if (reading.dr.defined()) c_.store_scaled(met_.data(), reading.dr, h);
     multiply_add(W(), W(), kC, dYt, Q_.data(), W(), dS_.data(), W());
   }
 

@@ -16,8 +16,7 @@ struct Matrices {
 // (g + 8, 2 t), (g + 8, 2 t + 1), so that two such tiles side by side are, packed, an a.
 __device__ inline void mma(float (&d)[4], const Matrices& a, unsigned b_top, unsigned b_bottom) {
 #ifdef __CUDACC__
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a.of[0]), "r"(a.of[1]), "r"(a.of[2]), "r"(a.of[3]), "r"(b_top), "r"(b_bottom));
@@ -51,6 +50,20 @@ __device__ inline Matrices load_transposed(const void* row) {
   emulator::load_matrices(m.of, row, true);
 #endif
   return m;
+}
+
+// A matrix transposed.
+__device__ inline unsigned transposed(unsigned matrix) {
+#ifdef __CUDACC__
+  unsigned out;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(matrix));
+  return out;
+#else
+  // Of two rows the column that is this lane's row.
+  const int row = emulator::lane() / 4, source = emulator::lane() % 4 * 8 + row / 2, shift = row % 2 * 16;
+  const unsigned first = emulator::shuffle(matrix, source), second = emulator::shuffle(matrix, source + 4);
+  return (first >> shift & 0xffffu) | second >> shift << 16;
+#endif
 }
 
 // Two numbers rounded to bf16.

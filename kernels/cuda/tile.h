@@ -105,15 +105,19 @@ __device__ inline void add_product(Tile& d, const Factor<float>& a, const Factor
     }
 }
 
-// d += a b^T with 16 bits of each factor at least.
+// d += a b^T with 16 bits of each factor at least. Its products go into sums of their own: they would else
+// wait for each other, and who needs this waits for them.
 template <class T>
 __device__ inline void add_exact(Tile& d, const Tile& a, const Tile& b) {
   const Factor<T> x = factor<T>(a), y = factor<T>(b);
-  if constexpr (sizeof(T) == 2) {
-    add_product(d, rest(a, x), y);
-    add_product(d, x, rest(b, y));
-  }
   add_product(d, x, y);
+  if constexpr (sizeof(T) == 2) {
+    Tile left{}, right{};
+    add_product(left, rest(a, x), y);
+    add_product(right, x, rest(b, y));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) d.x[i] += left.x[i] + right.x[i];
+  }
 }
 // The same where b is exact in T.
 template <class T>

@@ -10,26 +10,21 @@
 // with dq_i, da_i the gradients of Q_i, A_i (those parts that came from S_0 included, hence the first line's
 // sum). Unlike sums over the whole document these lose nothing: within a chunk the parts that cancel are of
 // the size of the result, and both are made from the same rounded factors.
+#include "kernels/cuda/wkv7_pieces.h"
 #include "kernels/cuda/wkv7_state.h"
 #include "kernels/cuda/wkv7_tables.h"
+#include "runtime/cuda/device.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
 constexpr int kWarp = wuneng::cuda::kWarp;
 constexpr int kGroup = kKept / kC;  // chunks from one kept state to the next
-constexpr int64_t kBlocks = 512;    // at most; each needs a Scratch
+// As many as run at once, two of 256 threads on a multiprocessor; each needs a Scratch.
+int64_t most_blocks(Device device, int W) {
+  return int64_t{wuneng::cuda::multiprocessors(device.index)} * 256 / W;
+}
 
-template <class T>
-struct Reading {
-  const T *dy, *r;  // [T, R, D]
-};
-template <class T>
-struct Readings {
-  Reading<T> first, second;
-  int count;
-  int64_t R;
-};
 template <class T>
 struct Gradients {
   T *dlog_w, *dk, *dv, *dkappa, *drate;  // [T, N, D]
@@ -154,7 +149,7 @@ struct Backward {
     const Factor<T> rounded = factor<T>(dP);
     store_tile(s.dP + own * kSmall, kSmall, rounded);
     add_product(dV, rounded, small_transposed(s.A_ak));
-    store_rows(dv, row, C, in.N, n, in.D, own, [&](int i) { return dV.x[i]; });
+    rows().store(dv, factor<T>(dV));
   }
 
   // What reaches the keys, the same three ways.
@@ -170,7 +165,7 @@ struct Backward {
     }
     sum(kDk) = dk, sum(kDb) = db, sum(kPassed) = {};
   }
-  __device__ void keys_through_reading() {
+  __device__ void keys_through_reading(T* dr, int64_t R, int h) {
     const Factor<T> Q = own_rows(s.Q);
     Tile dq{};
 #pragma unroll
@@ -179,6 +174,12 @@ struct Backward {
     for (int b = 0; b < kTiles; ++b) add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
     shared_by_all(values(Q), dq);
     through_pairs(Q, s.dpairs, dq);
+    if (dr) {
+      Tile scaled = dq;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) scaled.x[i] *= decays(1)[i];
+      TileRows<T>(row, C, R, h, in.D, own).store(dr, factor<T>(scaled));
+    }
     Tile passed = sum(kPassed);
     add_terms(passed, Q, dq, -1);
     sum(kPassed) = passed;
@@ -234,6 +235,23 @@ struct Backward {
     for (int i = 0; i < 8; ++i) sum.x[i] += sign * wide.x[i] * y.x[i];
   }
 
+  __device__ static Tile product_of(const Tile& x, Tile y) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) y.x[i] *= x.x[i];
+    return y;
+  }
+
+  // The warp's channels of the inputs and their gradients.
+  __device__ TileRows<T> rows() const { return {row, C, in.N, n, in.D, own}; }
+  // [i]: e^{g_t} of the element i [channel, t], with later 0 of the row before.
+  __device__ auto decays(int later) const {
+    struct Decays {
+      const float* from;
+      __device__ float operator[](int i) const { return from[tile_column(i) * W + tile_row(i)]; }
+    };
+    return Decays{s.c.grow + later * W + own};
+  }
+
   // Out of the decayed coordinates and into the results.
   __device__ void finish(const Factor<T>& A, const Tile& da, const Gradients<T>& out) {
 #pragma unroll
@@ -241,38 +259,30 @@ struct Backward {
       base[half] += __shfl_xor_sync(~0u, base[half], 1);
       base[half] += __shfl_xor_sync(~0u, base[half], 2);
     }
-    const auto store = [&](T* x, auto value) {
-      store_rows(x, row, C, in.N, n, in.D, own, [&](int i) {
-        const float* const g = s.c.grow + tile_column(i) * W + own + tile_row(i);
-        return value(i, g[0], 1.0f / g[W]);  // e^{g_{t-1}}, e^{-g_t}
-      });
-    };
-    // Of an input's element i.
-    const int64_t from = (int64_t{row} * in.N + n) * in.D + own;
-    const auto input = [&, stride = opaque(static_cast<int>(in.N) * in.D)](const T* x, int i) {
-      return as_float(x[from + tile_column(i) * stride + tile_row(i)]);
-    };
+    const TileRows<T> rows = this->rows();
     Tile passed = sum(kPassed);
-    {
-      const Tile dk = sum(kDk);
-      add_terms(passed, own_rows(s.c.K()), dk, 1);
-      store(out.dk, [&](int i, float, float down) { return dk.x[i] * down; });
-    }
-    {
-      const Tile db = sum(kDb);
-      add_terms(passed, own_rows(s.c.B()), db, 1);
-      store(out.dkappa, [&](int i, float before, float down) {
-        return input(in.rate, i) * db.x[i] * down - da.x[i] * before;
-      });
-      store(out.drate, [&](int i, float, float down) { return input(in.kappa, i) * db.x[i] * down; });
-    }
+    // A key's or a removal's gradient: what passes its row, then out of the decays.
+    const auto undecayed = [&](Sum which, const T* X) {
+      Tile d = sum(which);
+      add_terms(passed, own_rows(X), d, 1);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) d.x[i] *= reciprocal<T>(decays(1)[i]);
+      return d;
+    };
+    rows.store(out.dk, factor<T>(undecayed(kDk, s.c.K())));
+    const Tile db = undecayed(kDb, s.c.B());
+    rows.store(out.drate, factor<T>(product_of(values(rows.load(in.kappa)), db)));
+    Tile dkappa = product_of(values(rows.load(in.rate)), db);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) dkappa.x[i] -= da.x[i] * decays(0)[i];
+    rows.store(out.dkappa, factor<T>(dkappa));
     Tile dlog_w;
 #pragma unroll
     for (int i = 0; i < 8; ++i) dlog_w.x[i] = base[i / 2 % 2];
     add_terms(dlog_w, A, da, -1);
     add_terms(passed, A, da, -1);
     add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
-    store(out.dlog_w, [&](int i, float, float) { return dlog_w.x[i]; });
+    rows.store(out.dlog_w, factor<T>(dlog_w));
   }
 
   // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`. The values'
@@ -283,12 +293,11 @@ struct Backward {
     own = opaque(own);
     states = &scratch.states[chunk][0][threadIdx.x];
     const int each = last - first, count = each * readings.count;
-    const auto load = [&](int i) {
-      const bool of_first = i < each;
-      load_reading({of_first ? readings.first.dy : readings.second.dy,
-                    of_first ? readings.first.r : readings.second.r},
-                   readings.R, first + i % each);
+    const auto reading = [&](int i) {
+      const Reading<T>&a = readings.first, &b = readings.second;
+      return i < each ? Reading<T>{a.dy, a.r, a.dr} : Reading<T>{b.dy, b.r, b.dr};
     };
+    const auto load = [&](int i) { load_reading(reading(i), readings.R, first + i % each); };
     const auto exchange = [&](int i) {
       __syncthreads();
       load(i);
@@ -315,7 +324,7 @@ struct Backward {
     keys_through_state();
     for (int i = count - 1; i >= 0; --i) {
       if (i < count - 1) exchange(i);
-      keys_through_reading();
+      keys_through_reading(reading(i).dr, readings.R, first + i % each);
     }
     keys_through_removal(out);
     __syncthreads();
@@ -324,55 +333,52 @@ struct Backward {
 
 template <class T, int W>
 __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
-    backward_kernel(Inputs<T> in, const int64_t* segments, int chains, const int32_t* readers,
+    backward_kernel(Inputs<T> in, const int64_t* pieces, int chains, const int32_t* readers,
                     Readings<T> readings, const float* chunk_states, const T* removed, const float* dfinal,
-                    Gradients<T> out, Scratch<T, W>* scratch) {
+                    const float* after, Gradients<T> out, Scratch<T, W>* scratch) {
   auto& s = *wuneng::cuda::shared_memory<Shared<T, W>>();
   const int64_t square = int64_t{in.D} * in.D;
   for (int chain = blockIdx.x; chain < chains; chain += gridDim.x) {
-    const int64_t* const segment = segments + chain / in.N * 3;
-    const int begin = static_cast<int>(segment[0]), count = static_cast<int>(segment[1]),
+    const int64_t* const piece = pieces + chain / in.N * 5;
+    const int begin = static_cast<int>(piece[0]), count = static_cast<int>(piece[1]),
               n = static_cast<int>(chain % in.N), warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int64_t of_segment = (piece[3] * in.N + n) * square;
+    const bool is_first = piece[4] & 1, is_last = piece[4] & 2;
     Backward<T, W> b{in, s, scratch[blockIdx.x], n, warp, warp * kTile};
-    b.dS.load(dfinal ? dfinal + chain * square : nullptr, in.D, b.own);
+    b.dS.load(!is_last ? after + chain * square : dfinal ? dfinal + of_segment : nullptr, in.D, b.own);
     for (int group = (count - 1) / kKept; group >= 0; --group) {
       const int first = begin + group * kKept, rows = min(kKept, count - group * kKept);
-      b.compute_states(chunk_states + ((segment[2] + group) * in.N + n) * square, first, rows, removed);
+      b.compute_states(chunk_states + ((piece[2] + group) * in.N + n) * square, first, rows, removed);
       for (int chunk = (rows - 1) / kC; chunk >= 0; --chunk) {
         b.row = first + chunk * kC, b.C = min(kC, rows - chunk * kC);
         b.run(chunk, removed, readings, readers[2 * n], readers[2 * n + 1], out);
       }
     }
-    b.dS.store(out.dinitial ? out.dinitial + chain * square : nullptr, in.D, b.own);
+    if (is_first) b.dS.store(out.dinitial ? out.dinitial + of_segment : nullptr, in.D, b.own);
   }
 }
 
 }  // namespace
 
 void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
-  WUNENG_ASSERT(args.readings.size() <= 2);
   with_width(args.in, [&]<class T, int W>() {
     using wuneng::cuda::optional;
     const Inputs in = inputs_of<T>(args.in);
     const Device device = args.in.k.device();
-    const Tensor segments = segment_table(args.in.segments, device),
+    const int64_t most = most_blocks(device, W);
+    const Pieces pieces = cut_in_pieces(args.in.segments, in.N, most, device);
+    const Tensor after = pieces.cut ? gradients_after(stream, args, pieces) : Tensor(),
                  readers = reader_table(args.head_state, in.N, device);
-    Readings<T> readings{};
-    for (const auto& pair : args.readings) {
-      const Reading<T> reading{pair.dy.data<T>(), pair.r.data<T>()};
-      (readings.count++ ? readings.second : readings.first) = reading;
-      readings.R = pair.r.dim(1);
-    }
     const Gradients<T> out{args.dlog_w.data<T>(), args.dk.data<T>(),    args.dv.data<T>(),
                            args.dkappa.data<T>(), args.drate.data<T>(), optional(args.dinitial)};
-    const int64_t chains = static_cast<int64_t>(args.in.segments.size()) * in.N,
-                  blocks = std::min(chains, kBlocks);
+    const int64_t chains = pieces.count * in.N, blocks = std::min(chains, most);
     const Tensor scratch = Tensor::empty(
         {blocks * static_cast<int64_t>(sizeof(Scratch<T, W>) / sizeof(float))}, DType::f32, device);
     wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel<T, W>, dim3(blocks), dim3(2 * W),
-                         sizeof(Shared<T, W>), in, segments.data<int64_t>(), static_cast<int>(chains),
-                         readers.data<int32_t>(), readings, args.chunk_states.f32(), args.removed.data<T>(),
-                         optional(args.dfinal), out, static_cast<Scratch<T, W>*>(scratch.raw()));
+                         sizeof(Shared<T, W>), in, pieces.pieces.data<int64_t>(), static_cast<int>(chains),
+                         readers.data<int32_t>(), readings_of<T>(args), args.chunk_states.f32(),
+                         args.removed.data<T>(), optional(args.dfinal), optional(after), out,
+                         static_cast<Scratch<T, W>*>(scratch.raw()));
   });
 }
 

@@ -6,7 +6,7 @@
 // product the rows that belong to them, so that little passes between warps. What is written here holds
 // after the block's next barrier, but for the thread's own channel.
 #pragma once
-#include "kernels/cuda/tile.h"
+#include "kernels/cuda/wkv7_rows.h"
 #include "kernels/wkv7.h"
 #include "runtime/cuda/launch.h"
 
@@ -33,20 +33,27 @@ Inputs<T> inputs_of(const Wkv7Inputs& in) {
           static_cast<int>(in.k.dim(2))};
 }
 
-// x, though the compiler cannot know it: what follows from it is computed again for each chunk, where it
-// would else lie in registers along the whole chain, beside the state.
-__device__ inline int opaque(int x) {
-  asm volatile("" : "+r"(x));
-  return x;
+// e^g and 1 / x to T's precision.
+template <class T>
+__device__ float decay(float g) {
+  if constexpr (sizeof(T) == 2) return fast_exp2(g * 1.44269504f);
+  return expf(g);
+}
+template <class T>
+__device__ float reciprocal(float x) {
+#ifdef __CUDACC__
+  if constexpr (sizeof(T) == 2) return __fdividef(1, x);
+#endif
+  return 1 / x;
 }
 
 template <class T, int W>
 struct Chunk {
-  static constexpr int P = tile_pitch(W), kHalf = kC / 2;
-  T A[kC * P];               // [16, P]
-  T KB[2 * kC * P];          // [32, P]: K over B
-  T VU[2 * kC * P];          // [32, P]: V over U
-  float grow[(kC + 1) * W];  // [17, W]: row t + 1 holds e^{g_t}
+  static constexpr int P = tile_pitch(W), kQuarter = kC / 4;
+  T A[kC * P];                           // [16, P]
+  T KB[2 * kC * P];                      // [32, P]: K over B
+  T VU[2 * kC * P];                      // [32, P]: V over U
+  alignas(16) float grow[(kC + 1) * W];  // [17, W]: row t + 1 holds e^{g_t}
 
   __device__ T* K() { return KB; }
   __device__ T* B() { return KB + kC * P; }
@@ -54,36 +61,42 @@ struct Chunk {
   __device__ T* U() { return VU + kC * P; }
   __device__ const float* total() const { return grow + kC * W; }  // e^G of the whole chunk
 
-  // Rows [row, row + C) of state head n; the others of the 16 are zero and do not decay. removed: null where
-  // U is still to be found. A thread has a channel, and of it one half of the rows.
+  // A thread of 2 W has two neighbouring channels and a quarter of the rows.
+  __device__ static int channel() { return opaque(static_cast<int>(threadIdx.x)) % (W / 2) * 2; }
+  __device__ static int first() { return opaque(static_cast<int>(threadIdx.x)) / (W / 2) * kQuarter; }
+
+  // Rows [row, row + C) of state head n; the others of the 16 are zero and do not decay. By 2 W threads.
   __device__ void load(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
-    const int stride = opaque(static_cast<int>(in.N) * in.D);
-    for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
-      const int c = e % W, first = e / W * kHalf, real = c < in.D ? C : 0;
-      int64_t at = row * stride + n * in.D + c;
-      float g = 0;
-      for (int t = 0; t < first; ++t, at += stride)
-        if (t < real) g += as_float(in.log_w[at]);
-      float before = expf(g);
-      if (first == 0) grow[c] = before;
-#pragma unroll 4
-      for (int t = first; t < first + kHalf; ++t, at += stride) {
-        float k = 0, v = 0, kappa = 0, rate = 0, u = 0;
-        if (t < real) {
-          g += as_float(in.log_w[at]);
-          k = as_float(in.k[at]), v = as_float(in.v[at]);
-          kappa = as_float(in.kappa[at]), rate = as_float(in.rate[at]);
-          if (removed) u = as_float(removed[at]);
-        }
-        const float up = expf(g), down = 1.0f / up;
-        grow[(t + 1) * W + c] = up;
-        assign(A[t * P + c], -kappa * before);
-        assign(K()[t * P + c], k * down);
-        assign(B()[t * P + c], kappa * rate * down);
-        assign(V()[t * P + c], v);
-        if (removed) assign(U()[t * P + c], u);
-        before = up;
+    const int stride = opaque(static_cast<int>(in.N) * in.D), c = channel(), real = c < in.D ? C : 0;
+    const int64_t at = row * stride + n * in.D + c;
+    const auto take = [&](const T* x, int t) {
+      return t < real ? Two<T>::from(x + at + t * stride) : Two<T>{};
+    };
+    float g[2] = {};
+    for (int t = 0; t < first(); ++t) {
+      const Two<T> log_w = take(in.log_w, t);
+      g[0] += log_w[0], g[1] += log_w[1];
+    }
+    float before[2] = {decay<T>(g[0]), decay<T>(g[1])};
+    if (first() == 0) Two<float>(before[0], before[1]).to(grow + c);
+#pragma unroll 2  // more loads at once would not leave the state its registers
+    for (int i = 0; i < kQuarter; ++i) {
+      const int t = first() + i, to = t * P + c;
+      const Two<T> log_w = take(in.log_w, t), k = take(in.k, t), v = take(in.v, t), kappa = take(in.kappa, t),
+                   rate = take(in.rate, t);
+      float up[2], down[2];
+#pragma unroll
+      for (int x = 0; x < 2; ++x) {
+        g[x] += log_w[x];
+        up[x] = decay<T>(g[x]), down[x] = decay<T>(-g[x]);
       }
+      Two<float>(up[0], up[1]).to(grow + (t + 1) * W + c);
+      Two<T>(-kappa[0] * before[0], -kappa[1] * before[1]).to(A + to);
+      Two<T>(k[0] * down[0], k[1] * down[1]).to(K() + to);
+      Two<T>(kappa[0] * rate[0] * down[0], kappa[1] * rate[1] * down[1]).to(B() + to);
+      v.to(V() + to);
+      if (removed) take(removed, t).to(U() + to);
+      before[0] = up[0], before[1] = up[1];
     }
   }
 
@@ -113,37 +126,26 @@ struct Chunk {
   // rows in load(); scaled: times e^{g_t}.
   __device__ void load_rows(const T* x, int64_t row, int C, int64_t heads, int64_t h, int D, T* to,
                             bool scaled) const {
-    for (int e = threadIdx.x; e < 2 * W; e += blockDim.x) {
-      const int c = e % W, first = e / W * kHalf, real = c < D ? C : 0;
-      const int stride = opaque(static_cast<int>(heads) * D);
-      int64_t at = (row + first) * stride + h * D + c;
-#pragma unroll 4
-      for (int t = first; t < first + kHalf; ++t, at += stride) {
-        const float value = t < real ? as_float(x[at]) : 0.0f;
-        assign(to[t * P + c], scaled ? value * grow[(t + 1) * W + c] : value);
+    const int stride = opaque(static_cast<int>(heads) * D), c = channel(), real = c < D ? C : 0;
+    const int64_t at = row * stride + h * D + c;
+#pragma unroll 2
+    for (int i = 0; i < kQuarter; ++i) {
+      const int t = first() + i;
+      Two<T> value = t < real ? Two<T>::from(x + at + t * stride) : Two<T>{};
+      if (scaled) {
+        const auto up = Two<float>::from(grow + (t + 1) * W + c);
+        value = Two<T>(value[0] * up[0], value[1] * up[1]);
       }
+      value.to(to + t * P + c);
     }
   }
 };
-
-// Channels [first, first + 16) of rows [row, row + C) of head h of x [T, heads, D], from a tile [channel, t]:
-// value(i) of its element i.
-template <class T, class F>
-__device__ void store_rows(T* x, int64_t row, int C, int64_t heads, int64_t h, int D, int first, F value) {
-  T* const from = x + (row * heads + h) * D + first;
-  const int stride = opaque(static_cast<int>(heads) * D);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int c = tile_row(i), t = tile_column(i);
-    if (t < C && first + c < D) assign(from[t * stride + c], value(i));
-  }
-}
 
 // f.operator()<T, W>() for the activations of `in`.
 template <class F>
 void with_width(const Wkv7Inputs& in, F f) {
   const int64_t D = in.k.dim(2);
-  if (D > 128) fail("wkv7: {} channels a head, expected at most 128", D);
+  if (D > 128 || D % 2 != 0) fail("wkv7: {} channels a head, expected an even number up to 128", D);
   const auto of_type = [&]<class T>() {
     if (D <= 32) return f.template operator()<T, 32>();
     if (D <= 64) return f.template operator()<T, 64>();

@@ -52,9 +52,10 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
       __syncthreads();
       for (int half = 0; half < 2; ++half)
         add_product(out, load_tile<true>(given + half * kC * P, P), load_tile(s.pairs[half], kSmall));
-      store_rows(y, row, C, R, h, D, own, [&](int i) {
-        return out.x[i] * (kTransposed ? c.grow[(tile_column(i) + 1) * W + own + tile_row(i)] : 1.0f);
-      });
+      if (kTransposed)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) out.x[i] *= c.grow[(tile_column(i) + 1) * W + own + tile_row(i)];
+      TileRows<T>(row, C, R, h, D, own).store(y, factor<T>(out));
     }
     if (at + kC < count) state.advance(c, own);
     __syncthreads();

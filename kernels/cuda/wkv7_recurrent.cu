@@ -13,7 +13,7 @@ __global__ void recurrent_kernel(Inputs<T> in, const int64_t* segments, const in
   const int D = in.D, P = D + 1, i = threadIdx.x;
   float *state = wuneng::cuda::shared_memory<float>(), *w = state + D * P, *k = w + D, *a = k + D, *b = a + D,
         *x = b + D;
-  const int64_t n = blockIdx.y, begin = segments[3 * blockIdx.x], count = segments[3 * blockIdx.x + 1];
+  const int64_t n = blockIdx.y, begin = segments[4 * blockIdx.x], count = segments[4 * blockIdx.x + 1];
   if (i < D)
     for (int j = 0; j < D; ++j) state[i * P + j] = 0;
   for (int64_t t = begin; t < begin + count; ++t) {

@@ -10,7 +10,8 @@ struct State {
   static constexpr int kTiles = W / kTile, P = Chunk<T, W>::P;
   Tile m[kTiles];
 
-  // f(element, place of the same in [D, D]) for those within D; `own` is the warp's first channel.
+  // f(first of two values, place of the same in [D, D]) for neighbours in a tile's row within D; the second
+  // one's place is the next, where kByKey D later.
   template <class F>
   __device__ void each(int D, int own, F f) {
     const int right = kByKey ? D : 1, down = kByKey ? 1 : D;  // to the next column of a tile, and row
@@ -18,18 +19,39 @@ struct State {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b, at += kTile * right)
 #pragma unroll
-      for (int i = 0; i < 8; ++i)
-        if (own + tile_row(i) < D && b * kTile + tile_column(i) < D)
-          f(m[b].x[i], at + i / 2 % 2 * 8 * down + (i / 4 * 8 + i % 2) * right);
+      for (int p = 0; p < 4; ++p)
+        if (own + tile_row(2 * p) < D && b * kTile + tile_column(2 * p) < D)
+          f(m[b].x + 2 * p, at + p % 2 * 8 * down + p / 2 * 8 * right);
   }
   // null: zeros, nowhere.
   __device__ void load(const float* from, int D, int own) {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) m[b] = Tile{};
-    if (from) each(D, own, [&](float& x, int at) { x = from[at]; });
+    if (!from) return;
+    each(D, own, [&](float* x, int at) {
+      if constexpr (kByKey) {
+        x[0] = from[at], x[1] = from[at + D];
+      } else {
+        const auto two = Two<float>::from(from + at);
+        x[0] = two[0], x[1] = two[1];
+      }
+    });
+  }
+  __device__ void add(const float* from, int D, int own) {
+    static_assert(!kByKey);
+    each(D, own, [&](float* x, int at) {
+      const auto two = Two<float>::from(from + at);
+      x[0] += two[0], x[1] += two[1];
+    });
   }
   __device__ void store(float* to, int D, int own) {
-    if (to) each(D, own, [&](float& x, int at) { to[at] = x; });
+    if (!to) return;
+    each(D, own, [&](const float* x, int at) {
+      if constexpr (kByKey)
+        to[at] = x[0], to[at + D] = x[1];
+      else
+        Two<float>(x[0], x[1]).to(to + at);
+    });
   }
 
   // To the state after the chunk: S_C = (S_0 + V^T K + U^T B) diag(e^G). first and second are the warp's own

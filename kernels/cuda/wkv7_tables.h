@@ -7,13 +7,13 @@
 
 namespace wuneng::kernels::cuda {
 
-// [segments, 3]: begin, count, first kept state.
+// [segments, 4]: begin, count, first kept state, rows from one to the next.
 inline Tensor segment_table(const std::vector<Wkv7Segment>& segments, Device device) {
   const int64_t kept = wkv7_kept(device.kind);
   std::vector<int64_t> flat;
   int64_t group = 0;
   for (const Wkv7Segment& s : segments) {
-    flat.insert(flat.end(), {s.begin, s.count, group});
+    flat.insert(flat.end(), {s.begin, s.count, group, kept});
     group += (s.count + kept - 1) / kept;
   }
   return upload(flat, device);

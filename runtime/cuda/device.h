@@ -48,6 +48,7 @@ inline void expect_messages() {}
 inline int device_count() { return 0; }
 inline std::string why_none() { return "this build has no CUDA"; }
 inline std::string device_name(int) { none(); }
+inline int multiprocessors(int) { none(); }
 inline std::string bus_id(int) { none(); }
 inline void* compute_stream(int) { none(); }
 inline void synchronize(int) { none(); }

@@ -113,8 +113,9 @@ void attention(Bench& b, int64_t D) {
   });
 }
 
-void wkv7(Bench& b, int64_t D) {
-  const int64_t B = b.size(8, 1), L = b.size(4096, 70), N = b.size(4096 / D, 1), T = B * L;
+// B sequences, N state heads and R readers.
+void wkv7(Bench& b, int64_t B, int64_t N, int64_t R, int64_t D) {
+  const int64_t L = b.size(4096, 70), T = B * L;
   const float width = 1 / std::sqrt(static_cast<float>(D));
   Wkv7Inputs in{.log_w = b.uniform({T, N, D}, -0.6065f, 0),
                 .k = b.normal({T, N, D}, width),
@@ -123,26 +124,29 @@ void wkv7(Bench& b, int64_t D) {
                 .rate = b.uniform({T, N, D}, 0, 1)};
   std::vector<int> head_state;
   for (int64_t i = 0; i < B; ++i) in.segments.push_back({i * L, L});
-  for (int64_t n = 0; n < N; ++n) head_state.push_back(static_cast<int>(n));
+  for (int64_t h = 0; h < R; ++h) head_state.push_back(static_cast<int>(h * N / R));
   const auto fresh = [&] { return b.empty({T, N, D}); };
   const Tensor kept = b.f32({wkv7_kept_count(in.segments, b.stream.device.kind), N, D, D}), removed = fresh(),
-               r = b.normal({T, N, D}), y = fresh(), dr = fresh(), dy = b.normal({T, N, D});
+               r = b.normal({T, R, D}), y = b.empty({T, R, D}), dr = b.empty({T, R, D}),
+               dy = b.normal({T, R, D});
   Wkv7BackwardArgs back{.in = in, .chunk_states = kept, .removed = removed, .head_state = head_state};
-  back.readings = {{dy, r}};
+  back.readings = {{dy, r, dr}};
   back.dlog_w = fresh(), back.dk = fresh(), back.dv = fresh(), back.dkappa = fresh(), back.drate = fresh();
-  const std::string shape = fmt::format("B {} T {} H {} D {}", B, L, N, D);
-  const double element = double(T * N * D), flops = 2 * element * D;  // of one product with the state
+  const std::string shape = fmt::format("B {} T {} H {} readers {} D {}", B, L, N, R, D);
+  // Bytes of a tensor's channels of states and of readers, FLOPs of one product of either with the state.
+  const double states = 2.0 * double(T * N * D), readers = 2.0 * double(T * R * D), flops = states * D,
+               reading_flops = readers * D;
   const auto forward = [&] {
     wkv7_states(b.stream, {.in = in, .chunk_states = kept, .removed = removed});
     wkv7_read(b.stream, {in, kept, removed, head_state, r, y});
   };
-  const auto backward = [&] {
-    wkv7_read_transposed(b.stream, {in, kept, removed, head_state, dy, dr});
-    wkv7_backward(b.stream, back);
-  };
-  b.measure("wkv7 forward", shape, 14 * element, 4 * flops, forward);
-  b.measure("wkv7 backward", shape, 26 * element, 8 * flops, backward);
-  b.measure("wkv7 forward and backward", shape, 40 * element, 12 * flops, [&] { forward(), backward(); });
+  const auto backward = [&] { wkv7_backward(b.stream, back); };
+  const double in_bytes = 5 * states + 2 * readers, out_bytes = 10 * states + 3 * readers;
+  const double in_flops = 3 * flops + reading_flops, out_flops = 5 * flops + 3 * reading_flops;
+  b.measure("wkv7 forward", shape, in_bytes, in_flops, forward);
+  b.measure("wkv7 backward", shape, out_bytes, out_flops, backward);
+  b.measure("wkv7 forward and backward", shape, in_bytes + out_bytes, in_flops + out_flops,
+            [&] { forward(), backward(); });
 }
 
 void losses(Bench& b) {
@@ -195,7 +199,9 @@ int main(int argc, char** argv) {
   Bench b(parse_device(argc > 1 ? argv[1] : "cuda", 0), argc > 2 && std::string(argv[2]) == "small");
   products(b);
   for (const int64_t D : {64, 128}) attention(b, D);
-  for (const int64_t D : {64, 128}) wkv7(b, D);
+  for (const int64_t D : {64, 128}) wkv7(b, b.size(8, 1), b.size(4096 / D, 1), b.size(4096 / D, 1), D);
+  wkv7(b, 1, b.size(16, 1), b.size(16, 1), 128);  // one packed sequence
+  wkv7(b, 1, b.size(4, 1), b.size(28, 2), 128);   // of Qwen2.5-7B
   losses(b);
   passes(b);
 }

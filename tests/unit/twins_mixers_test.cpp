@@ -225,7 +225,9 @@ TEST_P(Wkv7Twins, Agree) {
                        .dkappa = side.out(inputs),
                        .drate = side.out(inputs),
                        .dinitial = c.initial ? side.out(states, DType::f32) : Tensor()};
-    for (int i = 0; i < c.readings; ++i) b.readings.push_back({side.normal(readers), side.normal(readers)});
+    for (int i = 0; i < c.readings; ++i)
+      b.readings.push_back(
+          {side.normal(readers), side.normal(readers), i == 0 ? side.out(readers) : Tensor()});
     wkv7_backward(side.stream, b);
     if (!c.initial) wkv7_recurrent(side.stream, {in, c.head_state, r, side.out(readers)});
   });
@@ -233,16 +235,21 @@ TEST_P(Wkv7Twins, Agree) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, Wkv7Twins,
-    testing::Values(Wkv7Case{"two_documents_two_readings", 83, 2, 64, {{0, 40}, {43, 37}}, {0, 0, 1, 1}, 2},
-                    Wkv7Case{"uneven_readers", 64, 2, 64, {{0, 64}}, {0, 1, 1}},
-                    Wkv7Case{"a_state_head_without_readers", 50, 3, 32, {{1, 48}}, {0, 2}, 1, true, false},
-                    Wkv7Case{"from_zero", 48, 1, 64, {{0, 48}}, {0}, 1, false, false},
-                    Wkv7Case{"no_reading", 20, 1, 16, {{0, 20}}, {0}, 0},
-                    Wkv7Case{"odd_width", 21, 2, 10, {{0, 3}, {3, 18}}, {0, 1}, 1},
-                    Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2},
-                    Wkv7Case{"several_kept_states", 210, 2, 64, {{3, 70}, {75, 130}}, {0, 1}, 1},
-                    Wkv7Case{"fastest_decay", 90, 2, 64, {{0, 90}}, {0, 1}, 1, true, true, -0.606f},
-                    Wkv7Case{"several_kept_states_d128", 150, 1, 128, {{0, 150}}, {0}, 1}),
+    testing::Values(
+        Wkv7Case{"two_documents_two_readings", 83, 2, 64, {{0, 40}, {43, 37}}, {0, 0, 1, 1}, 2},
+        Wkv7Case{"uneven_readers", 64, 2, 64, {{0, 64}}, {0, 1, 1}},
+        Wkv7Case{"a_state_head_without_readers", 50, 3, 32, {{1, 48}}, {0, 2}, 1, true, false},
+        Wkv7Case{"from_zero", 48, 1, 64, {{0, 48}}, {0}, 1, false, false},
+        Wkv7Case{"no_reading", 20, 1, 16, {{0, 20}}, {0}, 0},
+        Wkv7Case{"odd_width", 21, 2, 10, {{0, 3}, {3, 18}}, {0, 1}, 1},
+        Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2},
+        Wkv7Case{"several_kept_states", 210, 2, 64, {{3, 70}, {75, 130}}, {0, 1}, 1},
+        Wkv7Case{"fastest_decay", 90, 2, 64, {{0, 90}}, {0, 1}, 1, true, true, -0.606f},
+        Wkv7Case{"several_kept_states_d128", 150, 1, 128, {{0, 150}}, {0}, 1},
+        Wkv7Case{"several_readers_and_kept_states", 210, 3, 32, {{0, 140}, {141, 69}}, {0, 0, 2}, 2},
+        // More than the emulated GPU has room for at once: pieces of two kept states, whole chains.
+        Wkv7Case{"larger_pieces", 300, 8, 16, {{0, 290}}, {0, 1, 2, 3, 4, 5, 6, 7}, 1},
+        Wkv7Case{"whole_chains", 70, 33, 16, {{0, 70}}, {0, 1, 7, 32}, 1}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Twins, Boundary) {

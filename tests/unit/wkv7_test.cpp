@@ -244,7 +244,8 @@ struct Kernels {
                           .dinitial = like_states()};
     for (Tensor* x : {&args.dlog_w, &args.dk, &args.dv, &args.dkappa, &args.drate}) *x = like_rows(p.N);
     for (int i = 0; i < p.readings; ++i)
-      args.readings.push_back({rows(p.dy[i], p.readers()), rows(p.r[i], p.readers())});
+      args.readings.push_back(
+          {rows(p.dy[i], p.readers()), rows(p.r[i], p.readers()), like_rows(p.readers())});
     wkv7_backward(stream, args);
     return args;
   }
@@ -323,6 +324,8 @@ TEST_P(Wkv7, BackwardMatchesDoubleRecurrence) {
   expect_rows("dkappa", p, found.dkappa, reference.dkappa);
   expect_rows("drate", p, found.drate, reference.drate);
   expect_states("dinitial", found.dinitial, reference.dinitial);
+  for (int i = 0; i < p.readings; ++i)
+    expect_rows("dr", p, found.readings[i].dr, reference.read(p.dy[i], true));
 }
 
 TEST_P(Wkv7, RecurrentMatchesDoubleRecurrence) {
@@ -346,6 +349,7 @@ TEST_P(Wkv7, ThreadsChangeNothing) {
     const Wkv7BackwardArgs b = kernels.backward();
     std::vector<Tensor> out{kernels.final_state, kernels.removed, b.dlog_w, b.dk, b.dv, b.dkappa, b.drate};
     for (const Vector& r : p.r) out.insert(out.end(), {kernels.read(r, false), kernels.read(r, true)});
+    for (const auto& pair : b.readings) out.push_back(pair.dr);
     set_thread_count(before);
     return out;
   };
