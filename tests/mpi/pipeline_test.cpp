@@ -200,7 +200,7 @@ TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   const Device gpu{DeviceKind::cuda, 0};
   const Comm world = Comm::world();
   const Mesh mesh = Mesh::make(world, {1, world.size(), 1}, {});
-  mesh.connect(gpu);
+  mesh.connect(gpu, true);
   for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu);
   if (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK")) {
     EXPECT_EQ(locked_bytes(), 0) << "some messages went through the host";
