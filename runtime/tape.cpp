@@ -27,10 +27,19 @@ void Tape::record(const Var& out, std::function<void()> input_gradient,
     steps_.push_back({out, std::move(input_gradient), std::move(weight_gradient)});
 }
 
+void Tape::mark(std::function<void()> function) {
+  if (recording_) steps_.push_back({{}, {}, std::move(function)});
+}
+
+void Tape::Step::form_weight_gradient() const {
+  if (weight_gradient) weight_gradient();
+  if (out.defined()) out.drop_grad();
+}
+
 void Tape::backward_inputs() {
   for (; !steps_.empty(); steps_.pop_back()) {
     Step& step = steps_.back();
-    if (!step.out.has_grad()) continue;
+    if (!step.reached()) continue;
     if (step.input_gradient) step.input_gradient();
     step.input_gradient = {};
     if (step.weight_gradient)
@@ -42,8 +51,7 @@ void Tape::backward_inputs() {
 
 void Tape::backward_weights() {
   for (Step& step : waiting_) {
-    step.weight_gradient();
-    step.out.drop_grad();
+    step.form_weight_gradient();
     step = {};
   }
   waiting_.clear();
@@ -52,10 +60,9 @@ void Tape::backward_weights() {
 void Tape::backward() {
   for (; !steps_.empty(); steps_.pop_back()) {
     Step& step = steps_.back();
-    if (!step.out.has_grad()) continue;
+    if (!step.reached()) continue;
     if (step.input_gradient) step.input_gradient();
-    if (step.weight_gradient) step.weight_gradient();
-    step.out.drop_grad();
+    step.form_weight_gradient();
   }
   backward_weights();
 }

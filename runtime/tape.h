@@ -72,6 +72,9 @@ class Tape {
   void record(const Var& out, std::function<void()> input_gradient,
               std::function<void()> weight_gradient = {});
 
+  // Backwards, `function` runs as soon as what was recorded after it has all its gradients, weights included.
+  void mark(std::function<void()> function);
+
   // Gradients of everything, from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
   // The same in two halves. backward_weights runs what backward_inputs left, oldest first.
@@ -80,8 +83,11 @@ class Tape {
 
  private:
   struct Step {
-    Var out;
+    Var out;  // undefined: a mark, its function in weight_gradient
     std::function<void()> input_gradient, weight_gradient;
+
+    bool reached() const { return !out.defined() || out.has_grad(); }
+    void form_weight_gradient() const;
   };
   Stream stream_;
   bool recording_;

@@ -1,0 +1,68 @@
+// The tape's order: which closure runs when, whole and in halves, with marks between.
+#include "runtime/tape.h"
+
+#include <gmock/gmock.h>
+
+namespace wuneng {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+// A chain of operators a, b, c that write down what runs, with marks before b and behind c.
+struct Chain {
+  Tape tape;
+  std::vector<std::string> ran;
+  Var x{Tensor::zeros({1}), true};
+
+  explicit Chain(bool recording = true) : tape({}, recording) {
+    Var v = step("a", x);
+    mark("before b");
+    v = step("b", v);
+    v = step("c", v);
+    mark("behind c");
+    v.set_grad(Tensor::zeros({1}));
+  }
+  void note(const std::string& what) { ran.push_back(what); }
+  void mark(const char* name) {
+    tape.mark([=, this] { note(name); });
+  }
+  Var step(const std::string& name, const Var& in) {
+    const Var out = tape.output(Tensor::zeros({1}), tape.wants(in));
+    tape.record(
+        out,
+        [=, this] {
+          note(name + " input");
+          in.add_grad(out.grad());
+        },
+        [=, this] { note(name + " weight"); });
+    return out;
+  }
+};
+
+TEST(Tape, AMarkRunsBetweenWhatIsBeforeAndBehindIt) {
+  Chain chain;
+  chain.tape.backward();
+  EXPECT_THAT(chain.ran, ElementsAre("behind c", "c input", "c weight", "b input", "b weight", "before b",
+                                     "a input", "a weight"));
+  chain.tape.backward();
+  EXPECT_EQ(chain.ran.size(), 8) << "the tape is empty afterwards";
+}
+
+TEST(Tape, InHalvesAMarkWaitsForTheWeights) {
+  Chain chain;
+  chain.tape.backward_inputs();
+  EXPECT_THAT(chain.ran, ElementsAre("c input", "b input", "a input"));
+  chain.ran.clear();
+  chain.tape.backward_weights();
+  EXPECT_THAT(chain.ran, ElementsAre("behind c", "c weight", "b weight", "before b", "a weight"));
+}
+
+TEST(Tape, ASilentTapeHasNoMarks) {
+  Chain chain(false);
+  chain.tape.backward();
+  EXPECT_THAT(chain.ran, IsEmpty());
+}
+
+}  // namespace
+}  // namespace wuneng
