@@ -79,7 +79,7 @@ Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& pa
   const Var x = copy_to_ranks(tape, shard_.tp,
                               ops::rms_norm(tape, mixed, layer.post_attention_norm, config_.rms_norm_eps));
   const Var inner = ops::swiglu(tape, ops::linear(tape, x, layer.gate), ops::linear(tape, x, layer.up));
-  return ops::add(tape, mixed, sum_over_ranks(tape, shard_.tp, ops::linear(tape, inner, layer.down)));
+  return ops::add(tape, mixed, ops::row_parallel(tape, shard_.tp, {{inner, layer.down}}));
 }
 
 Tensor Decoder::logits(const Tensor& hidden) const {

@@ -64,5 +64,55 @@ TEST(Tape, ASilentTapeHasNoMarks) {
   EXPECT_THAT(chain.ran, IsEmpty());
 }
 
+// A sum's beginning, what was left of the weights behind it, its end; the last sum's, and what is before it.
+TEST(Tape, WeightGradientsAreFormedBesideSums) {
+  for (const bool in_halves : {false, true}) {
+    Tape tape;
+    std::vector<std::string> ran;
+    const Var x(Tensor::zeros({1}), true);
+    const auto note = [&](const std::string& what) { return [&ran, what] { ran.push_back(what); }; };
+    const auto linear = [&](const std::string& name, const Var& in) {
+      const Var out = tape.output(Tensor::zeros({1}), true);
+      tape.record(
+          out,
+          [=, &ran] {
+            ran.push_back(name);
+            in.add_grad(out.grad());
+          },
+          note("weight " + name));
+      return out;
+    };
+    const auto sum = [&](const std::string& name, const Var& in) {
+      const Var out = tape.output(Tensor::zeros({1}), true);
+      tape.record_sum(out, note("begin " + name), [=, &ran] {
+        ran.push_back("end " + name);
+        in.add_grad(out.grad());
+      });
+      return out;
+    };
+    const Var a = linear("a", x);
+    tape.mark(note("mark"));
+    const Var b = linear("b", sum("first", a));
+    tape.mark(note("late mark"));
+    const Var c = linear("c", b);
+    const Var unused = sum("unused", c);
+    const Var d = linear("d", sum("second", c));
+    d.set_grad(Tensor::zeros({1}));
+    if (in_halves) {
+      tape.backward_inputs();
+      EXPECT_THAT(ran,
+                  ElementsAre("d", "begin second", "end second", "c", "b", "begin first", "end first", "a"));
+      ran.clear();
+      tape.backward_weights();
+      EXPECT_THAT(ran, ElementsAre("weight d", "weight c", "late mark", "weight b", "mark", "weight a"));
+    } else {
+      tape.backward();
+      EXPECT_THAT(
+          ran, ElementsAre("d", "begin second", "weight d", "end second", "c", "b", "begin first", "weight c",
+                           "late mark", "weight b", "end first", "mark", "a", "weight a"));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace wuneng
