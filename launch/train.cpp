@@ -64,7 +64,7 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   Runtime::set_hang_timeout(recipe.hang_timeout);
   const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
   const Device device = parse_device(recipe.device, Runtime::local_rank());
-  mesh.connect(device);
+  mesh.connect(device, recipe.overlap);
   const auto fingerprints = mesh.world.all_gather_text(data.fingerprint(), "data fingerprint");
   for (size_t r = 0; r < fingerprints.size(); ++r)
     require(fingerprints[r] == fingerprints[0],

@@ -186,6 +186,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.eval_batches = r.integer("run.eval_batches", 8, 0);
   t.log_every = r.integer("run.log_every", 10, 1);
   t.recompute = r.boolean("run.recompute", false);
+  t.overlap = r.boolean("run.overlap", true);
   t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
   r.finish();
   require(t.learning_rate.warmup <= t.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",

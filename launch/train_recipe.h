@@ -54,7 +54,7 @@ struct TrainRecipe {
   std::string out, resume, device, activations;
   uint64_t seed = 0;
   int64_t checkpoint_every = 0, keep = 0, eval_every = 0, eval_batches = 0, log_every = 0;
-  bool recompute = false;
+  bool recompute = false, overlap = true;
   double hang_timeout = 600;
 
   std::string path;      // of the recipe, for messages

@@ -34,6 +34,7 @@ class StudentRun {
         done_(done),
         reader_(data, first_round(data.rounds(), done), recipe.data_threads, own_items()) {
     freeze();
+    gradients_.emplace(model_.parameters(), groups_);
     optimizer_.emplace(model_.parameters(), recipe.adamw, model_.stream());
     if (done == 0)
       initialize();
@@ -145,16 +146,20 @@ class StudentRun {
   }
 
   // All micro-batches of a round through the pipeline; sums over all replicas, known on the last stage.
-  // divisor > 0: with gradients.
+  // divisor > 0: with gradients, summed over the ranks.
   LossSums pass(int64_t index, double divisor) {
     const int count = static_cast<int>(r_.accumulation);
     const LossTotals totals(model_.shard().device);
     PipelineWork work;
     work.train = divisor > 0;
+    const Schedule schedule = work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
+                                         : forward_only(mesh_.layout.pp, mesh_.pp_rank, count);
+    const auto completed = [&](const Parameter* first) { gradients_->complete_from(first); };
     work.rows = [&](int) { return r_.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
       const MicroBatch& batch = batches_[m];
-      const Var out = model_.forward(tape, batch, hidden);
+      const Var out = model_.forward(tape, batch, hidden,
+                                     m == last_backward(schedule) ? Stage::Completed(completed) : nullptr);
       if (!mesh_.last_stage()) return out;
       const std::vector<TeacherSlice> slices =
           teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();
@@ -164,9 +169,8 @@ class StudentRun {
       return loss;
     };
     const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream(), model_.shard().activations);
-    pipeline.run(work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
-                            : forward_only(mesh_.layout.pp, mesh_.pp_rank, count),
-                 work);
+    pipeline.run(schedule, work);
+    if (work.train) gradients_->finish();
     if (!mesh_.last_stage()) return {};
     mesh_.dp.all_reduce(totals.tensor(), Reduce::sum, "loss over dp");
     return totals.read();
@@ -184,9 +188,7 @@ class StudentRun {
     const Round& round = data_.rounds()[index];
     const double divisor = labelled_tokens();
     const LossSums sums = pass(index, divisor);
-    const Parameters parameters = model_.parameters();
-    synchronize_gradients(parameters, groups_);
-    const double norm = gradient_norm(parameters, groups_);
+    const double norm = gradient_norm(model_.parameters(), groups_);
     // The last stage alone knows the loss; the gradients' norm is known to all, and is not finite where the
     // loss is not.
     require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated",
@@ -239,6 +241,7 @@ class StudentRun {
   const TrainingData& data_;
   GradientGroups groups_;
   Decoder model_;
+  std::optional<GradientSums> gradients_;
   std::optional<Optimizer> optimizer_;
   std::unique_ptr<TeacherSource> teacher_;
   std::optional<MetricsFile> metrics_;

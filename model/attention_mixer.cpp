@@ -42,7 +42,7 @@ class AttentionMixer : public Mixer {
         ops::rope(tape, heads(weights_.k, weights_.k_bias, G), packing.positions, config_.rope_theta);
     const Var v = heads(weights_.v, weights_.v_bias, G);
     const Var A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
-    return sum_over_ranks(tape, tp_, ops::linear(tape, ops::reshape(tape, A, {T, H * D}), weights_.o));
+    return ops::row_parallel(tape, tp_, {{ops::reshape(tape, A, {T, H * D}), weights_.o}});
   }
 
  private:

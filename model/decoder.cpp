@@ -25,7 +25,7 @@ Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, boo
   const Range mine = stage_layers(c, shard.stages, shard.stage);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const std::string at = fmt::format("model.layers.{}.", i);
-    Layer layer;
+    Layer layer;  // its parameters behind those of the layers before it: see forward's marks
     layer.input_norm = store_.whole(at + "input_layernorm.weight", {d});
     layer.mixer = c.is_wuneng() ? make_wuneng_mixer(c, store_, shard.tp, at + "self_attn.")
                                 : make_attention_mixer(c, store_, shard.tp, at + "self_attn.");
@@ -50,14 +50,18 @@ Decoder::Decoder(const ModelConfig& config, const Shard& shard, DType dtype, boo
       }
 }
 
-Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden) {
+Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden, const Completed& completed) {
   const auto packing = std::make_shared<Packing>(
       Packing::make(batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0,
                     shard_.device));
   Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp,
                                           ops::embedding(tape, batch.tokens, embedding_, shard_.activations))
                          : hidden;
+  const auto mark = [&](const Parameter* first) {
+    if (completed) tape.mark([=] { completed(first); });
+  };
   for (const Layer& layer : layers_) {
+    mark(layer.input_norm);
     if (recompute_ && tape.recording())
       h = wuneng::recompute(tape, {h}, [this, &layer, packing](Tape& inner, const std::vector<Var>& in) {
         return run(inner, layer, in[0], *packing);
@@ -65,7 +69,9 @@ Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden) {
     else
       h = run(tape, layer, h, *packing);
   }
-  return shard_.last() ? ops::rms_norm(tape, h, norm_, config_.rms_norm_eps) : h;
+  if (!shard_.last()) return h;
+  mark(norm_);
+  return ops::rms_norm(tape, h, norm_, config_.rms_norm_eps);
 }
 
 Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const {
@@ -75,7 +81,7 @@ Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& pa
   const Var x = copy_to_ranks(tape, shard_.tp,
                               ops::rms_norm(tape, mixed, layer.post_attention_norm, config_.rms_norm_eps));
   const Var inner = ops::swiglu(tape, ops::linear(tape, x, layer.gate), ops::linear(tape, x, layer.up));
-  return ops::add(tape, mixed, sum_over_ranks(tape, shard_.tp, ops::linear(tape, inner, layer.down)));
+  return ops::add(tape, mixed, ops::row_parallel(tape, shard_.tp, {{inner, layer.down}}));
 }
 
 void Decoder::logits(const Tensor& hidden, Range columns, const Tensor& out) const {

@@ -25,7 +25,8 @@ class Decoder : public Stage {
 
   Parameters parameters() override { return store_.all(); }
   int64_t hidden_size() const override { return config_.hidden_size; }
-  Var forward(Tape& tape, const MicroBatch& batch, const Var& hidden) override;  // see Stage
+  Var forward(Tape& tape, const MicroBatch& batch, const Var& hidden,
+              const Completed& completed = {}) override;  // see Stage
 
   const ModelConfig& config() const { return config_; }
   const Shard& shard() const { return shard_; }

@@ -4,6 +4,7 @@
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
+#include "parallel/tensor_parallel.h"
 
 namespace wuneng::ops {
 namespace {
@@ -38,6 +39,19 @@ void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
   x.set_grad(fresh);
 }
 
+// x [T, I], of whatever shape its rows are.
+Tensor flat(const Var& x, P weight) { return x.value().view({x.dim(0), weight->var.dim(1)}); }
+
+// Of y = x W^T, where they are wanted.
+void input_gradient(const Stream& stream, const Tensor& dy, const Var& x, P weight) {
+  if (x.needs_grad()) matmul_into(stream, x, {.a = dy, .b = weight->var.value()});
+}
+void weight_gradient(const Stream& stream, const Tensor& dy, const Var& x, P weight) {
+  if (weight->var.needs_grad())
+    matmul_into(stream, weight->var,
+                {.a = dy, .b = flat(x, weight), .transpose_a = true, .like = weight->var.value().dtype()});
+}
+
 Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const Var& c) {
   const auto value = [](const Var& v) { return v.defined() ? v.value() : Tensor(); };
   const Tensor y = like(a);
@@ -63,20 +77,45 @@ Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const 
 
 Var linear(Tape& tape, const Var& x, P weight, P bias) {
   const int64_t T = x.dim(0), O = weight->var.dim(0);
-  const Tensor y = beside(x, {T, O}), x2 = x.value().view({T, weight->var.dim(1)});
-  kernels::matmul(tape.stream(), {.a = x2, .b = weight->var.value(), .c = y, .transpose_b = true});
+  const Tensor y = beside(x, {T, O});
+  kernels::matmul(tape.stream(),
+                  {.a = flat(x, weight), .b = weight->var.value(), .c = y, .transpose_b = true});
   if (bias) kernels::add_bias(tape.stream(), {.x = y, .bias = bias->var.value(), .y = y});
   const Var out = tape.output(y, tape.wants(x, weight->var, bias ? bias->var : Var()));
   const bool trains = weight->var.needs_grad() || (bias && bias->var.needs_grad());
   tape.record(
+      out, [=, stream = tape.stream()] { input_gradient(stream, out.grad(), x, weight); },
+      !trains ? std::function<void()>() : [=, stream = tape.stream()] {
+        weight_gradient(stream, out.grad(), x, weight);
+        if (bias && bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
+      });
+  return out;
+}
+
+Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& products) {
+  const auto& [first, weight] = products.front();
+  const Tensor y = beside(first, {first.dim(0), weight->var.dim(0)});
+  sum_in_parts(tp, y, [&](int64_t begin, int64_t end) {
+    for (size_t i = 0; i < products.size(); ++i)
+      kernels::matmul(tape.stream(), {.a = flat(products[i].x, products[i].weight).rows(begin, end),
+                                      .b = products[i].weight->var.value(),
+                                      .c = y.rows(begin, end),
+                                      .transpose_b = true,
+                                      .accumulate = i > 0 ? 1.0f : 0.0f});
+  });
+  bool wanted = false, trains = false;
+  for (const Product& p : products) {
+    wanted |= tape.wants(p.x, p.weight->var);
+    trains |= p.weight->var.needs_grad();
+  }
+  const Var out = tape.output(y, wanted);
+  tape.record(
       out,
       [=, stream = tape.stream()] {
-        if (x.needs_grad()) matmul_into(stream, x, {.a = out.grad(), .b = weight->var.value()});
+        for (const Product& p : products) input_gradient(stream, out.grad(), p.x, p.weight);
       },
       !trains ? std::function<void()>() : [=, stream = tape.stream()] {
-        if (weight->var.needs_grad())
-          matmul_into(stream, weight->var, {.a = out.grad(), .b = x2, .transpose_a = true, .like = weight->var.value().dtype()});
-        if (bias && bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
+        for (const Product& p : products) weight_gradient(stream, out.grad(), p.x, p.weight);
       });
   return out;
 }

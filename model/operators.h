@@ -1,5 +1,5 @@
 // The operators that models are written in: each computes with kernels and records its gradient on the tape.
-// All are local to a rank; those that talk to other ranks are in parallel/tensor_parallel.h.
+// All but row_parallel are local to a rank; others that talk to ranks are in parallel/tensor_parallel.h.
 //
 // Letters: T rows (tokens of packed documents), H heads, D channels of a head, I and O input and output
 // channels.
@@ -10,6 +10,7 @@
 #include "kernels/pointwise.h"
 #include "kernels/rows.h"
 #include "parallel/parameter.h"
+#include "runtime/comm.h"
 #include "runtime/tape.h"
 
 namespace wuneng::ops {
@@ -26,6 +27,14 @@ Var rms_norm(Tape& tape, const Var& x, P weight,
 Var l2_norm(Tape& tape, const Var& x);  // over the last dimension
 Var rope(Tape& tape, const Var& x, const Tensor& positions, float theta);  // [T, H, D], positions [T] i32
 Var reshape(Tape& tape, const Var& x, Shape shape);
+
+// The sum of products x [T, I] -> [T, O] whose I are cut over the ranks, over all ranks: equal on each.
+// Formed in parts of rows, one summed while the next is multiplied.
+struct Product {
+  Var x;
+  P weight;  // [O, I]
+};
+Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& products);
 
 Var add(Tape& tape, const Var& a, const Var& b);
 Var silu(Tape& tape, const Var& x);

@@ -244,14 +244,14 @@ class WunengMixer : public Mixer {
   // F of {A + gamma M}, {alpha z}, {M} (Eq. 6), through the output projections: the layer's one sum over
   // ranks.
   Var combine(Tape& tape, const Var& A, const Var& z) const {
-    const int64_t T = A.dim(0), width = A.dim(1) * A.dim(2);
+    Var first = A;
+    std::vector<ops::Product> products;
     const auto project = [&](const Var& heads, P weight) {
-      return ops::linear(tape, ops::reshape(tape, heads, {T, width}), weight);
+      products.push_back({ops::reshape(tape, heads, {A.dim(0), A.dim(1) * A.dim(2)}), weight});
     };
-    Var first = A, own;
     const auto join = [&](const Var& heads, P output, P mix) {
       if (output)
-        own = own.defined() ? ops::add(tape, own, project(heads, output)) : project(heads, output);
+        project(heads, output);
       else
         first = ops::add(tape, first, mix ? ops::head_linear(tape, heads, mix) : heads);
     };
@@ -261,8 +261,8 @@ class WunengMixer : public Mixer {
       join(M, o_middle_, mix_middle_);
     }
     join(ops::scale_heads(tape, z, alpha_), o_state_, mix_state_);
-    const Var out = project(first, qwen_.o);
-    return sum_over_ranks(tape, tp_, own.defined() ? ops::add(tape, out, own) : out);
+    project(first, qwen_.o);
+    return ops::row_parallel(tape, tp_, products);
   }
 
   ModelConfig c_;

@@ -8,78 +8,96 @@
 namespace wuneng {
 namespace {
 
-constexpr int64_t kBucket =
-    8 << 20;  // elements: 32 MB. Large enough for bandwidth, small enough to stay a detail.
+constexpr int64_t kAlignment = 64;  // elements: a gradient in its bucket begins at a multiple
 
-// A gradient and its place among the elements that are summed with other ranks'.
-struct Part {
-  Tensor gradient;
-  int64_t offset = 0;  // where the gradient begins ...
-  int64_t count = 0;  // ... among this many elements, the same number on all ranks; the rest are other ranks'
+int64_t aligned(int64_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
 
-  Tensor flat() const { return gradient.view({gradient.numel()}); }
-  Tensor place(const Tensor& bucket, int64_t at) const {
-    return bucket.rows(at + offset, at + offset + gradient.numel());
-  }
-};
-
-Part whole(const Parameter& p) { return {p.var.grad_buffer(), 0, p.var.grad_buffer().numel()}; }
-
-// As elements of the logical tensor, so that ranges of ranks may overlap in any way.
-Part in_logical_tensor(const Parameter& p) {
-  const bool all = p.held == Range{0, p.global_shape[p.cut_dim]};
-  require(p.cut_dim == 0 || all,
+// Where a gradient of which tp's ranks hold shares begins in its logical tensor, so that ranges of ranks may
+// overlap in any way.
+int64_t begin_of_share(const Parameter& p) {
+  if (p.held == Range{0, p.global_shape[p.cut_dim]}) return 0;
+  require(p.cut_dim == 0,
           "parameter {}: a gradient of which ranks hold shares is cut along dimension {}, expected 0", p.name,
           p.cut_dim);
-  const int64_t count = element_count(p.global_shape);
-  return {p.var.grad_buffer(), all ? 0 : count / p.global_shape[0] * p.held.begin, count};
-}
-
-// Sums parts over the ranks of `comm`, in place. Small ones share a bucket and with it a call; one that fills
-// a bucket alone and is whole is not copied.
-void sum_in_buckets(const Comm& comm, const std::vector<Part>& parts, const char* what) {
-  if (comm.size() == 1) return;
-  Tensor buffer;
-  int64_t left = 0;  // elements behind this bucket
-  for (const Part& p : parts) left += p.count;
-  for (size_t first = 0, last; first < parts.size(); first = last) {
-    int64_t total = parts[first].count;
-    for (last = first + 1; last < parts.size() && total + parts[last].count <= kBucket; ++last)
-      total += parts[last].count;
-    left -= total;
-    if (last == first + 1 && parts[first].gradient.numel() == total) {
-      comm.all_reduce(parts[first].gradient.view({total}), Reduce::sum, what);
-      continue;
-    }
-    if (!buffer.defined() || buffer.numel() < total)
-      buffer = Tensor::empty({std::max(total, std::min(total + left, kBucket))}, DType::f32,
-                             parts[first].gradient.device());
-    const Tensor bucket = buffer.rows(0, total);
-    int64_t at = 0;
-    for (size_t i = first; i < last; at += parts[i++].count) {
-      if (parts[i].gradient.numel() < parts[i].count) bucket.rows(at, at + parts[i].count).zero();
-      parts[i].place(bucket, at).copy_from(parts[i].flat());
-    }
-    comm.all_reduce(bucket, Reduce::sum, what);
-    at = 0;
-    for (size_t i = first; i < last; at += parts[i++].count)
-      parts[i].flat().copy_from(parts[i].place(bucket, at));
-  }
+  return element_count(p.global_shape) / p.global_shape[0] * p.held.begin;
 }
 
 }  // namespace
 
-void synchronize_gradients(const Parameters& parameters, const GradientGroups& groups) {
-  std::vector<Part> shares, ends, all;
-  for (const Parameter* p : parameters) {
-    if (!p->trainable) continue;
-    if (p->sum_over_tp) shares.push_back(in_logical_tensor(*p));
-    if (p->sum_over_embedding) ends.push_back(whole(*p));
-    all.push_back(whole(*p));
+GradientSums::GradientSums(const Parameters& parameters, const GradientGroups& groups, int64_t bucket)
+    : parameters_(parameters), groups_(groups) {
+  for (const bool at_the_ends : {false, true}) {
+    int64_t room = -1;  // the first parameter begins a bucket, be it empty
+    for (size_t i = parameters.size(); i-- > 0;) {
+      Parameter* const p = parameters[i];
+      if (!p->trainable || p->sum_over_embedding != at_the_ends) continue;
+      // Not this rank's part of it: all ranks of tp make the same buckets.
+      const int64_t size = element_count(p->global_shape) / groups.tp.size();
+      if (size > room) {
+        buckets_.push_back({.at_the_ends = at_the_ends});
+        room = bucket;
+      }
+      room -= size;
+      buckets_.back().first = i;
+      buckets_.back().parameters.push_back(p);
+    }
   }
-  sum_in_buckets(groups.tp, shares, "gradient shares over tp");
-  sum_in_buckets(groups.embedding, ends, "gradient of the tied embedding");
-  sum_in_buckets(groups.dp, all, "gradients over dp");
+  for (Bucket& b : buckets_) lay_out(b);
+}
+
+void GradientSums::lay_out(Bucket& bucket) const {
+  int64_t count = 0;
+  for (const Parameter* p : bucket.parameters) count += aligned(p->var.value().numel());
+  bucket.gradients = Tensor::zeros({count}, DType::f32, bucket.parameters[0]->var.value().device());
+  int64_t at = 0;
+  for (const Parameter* p : bucket.parameters) {
+    const Tensor flat = bucket.gradients.rows(at, at + p->var.value().numel());
+    if (p->var.has_grad()) flat.copy_from(p->var.grad().view(flat.shape()));
+    p->var.set_grad(flat.view(p->var.shape()));
+    at += aligned(flat.numel());
+    if (!p->sum_over_tp || groups_.tp.size() == 1) continue;
+    bucket.shares.push_back({flat, bucket.shared + begin_of_share(*p)});
+    bucket.shared += element_count(p->global_shape);
+  }
+}
+
+void GradientSums::complete_from(const Parameter* first) {
+  pass_on(true);  // what has had the time between two calls
+  begin(std::find(parameters_.begin(), parameters_.end(), first) - parameters_.begin(), false);
+  pass_on(false);
+}
+
+void GradientSums::finish() {
+  begin(0, true);
+  pass_on(true);
+  for (Bucket& bucket : buckets_) bucket.over_dp.wait();
+  begun_ = passed_ = 0;
+}
+
+// Of buckets whose parameters lie at `first` and behind, and of the ends' where that is said.
+void GradientSums::begin(size_t first, bool at_the_ends) {
+  for (; begun_ < buckets_.size(); ++begun_) {
+    Bucket& bucket = buckets_[begun_];
+    if (bucket.first < first || (bucket.at_the_ends && !at_the_ends)) return;
+    if (bucket.shares.empty()) continue;
+    bucket.sum_of_shares = Tensor::zeros({bucket.shared}, DType::f32, bucket.gradients.device());
+    for (const Share& s : bucket.shares) s.place(bucket.sum_of_shares).copy_from(s.gradient);
+    bucket.over_tp = groups_.tp.iall_reduce(bucket.sum_of_shares, Reduce::sum, "gradient shares over tp");
+  }
+}
+
+// Buckets that have begun, in turn, from tp to dp. wait: also those whose shares are being summed.
+void GradientSums::pass_on(bool wait) {
+  for (; passed_ < begun_; ++passed_) {
+    Bucket& bucket = buckets_[passed_];
+    if (!bucket.shares.empty() && !wait) return;
+    bucket.over_tp.wait();
+    for (const Share& s : bucket.shares) s.gradient.copy_from(s.place(bucket.sum_of_shares));
+    bucket.sum_of_shares = {};
+    if (bucket.at_the_ends)
+      groups_.embedding.all_reduce(bucket.gradients, Reduce::sum, "gradient of the tied embedding");
+    bucket.over_dp = groups_.dp.iall_reduce(bucket.gradients, Reduce::sum, "gradients over dp");
+  }
 }
 
 double gradient_norm(const Parameters& parameters, const GradientGroups& groups) {

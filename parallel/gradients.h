@@ -11,14 +11,57 @@ struct GradientGroups {
   Comm embedding = {};  // first and last pipeline stage; itself elsewhere
 };
 
-// Sums the gradient of every trainable parameter: over tp where its holders have shares (each element over
-// the ranks that hold it), over the two ends of the pipeline for a tied embedding, then over dp. A parameter
-// without a gradient counts as zero. Parameters of the ranks of one tp group, and of one dp group, correspond
-// by position.
-void synchronize_gradients(const Parameters& parameters, const GradientGroups& groups);
+// The sums of all trainable parameters' gradients: over tp where a gradient's holders have shares (each
+// element over the ranks that hold it), over the two ends of the pipeline for a tied embedding, then over dp.
+// A parameter without a gradient counts as zero. Parameters of the ranks of one tp group, and of one dp
+// group, correspond by position.
+//
+// Gradients lie beside each other in buckets, from the last parameter to the first, as a backward pass
+// completes them. A bucket's sums begin when all of it is complete and are formed beside the rest of the
+// pass. Which elements share a bucket, and the order of the sums, do not depend on when that is.
+class GradientSums {
+ public:
+  // Moves the gradients into the buckets, where they stay. bucket: elements of one at most, but for a
+  // gradient that is larger. 32 MB are large enough for bandwidth, small enough that the first is soon
+  // complete.
+  GradientSums(const Parameters& parameters, const GradientGroups& groups, int64_t bucket = 8 << 20);
+
+  // Begins what can be: until finish(), nothing is added to the gradient of `first` or of those behind it.
+  // Called in the same places of all ranks' programs, or not at all.
+  void complete_from(const Parameter* first);
+  // Nothing is added to any gradient. Afterwards they are the sums, and a next step may begin.
+  void finish();
+
+ private:
+  // A gradient of which tp's ranks hold shares.
+  struct Share {
+    Tensor gradient;    // flat
+    int64_t begin = 0;  // among the elements that tp's ranks sum
+
+    Tensor place(const Tensor& sum) const { return sum.rows(begin, begin + gradient.numel()); }
+  };
+  struct Bucket {
+    bool at_the_ends = false;  // of a tied embedding, which both ends of the pipeline hold
+    size_t first = 0;          // the least position of its parameters
+    std::vector<Parameter*> parameters = {};
+    Tensor gradients = {};  // all of them
+    std::vector<Share> shares = {};
+    int64_t shared = 0;         // elements that tp's ranks sum
+    Tensor sum_of_shares = {};  // while they do
+    Request over_tp = {}, over_dp = {};
+  };
+  void lay_out(Bucket& bucket) const;
+  void begin(size_t first, bool at_the_ends);
+  void pass_on(bool wait);
+
+  Parameters parameters_;
+  GradientGroups groups_;
+  std::vector<Bucket> buckets_;
+  size_t begun_ = 0, passed_ = 0;  // buckets whose sums over tp, over dp have begun
+};
 
 // The global L2 norm over owned elements, each counted once, the same on all ranks: it depends on the
-// layout's cut, but on no rank's thread count. Call after synchronize_gradients.
+// layout's cut, but on no rank's thread count. Call after the sums.
 double gradient_norm(const Parameters& parameters, const GradientGroups& groups);
 
 }  // namespace wuneng

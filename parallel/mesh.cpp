@@ -62,8 +62,8 @@ Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<La
   return m;
 }
 
-void Mesh::connect(Device device) const {
-  for (const Comm* group : {&tp, &pp, &dp, &embedding}) group->connect(device);
+void Mesh::connect(Device device, bool overlap) const {
+  for (const Comm* group : {&tp, &pp, &dp, &embedding}) group->connect(device, overlap);
   std::vector<Comm::Way> between_stages;
   for (int stage = 1; stage < layout.pp; ++stage) {
     between_stages.push_back({stage - 1, stage});

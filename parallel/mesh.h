@@ -30,7 +30,7 @@ struct Mesh {
   Comm embedding;   // first and last pipeline stage with the same dp and tp; itself elsewhere
 
   // Collective over the world: this rank computes on `device`; see Comm::connect and connect_messages.
-  void connect(Device device) const;
+  void connect(Device device, bool overlap) const;
 
   bool first_stage() const { return pp_rank == 0; }
   bool last_stage() const { return pp_rank == layout.pp - 1; }

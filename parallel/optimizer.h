@@ -1,5 +1,5 @@
 // The optimizer: AdamW on this rank's shards. Ranks that hold the same element hold the same gradient after
-// synchronize_gradients, and so compute the same update without talking.
+// GradientSums::finish, and so compute the same update without talking.
 #pragma once
 #include "parallel/parameter.h"
 

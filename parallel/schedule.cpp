@@ -188,6 +188,12 @@ Schedule forward_only(int stages, int stage, int micro_batches) {
   return out;
 }
 
+int last_backward(const Schedule& schedule) {
+  const auto found = std::find_if(schedule.rbegin(), schedule.rend(),
+                                  [](const Action& a) { return a.kind == Action::backward; });
+  return found == schedule.rend() ? -1 : found->micro_batch;
+}
+
 void validate(const std::vector<Schedule>& stages, int micro_batches, bool trains) {
   Simulation(stages, micro_batches, trains).run();
 }

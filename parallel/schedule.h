@@ -30,6 +30,9 @@ Schedule one_f_one_b(int stages, int stage, int micro_batches);
 // Forwards alone: evaluation, and the teacher.
 Schedule forward_only(int stages, int stage, int micro_batches);
 
+// The micro-batch that goes backward last, after which all gradients are complete; -1 where none goes.
+int last_backward(const Schedule& schedule);
+
 // Throws, naming stage, index and action, unless the schedules of all stages together
 // - run to their end, where sends do not block and receives do, and leave no message behind,
 // - take every micro-batch forward once and, where `trains`, backward once, each after what it needs,

@@ -1,5 +1,7 @@
 #include "parallel/tensor_parallel.h"
 
+#include <algorithm>
+
 #include "kernels/rows.h"
 
 namespace wuneng {
@@ -7,10 +9,13 @@ namespace wuneng {
 Var copy_to_ranks(Tape& tape, const Comm& tp, const Var& x) {
   if (tp.size() == 1) return x;
   const Var out = tape.output(x.value(), tape.wants(x));
-  tape.record(out, [=] {
-    tp.all_reduce(out.grad(), Reduce::sum, "gradient of a layer's input");
-    x.add_grad(out.grad());
-  });
+  const auto sum = std::make_shared<Request>();
+  tape.record_sum(
+      out, [=] { *sum = tp.iall_reduce(out.grad(), Reduce::sum, "gradient of a layer's input"); },
+      [=] {
+        sum->wait();
+        x.add_grad(out.grad());
+      });
   return out;
 }
 
@@ -20,6 +25,20 @@ Var sum_over_ranks(Tape& tape, const Comm& tp, const Var& x) {
   const Var out = tape.output(x.value(), tape.wants(x));
   tape.record(out, [=] { x.add_grad(out.grad()); });
   return out;
+}
+
+void sum_in_parts(const Comm& tp, const Tensor& y,
+                  const std::function<void(int64_t begin, int64_t end)>& form) {
+  constexpr int64_t kMostParts = 4, kLeastRows = 1024;
+  const int64_t T = y.dim(0);
+  const int64_t parts = tp.size() > 1 ? std::clamp<int64_t>(T / kLeastRows, 1, kMostParts) : 1;
+  std::vector<Request> sums;
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t begin = T * i / parts, end = T * (i + 1) / parts;
+    form(begin, end);
+    sums.push_back(tp.iall_reduce(y.rows(begin, end), Reduce::sum, "output of a row-parallel product"));
+  }
+  for (Request& sum : sums) sum.wait();
 }
 
 namespace {

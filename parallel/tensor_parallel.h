@@ -8,10 +8,16 @@
 namespace wuneng {
 
 // R -> R; backwards the ranks' gradient shares are summed. Stands where a replicated value enters rank-local
-// work.
+// work; weight gradients of that work are formed beside the sum.
 Var copy_to_ranks(Tape& tape, const Comm& tp, const Var& x);
 
-// P -> R; backwards the gradient (R) is each share's gradient. Stands after row-parallel products.
+// Sums y [T, ...] over the ranks, rows [begin, end) as soon as form(begin, end) has formed them: in a few
+// parts, so that one is on its way while the next is formed.
+void sum_in_parts(const Comm& tp, const Tensor& y,
+                  const std::function<void(int64_t begin, int64_t end)>& form);
+
+// P -> R; backwards the gradient (R) is each share's gradient. Stands after what each rank
+// has a share of; products that end in such a sum are ops::row_parallel.
 Var sum_over_ranks(Tape& tape, const Comm& tp, const Var& x);
 
 // P -> R with gradients P -> R: a sum whose result every rank uses in its own way. x [T, heads, D]: only the

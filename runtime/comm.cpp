@@ -6,6 +6,7 @@
 
 #include "runtime/comm_impl.h"
 #include "runtime/cuda/device.h"
+#include "runtime/request.h"
 #include "runtime/ring.h"
 #include "runtime/staged.h"
 
@@ -34,6 +35,50 @@ cuda::NcclId to_id(const Tensor& bytes) {
   return id;
 }
 
+// The compute stream goes on when a collective on this tensor has ended.
+void hold_compute(const Tensor& tensor, const cuda::Event& ended) {
+  ended.hold(compute_stream(tensor.device()).handle);
+}
+
+class GpuSum : public Request::Impl {
+ public:
+  GpuSum(const Tensor& tensor, const std::string& call, cuda::Event ended)
+      : Impl(tensor, call), ended_(std::move(ended)) {
+    owes_ = true;
+  }
+
+ private:
+  bool finish(bool wait) override {
+    if (wait) hold_compute(tensor_, ended_);
+    return wait || ended_.passed();
+  }
+  cuda::Event ended_;
+};
+
+class HostSum : public Request::Impl {
+ public:
+  HostSum(const Tensor& tensor, const std::string& call, const Comm& group, Reduce op, const char* what)
+      : Impl(tensor, call), group_(group), op_(op), what_(what) {
+    owes_ = true;
+  }
+
+ private:
+  bool finish(bool wait) override {
+    if (!wait) return false;
+    owes_ = false;  // also where it throws
+    group_.all_reduce(tensor_, op_, what_.c_str());
+    return true;
+  }
+  Comm group_;
+  Reduce op_;
+  std::string what_;
+};
+
+constexpr const char* name_of(Reduce op) {
+  constexpr const char* names[] = {"all_reduce sum", "all_reduce max", "all_reduce min"};
+  return names[static_cast<int>(op)];
+}
+
 }  // namespace
 
 Comm::Comm() : impl_(std::make_shared<Impl>()) {}
@@ -58,7 +103,7 @@ Comm Comm::split(int color, int key, const std::string& name) const {
   return Comm(part == MPI_COMM_NULL ? self : std::make_shared<Impl>(part, name));
 }
 
-void Comm::connect(Device device) const {
+void Comm::connect(Device device, bool overlap) const {
   if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
   std::vector<std::string> places = all_gather_text(place_of(device), "places of the GPUs");
   std::sort(places.begin(), places.end());
@@ -68,7 +113,7 @@ void Comm::connect(Device device) const {
   const Tensor bytes = to_tensor(id);
   broadcast(bytes, 0, "name of the NCCL communicator");
   const Gate call(*impl_, {.operation = "connect", .what = "GPUs by NCCL"});
-  impl_->nccl = std::make_unique<cuda::NcclGroup>(to_id(bytes), rank(), size(), device);
+  impl_->nccl = std::make_unique<cuda::NcclGroup>(to_id(bytes), rank(), size(), device, overlap);
 }
 
 // One way after the other, in the same order on all ranks: a rank waits for its partner in ways of its own
@@ -91,12 +136,10 @@ void Comm::connect_messages(Device device, const std::vector<Way>& ways) const {
 }
 
 void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
-  constexpr const char* names[] = {"all_reduce sum", "all_reduce max", "all_reduce min"};
   const MPI_Op ops[] = {MPI_SUM, mpi::state().max, mpi::state().min};
-  const int index = static_cast<int>(op);
-  const Gate call(*impl_, {.operation = names[index], .what = what, .tensor = &tensor, .reduces = true});
+  const Gate call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
   if (call.alone()) return;
-  if (impl_->by_nccl(tensor)) return impl_->nccl->all_reduce(tensor, op, call.text());
+  if (impl_->by_nccl(tensor)) return hold_compute(tensor, impl_->nccl->all_reduce(tensor, op, call.text()));
   const Staged staged(tensor, true, call.text());
   const Tensor& given = staged.host();
   const Tensor summed = given.dtype() == DType::bf16 ? given.to(DType::f32) : given;
@@ -104,9 +147,21 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
     mpi::ring_all_reduce(impl_->comm, summed, op, call.text());
   else
     call(MPI_Allreduce(MPI_IN_PLACE, summed.raw(), static_cast<int>(summed.numel()),
-                       mpi::type_of(summed.dtype()), ops[index], impl_->comm));
+                       mpi::type_of(summed.dtype()), ops[static_cast<int>(op)], impl_->comm));
   if (given.dtype() == DType::bf16) given.copy_from(summed);
   staged.write_back();
+}
+
+Request Comm::iall_reduce(const Tensor& tensor, Reduce op, const char* what) const {
+  const Gate call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
+  Request out;
+  if (call.alone()) return out;
+  if (impl_->by_nccl(tensor))
+    out.impl_ =
+        std::make_shared<GpuSum>(tensor, call.text(), impl_->nccl->all_reduce(tensor, op, call.text()));
+  else
+    out.impl_ = std::make_shared<HostSum>(tensor, call.text(), *this, op, what);
+  return out;
 }
 
 double Comm::all_reduce(double value, Reduce op, const char* what) const {
@@ -120,7 +175,7 @@ void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
   const Gate call(
       *impl_, {.operation = "broadcast", .what = what, .tensor = &tensor, .needs_peer = true, .peer = root});
   if (call.alone()) return;
-  if (impl_->by_nccl(tensor)) return impl_->nccl->broadcast(tensor, root, call.text());
+  if (impl_->by_nccl(tensor)) return hold_compute(tensor, impl_->nccl->broadcast(tensor, root, call.text()));
   const Staged staged(tensor, rank() == root, call.text());
   for (int64_t at = 0; at < tensor.bytes(); at += kPieceBytes)
     call(MPI_Bcast(static_cast<char*>(staged.host().raw()) + at,
@@ -135,7 +190,7 @@ void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) c
           "all_gather '{}' on {}: {} ranks of {}{} do not fill {}{}", what, impl_->name, impl_->size,
           to_string(mine.dtype()), to_string(mine.shape()), to_string(all.dtype()), to_string(all.shape()));
   if (call.alone()) return all.view(mine.shape()).copy_from(mine);
-  if (impl_->by_nccl(mine)) return impl_->nccl->all_gather(mine, all, call.text());
+  if (impl_->by_nccl(mine)) return hold_compute(all, impl_->nccl->all_gather(mine, all, call.text()));
   const Staged from(mine, true, call.text()), to(all, false, call.text());
   for (int64_t at = 0; at < mine.bytes(); at += kPieceBytes) {
     const int bytes = static_cast<int>(std::min(kPieceBytes, mine.bytes() - at));

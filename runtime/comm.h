@@ -48,9 +48,11 @@ class Comm {
   Comm split(int color, int key, const std::string& name) const;
 
   // Collective. From now on collective calls on tensors of this GPU go from GPU to GPU by NCCL, in the
-  // compute stream's order; max and min may then drop a NaN. Where ranks of the group share a GPU, which NCCL
-  // refuses, or the build has no NCCL, or on the CPU, nothing changes: messages are staged through the host.
-  void connect(Device device) const;
+  // compute stream's order, those of iall_reduce beside it; max and min may then drop a NaN. Where ranks of
+  // the group share a GPU, which NCCL refuses, or the build has no NCCL, or on the CPU, nothing changes:
+  // messages are staged through the host. overlap: false has iall_reduce run in the compute stream's order as
+  // well, to measure what overlap gives; results stay the same to the bit.
+  void connect(Device device, bool overlap = true) const;
 
   // Collective. From now on messages of GPU tensors on these ways (the same on all ranks), each from one rank
   // of this group to another, go from GPU to GPU by NCCL, on streams beside the compute stream: a send waits
@@ -67,6 +69,11 @@ class Comm {
   // length. Results are bitwise equal on all ranks and from run to run; max and min keep a NaN that any rank
   // has. A sum of bf16 is formed in f32 and rounded once; NCCL may round after each rank.
   void all_reduce(const Tensor& tensor, Reduce op, const char* what) const;
+  // The same, begun: the tensor is left alone until the request is waited for. By NCCL the sum is formed
+  // beside the compute stream, after its work so far, and who waits has the compute stream wait, not the
+  // host. Else it is formed when it is waited for, and done() is false until then. All ranks begin and wait
+  // for a group's sums in one order.
+  Request iall_reduce(const Tensor& tensor, Reduce op, const char* what) const;
   void broadcast(const Tensor& tensor, int root, const char* what) const;
   void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]
   void barrier(const char* what) const;

@@ -9,6 +9,7 @@
 #include <exception>
 
 #include "runtime/comm_impl.h"
+#include "runtime/request.h"
 #include "runtime/staged.h"
 
 namespace wuneng {
@@ -49,27 +50,21 @@ class LongMessage {
 
 }  // namespace
 
-// An operation under way: MPI's part, and by NCCL what the GPUs do.
-struct Request::Impl {
-  const std::string call;
-
-  Impl(const Tensor& whole, std::string text) : call(std::move(text)), tensor_(whole) {}
-  Impl(const Impl&) = delete;
-  virtual ~Impl() {
-    if (request_ == MPI_REQUEST_NULL && !owes_) return;
-    if (std::uncaught_exceptions() == 0) {
-      std::fprintf(stderr, "wuneng: %s: %s was dropped before it ended\n", rank_name().c_str(), call.c_str());
-      Runtime::abort(70);
-    }
-    new std::array{tensor_, buffer_};  // somebody may still write there; the error on its way ends the run
+Request::Impl::~Impl() {
+  if (!owes_) return;
+  if (std::uncaught_exceptions() == 0) {
+    std::fprintf(stderr, "wuneng: %s: %s was dropped before it ended\n", rank_name().c_str(), call.c_str());
+    Runtime::abort(70);
   }
+  new std::array{tensor_, buffer_};  // somebody may still write there; the error on its way ends the run
+}
 
-  bool ended(bool wait) {  // wait: returns true alone
-    if (request_ != MPI_REQUEST_NULL && !mpi_ended(wait)) return false;
-    if (!owes_) return true;
-    owes_ = !finish(wait);
-    return !owes_;
-  }
+namespace {
+
+// MPI's part of a message, and by NCCL what the GPUs do.
+class Message : public Request::Impl {
+ public:
+  using Impl::Impl;
 
  protected:
   // MPI's part: of a send, or of a receive into `buffer`.
@@ -80,19 +75,22 @@ struct Request::Impl {
     mpi::check(sends ? MPI_Isend(buffer.raw(), body.count(), body.type(), peer, tag, comm, &request_)
                      : MPI_Irecv(buffer.raw(), body.count(), body.type(), peer, tag, comm, &request_),
                call);
+    owes_ = true;
   }
-  virtual void received() {}                  // what MPI received is in the buffer
-  virtual bool finish(bool) { return true; }  // what is owed beyond MPI's part; as ended()
-
-  Tensor tensor_;
-  bool owes_ = false;
+  virtual void received() {}                         // what MPI received is in the buffer
+  virtual bool finish_on_gpu(bool) { return true; }  // what is owed beyond MPI's part; as ended()
 
  private:
+  bool finish(bool wait) override {
+    return (request_ == MPI_REQUEST_NULL || mpi_ended(wait)) && finish_on_gpu(wait);
+  }
+
   bool mpi_ended(bool wait) {
     int flag = 1;
     MPI_Status status;
     const int code = wait ? MPI_Wait(&request_, &status) : MPI_Test(&request_, &flag, &status);
     if (code == MPI_SUCCESS && !flag) return false;
+    owes_ = false;  // also where it throws
     int error = MPI_SUCCESS;
     MPI_Error_class(code, &error);
     if (error != MPI_ERR_TRUNCATE) mpi::check(code, call);
@@ -107,18 +105,15 @@ struct Request::Impl {
     return true;
   }
 
-  Tensor buffer_;
   MPI_Request request_ = MPI_REQUEST_NULL;
   bool receives_ = false;
 };
 
-namespace {
-
 // Through the host.
-class HostMessage : public Request::Impl {
+class HostMessage : public Message {
  public:
   HostMessage(bool sends, const Tensor& tensor, const std::string& call, int peer, int tag, MPI_Comm comm)
-      : Impl(tensor, call), staged_(tensor, sends, call) {
+      : Message(tensor, call), staged_(tensor, sends, call) {
     post(sends, staged_.host(), peer, tag, comm);
   }
 
@@ -132,10 +127,10 @@ using Way = std::shared_ptr<cuda::NcclWay>;
 // number: of messages before it from that rank.
 Tensor make_notice(int64_t number, int64_t bytes) { return Tensor::from<int64_t>({number, bytes}, {2}); }
 
-class GpuSend : public Request::Impl {
+class GpuSend : public Message {
  public:
   GpuSend(const Tensor& tensor, const Way& way, const std::string& call, int peer, int tag, MPI_Comm comm)
-      : Impl(tensor, call), way_(way) {
+      : Message(tensor, call), way_(way) {
     const Tensor notice = make_notice(way->count(), tensor.bytes());
     sent_ = way->send(tensor, call);
     owes_ = true;
@@ -144,7 +139,7 @@ class GpuSend : public Request::Impl {
 
  private:
   // Who waits has the compute stream wait: the tensor may be written to in that stream's order.
-  bool finish(bool wait) override {
+  bool finish_on_gpu(bool wait) override {
     if (wait) sent_.hold(compute_stream(tensor_.device()).handle);
     return wait || sent_.passed();
   }
@@ -152,10 +147,10 @@ class GpuSend : public Request::Impl {
   cuda::Event sent_;
 };
 
-class GpuReceive : public Request::Impl {
+class GpuReceive : public Message {
  public:
   GpuReceive(const Tensor& tensor, const Way& way, const std::string& call, int peer, int tag, MPI_Comm comm)
-      : Impl(tensor, call),
+      : Message(tensor, call),
         way_(way),
         ready_(cuda::Event::after(compute_stream(tensor.device()).handle)),
         notice_(make_notice(0, 0)) {
@@ -166,9 +161,8 @@ class GpuReceive : public Request::Impl {
   void received() override {
     const int64_t bytes = notice_.data<int64_t>()[1];
     require(bytes == tensor_.bytes(), "{}: expected {} bytes, received {}", call, tensor_.bytes(), bytes);
-    owes_ = true;
   }
-  bool finish(bool wait) override {
+  bool finish_on_gpu(bool wait) override {
     if (!started_ && !start(wait)) return false;
     if (wait) there_.hold(compute_stream(tensor_.device()).handle);
     return wait || there_.passed();

@@ -53,35 +53,62 @@ void Tape::record(const Var& out, std::function<void()> input_gradient,
     steps_.push_back({out, std::move(input_gradient), std::move(weight_gradient)});
 }
 
+void Tape::record_sum(const Var& out, std::function<void()> begin, std::function<void()> end) {
+  if (!recording_ || !out.needs_grad()) return;
+  steps_.push_back({out, std::move(begin), {}, std::move(end)});
+  ++sums_;
+}
+
+void Tape::mark(std::function<void()> function) {
+  if (recording_) steps_.push_back({{}, {}, std::move(function)});
+}
+
+void Tape::Step::form_weight_gradient() const {
+  if (weight_gradient) weight_gradient();
+  if (!mark()) out.drop_grad();
+}
+
+Tape::Step Tape::take_last() {
+  Step step = std::move(steps_.back());
+  steps_.pop_back();
+  if (step.end) --sums_;
+  if (!step.mark() && !step.out.has_grad()) return {};
+  if (step.input_gradient) step.input_gradient();
+  step.input_gradient = {};
+  return step;
+}
+
 void Tape::backward_inputs() {
-  for (; !steps_.empty(); steps_.pop_back()) {
-    Step& step = steps_.back();
-    if (!step.out.has_grad()) continue;
-    if (step.input_gradient) step.input_gradient();
-    step.input_gradient = {};
+  while (!steps_.empty()) {
+    Step step = take_last();
+    if (step.end) step.end();
     if (step.weight_gradient)
       waiting_.push_back(std::move(step));
     else
-      step.out.drop_grad();
+      step.form_weight_gradient();
   }
 }
 
 void Tape::backward_weights() {
   for (Step& step : waiting_) {
-    step.weight_gradient();
-    step.out.drop_grad();
+    step.form_weight_gradient();
     step = {};
   }
   waiting_.clear();
 }
 
 void Tape::backward() {
-  for (; !steps_.empty(); steps_.pop_back()) {
-    Step& step = steps_.back();
-    if (!step.out.has_grad()) continue;
-    if (step.input_gradient) step.input_gradient();
-    if (step.weight_gradient) step.weight_gradient();
-    step.out.drop_grad();
+  while (!steps_.empty()) {
+    Step step = take_last();
+    if (step.end) {
+      backward_weights();
+      step.end();
+    }
+    // Left for the next sum, if there is one; a mark stands behind what is left.
+    if (step.weight_gradient && sums_ > 0 && !(step.mark() && waiting_.empty()))
+      waiting_.push_back(std::move(step));
+    else
+      step.form_weight_gradient();
   }
   backward_weights();
 }

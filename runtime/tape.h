@@ -78,6 +78,13 @@ class Tape {
   void record(const Var& out, std::function<void()> input_gradient,
               std::function<void()> weight_gradient = {});
 
+  // Records an operator whose input gradient is a sum over ranks: begin() starts it, weight gradients of what
+  // is recorded after it are formed meanwhile, and end() waits for the sum and adds it.
+  void record_sum(const Var& out, std::function<void()> begin, std::function<void()> end);
+
+  // Backwards, `function` runs as soon as what was recorded after it has all its gradients, weights included.
+  void mark(std::function<void()> function);
+
   // Gradients of everything, from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
   // The same in two halves. backward_weights runs what backward_inputs left, oldest first.
@@ -86,13 +93,19 @@ class Tape {
 
  private:
   struct Step {
-    Var out;
+    Var out;  // undefined: a mark, its function in weight_gradient
     std::function<void()> input_gradient, weight_gradient;
+    std::function<void()> end;  // of a sum that input_gradient has begun
+
+    bool mark() const { return !out.defined(); }
+    void form_weight_gradient() const;
   };
+  Step take_last();
   Stream stream_;
   bool recording_;
   std::vector<Step> steps_;
-  std::vector<Step> waiting_;  // weight gradients left by backward_inputs
+  int sums_ = 0;               // among the steps
+  std::vector<Step> waiting_;  // weight gradients left for later
 };
 
 // Runs `function` without recording its inside and keeps only its inputs; backwards it runs again, recorded,

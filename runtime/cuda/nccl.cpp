@@ -36,12 +36,12 @@ ncclDataType_t type_of(DType type) {
 // A communicator, looked after while the host waits for the GPU.
 class Communicator {
  public:
-  // Returns when all `size` ranks have come. most_blocks: of one of its kernels; 0: as NCCL likes.
+  // Returns when all `size` ranks have come. most_blocks: of one of its kernels.
   Communicator(const NcclId& id, int rank, int size, int most_blocks, const std::string& call) : call_(call) {
     ncclUniqueId unique;
     std::memcpy(&unique, id.data(), sizeof unique);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    if (most_blocks > 0) config.maxCTAs = most_blocks;
+    config.maxCTAs = most_blocks;
     check(ncclCommInitRankConfig(&comm_, size, unique, rank, &config), call);
     health_check_ = add_health_check([comm = comm_] {
       ncclResult_t found = ncclSuccess;
@@ -77,7 +77,9 @@ cudaStream_t make_urgent_stream() {
   return stream;
 }
 
-constexpr int kMostBlocks = 4;  // of a message's kernel, one a multiprocessor
+// Of a kernel, one a multiprocessor. A collective's bandwidth wants more of them than a message's, and those
+// under way together leave most of the GPU to computation.
+constexpr int kCollectiveBlocks = 16, kMessageBlocks = 4;
 
 }  // namespace
 
@@ -92,32 +94,49 @@ NcclId make_nccl_id() {
 
 struct NcclGroup::Impl {
   Communicator comm;
-  cudaStream_t stream;
+  cudaStream_t compute, stream;
+
+  Impl(const NcclId& id, int rank, int size, Device device, bool beside, const std::string& call)
+      : comm(id, rank, size, kCollectiveBlocks, call),
+        compute(compute_stream_of(device)),
+        stream(beside ? make_urgent_stream() : compute) {}
+  ~Impl() {
+    if (stream != compute) cudaStreamDestroy(stream);
+  }
+
+  template <class Start>
+  Event run(const std::string& call, const Start& start) const {
+    note_queued(call);
+    Event::after(compute).hold(stream);
+    check(start(), call);
+    return Event::after(stream);
+  }
 };
 
-NcclGroup::NcclGroup(const NcclId& id, int rank, int size, Device device)
-    : impl_(new Impl{{id, rank, size, 0, fmt::format("joining {} GPUs as rank {}", size, rank)},
-                     compute_stream_of(device)}) {}
+NcclGroup::NcclGroup(const NcclId& id, int rank, int size, Device device, bool beside)
+    : impl_(std::make_unique<Impl>(id, rank, size, device, beside,
+                                   fmt::format("joining {} GPUs as rank {}", size, rank))) {}
 NcclGroup::~NcclGroup() = default;
 
-void NcclGroup::all_reduce(const Tensor& tensor, Reduce op, const std::string& call) const {
+Event NcclGroup::all_reduce(const Tensor& tensor, Reduce op, const std::string& call) const {
   constexpr ncclRedOp_t ops[] = {ncclSum, ncclMax, ncclMin};
-  note_queued(call);
-  check(ncclAllReduce(tensor.raw(), tensor.raw(), tensor.numel(), type_of(tensor.dtype()),
-                      ops[static_cast<int>(op)], impl_->comm.get(), impl_->stream),
-        call);
+  return impl_->run(call, [&] {
+    return ncclAllReduce(tensor.raw(), tensor.raw(), tensor.numel(), type_of(tensor.dtype()),
+                         ops[static_cast<int>(op)], impl_->comm.get(), impl_->stream);
+  });
 }
 
-void NcclGroup::broadcast(const Tensor& tensor, int root, const std::string& call) const {
-  note_queued(call);
-  check(ncclBroadcast(tensor.raw(), tensor.raw(), tensor.bytes(), ncclInt8, root, impl_->comm.get(),
-                      impl_->stream),
-        call);
+Event NcclGroup::broadcast(const Tensor& tensor, int root, const std::string& call) const {
+  return impl_->run(call, [&] {
+    return ncclBroadcast(tensor.raw(), tensor.raw(), tensor.bytes(), ncclInt8, root, impl_->comm.get(),
+                         impl_->stream);
+  });
 }
 
-void NcclGroup::all_gather(const Tensor& mine, const Tensor& all, const std::string& call) const {
-  note_queued(call);
-  check(ncclAllGather(mine.raw(), all.raw(), mine.bytes(), ncclInt8, impl_->comm.get(), impl_->stream), call);
+Event NcclGroup::all_gather(const Tensor& mine, const Tensor& all, const std::string& call) const {
+  return impl_->run(call, [&] {
+    return ncclAllGather(mine.raw(), all.raw(), mine.bytes(), ncclInt8, impl_->comm.get(), impl_->stream);
+  });
 }
 
 struct NcclWay::Impl {
@@ -126,7 +145,7 @@ struct NcclWay::Impl {
   int64_t count = 0;
 
   Impl(const NcclId& id, bool sends, Device device, const std::string& call)
-      : comm(id, sends ? 0 : 1, 2, kMostBlocks, call),
+      : comm(id, sends ? 0 : 1, 2, kMessageBlocks, call),
         stream(make_urgent_stream()),
         compute(compute_stream_of(device)) {}
   ~Impl() { cudaStreamDestroy(stream); }

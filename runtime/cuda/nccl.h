@@ -1,8 +1,14 @@
-// What GPUs say to each other by NCCL, where ranks have one each: collectives in the compute stream's order,
-// and messages beside it. Calls return at once; who waits for the GPU (waiting.cpp) looks after errors.
+// What GPUs say to each other by NCCL, where ranks have one each: collectives and messages, both on streams
+// beside the compute stream. Calls return at once; who waits for the GPU (waiting.cpp) looks after errors.
 //
-// Why messages cannot wait for each other in a circle. A way has a communicator and a stream of its own, so
-// nothing but an earlier message of the same way stands before a message:
+// Why they cannot wait for each other in a circle. A group has a communicator and a stream of its own, and so
+// has a way of messages; nothing but an earlier call of the same group or way stands before a call:
+// - A collective waits for the compute stream's work so far and for the same call of the group's other ranks;
+//   the compute stream waits for its end where the host asks for that (Request::wait), or never. So whatever
+//   a rank's GPU waits for, its host has put into a queue before. Were every collective to hold up its host
+//   till its end, as those through the host do, the program would run to its end: calls of different groups
+//   follow each other in an order that all ranks accept. In that order no call waits for a later one, and
+//   calls that hold up nobody wait for less.
 // - A send waits for the compute stream's work so far, and ends when it has been received. The compute stream
 //   waits for that end only where the sender asks for it (Request::wait), in the pipeline after its last
 //   action.
@@ -11,10 +17,13 @@
 //   waits for work alone that is in the sender's queue already, which in turn waits for such work, further
 //   and further back: queues that every host filled in an order that a schedule's validator accepts, where
 //   sends do not block and receives do, run to their end.
-// - A GPU gives each stream its turn: a message's kernel occupies few multiprocessors (kMostBlocks), so that
-//   those of all ways and a collective are on the GPU together; streams have queues of their own, and
-//   kernels are loaded before any message (device.cpp); and a way sends a first message while it is made, since NCCL connects two ranks then and
-//   holds up both hosts.
+// - A GPU gives each stream its turn. Kernels of computation end by themselves; those of communication wait
+//   for other GPUs, so all that a rank may have under way at a time are on the GPU together: a collective's
+//   kernel occupies at most kCollectiveBlocks multiprocessors, one for each of four groups (tensor parallel,
+//   data parallel, the ends and all stages of the pipeline), a message's at most kMessageBlocks. Streams
+//   have queues of their own, and kernels are loaded before anything is under way (device.cpp). NCCL connects
+//   ranks in a first call and holds up all their hosts: a way sends a first message while it is made; a
+//   group's first call holds them up as the argument allows.
 #pragma once
 #include <array>
 #include <memory>
@@ -34,15 +43,17 @@ NcclId make_nccl_id();  // by one rank, for all of a communicator
 
 class NcclGroup {
  public:
-  // Collective: returns when all `size` ranks have come.
-  NcclGroup(const NcclId& id, int rank, int size, Device device);
+  // Collective: returns when all `size` ranks have come. beside: on a stream of its own; else on the compute
+  // stream, where nothing overlaps.
+  NcclGroup(const NcclId& id, int rank, int size, Device device, bool beside);
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
 
-  // As Comm's, for tensors on this rank's GPU. call: its description, for messages.
-  void all_reduce(const Tensor& tensor, Reduce op, const std::string& call) const;
-  void broadcast(const Tensor& tensor, int root, const std::string& call) const;
-  void all_gather(const Tensor& mine, const Tensor& all, const std::string& call) const;
+  // As Comm's, for tensors on this rank's GPU: after the compute stream's work so far; the tensors are left
+  // alone until the event. call: its description, for messages.
+  Event all_reduce(const Tensor& tensor, Reduce op, const std::string& call) const;
+  Event broadcast(const Tensor& tensor, int root, const std::string& call) const;
+  Event all_gather(const Tensor& mine, const Tensor& all, const std::string& call) const;
 
  private:
   struct Impl;
@@ -76,10 +87,10 @@ inline NcclId make_nccl_id() { return {}; }
 
 class NcclGroup {  // there is none
  public:
-  NcclGroup(const NcclId&, int, int, Device) { fail("this build has no NCCL"); }
-  void all_reduce(const Tensor&, Reduce, const std::string&) const {}
-  void broadcast(const Tensor&, int, const std::string&) const {}
-  void all_gather(const Tensor&, const Tensor&, const std::string&) const {}
+  NcclGroup(const NcclId&, int, int, Device, bool) { fail("this build has no NCCL"); }
+  Event all_reduce(const Tensor&, Reduce, const std::string&) const { return {}; }
+  Event broadcast(const Tensor&, int, const std::string&) const { return {}; }
+  Event all_gather(const Tensor&, const Tensor&, const std::string&) const { return {}; }
 };
 
 class NcclWay {

@@ -22,10 +22,12 @@ constexpr size_t kSlot = 1 << 20;  // bytes of one rank's part of the shared mem
 
 constexpr int kMostRanks = 32;
 
-// What the ranks of a communicator share: a barrier, the number of messages sent, then a slot for each rank.
+// What the ranks of a communicator share: a barrier, the numbers of sums begun and messages sent, then a slot
+// for each rank.
 struct Shared {
   std::atomic<int> joined, arrived, left;
   std::atomic<int> round;
+  std::atomic<int> begun[kMostRanks];             // sums, by rank
   std::atomic<int> sent[kMostRanks][kMostRanks];  // from, to
 };
 static_assert(sizeof(Shared) <= kSlot);
@@ -61,7 +63,11 @@ struct EmulatedNccl {
   int rank = 0, ranks = 1;
   std::string name;
   int received[kMostRanks] = {};  // by sender
+  cudaStream_t stream = nullptr;  // of the last call
 
+  std::string part(int of, int number) const {
+    return name + "-sum-" + std::to_string(of) + "-" + std::to_string(number);
+  }
   std::string message(int from, int to, int number) const {
     return name + "-" + std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(number);
   }
@@ -131,6 +137,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
 }
 // As NCCL's on one node: returns when all ranks have come.
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  emulator::catch_up(comm->stream);
   ++comm->shared->left;
   while (comm->shared->left < comm->ranks) sched_yield();
   munmap(comm->shared, comm->bytes);
@@ -138,55 +145,9 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   return ncclSuccess;
 }
 
-ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t op,
-                           ncclComm_t comm, cudaStream_t stream) {
-  emulator::catch_up(stream);
-  if (type == ncclInt8) return ncclInvalidUsage;
-  std::vector<char> total(kSlot);
-  comm->exchange(from, count * size_of(type), true, [&](size_t at, size_t size) {
-    std::memcpy(total.data(), comm->slot(0), size);
-    for (int r = 1; r < comm->ranks; ++r) {  // in one order on all ranks
-      const char* other = comm->slot(r);
-      const size_t n = size / size_of(type);
-      const auto add = [&](auto one) {
-        using T = decltype(one);
-        combine(reinterpret_cast<T*>(total.data()), reinterpret_cast<const T*>(other), n, op);
-      };
-      if (type == ncclFloat32) add(float{});
-      if (type == ncclBfloat16) add(wuneng::bf16{});
-      if (type == ncclFloat64) add(double{});
-      if (type == ncclInt32) add(int32_t{});
-      if (type == ncclInt64) add(int64_t{});
-    }
-    cudaMemcpyAsync(static_cast<char*>(to) + at, total.data(), size, cudaMemcpyDefault, nullptr);
-  });
-  return ncclSuccess;
-}
-
-ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root,
-                           ncclComm_t comm, cudaStream_t stream) {
-  emulator::catch_up(stream);
-  comm->exchange(from, count * size_of(type), comm->rank == root, [&](size_t at, size_t size) {
-    cudaMemcpyAsync(static_cast<char*>(to) + at, comm->slot(root), size, cudaMemcpyDefault, nullptr);
-  });
-  return ncclSuccess;
-}
-
-ncclResult_t ncclAllGather(const void* from, void* to, size_t count_each, ncclDataType_t type,
-                           ncclComm_t comm, cudaStream_t stream) {
-  emulator::catch_up(stream);
-  const size_t each = count_each * size_of(type);
-  comm->exchange(from, each, true, [&](size_t at, size_t size) {
-    for (int r = 0; r < comm->ranks; ++r)
-      cudaMemcpyAsync(static_cast<char*>(to) + r * each + at, comm->slot(r), size, cudaMemcpyDefault,
-                      nullptr);
-  });
-  return ncclSuccess;
-}
-
 namespace {
 
-// A piece of shared memory for one message, 8 bytes longer than it: none is empty.
+// A piece of shared memory for one message or a rank's part of a sum, 8 bytes longer than it: none is empty.
 struct Message {
   size_t size = 0;  // of the piece
   char* at = nullptr;
@@ -202,12 +163,18 @@ struct Message {
     if (at == MAP_FAILED) std::abort();
   }
   ~Message() { munmap(at, size); }
+  // How often it has been read, counted in those 8 bytes.
+  int count_reader() const { return ++*reinterpret_cast<std::atomic<int>*>(at); }
   Message(const Message&) = delete;
 };
 
 // What was sent and may not have been received: gone with the program.
 struct Sent {
   std::vector<std::string> names;
+  void add(const std::string& name, const std::vector<char>& body) {
+    names.push_back(name);
+    std::memcpy(Message(name, O_CREAT | O_EXCL | O_RDWR, body.size()).at + 8, body.data(), body.size());
+  }
   ~Sent() {
     for (const std::string& name : names) shm_unlink(name.c_str());
   }
@@ -219,23 +186,87 @@ std::vector<char> copied(const void* from, size_t bytes) {
   return out;
 }
 
+void check_unchanged(const void* buffer, const std::vector<char>& body, const char* call) {
+  if (copied(buffer, body.size()) == body) return;
+  std::fprintf(stderr, "emulator: %s of %zu bytes: the buffer was changed meanwhile\n", call, body.size());
+  std::abort();
+}
+
 }  // namespace
+
+ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t op,
+                           ncclComm_t comm, cudaStream_t stream) {
+  emulator::catch_up(stream);
+  comm->stream = stream;
+  if (type == ncclInt8) return ncclInvalidUsage;
+  const std::vector<char> body = copied(from, count * size_of(type));
+  const int number = comm->shared->begun[comm->rank];
+  g_sent.add(comm->part(comm->rank, number), body);
+  ++comm->shared->begun[comm->rank];
+  emulator::put(stream, [=] {
+    check_unchanged(from, body, "ncclAllReduce");
+    std::vector<char> total(body.size());
+    for (int r = 0; r < comm->ranks; ++r) {  // in one order on all ranks
+      while (comm->shared->begun[r] <= number) sched_yield();
+      const std::string name = comm->part(r, number);
+      const Message part(name, O_RDWR, 0);
+      if (part.size != body.size() + 8) {
+        std::fprintf(stderr, "emulator: ncclAllReduce of %zu bytes meets one of %zu\n", body.size(),
+                     part.size - 8);
+        std::abort();
+      }
+      const char* const values = part.at + 8;
+      const auto add = [&](auto one) {
+        using T = decltype(one);
+        combine(reinterpret_cast<T*>(total.data()), reinterpret_cast<const T*>(values), count, op);
+      };
+      if (r == 0) std::memcpy(total.data(), values, total.size());
+      if (r > 0 && type == ncclFloat32) add(float{});
+      if (r > 0 && type == ncclBfloat16) add(wuneng::bf16{});
+      if (r > 0 && type == ncclFloat64) add(double{});
+      if (r > 0 && type == ncclInt32) add(int32_t{});
+      if (r > 0 && type == ncclInt64) add(int64_t{});
+      if (part.count_reader() == comm->ranks) shm_unlink(name.c_str());
+    }
+    cudaMemcpyAsync(to, total.data(), total.size(), cudaMemcpyDefault, nullptr);
+  });
+  return ncclSuccess;
+}
+
+ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream) {
+  emulator::catch_up(stream);
+  comm->stream = stream;
+  std::vector<char> result(count * size_of(type));
+  comm->exchange(from, result.size(), comm->rank == root,
+                 [&](size_t at, size_t size) { std::memcpy(result.data() + at, comm->slot(root), size); });
+  emulator::put(stream,
+                [=] { cudaMemcpyAsync(to, result.data(), result.size(), cudaMemcpyDefault, nullptr); });
+  return ncclSuccess;
+}
+
+ncclResult_t ncclAllGather(const void* from, void* to, size_t count_each, ncclDataType_t type,
+                           ncclComm_t comm, cudaStream_t stream) {
+  emulator::catch_up(stream);
+  comm->stream = stream;
+  const size_t each = count_each * size_of(type);
+  std::vector<char> result(comm->ranks * each);
+  comm->exchange(from, each, true, [&](size_t at, size_t size) {
+    for (int r = 0; r < comm->ranks; ++r) std::memcpy(result.data() + r * each + at, comm->slot(r), size);
+  });
+  emulator::put(stream,
+                [=] { cudaMemcpyAsync(to, result.data(), result.size(), cudaMemcpyDefault, nullptr); });
+  return ncclSuccess;
+}
 
 ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream) {
   emulator::catch_up(stream);
-  const size_t bytes = count * size_of(type);
-  const std::vector<char> body = copied(from, bytes);
+  const std::vector<char> body = copied(from, count * size_of(type));
   std::atomic<int>& sent = comm->shared->sent[comm->rank][peer];
-  g_sent.names.push_back(comm->message(comm->rank, peer, sent));
-  std::memcpy(Message(g_sent.names.back(), O_CREAT | O_EXCL | O_RDWR, bytes).at + 8, body.data(), bytes);
+  g_sent.add(comm->message(comm->rank, peer, sent), body);
   ++sent;
-  emulator::put(stream, [=] {
-    if (copied(from, bytes) == body) return;
-    std::fprintf(stderr, "emulator: ncclSend of %zu bytes: the buffer was changed while it was sent\n",
-                 bytes);
-    std::abort();
-  });
+  emulator::put(stream, [=] { check_unchanged(from, body, "ncclSend"); });
   return ncclSuccess;
 }
 

@@ -307,6 +307,11 @@ def check_cuda(bench, tally):
     tally.tell("cuda: bf16 parameters, activations and logits", [] if np.allclose(a, b, rtol=2e-3) else [f"{a} {b}"])  # the CPU's activations are f32
     c = losses(bench.run("narrow_cut", (1, 2, 2), (1, 2, 1), narrow + on_gpu))[0]  # by NCCL, as WUNENG_EMULATOR_GPU_PER_RANK still says
     tally.tell("cuda: the same on tp 2 pp 2", [] if np.allclose(b, c, rtol=2e-3) else [f"{b} {c}"])
+    # Each kind of sum that may go beside computation, without it and with it, and again: to the bit.
+    STEPS = 2
+    for layout, name, keys, overlaps in (((2, 2, 1), "f32", [], ("true",)), ((2, 2, 1), "bf16", narrow, ("true", "true")), ((2, 1, 2), "bf16", narrow, ("true",))):
+        alone, *beside = (bench.run(f"overlap_{i}", layout, None, on_gpu + keys + ["student.vocab_size=263", f"run.overlap={overlap}"]) for i, overlap in enumerate(("false", *overlaps)))
+        tally.tell("cuda: sums beside computation or not, {}, student dp {} tp {} pp {}".format(name, *layout), [f"{other} differs" for other in beside if not identical(alone, other, STEPS)])
 
 
 def main():

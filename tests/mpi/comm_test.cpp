@@ -111,6 +111,24 @@ TEST_P(AllReduce, MaximaKeepNanAndOrderZeros) {
 INSTANTIATE_TEST_SUITE_P(Sizes, AllReduce,
                          testing::Values(1, 3, 1000, (1 << 18) + 5, (1 << 19) + 3, (5 << 18) + 7));
 
+TEST(Comm, SumsBegunAreThereWhenWaitedFor) {
+  const Comm world = Comm::world();
+  const Tensor sum = Tensor::empty({300'000}), most = Tensor::empty({5});
+  for (int64_t i = 0; i < sum.numel(); ++i) sum.f32()[i] = value(world.rank(), i);
+  for (int64_t i = 0; i < 5; ++i) most.f32()[i] = value(world.rank(), i + 40);
+  Request first = world.iall_reduce(sum, Reduce::sum, "sum");
+  Request second = world.iall_reduce(most, Reduce::max, "most");
+  EXPECT_EQ(first.done(), world.size() == 1);
+  EXPECT_EQ(world.all_reduce(1.0, Reduce::sum, "meanwhile"), world.size());
+  first.wait();
+  second.wait();
+  EXPECT_TRUE(first.done());
+  const int n = world.size();
+  for (int64_t i = 0; i < sum.numel(); ++i)
+    ASSERT_EQ(sum.f32()[i], static_cast<float>(n * (n + 1) / 2 * (i % 97 - 40))) << i;
+  for (int64_t i = 0; i < 5; ++i) ASSERT_EQ(most.f32()[i], value(n - 1, i + 40)) << i;
+}
+
 TEST(Comm, ResultsAreBitwiseEqualOnAllRanks) {
   const Comm world = Comm::world();
   for (const int64_t n : {int64_t{7}, int64_t{300'001}}) {
@@ -267,6 +285,7 @@ TEST(Comm, DifferentCallsAreNamed) {
   const bool first = world.rank() == 0;
   const std::string text = message([&] { world.all_reduce(t, Reduce::sum, "mismatch"); }, "");
   EXPECT_EQ(text.find(first ? four : five), 0) << text;
+  EXPECT_NE(message([&] { world.iall_reduce(t, Reduce::sum, "begun"); }, "meanwhile"), "accepted");
   EXPECT_NE(text.find(fmt::format("world rank {} is in {} meanwhile", first ? 1 : 0, first ? five : four)),
             std::string::npos)
       << text;

@@ -23,14 +23,16 @@ void expect_values(const Tensor& found, const std::function<double(int64_t)>& va
     ASSERT_EQ(host.f32()[i], static_cast<float>(value(i))) << "element " << i;
 }
 
-// Before and after connect(): the same results either way.
-class DeviceComm : public testing::TestWithParam<bool> {
+enum class How { staged, connected, without_overlap };
+
+// Before and after connect(): the same results in all ways.
+class DeviceComm : public testing::TestWithParam<How> {
  protected:
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
     group_ = Comm::world().split(0, Comm::world().rank(), "gpus");
-    if (!GetParam()) return;
-    group_.connect(kGpu);
+    if (!by_nccl()) return;
+    group_.connect(kGpu, GetParam() == How::connected);
     std::vector<Comm::Way> ring;
     for (int r = 0, n = group_.size(); r < n && n > 1; ++r) {
       ring.push_back({r, (r + 1) % n});
@@ -38,6 +40,7 @@ class DeviceComm : public testing::TestWithParam<bool> {
     }
     group_.connect_messages(kGpu, ring);
   }
+  static bool by_nccl() { return GetParam() != How::staged; }
   int next() const { return (group_.rank() + 1) % group_.size(); }
   int before() const { return (group_.rank() + group_.size() - 1) % group_.size(); }
   Comm group_;
@@ -84,6 +87,43 @@ TEST_P(DeviceComm, AllReduceOfBf16) {
   }
 }
 
+// Sums of two groups in turn: one begins when what the compute stream did before has ended, also the end of
+// another sum, and what is computed after the wait has the sum.
+TEST_P(DeviceComm, SumsBegunAreInTheComputeStreamsOrder) {
+  const int n = group_.size(), rank = group_.rank();
+  const Comm other = group_.split(0, rank, "other");
+  if (by_nccl()) other.connect(kGpu, GetParam() == How::connected);
+  for (const int64_t count : {1, 700'000}) {
+    const Tensor x = on_gpu(count, [&](int64_t i) { return static_cast<double>(i % 7 + rank); }),
+                 y = on_gpu(count, [&](int64_t i) { return static_cast<double>(i % 5); }), one = x.clone();
+    Request of_y = group_.iall_reduce(y, Reduce::max, "y");
+    Request of_x = group_.iall_reduce(x, Reduce::sum, "x");
+    of_y.wait();
+    of_x.wait();
+    other.iall_reduce(x, Reduce::sum, "x again").wait();
+    x.add(one);
+    const double ranks = n * (n - 1) / 2.0;
+    expect_values(
+        x, [&](int64_t i) { return n * (static_cast<double>(n * (i % 7)) + ranks) + double(i % 7 + rank); });
+    expect_values(y, [](int64_t i) { return static_cast<double>(i % 5); });
+  }
+  EXPECT_FALSE(Request().active());
+}
+
+// Their memory too: given back by the caller while a sum is on its way, it is used for nothing else.
+TEST_P(DeviceComm, ASumKeepsItsMemory) {
+  Request sum =
+      group_.iall_reduce(on_gpu(5000, [](int64_t i) { return static_cast<double>(i); }), Reduce::sum, "kept");
+  std::vector<Tensor> others;
+  for (int i = 0; i < 4; ++i) others.push_back(Tensor::zeros({5000}, DType::f32, kGpu));
+  sum.wait();
+  if (!by_nccl() || group_.size() == 1) return;  // through the host it ends where it is waited for
+  Request polled = group_.iall_reduce(others[0], Reduce::sum, "polled");
+  while (!polled.done()) {
+  }
+  expect_values(others[0], [](int64_t) { return 0.0; });
+}
+
 TEST_P(DeviceComm, BroadcastAndGather) {
   const int n = group_.size(), rank = group_.rank();
   const int64_t count = 300'001;
@@ -93,7 +133,7 @@ TEST_P(DeviceComm, BroadcastAndGather) {
     expect_values(x, [&](int64_t i) { return static_cast<double>(i + root); });
   }
   const Tensor mine = on_gpu(count, [&](int64_t i) { return i + 0.5 * rank; }),
-               all = Tensor::empty({n, count}, DType::f32, kGpu);
+               all = Tensor::zeros({n, count}, DType::f32, kGpu);
   group_.all_gather(mine, all, "values");
   expect_values(all, [&](int64_t i) { return static_cast<double>(i % count) + 0.5 * double(i / count); });
 }
@@ -191,16 +231,16 @@ TEST_P(DeviceComm, AWrongSizeIsNamed) {
   const int rank = group_.rank();
   if (group_.size() == 1) GTEST_SKIP() << "needs 2 ranks";
   const Comm pair = group_.split(rank < 2 ? 0 : 1, rank, "pair");
-  if (GetParam() && pair.size() == 2) pair.connect_messages(kGpu, {{0, 1}});
+  if (by_nccl() && pair.size() == 2) pair.connect_messages(kGpu, {{0, 1}});
   if (rank == 0) {
     Request sent = pair.isend(Tensor::zeros({2}, DType::f32, kGpu), 1, 4, "short");
-    GetParam() ? forget(pair, sent) : sent.wait();
+    by_nccl() ? forget(pair, sent) : sent.wait();
   } else if (rank == 1) {
     const Tensor in = Tensor::empty({3}, DType::f32, kGpu);
     const std::string text = error_of([&] { pair.recv(in, 0, 4, "short"); });
     EXPECT_NE(text.find("receive 'short' f32[3] with world rank 0 on pair"), std::string::npos) << text;
     EXPECT_NE(text.find("expected 12 bytes, received 8"), std::string::npos) << text;
-    if (GetParam()) forget(pair, {});
+    if (by_nccl()) forget(pair, {});
   }
 }
 
@@ -213,13 +253,13 @@ TEST_P(DeviceComm, OnAWayMessagesAreTakenInTheirOrder) {
     Request first = group_.isend(a, 1, 1, "first");
     Request second = group_.isend(b, 1, 2, "second");
     first.wait();
-    GetParam() ? forget(group_, second) : second.wait();
+    by_nccl() ? forget(group_, second) : second.wait();
   } else if (rank == 1) {
     const Tensor in = Tensor::empty({3}, DType::f32, kGpu);
     Request first = group_.irecv(a, 0, 1, "first"), second = group_.irecv(in, 0, 2, "second");
     const std::string text = error_of([&] { second.wait(); });
     first.wait();
-    if (GetParam()) {
+    if (by_nccl()) {
       EXPECT_NE(text.find("receive 'second'"), std::string::npos) << text;
       EXPECT_NE(text.find("in the order in which they were sent"), std::string::npos) << text;
     } else {
@@ -227,13 +267,13 @@ TEST_P(DeviceComm, OnAWayMessagesAreTakenInTheirOrder) {
       expect_values(in, [](int64_t i) { return 10.0 + double(i); });
     }
   }
-  if (GetParam() && rank > 0) forget(group_, {});
+  if (by_nccl() && rank > 0) forget(group_, {});
 }
 
 // Copies on the host are page-locked, counted while they are in use, and used again. Messages of many values
 // in turn: a copy that is used again too early, or read too early, has another message's.
 TEST_P(DeviceComm, CopiesOnTheHostAreUsedAgain) {
-  if (GetParam()) GTEST_SKIP() << "goes by NCCL";
+  if (by_nccl()) GTEST_SKIP() << "goes by NCCL";
   const int n = group_.size(), rank = group_.rank();
   if (n == 1) GTEST_SKIP() << "needs 2 ranks";
   const int64_t before = memory_use(DeviceKind::cpu).current;
@@ -262,8 +302,13 @@ TEST_P(DeviceComm, CopiesOnTheHostAreUsedAgain) {
   EXPECT_EQ(locked_bytes(), held);
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, DeviceComm, testing::Bool(),
-                         [](const auto& info) { return info.param ? "connected" : "staged"; });
+std::string name_of(const testing::TestParamInfo<How>& info) {
+  constexpr const char* names[] = {"staged", "connected", "without_overlap"};
+  return names[static_cast<int>(info.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, DeviceComm, testing::Values(How::staged, How::connected, How::without_overlap),
+                         name_of);
 
 }  // namespace
 }  // namespace wuneng

@@ -1,5 +1,6 @@
-// One rank never answers: the watchdog must name the other, its call and its peer, and end the run. See
-// hang_test.py, which says by the first argument how the rank is lost.
+// One rank never answers: the watchdog must name the other, its call and its peer, and end the run. Or a rank
+// forgets what it has begun, which ends the run as well. See hang_test.py, which says by the first argument
+// how the rank is lost.
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -24,6 +25,7 @@ int main(int argc, char** argv) {
     std::this_thread::sleep_for(std::chrono::seconds(60));
     return 0;
   }
+  if (mode == "dropped") world.iall_reduce(value, wuneng::Reduce::sum, "a sum nobody waits for");
   if (mode == "end") return 0;                     // waits in MPI_Finalize
   if (mode == "locked output") flockfile(stdout);  // which the end of the run must not wait for
   if (mode == "all_reduce")

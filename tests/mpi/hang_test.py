@@ -16,7 +16,7 @@ env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONF
 RECEIVE = ["receive 'a tensor that never comes'", "with world rank 1", "a call that ends"]
 WANTED = {"receive": RECEIVE, "stopped": RECEIVE, "locked output": RECEIVE, "receive on a GPU": RECEIVE,
           "all_reduce": ["all_reduce sum 'a sum that never comes' f32[3] on world (world ranks 0,1)", "a call that ends"],
-          "end": ["MPI_Finalize", "a call that ends"]}
+          "end": ["MPI_Finalize", "a call that ends"], "dropped": ["rank 0: all_reduce sum 'a sum nobody waits for'", "was dropped before it ended"]}
 LONGEST = 12  # seconds: 2 until it is a hang, 2 of grace, and a loaded machine
 
 
@@ -30,7 +30,8 @@ def check(mode):
         os.killpg(run.pid, signal.SIGKILL)
         return f"{mode}: the run did not end by itself"
     seconds = time.time() - begin
-    missing = [w for w in ["wuneng: hang: rank 0 has waited"] + WANTED[mode] if w not in stderr]
+    wanted = WANTED[mode] + ["wuneng: hang: rank 0 has waited"] * (mode != "dropped")
+    missing = [w for w in wanted if w not in stderr]
     if missing or run.returncode == 0 or seconds > LONGEST:
         return f"{mode}: missing {missing}, exit {run.returncode}, {seconds:.1f} s\n{stderr}"
     return None

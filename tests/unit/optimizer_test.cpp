@@ -274,11 +274,11 @@ TEST(ClipFactor, ScalesOnlyWhatIsTooLong) {
   EXPECT_DOUBLE_EQ(clip_factor(4, 0), 1);
 }
 
-TEST(SynchronizeGradients, OneRankGivesZerosToParametersWithoutAGradient) {
+TEST(GradientSums, OneRankGivesZerosToParametersWithoutAGradient) {
   Parameter a = make_parameter("a", {1, 2}), b = make_parameter("b", {1});
   a.sum_over_tp = a.sum_over_embedding = true;
   set_gradient(a, {3, 4});
-  synchronize_gradients({&a, &b}, {});
+  GradientSums({&a, &b}, {}).finish();
   EXPECT_EQ(a.var.grad().f32()[0], 3);
   EXPECT_EQ(a.var.grad().f32()[1], 4);
   ASSERT_TRUE(b.var.has_grad());

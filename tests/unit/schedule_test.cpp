@@ -57,6 +57,12 @@ TEST(Schedule, ForwardOnlyIsValidForAllSizes) {
     }
 }
 
+TEST(Schedule, LastBackward) {
+  EXPECT_EQ(last_backward(one_f_one_b(3, 1, 5)), 4);
+  EXPECT_EQ(last_backward({{Action::backward, 2}, {Action::backward, 0}, {Action::send_gradient, 2}}), 0);
+  EXPECT_EQ(last_backward(forward_only(3, 1, 5)), -1);
+}
+
 TEST(Schedule, OneForwardOneBackwardByHand) {
   using enum Action::Kind;
   EXPECT_EQ(one_f_one_b(1, 0, 2), (Schedule{{forward, 0}, {backward, 0}, {forward, 1}, {backward, 1}}));
