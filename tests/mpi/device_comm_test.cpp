@@ -5,16 +5,17 @@
 #include <functional>
 
 #include "runtime/comm.h"
+#include "tests/mpi/gpus.h"
 
 namespace wuneng {
 namespace {
 
-const Device kGpu = {DeviceKind::cuda, 0};
+Device gpu() { return of_this_rank({DeviceKind::cuda, 0}); }
 
 Tensor on_gpu(int64_t count, const std::function<double(int64_t)>& value) {
   std::vector<float> values(count);
   for (int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(value(i));
-  return Tensor::from(values, {count}).to(kGpu);
+  return Tensor::from(values, {count}).to(gpu());
 }
 
 void expect_values(const Tensor& found, const std::function<double(int64_t)>& value) {
@@ -32,13 +33,14 @@ class DeviceComm : public testing::TestWithParam<How> {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
     group_ = Comm::world().split(0, Comm::world().rank(), "gpus");
     if (!by_nccl()) return;
-    group_.connect(kGpu, GetParam() == How::connected);
+    if (!gpus_of_their_own()) GTEST_SKIP() << "ranks share a GPU";
+    group_.connect(gpu(), GetParam() == How::connected);
     std::vector<Comm::Way> ring;
     for (int r = 0, n = group_.size(); r < n && n > 1; ++r) {
       ring.push_back({r, (r + 1) % n});
       if (n > 2) ring.push_back({(r + 1) % n, r});
     }
-    group_.connect_messages(kGpu, ring);
+    group_.connect_messages(gpu(), ring);
   }
   static bool by_nccl() { return GetParam() != How::staged; }
   int next() const { return (group_.rank() + 1) % group_.size(); }
@@ -66,7 +68,7 @@ TEST_P(DeviceComm, AllReduce) {
     expect_values(most, [&](int64_t i) { return static_cast<double>((i % 17) * n); });
     expect_values(least, [&](int64_t i) { return static_cast<double>(i % 17); });
   }
-  const Tensor wide = Tensor::from<double>({1.0 + rank}, {1}).to(kGpu);
+  const Tensor wide = Tensor::from<double>({1.0 + rank}, {1}).to(gpu());
   group_.all_reduce(wide, Reduce::sum, "f64");
   EXPECT_EQ(wide.to(Device{}).data<double>()[0], n * (n + 1) / 2.0);
 }
@@ -92,7 +94,7 @@ TEST_P(DeviceComm, AllReduceOfBf16) {
 TEST_P(DeviceComm, SumsBegunAreInTheComputeStreamsOrder) {
   const int n = group_.size(), rank = group_.rank();
   const Comm other = group_.split(0, rank, "other");
-  if (by_nccl()) other.connect(kGpu, GetParam() == How::connected);
+  if (by_nccl()) other.connect(gpu(), GetParam() == How::connected);
   for (const int64_t count : {1, 700'000}) {
     const Tensor x = on_gpu(count, [&](int64_t i) { return static_cast<double>(i % 7 + rank); }),
                  y = on_gpu(count, [&](int64_t i) { return static_cast<double>(i % 5); }), one = x.clone();
@@ -115,7 +117,7 @@ TEST_P(DeviceComm, ASumKeepsItsMemory) {
   Request sum =
       group_.iall_reduce(on_gpu(5000, [](int64_t i) { return static_cast<double>(i); }), Reduce::sum, "kept");
   std::vector<Tensor> others;
-  for (int i = 0; i < 4; ++i) others.push_back(Tensor::zeros({5000}, DType::f32, kGpu));
+  for (int i = 0; i < 4; ++i) others.push_back(Tensor::zeros({5000}, DType::f32, gpu()));
   sum.wait();
   if (!by_nccl() || group_.size() == 1) return;  // through the host it ends where it is waited for
   Request polled = group_.iall_reduce(others[0], Reduce::sum, "polled");
@@ -133,7 +135,7 @@ TEST_P(DeviceComm, BroadcastAndGather) {
     expect_values(x, [&](int64_t i) { return static_cast<double>(i + root); });
   }
   const Tensor mine = on_gpu(count, [&](int64_t i) { return i + 0.5 * rank; }),
-               all = Tensor::zeros({n, count}, DType::f32, kGpu);
+               all = Tensor::zeros({n, count}, DType::f32, gpu());
   group_.all_gather(mine, all, "values");
   expect_values(all, [&](int64_t i) { return static_cast<double>(i % count) + 0.5 * double(i / count); });
 }
@@ -143,7 +145,7 @@ TEST_P(DeviceComm, Messages) {
   if (n == 1) GTEST_SKIP() << "needs 2 ranks";
   for (const int64_t count : {1, 5000, 700'000}) {
     const Tensor out = on_gpu(count, [&](int64_t i) { return static_cast<double>(i + rank); }),
-                 in = Tensor::empty({count}, DType::f32, kGpu);
+                 in = Tensor::empty({count}, DType::f32, gpu());
     Request received = group_.irecv(in, before(), 1, "ring"), sent = group_.isend(out, next(), 1, "ring");
     received.wait();
     sent.wait();
@@ -160,7 +162,7 @@ TEST_P(DeviceComm, MessagesAreInTheComputeStreamsOrder) {
   Tensor x = on_gpu(2000, [&](int64_t i) { return static_cast<double>(i + 1000 * rank); });
   std::vector<Request> sends;
   for (int turn = 0; turn < 2 * n; ++turn) {
-    const Tensor in = Tensor::empty({2000}, DType::f32, kGpu);
+    const Tensor in = Tensor::empty({2000}, DType::f32, gpu());
     Request received = group_.irecv(in, before(), turn, "ring");
     sends.push_back(group_.isend(x, next(), turn, "ring"));
     received.wait();
@@ -170,7 +172,7 @@ TEST_P(DeviceComm, MessagesAreInTheComputeStreamsOrder) {
   }
   expect_values(x, [&](int64_t i) { return static_cast<double>(i + 1000 * rank + n); });
   for (Request& r : sends) r.wait();
-  const Tensor out = x.clone(), in = Tensor::empty({2000}, DType::f32, kGpu);
+  const Tensor out = x.clone(), in = Tensor::empty({2000}, DType::f32, gpu());
   Request received = group_.irecv(in, before(), 3, "ring"), sent = group_.isend(out, next(), 3, "ring");
   received.wait();
   sent.wait();
@@ -194,7 +196,7 @@ TEST_P(DeviceComm, SendsDoNotWaitForReceives) {
   }
   for (int m = 0; m < 4; ++m) {
     for (const bool forward : {true, false}) {
-      in.push_back(Tensor::empty({kLong}, DType::f32, kGpu));
+      in.push_back(Tensor::empty({kLong}, DType::f32, gpu()));
       receives.push_back(forward ? group_.irecv(in.back(), before(), m, "forward")
                                  : group_.irecv(in.back(), next(), 10 + m, "back"));
     }
@@ -231,12 +233,12 @@ TEST_P(DeviceComm, AWrongSizeIsNamed) {
   const int rank = group_.rank();
   if (group_.size() == 1) GTEST_SKIP() << "needs 2 ranks";
   const Comm pair = group_.split(rank < 2 ? 0 : 1, rank, "pair");
-  if (by_nccl() && pair.size() == 2) pair.connect_messages(kGpu, {{0, 1}});
+  if (by_nccl() && pair.size() == 2) pair.connect_messages(gpu(), {{0, 1}});
   if (rank == 0) {
-    Request sent = pair.isend(Tensor::zeros({2}, DType::f32, kGpu), 1, 4, "short");
+    Request sent = pair.isend(Tensor::zeros({2}, DType::f32, gpu()), 1, 4, "short");
     by_nccl() ? forget(pair, sent) : sent.wait();
   } else if (rank == 1) {
-    const Tensor in = Tensor::empty({3}, DType::f32, kGpu);
+    const Tensor in = Tensor::empty({3}, DType::f32, gpu());
     const std::string text = error_of([&] { pair.recv(in, 0, 4, "short"); });
     EXPECT_NE(text.find("receive 'short' f32[3] with world rank 0 on pair"), std::string::npos) << text;
     EXPECT_NE(text.find("expected 12 bytes, received 8"), std::string::npos) << text;
@@ -255,7 +257,7 @@ TEST_P(DeviceComm, OnAWayMessagesAreTakenInTheirOrder) {
     first.wait();
     by_nccl() ? forget(group_, second) : second.wait();
   } else if (rank == 1) {
-    const Tensor in = Tensor::empty({3}, DType::f32, kGpu);
+    const Tensor in = Tensor::empty({3}, DType::f32, gpu());
     Request first = group_.irecv(a, 0, 1, "first"), second = group_.irecv(in, 0, 2, "second");
     const std::string text = error_of([&] { second.wait(); });
     first.wait();
@@ -288,7 +290,7 @@ TEST_P(DeviceComm, CopiesOnTheHostAreUsedAgain) {
     }
     EXPECT_GE(memory_use(DeviceKind::cpu).current, before + 3 * 12'000);
     for (int m = 0; m < 3; ++m) {
-      in.push_back(Tensor::empty({3000}, DType::f32, kGpu));
+      in.push_back(Tensor::empty({3000}, DType::f32, gpu()));
       group_.recv(in[m], (rank + n - 1) % n, 1, "ring");
     }
     for (Request& r : sent) r.wait();

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <deque>
 
+#include "tests/mpi/gpus.h"
 #include "tests/mpi/pseudo.h"
 
 namespace wuneng {
@@ -88,10 +89,12 @@ class GradientsMpi : public testing::TestWithParam<Device> {
     if (GetParam().kind == DeviceKind::cuda && cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
   }
 
+  static Device device() { return of_this_rank(GetParam()); }
+
   // The sums of the gradients that are there; and again in a second step, where a backward pass adds to one
   // gradient after the other, from the last, and sums begin meanwhile: the same bits.
   static void sum(std::deque<Parameter>& own, const GradientGroups& groups) {
-    for (const Comm* group : {&groups.tp, &groups.dp, &groups.embedding}) group->connect(GetParam());
+    for (const Comm* group : {&groups.tp, &groups.dp, &groups.embedding}) group->connect(device());
     std::vector<Tensor> given, once;
     for (const Parameter& p : own) given.push_back(p.var.has_grad() ? p.var.grad().clone() : Tensor());
     GradientSums sums(pointers(own), groups, kBucket);
@@ -116,7 +119,7 @@ TEST_P(GradientsMpi, SharesOverTpAreSummedOverTheHoldersOfEachElement) {
   const Comm tp = Comm::world();
   const int of = tp.size();
   const auto all = mixed_parameters(of);
-  auto own = make_parameters(all, tp.rank(), tp.rank(), GetParam());
+  auto own = make_parameters(all, tp.rank(), tp.rank(), device());
   sum(own, {.tp = tp});
   for (size_t i = 0; i < all.size(); ++i) {
     const Shares& s = all[i];
@@ -145,7 +148,7 @@ TEST_P(GradientsMpi, CutsWithoutSharesStayAsTheyAre) {
   const std::vector<Shares> all = {
       {.name = "rows", .shape = {8, 3}, .ranges = even, .sum_over_tp = false},
       {.name = "columns", .shape = {3, 8}, .ranges = even, .cut_dim = 1, .sum_over_tp = false}};
-  auto own = make_parameters(all, tp.rank(), tp.rank(), GetParam());
+  auto own = make_parameters(all, tp.rank(), tp.rank(), device());
   sum(own, {.tp = tp});
   for (size_t i = 0; i < all.size(); ++i)
     EXPECT_TRUE(same_bits(own[i].var.grad(), gradient_of(all[i], static_cast<int>(i), tp.rank(), tp.rank())));
@@ -155,7 +158,7 @@ TEST_P(GradientsMpi, DataParallelRanksGetOneSum) {
   const Comm dp = Comm::world();
   auto all = mixed_parameters(1);
   for (Shares& s : all) s.sum_over_tp = false;
-  auto own = make_parameters(all, dp.rank(), 0, GetParam());
+  auto own = make_parameters(all, dp.rank(), 0, device());
   sum(own, {.dp = dp});
   for (size_t i = 0; i < all.size(); ++i) {
     if (!all[i].trainable) continue;
@@ -186,7 +189,7 @@ TEST_P(GradientsMpi, OnlyTheTiedEmbeddingIsSummedOverTheEnds) {
                    .sum_over_tp = false,
                    .sum_over_embedding = true});
   all.push_back({.name = "other", .shape = {6}, .ranges = {{0, 6}}, .sum_over_tp = false});
-  auto own = make_parameters(all, world.rank(), 0, GetParam());
+  auto own = make_parameters(all, world.rank(), 0, device());
   sum(own, {.embedding = embedding});
   const int last = static_cast<int>(all.size()) - 1;
   EXPECT_TRUE(same_bits(own[last].var.grad(), gradient_of(all[last], last, world.rank(), 0)));
@@ -203,12 +206,12 @@ TEST_P(GradientsMpi, NormCountsEachElementOnceAndIsTheSameOnAllRanks) {
   // As tensor-parallel ranks: the whole tensor's norm, however the ranges overlap.
   const std::vector<Shares> all = {{.name = "overlapping", .shape = {13, 5}, .ranges = overlapping(13, of)},
                                    {.name = "norm", .shape = {7}, .ranges = everywhere(7, of)}};
-  auto own = make_parameters(all, world.rank(), world.rank(), GetParam());
+  auto own = make_parameters(all, world.rank(), world.rank(), device());
   double expected = 0;
   for (size_t i = 0; i < all.size(); ++i) {
     const Tensor logical = pseudo_tensor(all[i].shape, 77 + static_cast<int64_t>(i));
     for (int64_t e = 0; e < logical.numel(); ++e) expected += double(logical.f32()[e]) * logical.f32()[e];
-    own[i].var.set_grad(logical.rows(own[i].held.begin, own[i].held.end).clone().to(GetParam()));
+    own[i].var.set_grad(logical.rows(own[i].held.begin, own[i].held.end).clone().to(device()));
   }
   const double norm = gradient_norm(pointers(own), {.tp = world});
   EXPECT_NEAR(norm, std::sqrt(expected), 1e-12);
@@ -217,7 +220,7 @@ TEST_P(GradientsMpi, NormCountsEachElementOnceAndIsTheSameOnAllRanks) {
 
   // As pipeline stages: every stage has its own parameters.
   const std::vector<Shares> stage = {{.name = "own", .shape = {20}, .ranges = {{0, 20}}}};
-  auto stage_own = make_parameters(stage, world.rank(), 0, GetParam());
+  auto stage_own = make_parameters(stage, world.rank(), 0, device());
   expected = 0;
   for (int r = 0; r < of; ++r) {
     const Tensor g = gradient_of(stage[0], 0, r, 0);
@@ -233,7 +236,7 @@ TEST_P(GradientsMpi, SharesThenReplicas) {
   const int tp_rank = world.rank() % 2;
   const Comm tp = world.split(world.rank() / 2, tp_rank, "tp"), dp = world.split(tp_rank, world.rank(), "dp");
   const auto all = mixed_parameters(2);
-  auto own = make_parameters(all, world.rank(), tp_rank, GetParam());
+  auto own = make_parameters(all, world.rank(), tp_rank, device());
   sum(own, {.tp = tp, .dp = dp});
   for (size_t i = 0; i < all.size(); ++i) {
     const Shares& s = all[i];

@@ -9,6 +9,7 @@
 
 #include "parallel/mesh.h"
 #include "parallel/parameter.h"
+#include "tests/mpi/gpus.h"
 #include "tests/mpi/pseudo.h"
 
 namespace wuneng {
@@ -179,12 +180,12 @@ TEST(PipelineMpi, LargeMessagesDoNotWaitForEachOther) { run_with_large_messages(
 
 TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
-  const Device gpu{DeviceKind::cuda, 0};
+  const Device gpu = of_this_rank({DeviceKind::cuda, 0});
   const Comm world = Comm::world();
   const Mesh mesh = Mesh::make(world, {1, world.size(), 1}, {});
   mesh.connect(gpu, true);
   for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu);
-  if (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK")) {
+  if (gpus_of_their_own()) {
     EXPECT_EQ(locked_bytes(), 0) << "some messages went through the host";
   }
   run_with_large_messages(world, gpu);

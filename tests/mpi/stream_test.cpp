@@ -3,8 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <thread>
+
+#include "tests/mpi/gpus.h"
 
 namespace wuneng {
 namespace {
@@ -111,11 +112,11 @@ TEST(Stream, EveryStudentRankGetsItsColumnsOfEveryMicroBatch) {
 TEST(Stream, AndOnGpus) {
   if (Comm::world().size() == 1) GTEST_SKIP() << "needs two ranks";
   if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
-  exchange_in_all_layouts({DeviceKind::cuda, 0}, true);
-  if (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK")) {
+  exchange_in_all_layouts(of_this_rank({DeviceKind::cuda, 0}), true);
+  if (gpus_of_their_own()) {
     EXPECT_EQ(locked_bytes(), 0) << "some frames went through the host";
   }
-  exchange_in_all_layouts({DeviceKind::cuda, 0}, false);
+  exchange_in_all_layouts(of_this_rank({DeviceKind::cuda, 0}), false);
   EXPECT_GT(locked_bytes(), 0);
 }
 

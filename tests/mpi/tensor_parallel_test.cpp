@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "model/operators.h"
+#include "tests/mpi/gpus.h"
 #include "tests/mpi/pseudo.h"
 
 namespace wuneng {
@@ -56,17 +57,19 @@ class TensorParallelMpi : public testing::TestWithParam<Case> {
   void SetUp() override {
     if (GetParam().device.kind == DeviceKind::cuda && cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
     tp_ = Comm::world().split(0, Comm::world().rank(), "tp");
-    tp_.connect(GetParam().device, GetParam().overlap);
+    tp_.connect(device(), GetParam().overlap);
   }
+  static Device device() { return of_this_rank(GetParam().device); }
   Range mine() const { return cut(kInner, tp_.size(), tp_.rank()); }
-  Tensor here(const Tensor& t) const { return t.to(GetParam().type).to(GetParam().device); }
+  Tensor here(const Tensor& t) const { return t.to(GetParam().type).to(device()); }
   Comm tp_;
 };
 
 // y = W2 W1 x + W3 W1 x with W1 cut by rows, W2 and W3 by columns: one sum forwards, one backwards. Rows
 // enough for one part, for two, and for all parts with a remainder.
 TEST_P(TensorParallelMpi, ALayerIsTheWholeLayerOnEveryRank) {
-  const Case c = GetParam();
+  Case c = GetParam();
+  c.device = device();
   const double near = c.type == DType::f32 ? 1e-5 : 0.06;
   for (const int64_t T : {7, 2050, 4099}) {
     const Tensor w1 = pseudo_tensor({kInner, kWide}, 1), w2 = pseudo_tensor({kWide, kInner}, 2),
