@@ -1,20 +1,20 @@
 // What goes along a chain of chunks, and nothing else: the state forwards, its gradient backwards. A chain is
-// serial, so a beat, from one barrier to the next, has one chunk's step of the state and beside it, in other
-// warps, what the chunks to come need of their inputs alone. Everything is transposed where that makes both
-// directions one (formulas in kernels/cpu/wkv7_states.cpp and wkv7_backward.cpp): with rows X, Y, Z of a
-// chunk and M [value, key] a step is
+// serial, so a beat, from one barrier to the next, has one chunk's step of M [value, key] and beside it, in
+// other warps, what the chunks to come need of their inputs alone. With rows L, R, G, H [16, D] of a chunk,
+// in the coordinates of kernels/cpu/wkv7_chunk.h, both directions take the same step (formulas in
+// kernels/cpu/wkv7_states.cpp and wkv7_backward.cpp):
 //
-//   M~ = M W^T + sum_p G_p^T X_p^T      M += sum_p G_p^T H_p + M~ R
-//   N = (I - mask(L R^T))^-1, W = N L, X_p = N mask(H_p L^T)^T
+//   N = (I - mask(L R^T))^-1    W = N L    X_p = N mask(H_p L^T)^T
+//   M~ = M W^T + sum_p G_p^T X_p^T         M += sum_p G_p^T H_p + M~ R
 //
-//   forwards   M = S, before the chunk; L = A, R = B; one pair G = V, H = K; then M = M diag(e^G); M~ = U^T
-//   backwards  M = dS diag(e^G), from after it; L = B, R = A; a pair G = dY, H = Q for each reading; M~ =
-//   dP^T
+// Forwards M is S before the chunk, M~ = U^T, L = A, R = B, and of pairs there is one: G = V, H = K; then M =
+// M diag(e^G). Backwards M is dS diag(e^G), dS that after the chunk, M~ = dP^T, L = B, R = A, and each
+// reading is a pair: G = dY, H = Q; with several pairs a chunk's step takes as many beats.
 //
 // Rows of M do not meet: several blocks may share a chain's values, each with 16 or more of them, and find N,
-// W and X anew, which costs what would stand idle. Key warps, 32 keys each, bring the rows of the beat after
-// the next two from registers into shared memory (bring) and multiply the next beat's W (carry); one warp is
-// between them (invert); state warps have 16 rows of M each.
+// W and X anew, on multiprocessors that would stand idle. Key warps, 32 keys each, bring rows three beats
+// ahead of their step from registers to shared memory and multiply W one beat ahead; between the two a warp
+// inverts. State warps have 16 rows of M each.
 #pragma once
 #include "kernels/cuda/wkv7_state.h"
 #include "runtime/cuda/device.h"

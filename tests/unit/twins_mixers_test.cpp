@@ -66,6 +66,22 @@ void run_attention(Side& side, const AttentionCase& c) {
                                    .kv_head = c.kv_head});
 }
 
+// On a GPU, with activations of either type.
+template <class F>
+void expect_same_bits(F call) {
+  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
+  for (const DType activations : {DType::f32, DType::bf16}) {
+    Side once({DeviceKind::cuda, 0}, activations, 1), again({DeviceKind::cuda, 0}, activations, 1);
+    call(once);
+    call(again);
+    synchronize(once.stream.device);
+    for (size_t n = 0; n < once.outputs.size(); ++n) {
+      const Tensor a = once.outputs[n].to(Device{}), b = again.outputs[n].to(Device{});
+      EXPECT_EQ(std::memcmp(a.raw(), b.raw(), a.bytes()), 0) << "output " << n;
+    }
+  }
+}
+
 // In bf16, beside what is rounded when it is stored (2^-9 at most, about a third of it on average): weights
 // and their slopes are rounded before they are summed, which averages out, and the backward takes out from a
 // tensor of bf16. Seen: 1.3e-3 to 2.8e-3, in rows of 8 channels 4.3e-3; lse 6e-8.
@@ -80,17 +96,7 @@ TEST_P(AttentionTwins, AgreeByMmaSync) {
 }
 
 TEST_P(AttentionTwins, GiveTheSameBitsAgain) {
-  if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
-  for (const DType activations : {DType::f32, DType::bf16}) {
-    Side once({DeviceKind::cuda, 0}, activations, 1), again({DeviceKind::cuda, 0}, activations, 1);
-    run_attention(once, GetParam());
-    run_attention(again, GetParam());
-    synchronize(once.stream.device);
-    for (size_t n = 0; n < once.outputs.size(); ++n) {
-      const Tensor a = once.outputs[n].to(Device{}), b = again.outputs[n].to(Device{});
-      EXPECT_EQ(std::memcmp(a.raw(), b.raw(), a.bytes()), 0) << "output " << n;
-    }
-  }
+  expect_same_bits([&](Side& side) { run_attention(side, GetParam()); });
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -182,55 +188,59 @@ void compare_kept_states(Side& side, const Wkv7Case& c, const Tensor& kept) {
   side.remember(Tensor::from<float>(states, {static_cast<int64_t>(states.size())}));
 }
 
-TEST_P(Wkv7Twins, Agree) {
-  const Wkv7Case& c = GetParam();
+void run_wkv7(Side& side, const Wkv7Case& c) {
   const int64_t R = static_cast<int64_t>(c.head_state.size()), S = static_cast<int64_t>(c.segments.size());
   const Shape inputs = {c.T, c.N, c.D}, readers = {c.T, R, c.D}, states = {S, c.N, c.D, c.D};
-  expect_twins_agree([&](Side& side) {
-    const Tensor kappa_of_length_one = side.normal(inputs).to(Device{}).to(DType::f32).clone();
-    for (int64_t i = 0; i < c.T * c.N; ++i) {
-      float* x = kappa_of_length_one.f32() + i * c.D;
-      float norm = 0;
-      for (int64_t j = 0; j < c.D; ++j) norm += x[j] * x[j];
-      for (int64_t j = 0; j < c.D; ++j) x[j] /= std::sqrt(norm);
-    }
-    const Tensor kappa = side.activation(kappa_of_length_one);
-    const float width = 1.7f / std::sqrt(static_cast<float>(c.D));
-    const Wkv7Inputs in{.log_w = side.uniform(inputs, -0.6065f, c.slowest),
-                        .k = side.uniform(inputs, -width, width),
-                        .v = side.normal(inputs),
-                        .kappa = kappa,
-                        .rate = side.uniform(inputs, 0.05f, 0.95f),
-                        .segments = c.segments};
-    const Wkv7StatesArgs s{.in = in,
-                           .initial = c.initial ? side.normal(states, DType::f32) : Tensor(),
-                           .chunk_states = kept_states(side, c),
-                           .removed = side.out(inputs),
-                           .final = c.dfinal ? side.out(states, DType::f32) : Tensor()};
-    wkv7_states(side.stream, s);
-    compare_kept_states(side, c, s.chunk_states);
-    const Tensor r = side.normal(readers);
-    for (const bool transposed : {false, true}) {
-      const Wkv7ReadArgs args{in, s.chunk_states, s.removed, c.head_state, r, side.out(readers)};
-      transposed ? wkv7_read_transposed(side.stream, args) : wkv7_read(side.stream, args);
-    }
-    Wkv7BackwardArgs b{.in = in,
-                       .chunk_states = s.chunk_states,
-                       .removed = s.removed,
-                       .head_state = c.head_state,
-                       .dfinal = c.dfinal ? side.normal(states, DType::f32) : Tensor(),
-                       .dlog_w = side.out(inputs),
-                       .dk = side.out(inputs),
-                       .dv = side.out(inputs),
-                       .dkappa = side.out(inputs),
-                       .drate = side.out(inputs),
-                       .dinitial = c.initial ? side.out(states, DType::f32) : Tensor()};
-    for (int i = 0; i < c.readings; ++i)
-      b.readings.push_back(
-          {side.normal(readers), side.normal(readers), i == 0 ? side.out(readers) : Tensor()});
-    wkv7_backward(side.stream, b);
-    if (!c.initial) wkv7_recurrent(side.stream, {in, c.head_state, r, side.out(readers)});
-  });
+  const Tensor kappa_of_length_one = side.normal(inputs).to(Device{}).to(DType::f32).clone();
+  for (int64_t i = 0; i < c.T * c.N; ++i) {
+    float* x = kappa_of_length_one.f32() + i * c.D;
+    float norm = 0;
+    for (int64_t j = 0; j < c.D; ++j) norm += x[j] * x[j];
+    for (int64_t j = 0; j < c.D; ++j) x[j] /= std::sqrt(norm);
+  }
+  const Tensor kappa = side.activation(kappa_of_length_one);
+  const float width = 1.7f / std::sqrt(static_cast<float>(c.D));
+  const Wkv7Inputs in{.log_w = side.uniform(inputs, -0.6065f, c.slowest),
+                      .k = side.uniform(inputs, -width, width),
+                      .v = side.normal(inputs),
+                      .kappa = kappa,
+                      .rate = side.uniform(inputs, 0.05f, 0.95f),
+                      .segments = c.segments};
+  const Wkv7StatesArgs s{.in = in,
+                         .initial = c.initial ? side.normal(states, DType::f32) : Tensor(),
+                         .chunk_states = kept_states(side, c),
+                         .removed = side.out(inputs),
+                         .final = c.dfinal ? side.out(states, DType::f32) : Tensor()};
+  wkv7_states(side.stream, s);
+  compare_kept_states(side, c, s.chunk_states);
+  const Tensor r = side.normal(readers);
+  for (const bool transposed : {false, true}) {
+    const Wkv7ReadArgs args{in, s.chunk_states, s.removed, c.head_state, r, side.out(readers)};
+    transposed ? wkv7_read_transposed(side.stream, args) : wkv7_read(side.stream, args);
+  }
+  Wkv7BackwardArgs b{.in = in,
+                     .chunk_states = s.chunk_states,
+                     .removed = s.removed,
+                     .head_state = c.head_state,
+                     .dfinal = c.dfinal ? side.normal(states, DType::f32) : Tensor(),
+                     .dlog_w = side.out(inputs),
+                     .dk = side.out(inputs),
+                     .dv = side.out(inputs),
+                     .dkappa = side.out(inputs),
+                     .drate = side.out(inputs),
+                     .dinitial = c.initial ? side.out(states, DType::f32) : Tensor()};
+  for (int i = 0; i < c.readings; ++i)
+    b.readings.push_back({side.normal(readers), side.normal(readers), i == 0 ? side.out(readers) : Tensor()});
+  wkv7_backward(side.stream, b);
+  if (!c.initial) wkv7_recurrent(side.stream, {in, c.head_state, r, side.out(readers)});
+}
+
+TEST_P(Wkv7Twins, Agree) {
+  expect_twins_agree([&](Side& side) { run_wkv7(side, GetParam()); });
+}
+
+TEST_P(Wkv7Twins, GiveTheSameBitsAgain) {
+  expect_same_bits([&](Side& side) { run_wkv7(side, GetParam()); });
 }
 
 INSTANTIATE_TEST_SUITE_P(
