@@ -8,7 +8,7 @@
 #pragma once
 #include "cuda_runtime.h"
 
-struct alignas(128) CUtensorMap {
+struct alignas(64) CUtensorMap {
   uint64_t opaque[16];
 };
 using cuuint32_t = uint32_t;

@@ -134,19 +134,19 @@ TEST(EmulatedWgmma, WeightedSumsAreTheProductWithAnMnMajorTile) {
 }
 
 TEST(EmulatedTensorCopy, LeavesKMajorTilesAndZerosOutside) {
-  constexpr int kT = 40, kHeads = 3, kD = 128, kRows = 64, kFirst = 10;
-  const Matrix x(kT, kHeads * kD, 5);
-  const Tensor on_device =
-      Tensor::from<float>(x.x, {kT, kHeads, kD}).to(DType::bf16).to({DeviceKind::cuda, 0});
-  for (const int first : {kFirst, -5}) {
-    const CUtensorMap map = map_of_rows(on_device, kRows);
+  constexpr int kT = 40, kHeads = 3, kD = 128, kRows = 64, kMore = 8;
+  const Matrix x(kT + 2 * kMore, kHeads * kD, 5);  // the tensor is in their middle
+  const Tensor all = Tensor::from<float>(x.x, {kT + 2 * kMore, kHeads, kD}).to(DType::bf16);
+  const Tensor on_device = all.to(Device{DeviceKind::cuda, 0}).rows(kMore, kMore + kT);
+  const CUtensorMap map = map_of_rows(on_device, kRows);
+  for (const int first : {10, -5}) {
     in_a_warpgroup(kRows * kD * 2 + 1024, [&] {
       char* const tile = wuneng::cuda::shared_memory<char>();
       const Ring<1> ring{reinterpret_cast<uint64_t*>(tile + kRows * kD * 2)};
       if (threadIdx.x == 0) {
         ring.init(4);
         mbarrier_init_fence();
-        copy_box(tile, map, ring.begin_copy(0, kRows * kD * 2), {0, first, 0, 1});
+        copy_box(tile, map, ring.begin_copy(0, kRows * kD * 2), {0, first, 0, kHeads - 1});
       }
       __syncthreads();
       ring.wait(0);
@@ -155,7 +155,8 @@ TEST(EmulatedTensorCopy, LeavesKMajorTilesAndZerosOutside) {
           const int t = first + row;
           bf16 found;
           std::memcpy(&found, tile + k_major(row, c, kRows), 2);
-          EXPECT_EQ(static_cast<float>(found), t >= 0 && t < kT ? x(t, kD + c) : 0) << row << ", " << c;
+          EXPECT_EQ(static_cast<float>(found), t >= 0 && t < kT ? x(kMore + t, (kHeads - 1) * kD + c) : 0)
+              << row << ", " << c;
         }
     });
   }
