@@ -8,6 +8,9 @@
 namespace wuneng {
 namespace {
 
+// Elements of a bucket, but for a gradient that is larger: 32 MB are enough for bandwidth, and the first of
+// many is soon complete.
+constexpr int64_t kBucket = 8 << 20, kLeastBuckets = 8;
 constexpr int64_t kAlignment = 64;  // elements: a gradient in its bucket begins at a multiple
 
 int64_t aligned(int64_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
@@ -24,25 +27,27 @@ int64_t begin_of_share(const Parameter& p) {
 
 }  // namespace
 
-GradientSums::GradientSums(const Parameters& parameters, const GradientGroups& groups, int64_t bucket)
+GradientSums::GradientSums(const Parameters& parameters, const GradientGroups& groups)
     : parameters_(parameters), groups_(groups) {
+  // Not this rank's part of it: all ranks of tp make the same buckets.
+  const auto size = [&](const Parameter* p) { return element_count(p->global_shape) / groups.tp.size(); };
+  int64_t all = 0;
+  for (const Parameter* p : parameters) all += size(p);
   for (const bool at_the_ends : {false, true}) {
     int64_t room = -1;  // the first parameter begins a bucket, be it empty
     for (size_t i = parameters.size(); i-- > 0;) {
       Parameter* const p = parameters[i];
       if (!p->trainable || p->sum_over_embedding != at_the_ends) continue;
-      // Not this rank's part of it: all ranks of tp make the same buckets.
-      const int64_t size = element_count(p->global_shape) / groups.tp.size();
-      if (size > room) {
+      if (size(p) > room) {
         buckets_.push_back({.at_the_ends = at_the_ends});
-        room = bucket;
+        room = std::min(kBucket, all / kLeastBuckets);
       }
-      room -= size;
+      room = std::max<int64_t>(0, room - size(p));
       buckets_.back().first = i;
       buckets_.back().parameters.push_back(p);
     }
   }
-  for (Bucket& b : buckets_) lay_out(b);
+  for (Bucket& bucket : buckets_) lay_out(bucket);
 }
 
 void GradientSums::lay_out(Bucket& bucket) const {

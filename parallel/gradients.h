@@ -21,10 +21,8 @@ struct GradientGroups {
 // pass. Which elements share a bucket, and the order of the sums, do not depend on when that is.
 class GradientSums {
  public:
-  // Moves the gradients into the buckets, where they stay. bucket: elements of one at most, but for a
-  // gradient that is larger. 32 MB are large enough for bandwidth, small enough that the first is soon
-  // complete.
-  GradientSums(const Parameters& parameters, const GradientGroups& groups, int64_t bucket = 8 << 20);
+  // Moves the gradients into the buckets, where they stay.
+  GradientSums(const Parameters& parameters, const GradientGroups& groups);
 
   // Begins what can be: until finish(), nothing is added to the gradient of `first` or of those behind it.
   // Called in the same places of all ranks' programs, or not at all.

@@ -292,7 +292,7 @@ def check_cuda(bench, tally):
     on_gpu = ["run.device=cuda"]
     rounding = rounding_alone(bench, cpu, ["run.device=cpu"])
     for name, student, teacher, keys in (("one_rank", (1, 1, 1), None, []), ("streamed", (1, 2, 2), (1, 2, 1), []),
-                                         ("replicas", (2, 1, 1), None, ["run.recompute=true"]), ("by_nccl", (1, 2, 2), (1, 2, 1), [])):
+                                         ("by_nccl", (1, 2, 2), (1, 2, 1), []), ("replicas_by_nccl", (2, 1, 1), None, ["run.recompute=true"])):
         if name == "by_nccl":
             os.environ["WUNENG_EMULATOR_GPU_PER_RANK"] = "1"
         out = bench.run(name, student, teacher, on_gpu + keys)
@@ -310,7 +310,7 @@ def check_cuda(bench, tally):
     # Each kind of sum that may go beside computation, without it and with it, and again: to the bit.
     STEPS = 2
     for layout, name, keys, overlaps in (((2, 2, 1), "f32", [], ("true",)), ((2, 2, 1), "bf16", narrow, ("true", "true")), ((2, 1, 2), "bf16", narrow, ("true",))):
-        alone, *beside = (bench.run(f"overlap_{i}", layout, None, on_gpu + keys + ["student.vocab_size=263", f"run.overlap={overlap}"]) for i, overlap in enumerate(("false", *overlaps)))
+        alone, *beside = (bench.run(f"overlap_{name}_{layout[2]}_{i}", layout, None, on_gpu + keys + ["student.vocab_size=263", f"run.overlap={overlap}"]) for i, overlap in enumerate(("false", *overlaps)))
         tally.tell("cuda: sums beside computation or not, {}, student dp {} tp {} pp {}".format(name, *layout), [f"{other} differs" for other in beside if not identical(alone, other, STEPS)])
 
 

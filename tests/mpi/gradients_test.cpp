@@ -70,8 +70,7 @@ Parameters pointers(std::deque<Parameter>& all) {
   return out;
 }
 
-constexpr int64_t kBucket = 40;  // "large" is more, the others make several buckets of several
-
+// "large" is more than a bucket, an eighth of all; what is before it and behind it has another each.
 std::vector<Shares> mixed_parameters(int of) {
   return {{.name = "overlapping", .shape = {13, 5}, .ranges = overlapping(13, of)},
           {.name = "norm", .shape = {7}, .ranges = everywhere(7, of)},
@@ -97,7 +96,7 @@ class GradientsMpi : public testing::TestWithParam<Device> {
     for (const Comm* group : {&groups.tp, &groups.dp, &groups.embedding}) group->connect(device());
     std::vector<Tensor> given, once;
     for (const Parameter& p : own) given.push_back(p.var.has_grad() ? p.var.grad().clone() : Tensor());
-    GradientSums sums(pointers(own), groups, kBucket);
+    GradientSums sums(pointers(own), groups);
     sums.finish();
     for (const Parameter& p : own) {
       once.push_back(p.trainable ? p.var.grad().clone() : Tensor());
