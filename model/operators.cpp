@@ -61,23 +61,33 @@ Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const 
 
 }  // namespace
 
-Var linear(Tape& tape, const Var& x, P weight, P bias) {
+Var linear(Tape& tape, const Var& x, P weight, P bias, const Var& base) {
   const int64_t T = x.dim(0), O = weight->var.dim(0);
   const Tensor y = beside(x, {T, O}), x2 = x.value().view({T, weight->var.dim(1)});
-  kernels::matmul(tape.stream(), {.a = x2, .b = weight->var.value(), .c = y, .transpose_b = true});
-  if (bias) kernels::add_bias(tape.stream(), {.x = y, .bias = bias->var.value(), .y = y});
-  const Var out = tape.output(y, tape.wants(x, weight->var, bias ? bias->var : Var()));
-  const bool trains = weight->var.needs_grad() || (bias && bias->var.needs_grad());
+  kernels::matmul(tape.stream(), {.a = x2,
+                                  .b = weight->var.value(),
+                                  .c = y,
+                                  .transpose_b = true,
+                                  .base = base.defined() ? base.value() : Tensor(),
+                                  .bias = bias ? bias->var.value() : Tensor()});
+  const Var out = tape.output(y, tape.wants(x, base, weight->var, bias ? bias->var : Var()));
+  const auto trains = [](P p) { return p && p->var.needs_grad(); };
+  const auto weight_gradient = [=, stream = tape.stream()] {
+    const Tensor sums = trains(bias) ? bias->var.grad_buffer() : Tensor();
+    if (trains(weight))
+      matmul_into(
+          stream, weight->var,
+          {.a = out.grad(), .b = x2, .transpose_a = true, .sums = sums, .like = weight->var.value().dtype()});
+    else
+      kernels::column_sum(stream, {.dy = out.grad(), .dbias = sums});
+  };
   tape.record(
       out,
       [=, stream = tape.stream()] {
         if (x.needs_grad()) matmul_into(stream, x, {.a = out.grad(), .b = weight->var.value()});
+        if (base.needs_grad()) base.add_grad(out.grad());
       },
-      !trains ? std::function<void()>() : [=, stream = tape.stream()] {
-        if (weight->var.needs_grad())
-          matmul_into(stream, weight->var, {.a = out.grad(), .b = x2, .transpose_a = true, .like = weight->var.value().dtype()});
-        if (bias && bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
-      });
+      trains(weight) || trains(bias) ? std::function<void()>(weight_gradient) : std::function<void()>());
   return out;
 }
 
@@ -309,8 +319,7 @@ Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<
 
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head) {
-  const Tensor y = like(q),
-               lse = Tensor::empty({q.dim(0), q.dim(1)}, DType::f32, q.value().device());
+  const Tensor y = like(q), lse = Tensor::empty({q.dim(0), q.dim(1)}, DType::f32, q.value().device());
   kernels::attention_forward(tape.stream(), {.q = q.value(),
                                              .k = k.value(),
                                              .v = v.value(),
@@ -340,10 +349,9 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
 Var embedding(Tape& tape, const Tensor& tokens, P table, DType activations) {
   const Device device = tape.stream().device;
   const Tensor y = Tensor::empty({tokens.dim(0), table->var.dim(1)}, activations, device);
-  kernels::embedding(tape.stream(), {.table = table->var.value(),
-                                     .tokens = tokens.to(device),
-                                     .begin = table->held.begin,
-                                     .y = y});
+  kernels::embedding(
+      tape.stream(),
+      {.table = table->var.value(), .tokens = tokens.to(device), .begin = table->held.begin, .y = y});
   const Var out = tape.output(y, tape.wants(table->var));
   tape.record(out, {}, [=, stream = tape.stream()] {
     kernels::embedding_backward(

@@ -17,8 +17,8 @@ namespace wuneng::ops {
 // A parameter that a configuration leaves out is a null pointer.
 using P = const Parameter*;
 
-Var linear(Tape& tape, const Var& x, P weight,
-           P bias = nullptr);                         // [T, I] -> [T, O], weight [O, I], bias [O]
+// [T, I] -> [T, O], weight [O, I], bias [O], base [T, O]: x W^T + bias + base.
+Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base = {});
 Var add_bias(Tape& tape, const Var& x, P bias);       // [T, C]
 Var head_linear(Tape& tape, const Var& x, P weight);  // [T, H, I] -> [T, H, O], weight [H, O, I]
 Var rms_norm(Tape& tape, const Var& x, P weight,

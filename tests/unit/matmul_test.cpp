@@ -73,6 +73,8 @@ std::vector<double> product(const MatmulArgs& args, const std::vector<double>& b
       for (int64_t k = 0; k < K; ++k)
         sum += a[args.transpose_a ? k * M + m : m * K + k] * b[args.transpose_b ? n * K + k : k * N + n];
       c[m * N + n] = args.scale * sum + (args.accumulate == 0 ? 0 : args.accumulate * before[m * N + n]);
+      if (args.base.defined()) c[m * N + n] += args.base.f32()[m * N + n];
+      if (args.bias.defined()) c[m * N + n] += doubles(args.bias)[n];
     }
   return c;
 }
@@ -114,6 +116,35 @@ TEST(Matmul, Bf16OnEitherSide) {
       check_matmul({33, 65, 40}, transpose, !transpose, 1.0f, 0.0f, a, b);
       check_matmul({33, 65, 40}, transpose, transpose, 2.0f, 1.0f, a, b);
     }
+}
+
+TEST(Matmul, BaseBiasAndSumsOfRows) {
+  for (const int threads : {1, 3}) {
+    const WithThreads with(threads);
+    for (const Sizes& size : kSizes)
+      for (const DType type : {DType::f32, DType::bf16}) {
+        SCOPED_TRACE(testing::Message() << "M " << size.M << " N " << size.N << " K " << size.K);
+        MatmulArgs args{.a = random_tensor({size.K, size.M}, 1),
+                        .b = random_tensor({size.K, size.N}, 2),
+                        .c = constant({size.M, size.N}, kNan),
+                        .transpose_a = true,
+                        .scale = 0.5f,
+                        .base = random_tensor({size.M, size.N}, 3),
+                        .bias = random_tensor({size.N}, 4, type),
+                        .sums = random_tensor({size.M}, 5)};
+        const std::vector<double> expected = product(args, {});
+        std::vector<double> sums = doubles(args.sums);
+        for (int64_t k = 0; k < size.K; ++k)
+          for (int64_t m = 0; m < size.M; ++m) sums[m] += args.a.f32()[k * size.M + m];
+        matmul({}, args);
+        expect_near(args.c, expected);
+        expect_near(args.sums, sums);
+        args.c = args.base;
+        args.sums = {};
+        matmul({}, args);
+        expect_near(args.c, expected);
+      }
+  }
 }
 
 TEST(Matmul, SizesThatDoNotFitAreNamed) {
