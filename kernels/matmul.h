@@ -25,15 +25,15 @@ struct MatmulArgs {
 };
 WUNENG_KERNEL(matmul, MatmulArgs);
 
-// One small product per head, on [T, heads, ...] activations: y[t, h] = op(w[h]) x[t, h] (+ y where
-// accumulate). transpose = false: x [T, H, I], w [H, O, I], y [T, H, O].  transpose = true: x [T, H, O], w
+// One small product per head, on [T, heads, ...] activations: y[t, h] = op(w[h]) x[t, h] + base[t, h].
+// transpose = false: x [T, H, I], w [H, O, I], y [T, H, O].  transpose = true: x [T, H, O], w
 // [H, O, I], y [T, H, I].
 struct HeadMatmulArgs {
   Tensor x;
   Tensor w;  // weight
   Tensor y;
   bool transpose = false;
-  bool accumulate = false;
+  Tensor base;  // as y, may be y, or undefined: none
 };
 WUNENG_KERNEL(head_matmul, HeadMatmulArgs);
 

@@ -20,17 +20,22 @@ struct Wave {
       attention;                               // queries in packed rows, keys in rows of the micro-batch
   std::vector<kernels::Wkv7Segment> segments;  // in packed rows
   Tensor positions;                            // [packed rows] i32
+  Tensor turns;                                // see Packing
 };
 
 struct Packing {
   std::vector<int64_t> documents;
   int64_t rows = 0;
   Tensor positions;                                  // [T] i32, from each document's start
+  Tensor turns;                                      // [2, T, head_dim / 2]: kernels/rope.h
+  Tensor edges;                                      // [T] i32: kernels/channel.h, TokenShiftArgs
   std::vector<kernels::AttentionSegment> attention;  // one segment a document
   std::vector<kernels::Wkv7Segment> segments;
   std::vector<Wave> waves;  // empty when chunk is 0
 
+  // All but the turns.
   static Packing make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
+  void make_turns(const Stream& stream, int64_t head_dim, float theta);
 };
 
 }  // namespace wuneng

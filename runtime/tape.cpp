@@ -10,6 +10,14 @@ const Tensor& Var::grad_buffer() const {
   return node_->grad;
 }
 
+Gradient Var::gradient() const {
+  const bool own = node_->grad.defined() && !node_->grad.shared();
+  if (own) return node_->grad;
+  Gradient to(fresh_grad(), node_->grad);
+  node_->grad = to.out;
+  return to;
+}
+
 void Var::add_grad(const Tensor& grad) const {
   if (grad.numel() != node_->value.numel())
     fail("gradient of shape {} for a value of shape {}", to_string(grad.shape()),
@@ -18,7 +26,7 @@ void Var::add_grad(const Tensor& grad) const {
     node_->grad = grad.view(node_->value.shape());
     return;
   }
-  node_->grad.add(grad);
+  gradient().begun().add(grad);
 }
 
 void Tape::record(const Var& out, std::function<void()> input_gradient,

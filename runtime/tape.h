@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/tensor.h"
+#include "runtime/gradient.h"
 
 namespace wuneng {
 
@@ -22,6 +22,7 @@ class Var {
       : node_(std::make_shared<Node>(Node{std::move(value), {}, needs_grad, gradient})) {}
 
   bool defined() const { return node_ != nullptr; }
+  bool same(const Var& other) const { return node_ == other.node_; }
   const Tensor& value() const { return node_->value; }
   const Shape& shape() const { return node_->value.shape(); }
   int64_t dim(int i) const { return node_->value.dim(i); }
@@ -35,10 +36,12 @@ class Var {
   Tensor fresh_grad() const {
     return Tensor::empty(node_->value.shape(), node_->gradient, node_->value.device());
   }
-  // The gradient buffer to add into: zero when first asked for.
+  // The gradient buffer to add into: zero when first asked for. For leaves, whose gradient nobody shares.
   const Tensor& grad_buffer() const;
-  // Adds to the gradient; takes the tensor itself where there is none yet (the caller must not write to it
-  // any more).
+  // Where a kernel is to put what comes to the gradient, which is then all of it. What others may still read
+  // is not written to.
+  Gradient gradient() const;
+  // Adds to the gradient; takes the tensor itself where there is none yet. No copy: see gradient().
   void add_grad(const Tensor& grad) const;
 
  private:

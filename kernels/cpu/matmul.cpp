@@ -62,13 +62,14 @@ void head_matmul(const Stream&, const HeadMatmulArgs& args) {
   const int64_t in = args.transpose ? O : I, out = args.transpose ? I : O;
   WUNENG_ASSERT(args.x.dim(1) == H && args.x.dim(2) == in && args.y.dim(1) == H && args.y.dim(2) == out);
   if (!T) return;
+  if (args.base.defined()) Gradient(args.y, args.base).begun();
   const F32In w(args.w);
   const int64_t blocks = (T + kHeadRows - 1) / kHeadRows;
   parallel_for(H * blocks, grain_for(std::min(T, kHeadRows) * O * I), [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {
       const int64_t h = job / blocks, t = job % blocks * kHeadRows;
       sgemm(false, !args.transpose, std::min(kHeadRows, T - t), out, in, 1, args.x.f32() + (t * H + h) * in,
-            H * in, w.data() + h * O * I, I, args.accumulate ? 1 : 0, args.y.f32() + (t * H + h) * out,
+            H * in, w.data() + h * O * I, I, args.base.defined() ? 1 : 0, args.y.f32() + (t * H + h) * out,
             H * out);
     }
   });

@@ -44,7 +44,8 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
   const int64_t n = args.dy.numel();
   const auto in = [](const Tensor& t) { return t.defined() ? t.f32() : nullptr; };
   const float *a = in(args.a), *b = in(args.b), *c = in(args.c), *y = in(args.y), *dy = args.dy.f32();
-  float *da = in(args.da), *db = in(args.db), *dc = in(args.dc);
+  const auto sum = [](const Gradient& g) { return g.defined() ? g.begun().f32() : nullptr; };
+  float *da = sum(args.da), *db = sum(args.db), *dc = sum(args.dc);
   switch (args.function) {
     case Pointwise::silu:
       return for_each(n, [=](int64_t i) {
@@ -58,14 +59,14 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
     case Pointwise::swiglu:
       return for_each(n, [=](int64_t i) {
         const float s = sigmoid(a[i]);
-        da[i] += dy[i] * b[i] * s * (1 + a[i] * (1 - s));
-        db[i] += dy[i] * a[i] * s;
+        if (da) da[i] += dy[i] * b[i] * s * (1 + a[i] * (1 - s));
+        if (db) db[i] += dy[i] * a[i] * s;
       });
     case Pointwise::mix:
       return for_each(n, [=](int64_t i) {
-        da[i] += dy[i] * c[i];
-        db[i] += dy[i] * (1 - c[i]);
-        dc[i] += dy[i] * (a[i] - b[i]);
+        if (da) da[i] += dy[i] * c[i];
+        if (db) db[i] += dy[i] * (1 - c[i]);
+        if (dc) dc[i] += dy[i] * (a[i] - b[i]);
       });
     case Pointwise::add:
       if (da) for_each(n, [=](int64_t i) { da[i] += dy[i]; });

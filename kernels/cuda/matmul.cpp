@@ -69,7 +69,7 @@ void head_matmul(const Stream& stream, const HeadMatmulArgs& args) {
   const int64_t T = args.x.dim(0), H = args.w.dim(0), O = args.w.dim(1), I = args.w.dim(2);
   const int64_t in = args.transpose ? O : I, out = args.transpose ? I : O;
   WUNENG_ASSERT(args.x.dim(1) == H && args.x.dim(2) == in && args.y.dim(1) == H && args.y.dim(2) == out);
-  if (in == 0 && !args.accumulate) args.y.zero();
+  if (in == 0) Gradient(args.y, args.base).begun();
   if (T == 0 || in == 0) return;
   const Operands x(args.x, args.w);
   multiply(stream, {.type = x.type,
@@ -79,7 +79,8 @@ void head_matmul(const Stream& stream, const HeadMatmulArgs& args) {
                     .batch = H,
                     .a = {x.a.raw(), H * in, in},
                     .b = {x.b.raw(), I, O * I, !args.transpose},
-                    .accumulate = args.accumulate ? 1.0f : 0.0f,
+                    .accumulate = args.base.defined() ? 1.0f : 0.0f,
+                    .from = args.base.defined() ? args.base.raw() : nullptr,
                     .out = args.y,
                     .ld = H * out,
                     .step = out});

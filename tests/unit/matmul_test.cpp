@@ -187,11 +187,12 @@ void check_head_matmul(const HeadSizes& size, bool transpose, bool accumulate, D
                                   << " transpose " << transpose << " accumulate " << accumulate);
   const auto [T, H, O, I] = size;
   const int64_t in = transpose ? O : I, out = transpose ? I : O;
+  const Tensor y = accumulate ? random_tensor({T, H, out}, 3) : constant({T, H, out}, kNan);
   const HeadMatmulArgs args{.x = random_tensor({T, H, in}, 1),
                             .w = random_tensor({H, O, I}, 2, weight),
-                            .y = accumulate ? random_tensor({T, H, out}, 3) : constant({T, H, out}, kNan),
+                            .y = y,
                             .transpose = transpose,
-                            .accumulate = accumulate};
+                            .base = accumulate ? y : Tensor()};
   const std::vector<double> x = doubles(args.x), w = doubles(args.w);
   std::vector<double> expected = accumulate ? doubles(args.y) : std::vector<double>(T * H * out);
   for (int64_t t = 0; t < T; ++t)
