@@ -81,6 +81,22 @@ union Part {
   __device__ Part() {}
 };
 
+template <class W>
+__device__ void store_word(W& to, const W& word) {
+#ifdef __CUDACC__
+  if constexpr (sizeof(W) == 16)
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(&to)), "r"(word.x),
+                 "r"(word.y), "r"(word.z), "r"(word.w)
+                 : "memory");
+  else if constexpr (sizeof(W) == 8)
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(&to)), "r"(word.x),
+                 "r"(word.y)
+                 : "memory");
+  else
+#endif
+    to = word;
+}
+
 // May N elements of S be read from p at once?
 template <int N, class S>
 __host__ __device__ bool fits(const S* p) {
@@ -117,11 +133,7 @@ __device__ void store(S* to, const Values<N>& from) {
     Part<N, S> part;
 #pragma unroll
     for (int j = 0; j < each; ++j) assign(part.x[j], from.x[p * each + j]);
-#ifdef __CUDACC__
-    __stwb(reinterpret_cast<decltype(part.word)*>(to) + p, part.word);
-#else
-    reinterpret_cast<Part<N, S>*>(to)[p].word = part.word;
-#endif
+    store_word(reinterpret_cast<Part<N, S>*>(to)[p].word, part.word);
   }
 }
 
