@@ -1,6 +1,5 @@
 // A teacher in the student's last-stage processes, cut over the same tensor-parallel ranks.
 #pragma once
-#include "kernels/columns.h"
 #include "launch/train_recipe.h"
 #include "model/hugging_face.h"
 #include "parallel/mesh.h"
@@ -25,13 +24,11 @@ class InProcessTeacher : public TeacherSource {
 
   std::vector<TeacherSlice> take(int64_t, int micro_batch) override {
     Tape silent(model_.stream(), false);
-    const Tensor logits = model_.logits(model_.forward(silent, round_[micro_batch], {}).value());
-    const Range held = model_.head()->held;
-    const int64_t count = std::min(held.end, shared_) - held.begin;
-    if (count == held.size()) return {{held, logits}};
-    const Tensor shared = Tensor::empty({logits.dim(0), count}, DType::f32, logits.device());
-    kernels::copy_columns(model_.stream(), {.x = logits, .begin = 0, .y = shared});
-    return {{{held.begin, held.begin + count}, shared}};
+    const Var hidden = model_.forward(silent, round_[micro_batch], {});
+    const Range held = model_.head()->held, shared = {held.begin, std::min(held.end, shared_)};
+    const Tensor logits = Tensor::empty({hidden.dim(0), shared.size()}, DType::f32, model_.shard().device);
+    model_.logits(hidden.value(), shared, logits);
+    return {{shared, logits}};
   }
   void release() override {}
 

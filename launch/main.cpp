@@ -45,7 +45,10 @@ int run(int argc, char** argv) {
       "train",
       "Train or distil as a recipe says. Under mpirun, one process per rank; the number of ranks is\n"
       "student dp x pp x tp plus teacher dp x pp x tp.");
-  train_command->add_option("recipe", recipe, "a TOML file, such as launch/recipes/quickstart_student.toml")
+  train_command
+      ->add_option("recipe", recipe,
+                   "a TOML file, such as launch/recipes/quickstart_student.toml; every_key.toml beside it "
+                   "has all settings")
       ->required();
   train_command->add_option("overrides", overrides,
                             "settings that replace the recipe's, such as optimizer.lr=1e-4 layout.tp=2");

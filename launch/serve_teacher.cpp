@@ -28,7 +28,9 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.rows = [&](int) { return r.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
       const Var out = model.forward(tape, batches[m], hidden);
-      if (sender) sender->send(items[m], model.logits(out.value()));
+      if (sender)
+        sender->send(items[m],
+                     [&](Range columns, const Tensor& frame) { model.logits(out.value(), columns, frame); });
       return out;
     };
     pipeline.run(forward_only(mesh.layout.pp, mesh.pp_rank, static_cast<int>(items.size())), work);

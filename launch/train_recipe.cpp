@@ -157,7 +157,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.has_teacher = r.text("loss.objective", "kl", {"kl", "ce"}) == "kl";
   t.loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
   t.loss.ce_share = t.has_teacher ? static_cast<float>(r.number("loss.ce_share", 0, 0, 0.999)) : 1.0f;
-  t.loss.chunk_tokens = r.integer("loss.chunk_tokens", 128, 1);
+  t.loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   if (t.has_teacher) read_teacher(r, t);
 
   read_data(r, t);

@@ -1,5 +1,7 @@
 #include "model/decoder.h"
 
+#include <algorithm>
+
 #include "kernels/matmul.h"
 
 namespace wuneng {
@@ -76,10 +78,30 @@ Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& pa
   return add_projections(tape, shard_.tp, mixed, {{inner, layer.down}});
 }
 
+void Decoder::logits(const Tensor& hidden, Range columns, const Tensor& out) const {
+  WUNENG_ASSERT(head_ != nullptr);
+  const int64_t first = columns.begin - head_->held.begin;
+  const Tensor head = head_->var.value().rows(first, first + columns.size());
+  const auto product = [&](const Tensor& h, const Tensor& to) {
+    kernels::matmul(stream(), {.a = h, .b = head, .c = to, .transpose_b = true});
+  };
+  // What only products of bf16 factors on a GPU write.
+  const bool on_gpu = shard_.device.kind == DeviceKind::cuda;
+  if (out.dtype() == DType::f32 || (on_gpu && (hidden.dtype() == DType::bf16 || head.dtype() == DType::bf16)))
+    return product(hidden, out);
+  constexpr int64_t kRows = 128;
+  for (int64_t begin = 0; begin < hidden.dim(0); begin += kRows) {
+    const int64_t end = std::min(begin + kRows, hidden.dim(0));
+    const Tensor wide = Tensor::empty({end - begin, columns.size()}, DType::f32, shard_.device);
+    product(hidden.rows(begin, end), wide);
+    out.rows(begin, end).copy_from(wide);
+  }
+}
+
 Tensor Decoder::logits(const Tensor& hidden) const {
   WUNENG_ASSERT(head_ != nullptr);
-  const Tensor out = Tensor::empty({hidden.dim(0), head_->var.dim(0)}, DType::f32, shard_.device);
-  kernels::matmul(stream(), {.a = hidden, .b = head_->var.value(), .c = out, .transpose_b = true});
+  const Tensor out = Tensor::empty({hidden.dim(0), head_->held.size()}, DType::f32, shard_.device);
+  logits(hidden, head_->held, out);
   return out;
 }
 

@@ -32,8 +32,10 @@ class Decoder : public Stage {
   Stream stream() const { return compute_stream(shard_.device); }
   // The output matrix [local vocabulary, d] that the loss multiplies with; on the last stage only.
   const Parameter* head() const { return head_; }
-  // Logits [T, local vocabulary] of a final hidden state, without a tape.
-  Tensor logits(const Tensor& hidden) const;
+  // Logits [T, columns.size()] of a final hidden state [T, d], without a tape: of these columns of the
+  // vocabulary, which the head here must hold, into `out`, f32 or bf16 (rounded once).
+  void logits(const Tensor& hidden, Range columns, const Tensor& out) const;
+  Tensor logits(const Tensor& hidden) const;  // of all columns here, f32
 
  private:
   struct Layer {

@@ -11,6 +11,14 @@ namespace {
 
 using namespace kernels;
 
+// A chunk costs a pass over the output matrix and two over its f32 gradient, whatever its size. On a GPU
+// these take as long as the products of some 500 tokens; on the CPU a chunk's logits should stay in its
+// cache.
+int64_t chunk_size(const LossOptions& options, int64_t T, Device device) {
+  const int64_t suits = device.kind == DeviceKind::cuda ? 1024 : 128;
+  return std::min(options.chunk_tokens > 0 ? options.chunk_tokens : suits, T);
+}
+
 // [T] f32 each: what a token's gradients are multiplied with; 0 where it has no label.
 struct Scales {
   Tensor kl, ce;
@@ -106,7 +114,7 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
   // f32 one takes the other's place.
   const DType narrow = hidden.value().dtype();
   const auto fresh = [&](Shape shape, DType type) { return Tensor::empty(std::move(shape), type, device); };
-  const int64_t size = std::min(options.chunk_tokens, T);
+  const int64_t size = chunk_size(options, T, device);
   const Tensor dhidden = wanted ? fresh({T, d}, narrow) : Tensor(), logits = fresh({size, V}, DType::f32),
                gradient = !wanted || narrow == DType::f32 ? logits : fresh({size, V}, narrow);
   for (int64_t begin = 0; begin < T; begin += size) {

@@ -16,8 +16,8 @@ namespace wuneng {
 
 struct LossOptions {
   float temperature = 1;
-  float ce_share = 0;  // loss = (1 - ce_share) KL t^2 + ce_share CE; 1: no teacher needed
-  int64_t chunk_tokens = 128;
+  float ce_share = 0;        // loss = (1 - ce_share) KL t^2 + ce_share CE; 1: no teacher needed
+  int64_t chunk_tokens = 0;  // whose logits are held at a time; 0: what suits the device
 };
 
 // Sums over tokens that have a label.

@@ -308,36 +308,67 @@ Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map, int64_t hea
 Var pack_rows(Tape& tape, const Var& x, const Runs& runs) {
   Shape shape = x.shape();
   shape[0] = 0;
-  for (const auto& run : runs) shape[0] += run.count;
-  if (runs.size() == 1 && runs[0].begin == 0 && runs[0].count == x.dim(0)) return x;
+  bool same = true;  // is every row in its place?
+  for (const auto& run : runs) {
+    same = same && run.begin == shape[0];
+    shape[0] += run.count;
+  }
+  const bool once = shape[0] == x.dim(0);  // every row
+  if (same && once) return x;
   const Tensor packed = beside(x, shape);
   kernels::pack_rows(tape.stream(), {.tall = x.value(), .packed = packed, .runs = runs});
   const Var out = tape.output(packed, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
+    const Gradient g = x.gradient();
+    const bool fresh = once && !g.base.defined();
     kernels::unpack_rows(
-        stream, {.tall = x.gradient().begun(), .packed = out.grad(), .runs = runs, .accumulate = true});
+        stream,
+        {.tall = fresh ? g.out : g.begun(), .packed = out.grad(), .runs = runs, .accumulate = !fresh});
   });
   return out;
 }
 
-Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<Runs>& runs, int64_t rows) {
+std::vector<Var> cut_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts) {
+  const Var whole = tape.output(x.value(), tape.wants(x));
+  std::vector<Var> pieces;
+  int64_t begin = 0;
+  for (const int64_t count : counts) {
+    pieces.push_back(whole.rows(begin, begin + count));
+    begin += count;
+  }
+  WUNENG_ASSERT(begin == x.dim(0));
+  tape.record(whole, [=] {
+    for (const Var& piece : pieces) {
+      piece.grad_buffer();  // zero where no gradient reached the piece
+      piece.drop_grad();
+    }
+    x.add_grad(whole.grad());
+  });
+  return pieces;
+}
+
+Var join_rows(Tape& tape, const std::vector<Var>& pieces) {
   if (pieces.size() == 1) return pieces[0];
   Shape shape = pieces[0].shape();
-  shape[0] = rows;
-  const Tensor tall = beside(pieces[0], shape);
+  shape[0] = 0;
   bool wanted = false;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    kernels::unpack_rows(tape.stream(), {.tall = tall, .packed = pieces[i].value(), .runs = runs[i]});
-    wanted |= pieces[i].needs_grad();
+  for (const Var& piece : pieces) {
+    shape[0] += piece.dim(0);
+    wanted |= piece.needs_grad();
   }
-  const Var out = tape.output(tall, wanted);
-  tape.record(out, [=, stream = tape.stream()] {
-    for (size_t i = 0; i < pieces.size(); ++i)
-      if (pieces[i].needs_grad())
-        kernels::pack_rows(stream, {.tall = out.grad(),
-                                    .packed = pieces[i].gradient().begun(),
-                                    .runs = runs[i],
-                                    .accumulate = true});
+  const Tensor joined = beside(pieces[0], shape);
+  int64_t begin = 0;
+  for (const Var& piece : pieces) {
+    joined.rows(begin, begin + piece.dim(0)).copy_from(piece.value());
+    begin += piece.dim(0);
+  }
+  const Var out = tape.output(joined, wanted);
+  tape.record(out, [=] {
+    int64_t at = 0;
+    for (const Var& piece : pieces) {
+      if (piece.needs_grad()) piece.add_grad(out.grad().rows(at, at + piece.dim(0)));
+      at += piece.dim(0);
+    }
   });
   return out;
 }
@@ -354,7 +385,7 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                              .kv_head = kv_head});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {
-    const Tensor dq = like(q);
+    const Tensor dq = q.fresh_grad();
     kernels::attention_backward(stream, {.q = q.value(),
                                          .k = k.value(),
                                          .v = v.value(),

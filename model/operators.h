@@ -49,9 +49,10 @@ Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map,
               int64_t heads);  // y[:, map[h]] += x[:, h]
 
 using Runs = std::vector<kernels::RowRun>;
-Var pack_rows(Tape& tape, const Var& x, const Runs& runs);  // the runs of rows, one after another
-Var assemble_rows(Tape& tape, const std::vector<Var>& pieces, const std::vector<Runs>& runs,
-                  int64_t rows);  // its inverse
+Var pack_rows(Tape& tape, const Var& x, const Runs& runs);  // runs of rows, none twice, one after another
+// Rows [0, counts[0]), the next counts[1] and so on, as views; and pieces one after another again.
+std::vector<Var> cut_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts);
+Var join_rows(Tape& tape, const std::vector<Var>& pieces);
 
 // Causal attention; see kernels/attention.h. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H, D].
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,

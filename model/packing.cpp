@@ -30,7 +30,9 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
   }
   p.edges = p.edges.to(device);
   if (chunk == 0) return p;
-  std::vector<size_t> before;  // documents of the wave before
+  std::vector<size_t> before;                                              // documents of the wave before
+  std::vector<std::vector<kernels::RowRun>> chunks(documents.size() - 1);  // of each document, in wave order
+  int64_t done = 0;
   for (int64_t first = 0; first < longest; first += chunk) {
     Wave wave;
     std::vector<size_t> now;
@@ -38,7 +40,8 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
     for (size_t d = 0; d + 1 < documents.size(); ++d) {
       const int64_t begin = documents[d], count = std::min(chunk, documents[d + 1] - begin - first);
       if (count <= 0) continue;
-      wave.runs.push_back({begin + first, count});
+      p.wave_order.push_back({begin + first, count});
+      chunks[d].push_back({done + packed, count});
       wave.attention.push_back({packed, count, begin, first});
       wave.segments.push_back({packed, count});
       if (first) wave.survivors.push_back({std::find(before.begin(), before.end(), d) - before.begin(), 1});
@@ -46,13 +49,17 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
       now.push_back(d);
     }
     wave.positions = Tensor::empty({packed}, DType::i32);
-    for (size_t i = 0; i < wave.runs.size(); ++i)
-      for (int64_t t = 0; t < wave.runs[i].count; ++t)
-        wave.positions.data<int32_t>()[wave.segments[i].begin + t] = static_cast<int32_t>(first + t);
+    for (const kernels::Wkv7Segment& s : wave.segments)
+      for (int64_t t = 0; t < s.count; ++t)
+        wave.positions.data<int32_t>()[s.begin + t] = static_cast<int32_t>(first + t);
     wave.positions = wave.positions.to(device);
     p.waves.push_back(std::move(wave));
+    p.wave_rows.push_back(packed);
+    done += packed;
     before = std::move(now);
   }
+  for (const auto& of_document : chunks)
+    p.documents_order.insert(p.documents_order.end(), of_document.begin(), of_document.end());
   return p;
 }
 

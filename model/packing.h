@@ -10,16 +10,14 @@
 namespace wuneng {
 
 // One round of a layer that goes chunk by chunk: the j-th chunk of every document that is long enough
-// (model.md, "Documents": chunk boundaries count from the document's start). Its rows are packed one run
-// after another.
+// (model.md, "Documents": chunk boundaries count from the document's start), one after another.
 struct Wave {
-  std::vector<kernels::RowRun> runs;  // the rows of the micro-batch
   std::vector<kernels::RowRun>
       survivors;  // which of the wave before's documents are in this one, as runs of size 1
   std::vector<kernels::AttentionSegment>
-      attention;                               // queries in packed rows, keys in rows of the micro-batch
-  std::vector<kernels::Wkv7Segment> segments;  // in packed rows
-  Tensor positions;                            // [packed rows] i32
+      attention;                               // queries in the wave's rows, keys in rows of the micro-batch
+  std::vector<kernels::Wkv7Segment> segments;  // in the wave's rows
+  Tensor positions;                            // [the wave's rows] i32
   Tensor turns;                                // see Packing
 };
 
@@ -31,7 +29,11 @@ struct Packing {
   Tensor edges;                                      // [T] i32: kernels/channel.h, TokenShiftArgs
   std::vector<kernels::AttentionSegment> attention;  // one segment a document
   std::vector<kernels::Wkv7Segment> segments;
-  std::vector<Wave> waves;  // empty when chunk is 0
+  // Empty when chunk is 0:
+  std::vector<Wave> waves;
+  std::vector<int64_t> wave_rows;                // of each wave
+  std::vector<kernels::RowRun> wave_order;       // the micro-batch's rows wave by wave
+  std::vector<kernels::RowRun> documents_order;  // and those in the micro-batch's order again
 
   // All but the turns.
   static Packing make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});

@@ -119,20 +119,30 @@ class WunengMixer : public Mixer {
     // else at once.
     Var A, z;
     if (o_.loops()) {
+      const auto by_wave = [&](const Var& y) {
+        return y.defined()
+                   ? ops::cut_rows(tape, ops::pack_rows(tape, y, packing.wave_order), packing.wave_rows)
+                   : std::vector<Var>(packing.waves.size());
+      };
+      const auto whole = [&](const std::vector<Var>& pieces) {
+        return ops::pack_rows(tape, ops::join_rows(tape, pieces), packing.documents_order);
+      };
+      const std::vector<Var> q = by_wave(in.q), r = by_wave(in.r), key = by_wave(in.key),
+                             kappa = by_wave(in.kappa), log_w = by_wave(in.log_w), rates = by_wave(in.rate),
+                             token_value = by_wave(in.token_value);
       std::vector<Var> As, zs;
-      std::vector<ops::Runs> runs;
       Var boundary;
       for (size_t j = 0; j < packing.waves.size(); ++j) {
-        const Wave& wave = packing.waves[j];
-        const Outputs out = wave_forward(tape, in, k, v, wave, boundary, j + 1 < packing.waves.size());
+        const bool last = j + 1 == packing.waves.size();
+        const Outputs out =
+            wave_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, k, v,
+                         packing.waves[j], boundary, !last);
         As.push_back(out.A);
         zs.push_back(out.z);
-        runs.push_back(wave.runs);
-        if (j + 1 < packing.waves.size())
-          boundary = ops::pack_rows(tape, out.final, packing.waves[j + 1].survivors);
+        if (!last) boundary = ops::pack_rows(tape, out.final, packing.waves[j + 1].survivors);
       }
-      A = ops::assemble_rows(tape, As, runs, T);
-      z = ops::assemble_rows(tape, zs, runs, T);
+      A = whole(As);
+      z = whole(zs);
     } else {
       const Var q = ops::rope(tape, in.q, packing.turns);
       A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
@@ -162,25 +172,22 @@ class WunengMixer : public Mixer {
 
   // One chunk of every document that reaches it; boundary is undefined before the first, where the state is
   // zero.
-  Outputs wave_forward(Tape& tape, const Inputs& all, const Var& k, const Var& v, const Wave& wave,
+  Outputs wave_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const Wave& wave,
                        const Var& boundary, bool want_final) const {
-    const auto pack = [&](const Var& y) { return y.defined() ? ops::pack_rows(tape, y, wave.runs) : y; };
-    const Var r = pack(all.r);
     const Var zb = boundary.defined()
-                       ? read_at_boundary(tape, boundary, r, wave)
-                       : Var(Tensor::zeros(r.shape(), r.value().dtype(), tape.stream().device));
-    Var q = pack(all.q);
+                       ? read_at_boundary(tape, boundary, in.r, wave)
+                       : Var(Tensor::zeros(in.r.shape(), in.r.value().dtype(), tape.stream().device));
+    Var q = in.q;
     if (o_.multi_token)
       q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
     q = ops::rope(tape, q, wave.turns);
     const Var A = ops::attention(tape, q, k, v, wave.attention, heads_.kv_of_head);  // Eq. 12
     const Var Mb = o_.middle_feedback() ? middle(tape, A, zb) : Var();
-    const Var value = state_value(tape, pack(all.token_value), A, Mb);
-    const ops::ScanPtr scan = ops::state_scan(tape,
-                                              {pack(all.log_w), pack(all.key), value, pack(all.kappa),
-                                               pack(all.rate), boundary, wave.segments, heads_.state_of_head},
-                                              want_final);
-    return {A, read(tape, scan, r), scan->final};
+    const Var value = state_value(tape, in.token_value, A, Mb);
+    const ops::ScanPtr scan = ops::state_scan(
+        tape, {in.log_w, in.key, value, in.kappa, in.rate, boundary, wave.segments, heads_.state_of_head},
+        want_final);
+    return {A, read(tape, scan, in.r), scan->final};
   }
 
   // v_s (Eq. 4, 9): the token's value, and what the group's attention and middle heads feed back. Where ranks

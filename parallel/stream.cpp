@@ -3,8 +3,6 @@
 #include <cstring>
 #include <numeric>
 
-#include "kernels/columns.h"
-
 namespace wuneng {
 namespace {
 
@@ -63,10 +61,7 @@ void TeacherSender::take_credit(int rank, Receiver& receiver) {
   --receiver.outstanding;
 }
 
-void TeacherSender::send(const StreamItem& item, const Tensor& logits) {
-  const int64_t mine = cut(options_.shape.teacher_vocab, options_.shape.teacher_tp, mesh_.tp_rank).begin;
-  require(logits.dim(0) == options_.rows, "teacher stream: {} rows of logits, expected {}", logits.dim(0),
-          options_.rows);
+void TeacherSender::send(const StreamItem& item, const Write& write) {
   for (const StreamSlice& slice : slices_) {
     const int to = mesh_.world_rank(Role::student, item.student_dp, mesh_.student.pp - 1, slice.student_tp);
     Receiver& receiver = receivers_[to];
@@ -75,11 +70,11 @@ void TeacherSender::send(const StreamItem& item, const Tensor& logits) {
     const Header header = header_of(item, slice.columns, options_);
     const Tensor frame = header_buffer();
     std::memcpy(frame.raw(), &header, sizeof header);
-    const Tensor part = Tensor::empty({options_.rows, slice.columns.size()}, options_.dtype, logits.device());
-    kernels::copy_columns(compute_stream(logits.device()),
-                          {.x = logits, .begin = slice.columns.begin - mine, .y = part});
+    const Tensor logits =
+        Tensor::empty({options_.rows, slice.columns.size()}, options_.dtype, options_.device);
+    write(slice.columns, logits);
     receiver.sends.push_back(stream_.isend(frame, to, kHeader, "header of the teacher's logits"));
-    receiver.sends.push_back(stream_.isend(part, to, kLogits, "teacher's logits"));
+    receiver.sends.push_back(stream_.isend(logits, to, kLogits, "teacher's logits"));
     ++receiver.outstanding;
   }
 }

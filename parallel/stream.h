@@ -8,6 +8,7 @@
 // header against what it expects: a mismatch is an error, never a wrong loss.
 #pragma once
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 
@@ -38,7 +39,7 @@ struct StreamOptions {
   int credits = 2;
   DType dtype = DType::f32;
   int64_t rows = 0;                        // T, of every micro-batch
-  Device device = {};                      // where the student wants the logits
+  Device device = {};                      // where this rank has the logits or wants them
   int64_t first_round = 0, end_round = 0;  // the rounds of this run
 };
 
@@ -49,9 +50,11 @@ class TeacherSender {
  public:
   // `stream` spans the world. For the teacher's last-stage ranks.
   TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
-  // logits: this rank's columns [T, cut(teacher_vocab, tp, rank)] f32, on any device. Waits while a receiver
-  // has no credit left.
-  void send(const StreamItem& item, const Tensor& logits);
+  // Writes the logits of some of this rank's columns, of cut(teacher_vocab, tp, rank), into a frame [T,
+  // columns.size()] of the stream's type on options.device.
+  using Write = std::function<void(Range columns, const Tensor& frame)>;
+  // Calls `write` for each slice, and waits before it while the receiver has no credit left.
+  void send(const StreamItem& item, const Write& write);
   void flush();  // waits until everything has been received and used
 
  private:

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 
+#include "runtime/cuda/device.h"
 #include "runtime/mpi_call.h"
 #include "runtime/ring.h"
 #include "runtime/watchdog.h"
@@ -63,6 +64,7 @@ void start(int* argc, char*** argv) {
   MPI_Comm_rank(MPI_COMM_WORLD, &s.world_rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   require_ranks(size);
+  if (size > 1) cuda::expect_messages();
   MPI_Comm node;
   check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, s.world_rank, MPI_INFO_NULL, &node),
         "MPI_Comm_split_type");

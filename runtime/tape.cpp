@@ -2,6 +2,25 @@
 
 namespace wuneng {
 
+Tensor Var::fresh_grad(Node& node) {
+  if (!node.whole || node.grad.defined())
+    return Tensor::empty(node.value.shape(), node.gradient, node.value.device());
+  Node& whole = *node.whole;
+  if (!whole.grad.defined()) whole.grad = fresh_grad(whole);
+  return whole.grad.rows(node.first_row, node.first_row + node.value.dim(0));
+}
+
+Tensor Var::fresh_grad() const { return fresh_grad(*node_); }
+
+void Var::set_grad(Tensor grad) const {
+  if (node_->whole) {
+    const Tensor place = fresh_grad();
+    if (place.raw() != grad.raw()) place.copy_from(grad);
+    grad = place;
+  }
+  node_->grad = std::move(grad);
+}
+
 const Tensor& Var::grad_buffer() const {
   if (!node_->grad.defined()) {
     node_->grad = fresh_grad();
@@ -11,11 +30,19 @@ const Tensor& Var::grad_buffer() const {
 }
 
 Gradient Var::gradient() const {
-  const bool own = node_->grad.defined() && !node_->grad.shared();
-  if (own) return node_->grad;
-  Gradient to(fresh_grad(), node_->grad);
-  node_->grad = to.out;
+  Tensor& grad = node_->grad;
+  // A piece's has its place, where nobody else reads before the whole is complete.
+  if (grad.defined() && (node_->whole || !grad.shared())) return grad;
+  Gradient to(fresh_grad(), grad);
+  grad = to.out;
   return to;
+}
+
+Var Var::rows(int64_t begin, int64_t end) const {
+  Var piece(node_->value.rows(begin, end), node_->needs_grad, node_->gradient);
+  piece.node_->whole = node_;
+  piece.node_->first_row = begin;
+  return piece;
 }
 
 void Var::add_grad(const Tensor& grad) const {
@@ -23,7 +50,7 @@ void Var::add_grad(const Tensor& grad) const {
     fail("gradient of shape {} for a value of shape {}", to_string(grad.shape()),
          to_string(node_->value.shape()));
   if (!node_->grad.defined()) {
-    node_->grad = grad.view(node_->value.shape());
+    set_grad(grad.view(node_->value.shape()));
     return;
   }
   gradient().begun().add(grad);

@@ -30,26 +30,32 @@ class Var {
 
   bool has_grad() const { return node_->grad.defined(); }
   const Tensor& grad() const { return node_->grad; }
-  void set_grad(Tensor grad) const { node_->grad = std::move(grad); }
+  void set_grad(Tensor grad) const;
   void drop_grad() const { node_->grad = {}; }
-  // An uninitialised tensor to be the gradient, or a part of it.
-  Tensor fresh_grad() const {
-    return Tensor::empty(node_->value.shape(), node_->gradient, node_->value.device());
-  }
+  // An uninitialised tensor to be the gradient, or a part of it. While there is no gradient, a piece's (see
+  // rows) is always the same one.
+  Tensor fresh_grad() const;
   // The gradient buffer to add into: zero when first asked for. For leaves, whose gradient nobody shares.
   const Tensor& grad_buffer() const;
-  // Where a kernel is to put what comes to the gradient, which is then all of it. What others may still read
-  // is not written to.
+  // Where a kernel is to put what comes to the gradient, which is then all of it: ask once for each kernel. A
+  // tensor that others may still read is not written to.
   Gradient gradient() const;
   // Adds to the gradient; takes the tensor itself where there is none yet. No copy: see gradient().
   void add_grad(const Tensor& grad) const;
+
+  // A piece: rows [begin, end) of the value, whose gradient lies among this one's. This one's is complete
+  // when every piece has one.
+  Var rows(int64_t begin, int64_t end) const;
 
  private:
   struct Node {
     Tensor value, grad;
     bool needs_grad;
     DType gradient;
+    std::shared_ptr<Node> whole = {};  // of a piece ...
+    int64_t first_row = 0;             // ... and where it begins there
   };
+  static Tensor fresh_grad(Node& node);
   std::shared_ptr<Node> node_;
 };
 

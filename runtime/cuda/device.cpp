@@ -11,10 +11,6 @@
 namespace wuneng::cuda {
 namespace {
 
-// A GPU's streams share a few queues to it, by default 8: work of one stream then waits for work of another
-// that it has nothing to do with, and a message's for its receiver (see nccl.h). Read when the driver starts.
-const int g_queues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-
 // Free blocks by their size. Sizes are rounded so that a step's second run finds what its first left.
 class Blocks {
  public:
@@ -154,6 +150,15 @@ cudaError_t count_devices(int& count) {
 }
 
 }  // namespace
+
+void expect_messages() {
+  // A GPU's streams share a few queues to it, by default 8: work of one stream then waits for work of another
+  // that it has nothing to do with, and a message's for its receiver.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+  // By default a kernel is loaded when it is first launched, for which the driver may wait until the GPU has
+  // nothing left to do: also for a message whose sender waits for what this host has still to launch.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+}
 
 int device_count() {
   int count = 0;

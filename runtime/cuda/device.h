@@ -15,6 +15,9 @@ class Tensor;
 namespace wuneng::cuda {
 
 #ifdef WUNENG_WITH_CUDA
+// Before anything else of CUDA in a process of several ranks: sets what nccl.h counts on in the environment
+// that the driver reads when it starts. What the user has set there stays.
+void expect_messages();
 int device_count();
 std::string why_none();  // why device_count() is 0
 std::string device_name(int index);
@@ -39,6 +42,7 @@ void convert(const Tensor& from, const Tensor& to);
 void add(const Tensor& from, const Tensor& to);
 #else
 [[noreturn]] inline void none() { fail("this build has no CUDA"); }
+inline void expect_messages() {}
 inline int device_count() { return 0; }
 inline std::string why_none() { return "this build has no CUDA"; }
 inline std::string device_name(int) { none(); }

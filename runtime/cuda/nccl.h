@@ -12,8 +12,8 @@
 //   and further back: queues that every host filled in an order that a schedule's validator accepts, where
 //   sends do not block and receives do, run to their end.
 // - A GPU gives each stream its turn: a message's kernel occupies few multiprocessors (kMostBlocks), so that
-//   those of all ways and a collective are on the GPU together; streams have queues of their own
-//   (device.cpp); and a way sends a first message while it is made, since NCCL connects two ranks then and
+//   those of all ways and a collective are on the GPU together; streams have queues of their own, and
+//   kernels are loaded before any message (device.cpp); and a way sends a first message while it is made, since NCCL connects two ranks then and
 //   holds up both hosts.
 #pragma once
 #include <array>

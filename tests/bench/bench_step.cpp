@@ -1,5 +1,6 @@
-// One training step (forward, loss, backward, AdamW): milliseconds, medians of several. bench_step.py and
-// bench_gpu.py run it beside PyTorch. On a GPU parameters and activations are bf16.
+// One training step (forward, loss, backward, AdamW), or a teacher's share of one (forward and logits):
+// milliseconds, medians of several. bench_step.py and bench_gpu.py run it beside PyTorch. On a GPU parameters
+// and activations are bf16.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -16,7 +17,7 @@ int main(int argc, char** argv) {
   if (argc < 10)
     return std::fprintf(stderr,
                         "usage: bench_step HIDDEN LAYERS HEADS KV_HEADS FFN VOCAB SEQ_LEN SEQUENCES STEPS "
-                        "[cpu | cuda [qwen2 | full | lean | literal]]\n"),
+                        "[cpu | cuda [qwen2 | full | lean | literal [forward]]]\n"),
            2;
   const auto arg = [&](int i) { return std::atoll(argv[i]); };
   ModelConfig c;
@@ -30,7 +31,8 @@ int main(int argc, char** argv) {
   const DType type = device.kind == DeviceKind::cuda ? DType::bf16 : DType::f32;
   Decoder model(c, Shard{.device = device, .activations = type}, type);
   for (const Parameter* p : model.parameters()) initialize_random(*p, c, 1);
-  Optimizer optimizer(model.parameters(), {}, model.stream());
+  const bool forward_only = argc > 12 && std::string(argv[12]) == "forward";
+  Optimizer optimizer(forward_only ? Parameters() : model.parameters(), {}, model.stream());
   const int64_t L = arg(7), T = L * arg(8);
   MicroBatch batch{Tensor::empty({T}, DType::i32), Tensor::empty({T}, DType::i32), {}};
   std::mt19937 random(1);
@@ -41,15 +43,19 @@ int main(int argc, char** argv) {
   std::vector<double> times;
   for (int64_t step = 0; step < arg(9) + 2; ++step) {
     const auto begin = std::chrono::steady_clock::now();
-    Tape tape(model.stream());
-    const LossTotals totals(device);
+    Tape tape(model.stream(), !forward_only);
     const Var hidden = model.forward(tape, batch, {});
-    const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {}, {.ce_share = 1},
-                                       double(T), totals);
-    loss.set_grad(Tensor::from<float>({1.0f}, {1}));
-    tape.backward();
-    optimizer.step(1e-4, 1);
-    totals.read();  // waits for a GPU, as a step's report does
+    if (forward_only) {
+      model.logits(hidden.value());
+    } else {
+      const LossTotals totals(device);
+      const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {},
+                                         {.ce_share = 1}, double(T), totals);
+      loss.set_grad(Tensor::from<float>({1.0f}, {1}));
+      tape.backward();
+      optimizer.step(1e-4, 1);
+      totals.read();  // waits for a GPU, as a step's report does
+    }
     synchronize(device);
     if (step >= 2)
       times.push_back(

@@ -94,7 +94,8 @@ void run(const Sizes& s, DType dtype) {
   const Tensor logits = random_logits(s);
   if (mesh.role == Role::teacher) {
     TeacherSender sender(stream, mesh, o);
-    for (int64_t round = 0; round < o.end_round; ++round) sender.send({round, 0, 0}, logits);
+    for (int64_t round = 0; round < o.end_round; ++round)
+      sender.send({round, 0, 0}, [&](Range, const Tensor& frame) { frame.copy_from(logits); });
     return sender.flush();
   }
   Student student(s);

@@ -43,6 +43,14 @@ class DeviceComm : public testing::TestWithParam<bool> {
   Comm group_;
 };
 
+// A kernel that is loaded while a message is under way may wait for it, and with it for this host.
+TEST_P(DeviceComm, KernelsAreLoadedBeforeMessagesAreUnderWay) {
+  if (group_.size() == 1) GTEST_SKIP() << "needs 2 ranks";
+  const char* loading = std::getenv("CUDA_MODULE_LOADING");
+  ASSERT_NE(loading, nullptr);
+  EXPECT_STREQ(loading, "EAGER");
+}
+
 TEST_P(DeviceComm, AllReduce) {
   const int n = group_.size(), rank = group_.rank();
   for (const int64_t count : {1, 1000, 700'000}) {  // the last in several pieces

@@ -40,15 +40,16 @@ void exchange(const Comm& world, const Case& c) {
   if (c.by_nccl) stream.connect_messages(c.device, stream_ways(mesh, o.shape));
   if (mesh.role == Role::teacher) {
     TeacherSender sender(stream, mesh, o);
-    const Range held = cut(c.teacher_vocab, c.teacher.tp, mesh.tp_rank);
     for (int64_t round = o.first_round; round < o.end_round; ++round)
-      for (const StreamItem& item : items_served(o.shape, round, mesh.dp_rank)) {
-        const Tensor logits = Tensor::empty({kRows, held.size()});
-        for (int64_t t = 0; t < kRows; ++t)
-          for (int64_t v = 0; v < held.size(); ++v)
-            logits.f32()[t * held.size() + v] = logit(item, t, held.begin + v);
-        sender.send(item, logits.to(c.device));
-      }
+      for (const StreamItem& item : items_served(o.shape, round, mesh.dp_rank))
+        sender.send(item, [&](Range columns, const Tensor& frame) {
+          ASSERT_EQ(frame.shape(), (Shape{kRows, columns.size()}));
+          const Tensor logits = Tensor::empty(frame.shape());
+          for (int64_t t = 0; t < kRows; ++t)
+            for (int64_t v = 0; v < columns.size(); ++v)
+              logits.f32()[t * columns.size() + v] = logit(item, t, columns.begin + v);
+          frame.copy_from(logits.to(c.dtype));
+        });
     sender.flush();
   } else {
     StreamedTeacher receiver(stream, mesh, o);
@@ -130,7 +131,7 @@ TEST(Stream, AFrameOfAnotherMicroBatchIsAnErrorNotALoss) {
   const Comm stream = world.split(0, world.rank(), "stream");
   if (mesh.role == Role::teacher) {
     TeacherSender sender(stream, mesh, o);
-    sender.send({5, 0, 0}, Tensor::zeros({2, 4}));
+    sender.send({5, 0, 0}, [](Range, const Tensor& frame) { frame.zero(); });
     sender.flush();
   } else {
     StreamedTeacher receiver(stream, mesh, o);

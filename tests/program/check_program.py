@@ -15,7 +15,8 @@ import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "reference"))
-from model_files import read_safetensors  # noqa: E402
+import wuneng_reference as ref  # noqa: E402
+from model_files import read_safetensors, write_model  # noqa: E402
 
 PROGRAM = os.path.abspath(sys.argv[1])
 GOLDEN = os.path.join(HERE, "..", "golden")
@@ -105,6 +106,63 @@ eval_every = 20
 """
 
 
+def settings(path):
+    """Key -> value, as text, of a recipe without line breaks inside values."""
+    found, section = {}, ""
+    for line in open(path):
+        line = line.split("#")[0].strip()
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        elif line:
+            key, value = line.split(" = ", 1)
+            found[section + key] = value
+    return found
+
+
+def same(a, b):
+    try:
+        return float(a) == float(b)
+    except ValueError:
+        return a == b
+
+
+MINIMAL = """
+[student]
+hidden_size = 96
+intermediate_size = 256
+layers = 3
+heads = 6
+vocab_size = 256
+[teacher]
+path = "{teacher}"
+mode = "in_process"
+[data]
+paths = ["{text}"]
+seq_len = 16
+[optimizer]
+steps = 1
+[run]
+out = "{out}"
+"""
+
+
+def recipe_checks(root):
+    """launch/recipes/every_key.toml against what a run says that it used."""
+    text, out, path, teacher = (os.path.join(root, name) for name in ("text.txt", "minimal", "minimal.toml", "teacher"))
+    shape = ref.Config(mixer="qwen2", vocab_size=256)
+    write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
+    with open(text, "w") as f:
+        f.write("So it goes. " * 2000)
+    with open(path, "w") as f:
+        f.write(MINIMAL.format(teacher=teacher, text=text, out=out))
+    ok("train", path)
+    used, told = settings(os.path.join(out, "recipe.toml")), settings(os.path.join(HERE, "..", "..", "launch", "recipes", "every_key.toml"))
+    amiss = sorted(used.keys() ^ told.keys())
+    yield f"every_key.toml has every key {amiss or ''}", not amiss
+    amiss = [f"{k} = {used[k]}, told {told[k]}" for k in (used.keys() & told.keys()) - settings(path).keys() if not same(used[k], told[k])]
+    yield f"and every default {amiss or ''}", not amiss
+
+
 def token_checks(root):
     """tokenize, training on what it writes, generate and convert with a tokenizer."""
     tokenizer = os.path.join(GOLDEN, "tokenizer")
@@ -151,7 +209,7 @@ def token_checks(root):
 def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as root:
-        for name, good in itertools.chain(checks(root), token_checks(root)):
+        for name, good in itertools.chain(checks(root), recipe_checks(root), token_checks(root)):
             print(("ok     " if good else "FAILED ") + name, flush=True)
             passed += bool(good)
             failed += not good

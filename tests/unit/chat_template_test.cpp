@@ -9,6 +9,7 @@
 #include "data/python_json.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
+#include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -18,7 +19,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using Json = nlohmann::ordered_json;
 
-const std::string kGolden = WUNENG_GOLDEN "/tokenizer";
+const std::string kGolden = golden("tokenizer");
 
 std::string rendered(const ChatTemplate& chat_template, const Json& messages, const Json& tools = {},
                      bool prompt = false) {

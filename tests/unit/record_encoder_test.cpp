@@ -6,6 +6,7 @@
 #include "data/token_info.h"
 #include "data/tokenize.h"
 #include "runtime/error.h"
+#include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -17,7 +18,7 @@ using ::testing::HasSubstr;
 class RecordEncoderTest : public ScratchTest {
  protected:
   static const TextCodec& codec() {
-    static const TextCodec loaded = TextCodec::load(WUNENG_GOLDEN "/tokenizer", "Qwen2.5 Instruct");
+    static const TextCodec loaded = TextCodec::load(golden("tokenizer"), "Qwen2.5 Instruct");
     return loaded;
   }
   static std::string shown(const std::vector<int32_t>& ids) {

@@ -10,6 +10,7 @@
 #include "data/utf8.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
+#include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -19,7 +20,7 @@ namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-const std::string kGolden = WUNENG_GOLDEN "/tokenizer";
+const std::string kGolden = golden("tokenizer");
 
 std::string from_hex(const std::string& hex) {
   std::string bytes;
