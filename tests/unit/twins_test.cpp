@@ -118,17 +118,19 @@ TEST_P(Weights, KeyScaleAndTokenShift) {
 }
 
 TEST_P(Weights, ScaleHeads) {
-  for (const int64_t D : kChannels)
-    expect_twins_agree([&, C = H * D](Side& side) {
-      const Tensor x = side.normal({T, H, D}), s = side.normal({H}, GetParam());
-      scale_heads(side.stream, {.x = x, .s = s, .y = side.out({T, H, D})});
-      scale_heads(side.stream, {.x = x, .s = s, .base = side.normal({T, H, D}), .y = side.out({T, H, D})});
-      scale_heads_backward(side.stream, {.x = x,
-                                         .s = s,
-                                         .dy = side.normal({T, H, D}),
-                                         .dx = side.sum({T, H, D}),
-                                         .ds = side.sum({H}, DType::f32)});
-    });
+  for (const int64_t heads : {int64_t{H}, int64_t{4}})  // rows that fill vectors, of heads that do not
+    for (const int64_t D : kChannels)
+      expect_twins_agree([&](Side& side) {
+        const Shape shape = {T, heads, D};
+        const Tensor x = side.normal(shape), s = side.normal({heads}, GetParam());
+        scale_heads(side.stream, {.x = x, .s = s, .y = side.out(shape)});
+        scale_heads(side.stream, {.x = x, .s = s, .base = side.normal(shape), .y = side.out(shape)});
+        scale_heads_backward(side.stream, {.x = x,
+                                           .s = s,
+                                           .dy = side.normal(shape),
+                                           .dx = side.sum(shape),
+                                           .ds = side.sum({heads}, DType::f32)});
+      });
 }
 
 // Rows of vectors and of single elements, narrower and wider than a warp; rows that fill no block.
@@ -274,7 +276,7 @@ TEST(Twins, Rows) {
       unpack_rows(
           side.stream,
           {.tall = side.sum({T, C}), .packed = side.normal({12, C}), .runs = runs, .accumulate = true});
-      for (const auto& [A, B] : {std::pair<int64_t, int64_t>{5, 8}, {16, 24}}) {
+      for (const auto& [A, B] : {std::pair<int64_t, int64_t>{5, 8}, {3, 5}, {16, 24}}) {
         concat(side.stream, {.a = side.normal({T, A}), .b = side.normal({T, B}), .y = side.out({T, A + B})});
         concat_backward(
             side.stream,
@@ -335,7 +337,8 @@ TEST_P(Weights, Losses) {
   });
 }
 
-// Tensors that fill no piece, some that fill more than one, and one that begins where no vector can.
+// Tensors that fill no piece, some that fill more than one, and one that begins where no vector can; what
+// lies behind them is compared too.
 TEST(Twins, Adamw) {
   for (const bool narrow : {false, true})
     expect_twins_agree([&](Side& side) {
@@ -344,11 +347,11 @@ TEST(Twins, Adamw) {
       for (const auto& [n, skipped] :
            {std::pair<int64_t, int64_t>{1, 0}, {C, 0}, {70'000, 0}, {70'001, 0}, {500, 1}}) {
         const auto view = [&](const Tensor& all) { return all.rows(skipped, n + skipped); };
-        args.tensors.push_back({.master = view(side.sum({n + skipped}, DType::f32)),
-                                .m = view(side.sum({n + skipped}, DType::f32)),
-                                .v = view(side.remember(side.uniform({n + skipped}, 0, 1, DType::f32))),
-                                .gradient = view(side.sum({n + skipped}, DType::f32)),
-                                .stored = narrow ? view(side.out({n + skipped}, DType::bf16)) : Tensor(),
+        args.tensors.push_back({.master = view(side.sum({n + skipped + 3}, DType::f32)),
+                                .m = view(side.sum({n + skipped + 3}, DType::f32)),
+                                .v = view(side.remember(side.uniform({n + skipped + 3}, 0, 1, DType::f32))),
+                                .gradient = view(side.sum({n + skipped + 3}, DType::f32)),
+                                .stored = narrow ? view(side.out({n + skipped + 3}, DType::bf16)) : Tensor(),
                                 .decay = n == C ? 0.0f : 0.1f});
       }
       adamw(side.stream, args);
