@@ -28,7 +28,7 @@ elseif(WUNENG_CUDA)
       if(CMAKE_CUDA_ARCHITECTURES MATCHES "90a")  # kernels with Hopper's own instructions
         set(WUNENG_HOPPER ON)
       endif()
-      set(WUNENG_CUDA_LIBRARIES CUDA::cudart CUDA::cublas)
+      set(WUNENG_CUDA_LIBRARIES CUDA::cudart CUDA::cublasLt)
       find_library(NCCL nccl HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/lib)
       find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
       if(NCCL AND NCCL_INCLUDE)

@@ -1,8 +1,6 @@
 // Functions with a parameter per channel or per head, the same for all T rows. Backward kernels add to
-// gradients, where defined.
+// parameters' gradients; all gradients may be undefined: not wanted.
 #pragma once
-#include <vector>
-
 #include "kernels/twin.h"
 
 namespace wuneng::kernels {
@@ -29,7 +27,8 @@ WUNENG_KERNEL(bias_sigmoid, BiasSigmoidArgs);
 struct BiasSigmoidBackwardArgs {
   Tensor y, dy;
   float scale;
-  Tensor dx, dbias;
+  Gradient dx;
+  Tensor dbias;
 };
 WUNENG_KERNEL(bias_sigmoid_backward, BiasSigmoidBackwardArgs);
 
@@ -40,19 +39,22 @@ struct KeyScaleArgs {
 WUNENG_KERNEL(key_scale, KeyScaleArgs);
 struct KeyScaleBackwardArgs {
   Tensor key, rate, k_a, dy;
-  Tensor dkey, drate, dk_a;
+  Gradient dkey, drate;
+  Tensor dk_a;
 };
 WUNENG_KERNEL(key_scale_backward, KeyScaleBackwardArgs);
 
 // y_t = x_t + (x_{t-1} - x_t) mu, with x_{-1} = 0 before each document's first row.
+inline constexpr int32_t kBegins = 1, kEnds = 2;  // of a document, what a row does
 struct TokenShiftArgs {
-  Tensor x, mu, y;                 // [T, C], weight [C]
-  std::vector<int64_t> documents;  // first rows, then T
+  Tensor x, mu, y;  // [T, C], weight [C]
+  Tensor edges;     // [T] i32: what each row does, together
 };
 WUNENG_KERNEL(token_shift, TokenShiftArgs);
 struct TokenShiftBackwardArgs {
-  Tensor x, mu, dy, dx, dmu;
-  std::vector<int64_t> documents;
+  Tensor x, mu, dy;
+  Gradient dx;
+  Tensor dmu, edges;
 };
 WUNENG_KERNEL(token_shift_backward, TokenShiftBackwardArgs);
 
@@ -62,7 +64,9 @@ struct ScaleHeadsArgs {
 };
 WUNENG_KERNEL(scale_heads, ScaleHeadsArgs);
 struct ScaleHeadsBackwardArgs {
-  Tensor x, s, dy, dx, ds;  // base's gradient is dy itself
+  Tensor x, s, dy;
+  Gradient dx;
+  Tensor ds;  // base's gradient is dy itself
 };
 WUNENG_KERNEL(scale_heads_backward, ScaleHeadsBackwardArgs);
 

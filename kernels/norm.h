@@ -5,20 +5,24 @@
 namespace wuneng::kernels {
 
 // y = x * rsqrt(mean(x^2) + eps) * w over the last dimension D. Rows are [T, H, D] flattened; row i uses
-// weight row i mod H, so a hidden state has H = 1 and per-head norms share the kernel.
+// weight row i mod H, so a hidden state has H = 1 and per-head norms share the kernel. With a base, x + base
+// is what is normalised, and is kept in sum.
 struct RmsNormArgs {
   Tensor x;       // [T, H, D] (or [T, D])
   Tensor weight;  // weight, H * D elements
   float eps;
-  Tensor y;  // as x
+  Tensor y;          // as x
+  Tensor base, sum;  // as x, or undefined: no base; sum may be x or base
 };
 WUNENG_KERNEL(rms_norm, RmsNormArgs);
 
-// Adds to dx; adds to dweight (f32, H * D) where defined. dx undefined: not wanted.
+// Adds to dweight (f32, H * D) where defined. dx undefined: not wanted.
 struct RmsNormBackwardArgs {
   Tensor x, weight;
   float eps;
-  Tensor dy, dx, dweight;
+  Tensor dy;
+  Gradient dx;
+  Tensor dweight;
 };
 WUNENG_KERNEL(rms_norm_backward, RmsNormBackwardArgs);
 
@@ -29,7 +33,8 @@ struct L2NormArgs {
 WUNENG_KERNEL(l2_norm, L2NormArgs);
 
 struct L2NormBackwardArgs {
-  Tensor x, dy, dx;  // adds to dx
+  Tensor x, dy;
+  Gradient dx;
 };
 WUNENG_KERNEL(l2_norm_backward, L2NormBackwardArgs);
 

@@ -20,12 +20,11 @@ struct PointwiseArgs {
 };
 WUNENG_KERNEL(pointwise, PointwiseArgs);
 
-// Adds to the gradients of the inputs that the function names: to all of them, but for `add`'s, which may be
-// undefined.
+// Gradients of the inputs that the function names; those of swiglu, mix and add may be undefined: not wanted.
 struct PointwiseBackwardArgs {
   Pointwise function;
   Tensor a, b, c, y, dy;
-  Tensor da, db, dc;
+  Gradient da, db, dc;
 };
 WUNENG_KERNEL(pointwise_backward, PointwiseBackwardArgs);
 

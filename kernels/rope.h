@@ -7,13 +7,20 @@
 
 namespace wuneng::kernels {
 
-struct RopeArgs {
-  Tensor x;          // [T, H, D]
+// The cosines and sines of the angles, for all that is rotated of a micro-batch.
+struct RopeTurnsArgs {
   Tensor positions;  // [T] i32, counted from the document's start
   float theta;
+  Tensor turns;  // [2, T, D / 2] f32
+};
+WUNENG_KERNEL(rope_turns, RopeTurnsArgs);
+
+struct RopeArgs {
+  Tensor x;              // [T, H, D]
+  Tensor turns;          // as above
   bool inverse = false;  // turn back: the gradient of a rotation
-  bool accumulate = false;
-  Tensor y;  // [T, H, D]; may be x itself
+  Tensor y;              // [T, H, D]; may be x itself
+  Tensor base;           // added to what is turned: of y's shape, may be y, or undefined: none
 };
 WUNENG_KERNEL(rope, RopeArgs);
 

@@ -6,12 +6,12 @@
 
 namespace wuneng::kernels {
 
-// select: y[t, h] (+)= x[t, map[h]].  sum (select's gradient): y[t, map[h]] += x[t, h] for all h; y zeroed
-// first unless accumulate.
+// select: y[t, h] = x[t, map[h]].  sum: y[t, k] = the sum of x[t, h] over all h with map[h] = k. Each is the
+// other's gradient.
 struct HeadMapArgs {
   Tensor x, y;  // [T, heads, D]
   std::vector<int> map;
-  bool accumulate = false;
+  Tensor base;  // added: of y's shape, may be y, or undefined: none
 };
 WUNENG_KERNEL(select_heads, HeadMapArgs);
 WUNENG_KERNEL(sum_heads, HeadMapArgs);
@@ -28,12 +28,16 @@ struct RowRunsArgs {
 WUNENG_KERNEL(pack_rows, RowRunsArgs);    // packed (+)= tall's runs
 WUNENG_KERNEL(unpack_rows, RowRunsArgs);  // tall's runs (+)= packed
 
-// y[.., :] = [a, b] along the last dimension, and back (adding).
+// y[.., :] = [a, b] along the last dimension.
 struct ConcatArgs {
   Tensor a, b, y;  // [.., A], [.., B], [.., A + B]
 };
 WUNENG_KERNEL(concat, ConcatArgs);
-WUNENG_KERNEL(split_add, ConcatArgs);  // a += y's first columns, b += its last
+struct ConcatBackwardArgs {
+  Gradient da, db;  // either may be undefined: not wanted
+  Tensor dy;
+};
+WUNENG_KERNEL(concat_backward, ConcatBackwardArgs);
 
 // y[t] = table[tokens[t] - begin], zero for tokens outside [begin, begin + rows of table): one shard of a
 // vocabulary-parallel embedding.

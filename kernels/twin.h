@@ -4,9 +4,11 @@
 // Args is a struct of named arguments: tensors (shapes in its comments) and numbers. Activations and their
 // gradients are f32, on a GPU f32 or bf16, all of a call alike; sums are f32 until they are stored. Weights
 // are f32 or bf16 where the comment says "weight"; their gradients are f32, as is what the comment says is.
+// An activation's gradient is a Gradient: where it is put, and what it is added to.
 #pragma once
 #include "runtime/device.h"
 #include "runtime/error.h"
+#include "runtime/gradient.h"
 #include "runtime/tensor.h"
 
 #ifdef WUNENG_WITH_CUDA

@@ -1,6 +1,5 @@
 // Plain grouped-query attention of Qwen2 (model.md Eq. 2 without states).
 #include "model/mixer.h"
-#include "model/operators.h"
 
 namespace wuneng {
 
@@ -29,20 +28,18 @@ class AttentionMixer : public Mixer {
         heads_(HeadCut::make(config, tp.size(), tp.rank())),
         weights_(Qwen2Projections::make(config, store, heads_, prefix)) {}
 
-  Var forward(Tape& tape, const Var& replicated, const Packing& packing) const override {
+  Projections forward(Tape& tape, const Var& replicated, const Packing& packing) const override {
     const int64_t T = replicated.dim(0), D = config_.head_dim, H = heads_.local_heads(),
                   G = heads_.local_kv();
     const Var x = copy_to_ranks(tape, tp_, replicated);
     const auto heads = [&](const Parameter* weight, const Parameter* bias, int64_t n) {
       return ops::reshape(tape, ops::linear(tape, x, weight, bias), {T, n, D});
     };
-    const Var q =
-        ops::rope(tape, heads(weights_.q, weights_.q_bias, H), packing.positions, config_.rope_theta);
-    const Var k =
-        ops::rope(tape, heads(weights_.k, weights_.k_bias, G), packing.positions, config_.rope_theta);
+    const Var q = ops::rope(tape, heads(weights_.q, weights_.q_bias, H), packing.turns);
+    const Var k = ops::rope(tape, heads(weights_.k, weights_.k_bias, G), packing.turns);
     const Var v = heads(weights_.v, weights_.v_bias, G);
     const Var A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
-    return ops::row_parallel(tape, tp_, {{ops::reshape(tape, A, {T, H * D}), weights_.o}});
+    return {{ops::reshape(tape, A, {T, H * D}), weights_.o}};
   }
 
  private:

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/matmul.h"
-#include "model/operators.h"
 
 namespace wuneng {
 
@@ -54,6 +53,7 @@ Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden, con
   const auto packing = std::make_shared<Packing>(
       Packing::make(batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0,
                     shard_.device));
+  packing->make_turns(tape.stream(), config_.head_dim, config_.rope_theta);
   Var h = shard_.first() ? sum_over_ranks(tape, shard_.tp,
                                           ops::embedding(tape, batch.tokens, embedding_, shard_.activations))
                          : hidden;
@@ -75,13 +75,13 @@ Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden, con
 }
 
 Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const {
-  const Var mixed = ops::add(
-      tape, h,
-      layer.mixer->forward(tape, ops::rms_norm(tape, h, layer.input_norm, config_.rms_norm_eps), packing));
-  const Var x = copy_to_ranks(tape, shard_.tp,
-                              ops::rms_norm(tape, mixed, layer.post_attention_norm, config_.rms_norm_eps));
+  const Projections mixer =
+      layer.mixer->forward(tape, ops::rms_norm(tape, h, layer.input_norm, config_.rms_norm_eps), packing);
+  const auto [mixed, normed] =
+      add_projections(tape, shard_.tp, h, mixer, layer.post_attention_norm, config_.rms_norm_eps);
+  const Var x = copy_to_ranks(tape, shard_.tp, normed);
   const Var inner = ops::swiglu(tape, ops::linear(tape, x, layer.gate), ops::linear(tape, x, layer.up));
-  return ops::add(tape, mixed, ops::row_parallel(tape, shard_.tp, {{inner, layer.down}}));
+  return add_projections(tape, shard_.tp, mixed, {{inner, layer.down}});
 }
 
 void Decoder::logits(const Tensor& hidden, Range columns, const Tensor& out) const {

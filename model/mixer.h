@@ -1,10 +1,12 @@
-// Mixers: what stands where a transformer has its attention. x [T, d] normalised input -> a [T, d].
+// Mixers: what stands where a transformer has its attention. x [T, d] normalised input -> what is projected
+// back to a [T, d].
 #pragma once
 #include <memory>
 
 #include "model/head_cut.h"
 #include "model/packing.h"
 #include "model/parameter_store.h"
+#include "model/projection.h"
 #include "runtime/comm.h"
 
 namespace wuneng {
@@ -12,8 +14,8 @@ namespace wuneng {
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  // x is equal on all tensor-parallel ranks, and so is the result.
-  virtual Var forward(Tape& tape, const Var& x, const Packing& packing) const = 0;
+  // x is equal on all tensor-parallel ranks; each gives its part of the sum.
+  virtual Projections forward(Tape& tape, const Var& x, const Packing& packing) const = 0;
 };
 
 // prefix: "model.layers.3.self_attn."

@@ -11,32 +11,33 @@ namespace {
 
 using kernels::Pointwise;
 
-Tensor gradient(const Var& x) { return x.needs_grad() ? x.grad_buffer() : Tensor(); }
+Gradient gradient(const Var& x) { return x.needs_grad() ? x.gradient() : Gradient(); }
 Tensor gradient(P p) { return p->var.needs_grad() ? p->var.grad_buffer() : Tensor(); }
 
 // Uninitialised, of x's type and on its device.
 Tensor beside(const Var& x, Shape shape) {
   return Tensor::empty(std::move(shape), x.value().dtype(), x.value().device());
 }
-// For kernels that want a buffer for every input: one that wants no gradient gets a scratch one.
-Tensor gradient_or_scratch(const Var& x) {
-  if (x.needs_grad()) return x.grad_buffer();
-  const Tensor scratch = x.fresh_grad();
-  scratch.zero();
-  return scratch;
+// For kernels that add and want a buffer for every input: one that wants no gradient gets a scratch one.
+Tensor begun_or_scratch(const Var& x) {
+  const Gradient g = x.needs_grad() ? x.gradient() : Gradient(x.fresh_grad(), {});
+  return g.begun();
 }
 
-// A product into a gradient: written where there is none yet, else added.
+// A product into the gradient of x.
 void matmul_into(const Stream& stream, const Var& x, kernels::MatmulArgs args) {
-  if (x.has_grad()) {
-    args.c = x.grad().view({x.dim(0), x.value().numel() / std::max<int64_t>(1, x.dim(0))});
-    args.accumulate = 1;
-    return kernels::matmul(stream, args);
-  }
-  const Tensor fresh = x.fresh_grad();
-  args.c = fresh.view({x.dim(0), fresh.numel() / std::max<int64_t>(1, x.dim(0))});
+  const Gradient g = x.gradient();
+  args.c = g.out.view({x.dim(0), x.value().numel() / std::max<int64_t>(1, x.dim(0))});
+  if (g.base.defined()) args.base = g.base.view(args.c.shape());
   kernels::matmul(stream, args);
-  x.set_grad(fresh);
+}
+// The same of a parameter, whose gradient stays where it is.
+void matmul_into(const Stream& stream, P p, kernels::MatmulArgs args) {
+  const bool fresh = !p->var.has_grad();
+  if (fresh) p->var.set_grad(p->var.fresh_grad());
+  args.c = p->var.grad().view({p->var.dim(0), p->var.value().numel() / std::max<int64_t>(1, p->var.dim(0))});
+  args.accumulate = fresh ? 0 : 1;
+  kernels::matmul(stream, args);
 }
 
 // x [T, I], of whatever shape its rows are.
@@ -46,49 +47,61 @@ Tensor flat(const Var& x, P weight) { return x.value().view({x.dim(0), weight->v
 void input_gradient(const Stream& stream, const Tensor& dy, const Var& x, P weight) {
   if (x.needs_grad()) matmul_into(stream, x, {.a = dy, .b = weight->var.value()});
 }
-void weight_gradient(const Stream& stream, const Tensor& dy, const Var& x, P weight) {
+void weight_gradient(const Stream& stream, const Tensor& dy, const Var& x, P weight, P bias = nullptr) {
+  const Tensor sums = bias && bias->var.needs_grad() ? bias->var.grad_buffer() : Tensor();
   if (weight->var.needs_grad())
-    matmul_into(stream, weight->var,
-                {.a = dy, .b = flat(x, weight), .transpose_a = true, .like = weight->var.value().dtype()});
+    matmul_into(stream, weight,
+                {.a = dy,
+                 .b = flat(x, weight),
+                 .transpose_a = true,
+                 .sums = sums,
+                 .like = weight->var.value().dtype()});
+  else if (sums.defined())
+    kernels::column_sum(stream, {.dy = dy, .dbias = sums});
 }
 
 Var pointwise(Tape& tape, Pointwise function, const Var& a, const Var& b, const Var& c) {
+  WUNENG_ASSERT(!a.same(b) && !a.same(c) && (!b.defined() || !b.same(c)));  // one gradient each
   const auto value = [](const Var& v) { return v.defined() ? v.value() : Tensor(); };
   const Tensor y = like(a);
   kernels::pointwise(tape.stream(),
                      {.function = function, .a = value(a), .b = value(b), .c = value(c), .y = y});
   const Var out = tape.output(y, tape.wants(a, b, c));
   tape.record(out, [=, stream = tape.stream()] {
-    const auto grad = [](const Var& v) { return v.defined() ? gradient_or_scratch(v) : Tensor(); };
     kernels::pointwise_backward(stream, {.function = function,
                                          .a = value(a),
                                          .b = value(b),
                                          .c = value(c),
                                          .y = y,
                                          .dy = out.grad(),
-                                         .da = grad(a),
-                                         .db = grad(b),
-                                         .dc = grad(c)});
+                                         .da = gradient(a),
+                                         .db = gradient(b),
+                                         .dc = gradient(c)});
   });
   return out;
 }
 
 }  // namespace
 
-Var linear(Tape& tape, const Var& x, P weight, P bias) {
+Var linear(Tape& tape, const Var& x, P weight, P bias, const Var& base) {
   const int64_t T = x.dim(0), O = weight->var.dim(0);
   const Tensor y = beside(x, {T, O});
-  kernels::matmul(tape.stream(),
-                  {.a = flat(x, weight), .b = weight->var.value(), .c = y, .transpose_b = true});
-  if (bias) kernels::add_bias(tape.stream(), {.x = y, .bias = bias->var.value(), .y = y});
-  const Var out = tape.output(y, tape.wants(x, weight->var, bias ? bias->var : Var()));
+  kernels::matmul(tape.stream(), {.a = flat(x, weight),
+                                  .b = weight->var.value(),
+                                  .c = y,
+                                  .transpose_b = true,
+                                  .base = base.defined() ? base.value() : Tensor(),
+                                  .bias = bias ? bias->var.value() : Tensor()});
+  const Var out = tape.output(y, tape.wants(x, base, weight->var, bias ? bias->var : Var()));
   const bool trains = weight->var.needs_grad() || (bias && bias->var.needs_grad());
   tape.record(
-      out, [=, stream = tape.stream()] { input_gradient(stream, out.grad(), x, weight); },
-      !trains ? std::function<void()>() : [=, stream = tape.stream()] {
-        weight_gradient(stream, out.grad(), x, weight);
-        if (bias && bias->var.needs_grad()) kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
-      });
+      out,
+      [=, stream = tape.stream()] {
+        input_gradient(stream, out.grad(), x, weight);
+        if (base.needs_grad()) base.add_grad(out.grad());
+      },
+      !trains ? std::function<void()>()
+              : [=, stream = tape.stream()] { weight_gradient(stream, out.grad(), x, weight, bias); });
   return out;
 }
 
@@ -125,7 +138,7 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
   kernels::add_bias(tape.stream(), {.x = x.value(), .bias = bias->var.value(), .y = y});
   const Var out = tape.output(y, tape.wants(x, bias->var));
   tape.record(out, [=, stream = tape.stream()] {
-    if (x.needs_grad()) x.add_grad(bias->var.needs_grad() ? out.grad().clone() : out.grad());
+    if (x.needs_grad()) x.add_grad(out.grad());
     if (bias->var.needs_grad())
       kernels::column_sum(stream, {.dy = out.grad(), .dbias = bias->var.grad_buffer()});
   });
@@ -139,8 +152,9 @@ Var head_linear(Tape& tape, const Var& x, P weight) {
   tape.record(
       out,
       [=, stream = tape.stream()] {
-        if (x.needs_grad())
-          kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = x.grad_buffer(), .transpose = true, .accumulate = true});
+        if (!x.needs_grad()) return;
+        const Gradient g = x.gradient();
+        kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = g.out, .transpose = true, .base = g.base});
       },
       !weight->var.needs_grad() ? std::function<void()>() : [=, stream = tape.stream()] {
         kernels::head_matmul_weight_grad(stream, {.dy = out.grad(), .x = x.value(), .dw = weight->var.grad_buffer(), .like = weight->var.value().dtype()});
@@ -148,9 +162,10 @@ Var head_linear(Tape& tape, const Var& x, P weight) {
   return out;
 }
 
-Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
-  const Tensor y = like(x);
-  kernels::rms_norm(tape.stream(), {.x = x.value(), .weight = weight->var.value(), .eps = eps, .y = y});
+namespace {
+
+// x's norm y, which is there already.
+Var normed(Tape& tape, const Var& x, P weight, float eps, const Tensor& y) {
   const Var out = tape.output(y, tape.wants(x, weight->var));
   tape.record(out, [=, stream = tape.stream()] {
     kernels::rms_norm_backward(stream, {.x = x.value(),
@@ -163,27 +178,50 @@ Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
   return out;
 }
 
+// The sum y of a and b, which is there already.
+Var added(Tape& tape, const Var& a, const Var& b, const Tensor& y) {
+  const Var out = tape.output(y, tape.wants(a, b));
+  tape.record(out, [=] {
+    if (a.needs_grad()) a.add_grad(out.grad());
+    if (b.needs_grad()) b.add_grad(out.grad());
+  });
+  return out;
+}
+
+}  // namespace
+
+Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
+  const Tensor y = like(x);
+  kernels::rms_norm(tape.stream(), {.x = x.value(), .weight = weight->var.value(), .eps = eps, .y = y});
+  return normed(tape, x, weight, eps, y);
+}
+
+std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, P weight, float eps) {
+  const Tensor sum = like(a), y = like(a);
+  kernels::rms_norm(
+      tape.stream(),
+      {.x = a.value(), .weight = weight->var.value(), .eps = eps, .y = y, .base = b.value(), .sum = sum});
+  const Var h = added(tape, a, b, sum);
+  return {h, normed(tape, h, weight, eps, y)};
+}
+
 Var l2_norm(Tape& tape, const Var& x) {
   const Tensor y = like(x);
   kernels::l2_norm(tape.stream(), {.x = x.value(), .y = y});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::l2_norm_backward(stream, {.x = x.value(), .dy = out.grad(), .dx = x.grad_buffer()});
+    kernels::l2_norm_backward(stream, {.x = x.value(), .dy = out.grad(), .dx = x.gradient()});
   });
   return out;
 }
 
-Var rope(Tape& tape, const Var& x, const Tensor& positions, float theta) {
+Var rope(Tape& tape, const Var& x, const Tensor& turns) {
   const Tensor y = like(x);
-  kernels::rope(tape.stream(), {.x = x.value(), .positions = positions, .theta = theta, .y = y});
+  kernels::rope(tape.stream(), {.x = x.value(), .turns = turns, .y = y});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::rope(stream, {.x = out.grad(),
-                           .positions = positions,
-                           .theta = theta,
-                           .inverse = true,
-                           .accumulate = true,
-                           .y = x.grad_buffer()});
+    const Gradient g = x.gradient();
+    kernels::rope(stream, {.x = out.grad(), .turns = turns, .inverse = true, .y = g.out, .base = g.base});
   });
   return out;
 }
@@ -197,12 +235,7 @@ Var reshape(Tape& tape, const Var& x, Shape shape) {
 Var add(Tape& tape, const Var& a, const Var& b) {
   const Tensor y = like(a);
   kernels::pointwise(tape.stream(), {.function = Pointwise::add, .a = a.value(), .b = b.value(), .y = y});
-  const Var out = tape.output(y, tape.wants(a, b));
-  tape.record(out, [=] {
-    if (a.needs_grad()) a.add_grad(b.needs_grad() && !a.has_grad() ? out.grad().clone() : out.grad());
-    if (b.needs_grad()) b.add_grad(out.grad());
-  });
-  return out;
+  return added(tape, a, b, y);
 }
 
 Var silu(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::silu, x, {}, {}); }
@@ -216,13 +249,14 @@ Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) {
 }
 
 Var concat(Tape& tape, const Var& a, const Var& b) {
+  WUNENG_ASSERT(!a.same(b));  // one gradient each
   Shape shape = a.shape();
   shape.back() += b.shape().back();
   const Tensor y = beside(a, shape);
   kernels::concat(tape.stream(), {.a = a.value(), .b = b.value(), .y = y});
   const Var out = tape.output(y, tape.wants(a, b));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::split_add(stream, {.a = gradient_or_scratch(a), .b = gradient_or_scratch(b), .y = out.grad()});
+    kernels::concat_backward(stream, {.da = gradient(a), .db = gradient(b), .dy = out.grad()});
   });
   return out;
 }
@@ -239,6 +273,7 @@ Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale) {
 }
 
 Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a) {
+  WUNENG_ASSERT(!key.same(rate));  // one gradient each
   const Tensor y = like(key);
   kernels::key_scale(tape.stream(),
                      {.key = key.value(), .rate = rate.value(), .k_a = k_a->var.value(), .y = y});
@@ -249,16 +284,15 @@ Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a) {
                                          .k_a = k_a->var.value(),
                                          .dy = out.grad(),
                                          .dkey = gradient(key),
-                                         .drate = rate.grad_buffer(),
+                                         .drate = gradient(rate),
                                          .dk_a = gradient(k_a)});
   });
   return out;
 }
 
-Var token_shift(Tape& tape, const Var& x, P mu, const std::vector<int64_t>& documents) {
+Var token_shift(Tape& tape, const Var& x, P mu, const Tensor& edges) {
   const Tensor y = like(x);
-  kernels::token_shift(tape.stream(),
-                       {.x = x.value(), .mu = mu->var.value(), .y = y, .documents = documents});
+  kernels::token_shift(tape.stream(), {.x = x.value(), .mu = mu->var.value(), .y = y, .edges = edges});
   const Var out = tape.output(y, tape.wants(x, mu->var));
   tape.record(out, [=, stream = tape.stream()] {
     kernels::token_shift_backward(stream, {.x = x.value(),
@@ -266,7 +300,7 @@ Var token_shift(Tape& tape, const Var& x, P mu, const std::vector<int64_t>& docu
                                            .dy = out.grad(),
                                            .dx = gradient(x),
                                            .dmu = gradient(mu),
-                                           .documents = documents});
+                                           .edges = edges});
   });
   return out;
 }
@@ -295,7 +329,8 @@ Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
   kernels::select_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::sum_heads(stream, {.x = out.grad(), .y = x.grad_buffer(), .map = map, .accumulate = true});
+    const Gradient g = x.gradient();
+    kernels::sum_heads(stream, {.x = out.grad(), .y = g.out, .map = map, .base = g.base});
   });
   return out;
 }
@@ -305,7 +340,8 @@ Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map, int64_t hea
   kernels::sum_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
-    kernels::select_heads(stream, {.x = out.grad(), .y = x.grad_buffer(), .map = map, .accumulate = true});
+    const Gradient g = x.gradient();
+    kernels::select_heads(stream, {.x = out.grad(), .y = g.out, .map = map, .base = g.base});
   });
   return out;
 }
@@ -324,10 +360,11 @@ Var pack_rows(Tape& tape, const Var& x, const Runs& runs) {
   kernels::pack_rows(tape.stream(), {.tall = x.value(), .packed = packed, .runs = runs});
   const Var out = tape.output(packed, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
-    const bool fresh = once && !x.has_grad();
-    const Tensor dx = fresh ? x.fresh_grad() : x.grad_buffer();
-    kernels::unpack_rows(stream, {.tall = dx, .packed = out.grad(), .runs = runs, .accumulate = !fresh});
-    if (fresh) x.set_grad(dx);
+    const Gradient g = x.gradient();
+    const bool fresh = once && !g.base.defined();
+    kernels::unpack_rows(
+        stream,
+        {.tall = fresh ? g.out : g.begun(), .packed = out.grad(), .runs = runs, .accumulate = !fresh});
   });
   return out;
 }
@@ -397,8 +434,8 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                          .lse = lse,
                                          .dout = out.grad(),
                                          .dq = dq,
-                                         .dk = gradient_or_scratch(k),
-                                         .dv = gradient_or_scratch(v),
+                                         .dk = begun_or_scratch(k),
+                                         .dv = begun_or_scratch(v),
                                          .segments = segments,
                                          .kv_head = kv_head});
     if (q.needs_grad()) q.add_grad(dq);

@@ -18,14 +18,16 @@ namespace wuneng::ops {
 // A parameter that a configuration leaves out is a null pointer.
 using P = const Parameter*;
 
-Var linear(Tape& tape, const Var& x, P weight,
-           P bias = nullptr);                         // [T, I] -> [T, O], weight [O, I], bias [O]
+// [T, I] -> [T, O], weight [O, I], bias [O], base [T, O]: x W^T + bias + base.
+Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base = {});
 Var add_bias(Tape& tape, const Var& x, P bias);       // [T, C]
 Var head_linear(Tape& tape, const Var& x, P weight);  // [T, H, I] -> [T, H, O], weight [H, O, I]
 Var rms_norm(Tape& tape, const Var& x, P weight,
-             float eps);                // [T, d] with weight [d], or [T, H, D] with [H D]
-Var l2_norm(Tape& tape, const Var& x);  // over the last dimension
-Var rope(Tape& tape, const Var& x, const Tensor& positions, float theta);  // [T, H, D], positions [T] i32
+             float eps);  // [T, d] with weight [d], or [T, H, D] with [H D]
+// a + b, and its norm: one pass.
+std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, P weight, float eps);
+Var l2_norm(Tape& tape, const Var& x);                    // over the last dimension
+Var rope(Tape& tape, const Var& x, const Tensor& turns);  // [T, H, D], turns [2, T, D / 2]: kernels/rope.h
 Var reshape(Tape& tape, const Var& x, Shape shape);
 
 // The sum of products x [T, I] -> [T, O] whose I are cut over the ranks, over all ranks: equal on each.
@@ -47,8 +49,8 @@ Var concat(Tape& tape, const Var& a, const Var& b);                // along the 
 Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale);    // scale sigmoid(x + bias), [T, C]
 Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a);  // key (1 + (rate - 1) k_a), [T, C]
 Var token_shift(Tape& tape, const Var& x, P mu,
-                const std::vector<int64_t>& documents);                    // x + (before - x) mu, [T, C]
-Var scale_heads(Tape& tape, const Var& x, P scale);                        // s_h x_h, [T, H, D]
+                const Tensor& edges);                // x + (before - x) mu, [T, C]; edges: kernels/channel.h
+Var scale_heads(Tape& tape, const Var& x, P scale);  // s_h x_h, [T, H, D]
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale);  // base + s_h x_h
 
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map);  // y[:, h] = x[:, map[h]]

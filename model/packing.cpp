@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "kernels/channel.h"
+#include "kernels/rope.h"
+
 namespace wuneng {
 
 Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Device device) {
@@ -20,6 +23,12 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
     p.segments.push_back({begin, count});
   }
   p.positions = p.positions.to(device);
+  p.edges = Tensor::zeros({p.rows}, DType::i32);
+  for (size_t d = 0; d + 1 < documents.size(); ++d) {
+    p.edges.data<int32_t>()[documents[d]] |= kernels::kBegins;
+    p.edges.data<int32_t>()[documents[d + 1] - 1] |= kernels::kEnds;
+  }
+  p.edges = p.edges.to(device);
   if (chunk == 0) return p;
   std::vector<size_t> before;                                              // documents of the wave before
   std::vector<std::vector<kernels::RowRun>> chunks(documents.size() - 1);  // of each document, in wave order
@@ -52,6 +61,16 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
   for (const auto& of_document : chunks)
     p.documents_order.insert(p.documents_order.end(), of_document.begin(), of_document.end());
   return p;
+}
+
+void Packing::make_turns(const Stream& stream, int64_t head_dim, float theta) {
+  const auto turns_of = [&](const Tensor& at) {
+    const Tensor turns = Tensor::empty({2, at.dim(0), head_dim / 2}, DType::f32, at.device());
+    kernels::rope_turns(stream, {.positions = at, .theta = theta, .turns = turns});
+    return turns;
+  };
+  turns = turns_of(positions);
+  for (Wave& wave : waves) wave.turns = turns_of(wave.positions);
 }
 
 }  // namespace wuneng

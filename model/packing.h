@@ -18,12 +18,15 @@ struct Wave {
       attention;                               // queries in the wave's rows, keys in rows of the micro-batch
   std::vector<kernels::Wkv7Segment> segments;  // in the wave's rows
   Tensor positions;                            // [the wave's rows] i32
+  Tensor turns;                                // see Packing
 };
 
 struct Packing {
   std::vector<int64_t> documents;
   int64_t rows = 0;
   Tensor positions;                                  // [T] i32, from each document's start
+  Tensor turns;                                      // [2, T, head_dim / 2]: kernels/rope.h
+  Tensor edges;                                      // [T] i32: kernels/channel.h, TokenShiftArgs
   std::vector<kernels::AttentionSegment> attention;  // one segment a document
   std::vector<kernels::Wkv7Segment> segments;
   // Empty when chunk is 0:
@@ -32,7 +35,9 @@ struct Packing {
   std::vector<kernels::RowRun> wave_order;       // the micro-batch's rows wave by wave
   std::vector<kernels::RowRun> documents_order;  // and those in the micro-batch's order again
 
+  // All but the turns.
   static Packing make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
+  void make_turns(const Stream& stream, int64_t head_dim, float theta);
 };
 
 }  // namespace wuneng

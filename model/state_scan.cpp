@@ -119,7 +119,7 @@ Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& s
     if (r.needs_grad())
       boundary_read(stream, {.states = states.value(),
                              .r = out.grad(),
-                             .y = r.grad_buffer(),
+                             .y = r.gradient().begun(),
                              .segments = segments,
                              .head_state = head_state,
                              .transposed = !transposed,
@@ -127,7 +127,7 @@ Var read_boundary(Tape& tape, const Var& states, const Var& r, const Segments& s
     if (states.needs_grad())
       boundary_read_grad(stream, {.a = transposed ? r.value() : out.grad(),
                                   .b = transposed ? out.grad() : r.value(),
-                                  .dstates = states.grad_buffer(),
+                                  .dstates = states.gradient().begun(),
                                   .segments = segments,
                                   .head_state = head_state});
   });

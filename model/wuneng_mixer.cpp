@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "model/mixer.h"
-#include "model/operators.h"
 #include "model/state_scan.h"
 
 namespace wuneng {
@@ -84,16 +83,15 @@ class WunengMixer : public Mixer {
     if (o_.middles()) joins(o_.combine_middle, "o_middle", "mix_middle", o_middle_, mix_middle_);
   }
 
-  Var forward(Tape& tape, const Var& replicated, const Packing& packing) const override {
+  Projections forward(Tape& tape, const Var& replicated, const Packing& packing) const override {
     const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
                   N = heads_.local_states();
     const Var x = copy_to_ranks(tape, tp_, replicated);
     const auto split = [&](const Var& y, int64_t n) { return ops::reshape(tape, y, {T, n, D}); };
-    const auto state_input = [&](P mu) { return mu ? ops::token_shift(tape, x, mu, packing.documents) : x; };
+    const auto state_input = [&](P mu) { return mu ? ops::token_shift(tape, x, mu, packing.edges) : x; };
 
     const Var k_plain = ops::linear(tape, x, qwen_.k);
-    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.positions,
-                            c_.rope_theta);
+    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.turns);
     const Var v = split(ops::linear(tape, x, qwen_.v, qwen_.v_bias), G);
 
     // Everything about the states that no state feeds: parallel over all tokens.
@@ -146,7 +144,7 @@ class WunengMixer : public Mixer {
       A = whole(As);
       z = whole(zs);
     } else {
-      const Var q = ops::rope(tape, in.q, packing.positions, c_.rope_theta);
+      const Var q = ops::rope(tape, in.q, packing.turns);
       A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
       const ops::ScanPtr scan = ops::state_scan(tape,
                                                 {in.log_w,
@@ -183,7 +181,7 @@ class WunengMixer : public Mixer {
     Var q = in.q;
     if (o_.multi_token)
       q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
-    q = ops::rope(tape, q, wave.positions, c_.rope_theta);
+    q = ops::rope(tape, q, wave.turns);
     const Var A = ops::attention(tape, q, k, v, wave.attention, heads_.kv_of_head);  // Eq. 12
     const Var Mb = o_.middle_feedback() ? middle(tape, A, zb) : Var();
     const Var value = state_value(tape, in.token_value, A, Mb);
@@ -243,15 +241,14 @@ class WunengMixer : public Mixer {
 
   // F of {A + gamma M}, {alpha z}, {M} (Eq. 6), through the output projections: the layer's one sum over
   // ranks.
-  Var combine(Tape& tape, const Var& A, const Var& z) const {
+  Projections combine(Tape& tape, const Var& A, const Var& z) const {
+    const int64_t T = A.dim(0), width = A.dim(1) * A.dim(2);
+    const auto flat = [&](const Var& heads) { return ops::reshape(tape, heads, {T, width}); };
     Var first = A;
-    std::vector<ops::Product> products;
-    const auto project = [&](const Var& heads, P weight) {
-      products.push_back({ops::reshape(tape, heads, {A.dim(0), A.dim(1) * A.dim(2)}), weight});
-    };
+    Projections projections;
     const auto join = [&](const Var& heads, P output, P mix) {
       if (output)
-        project(heads, output);
+        projections.push_back({flat(heads), output});
       else
         first = ops::add(tape, first, mix ? ops::head_linear(tape, heads, mix) : heads);
     };
@@ -261,8 +258,8 @@ class WunengMixer : public Mixer {
       join(M, o_middle_, mix_middle_);
     }
     join(ops::scale_heads(tape, z, alpha_), o_state_, mix_state_);
-    project(first, qwen_.o);
-    return ops::row_parallel(tape, tp_, products);
+    projections.push_back({flat(first), qwen_.o});
+    return projections;
   }
 
   ModelConfig c_;

@@ -29,6 +29,15 @@ const Tensor& Var::grad_buffer() const {
   return node_->grad;
 }
 
+Gradient Var::gradient() const {
+  Tensor& grad = node_->grad;
+  // A piece's has its place, where nobody else reads before the whole is complete.
+  if (grad.defined() && (node_->whole || !grad.shared())) return grad;
+  Gradient to(fresh_grad(), grad);
+  grad = to.out;
+  return to;
+}
+
 Var Var::rows(int64_t begin, int64_t end) const {
   Var piece(node_->value.rows(begin, end), node_->needs_grad, node_->gradient);
   piece.node_->whole = node_;
@@ -44,7 +53,7 @@ void Var::add_grad(const Tensor& grad) const {
     set_grad(grad.view(node_->value.shape()));
     return;
   }
-  node_->grad.add(grad);
+  gradient().begun().add(grad);
 }
 
 void Tape::record(const Var& out, std::function<void()> input_gradient,

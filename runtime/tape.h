@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/tensor.h"
+#include "runtime/gradient.h"
 
 namespace wuneng {
 
@@ -22,6 +22,7 @@ class Var {
       : node_(std::make_shared<Node>(Node{std::move(value), {}, needs_grad, gradient})) {}
 
   bool defined() const { return node_ != nullptr; }
+  bool same(const Var& other) const { return node_ == other.node_; }
   const Tensor& value() const { return node_->value; }
   const Shape& shape() const { return node_->value.shape(); }
   int64_t dim(int i) const { return node_->value.dim(i); }
@@ -34,10 +35,12 @@ class Var {
   // An uninitialised tensor to be the gradient, or a part of it. While there is no gradient, a piece's (see
   // rows) is always the same one.
   Tensor fresh_grad() const;
-  // The gradient buffer to add into: zero when first asked for.
+  // The gradient buffer to add into: zero when first asked for. For leaves, whose gradient nobody shares.
   const Tensor& grad_buffer() const;
-  // Adds to the gradient; takes the tensor itself where there is none yet (the caller must not write to it
-  // any more).
+  // Where a kernel is to put what comes to the gradient, which is then all of it: ask once for each kernel. A
+  // tensor that others may still read is not written to.
+  Gradient gradient() const;
+  // Adds to the gradient; takes the tensor itself where there is none yet. No copy: see gradient().
   void add_grad(const Tensor& grad) const;
 
   // A piece: rows [begin, end) of the value, whose gradient lies among this one's. This one's is complete

@@ -39,6 +39,7 @@ class Tensor {
   Device device() const { return device_; }
 
   void* raw() const { return data_; }
+  bool shared() const { return storage_.use_count() > 1; }  // with another Tensor
   template <class T>
   T* data() const {  // typed access; a wrong type is a bug of ours
     if (dtype_of<T> != dtype_) [[unlikely]]
@@ -53,9 +54,10 @@ class Tensor {
   void copy_from(const Tensor& source) const;     // same shape, from any device; converts
                                                   // between f32 and bf16/f16
   Tensor clone() const;
-  Tensor to(DType dtype) const;         // itself where the type is already that
-  Tensor to(Device device) const;       // itself where it is there already
-  void add(const Tensor& other) const;  // += other: as many elements, on the same device; f32, or bf16 on a GPU
+  Tensor to(DType dtype) const;    // itself where the type is already that
+  Tensor to(Device device) const;  // itself where it is there already
+  void add(
+      const Tensor& other) const;  // += other: as many elements, on the same device; f32, or bf16 on a GPU
 
  private:
   std::shared_ptr<void> storage_;

@@ -61,7 +61,7 @@ void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& 
   const int64_t T = args.dy.dim(0), C = args.dy.numel() / std::max<int64_t>(1, T);
   by_rows(T, C, [=](int64_t i, int64_t) { s[i] = dy[i] * y[i] * (1 - y[i] * inverse); });
   if (args.dx.defined()) {
-    float* dx = args.dx.f32();
+    float* dx = args.dx.begun().f32();
     by_rows(T, C, [=](int64_t i, int64_t) { dx[i] += s[i]; });
   }
   if (args.dbias.defined()) column_sum(stream, {.dy = slope, .dbias = args.dbias});
@@ -79,9 +79,10 @@ void key_scale_backward(const Stream&, const KeyScaleBackwardArgs& args) {
   const F32In k_a(args.k_a);
   const float *key = args.key.f32(), *rate = args.rate.f32(), *w = k_a.data(), *dy = args.dy.f32();
   const int64_t T = args.dy.dim(0), C = args.k_a.numel();
-  float *dkey = args.dkey.defined() ? args.dkey.f32() : nullptr, *drate = args.drate.f32();
+  float *dkey = args.dkey.defined() ? args.dkey.begun().f32() : nullptr,
+        *drate = args.drate.defined() ? args.drate.begun().f32() : nullptr;
   if (dkey) by_rows(T, C, [=](int64_t i, int64_t c) { dkey[i] += dy[i] * (1 + (rate[i] - 1) * w[c]); });
-  by_rows(T, C, [=](int64_t i, int64_t c) { drate[i] += dy[i] * key[i] * w[c]; });
+  if (drate) by_rows(T, C, [=](int64_t i, int64_t c) { drate[i] += dy[i] * key[i] * w[c]; });
   if (!args.dk_a.defined()) return;
   float* dw = args.dk_a.f32();
   by_columns(T, C, [=](int64_t i, int64_t c) { dw[c] += dy[i] * key[i] * (rate[i] - 1); });
@@ -92,35 +93,35 @@ void token_shift(const Stream&, const TokenShiftArgs& args) {
   const float *x = args.x.f32(), *w = mu.data();
   float* y = args.y.f32();
   const int64_t C = args.mu.numel();
-  by_rows(args.x.dim(0), C,
-          [=](int64_t i, int64_t c) { y[i] = x[i] + ((i >= C ? x[i - C] : 0.0f) - x[i]) * w[c]; });
-  for (size_t d = 0; d + 1 < args.documents.size(); ++d) {  // a document's first row sees nothing before it
-    const int64_t row = args.documents[d] * C;
-    for (int64_t c = 0; c < C; ++c) y[row + c] = x[row + c] * (1 - w[c]);
-  }
+  const int32_t* edges = args.edges.data<int32_t>();
+  parallel_for(args.x.dim(0), kRows, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float *now = x + t * C, *before = edges[t] & kBegins ? nullptr : now - C;
+#pragma omp simd
+      for (int64_t c = 0; c < C; ++c) y[t * C + c] = now[c] + ((before ? before[c] : 0.0f) - now[c]) * w[c];
+    }
+  });
 }
 
 void token_shift_backward(const Stream&, const TokenShiftBackwardArgs& args) {
   const F32In mu(args.mu);
   const float *x = args.x.f32(), *w = mu.data(), *dy = args.dy.f32();
-  const int64_t C = args.mu.numel(), documents = static_cast<int64_t>(args.documents.size()) - 1;
+  const int64_t T = args.x.dim(0), C = args.mu.numel();
+  const int32_t* edges = args.edges.data<int32_t>();
+  float *dx = args.dx.defined() ? args.dx.begun().f32() : nullptr,
+        *dmu = args.dmu.defined() ? args.dmu.f32() : nullptr;
   parallel_for(C, kColumns, [&](int64_t begin, int64_t end) {
-    for (int64_t d = 0; d < documents; ++d) {
-      const int64_t first = args.documents[d], last = args.documents[d + 1];
-      for (int64_t t = first; t < last; ++t) {
-        const float *xt = x + t * C, *dyt = dy + t * C, *before = t > first ? xt - C : nullptr,
-                    *after = t + 1 < last ? dyt + C : nullptr;
-        if (args.dx.defined()) {
-          float* dx = args.dx.f32() + t * C;
+    for (int64_t t = 0; t < T; ++t) {
+      const float *xt = x + t * C, *dyt = dy + t * C, *before = edges[t] & kBegins ? nullptr : xt - C,
+                  *after = edges[t] & kEnds ? nullptr : dyt + C;
+      if (dx) {
 #pragma omp simd
-          for (int64_t c = begin; c < end; ++c)
-            dx[c] += dyt[c] * (1 - w[c]) + (after ? after[c] * w[c] : 0.0f);
-        }
-        if (args.dmu.defined()) {
-          float* dmu = args.dmu.f32();
+        for (int64_t c = begin; c < end; ++c)
+          dx[t * C + c] += dyt[c] * (1 - w[c]) + (after ? after[c] * w[c] : 0.0f);
+      }
+      if (dmu) {
 #pragma omp simd
-          for (int64_t c = begin; c < end; ++c) dmu[c] += dyt[c] * ((before ? before[c] : 0.0f) - xt[c]);
-        }
+        for (int64_t c = begin; c < end; ++c) dmu[c] += dyt[c] * ((before ? before[c] : 0.0f) - xt[c]);
       }
     }
   });
@@ -143,11 +144,11 @@ void scale_heads(const Stream&, const ScaleHeadsArgs& args) {
 void scale_heads_backward(const Stream&, const ScaleHeadsBackwardArgs& args) {
   const F32In scales(args.s);
   const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2);
-  if (args.dx.defined())
+  if (float* const sum = args.dx.defined() ? args.dx.begun().f32() : nullptr)
     parallel_for(T, kRows, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin * H; row < end * H; ++row) {
         const float *dy = args.dy.f32() + row * D, s = scales.data()[row % H];
-        float* dx = args.dx.f32() + row * D;
+        float* dx = sum + row * D;
 #pragma omp simd
         for (int64_t c = 0; c < D; ++c) dx[c] += s * dy[c];
       }

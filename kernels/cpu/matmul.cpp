@@ -1,7 +1,9 @@
 #include "kernels/matmul.h"
 
 #include <algorithm>
+#include <optional>
 
+#include "kernels/channel.h"
 #include "kernels/cpu/blas.h"
 #include "kernels/cpu/simd.h"
 #include "runtime/threads.h"
@@ -10,7 +12,7 @@ namespace wuneng::kernels::cpu {
 namespace {
 
 constexpr int64_t kWorthAThread = 1 << 18;  // multiplications: below, a hand-over costs more than it saves
-constexpr int64_t kHeadRows = 256;          // rows of one head in one product: a thread can take part of a head
+constexpr int64_t kHeadRows = 256;  // rows of one head in one product: a thread can take part of a head
 
 int64_t grain_for(int64_t multiplications_each) {
   return std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, multiplications_each));
@@ -18,21 +20,33 @@ int64_t grain_for(int64_t multiplications_each) {
 
 }  // namespace
 
-void matmul(const Stream&, const MatmulArgs& args) {
+void matmul(const Stream& stream, const MatmulArgs& args) {
   const int64_t M = args.c.dim(0), N = args.c.dim(1), K = args.a.dim(args.transpose_a ? 0 : 1);
   if (args.a.dim(args.transpose_a ? 1 : 0) != M || args.b.dim(args.transpose_b ? 0 : 1) != N ||
       args.b.dim(args.transpose_b ? 1 : 0) != K)
     fail("matmul: {}{} times {}{} into {}: sizes do not fit", to_string(args.a.shape()),
          args.transpose_a ? " transposed" : "", to_string(args.b.shape()),
          args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
+  WUNENG_ASSERT(!args.base.defined() || (args.base.shape() == args.c.shape() && args.accumulate == 0));
+  WUNENG_ASSERT(!args.bias.defined() || args.bias.numel() == N);
+  if (args.sums.defined()) column_sum(stream, {.dy = args.a, .dbias = args.sums});
   if (!M || !N) return;
   const F32In a(args.a), b(args.b);
+  const std::optional<F32In> bias = args.bias.defined() ? std::optional<F32In>(args.bias) : std::nullopt;
   float* c = args.c.f32();
+  const float* base = args.base.defined() ? args.base.f32() : nullptr;
   const int64_t lda = args.a.dim(1), ldb = args.b.dim(1);
   const auto gemm = [&](int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+    for (int64_t m = m0; base && base != c && m < m1; ++m)
+      std::copy(base + m * N + n0, base + m * N + n1, c + m * N + n0);
     sgemm(args.transpose_a, args.transpose_b, m1 - m0, n1 - n0, K, args.scale,
           a.data() + (args.transpose_a ? m0 : m0 * lda), lda, b.data() + (args.transpose_b ? n0 * ldb : n0),
-          ldb, args.accumulate, c + m0 * N + n0, N);
+          ldb, base ? 1 : args.accumulate, c + m0 * N + n0, N);
+    for (int64_t m = m0; bias && m < m1; ++m) {
+      const float* add = bias->data();
+#pragma omp simd
+      for (int64_t n = n0; n < n1; ++n) c[m * N + n] += add[n];
+    }
   };
   // Cut the longer side, never K: one order of summation whatever the thread count. A cut thinner than a
   // product's register tile wastes it.
@@ -48,14 +62,15 @@ void head_matmul(const Stream&, const HeadMatmulArgs& args) {
   const int64_t in = args.transpose ? O : I, out = args.transpose ? I : O;
   WUNENG_ASSERT(args.x.dim(1) == H && args.x.dim(2) == in && args.y.dim(1) == H && args.y.dim(2) == out);
   if (!T) return;
+  if (args.base.defined()) Gradient(args.y, args.base).begun();
   const F32In w(args.w);
   const int64_t blocks = (T + kHeadRows - 1) / kHeadRows;
   parallel_for(H * blocks, grain_for(std::min(T, kHeadRows) * O * I), [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {
       const int64_t h = job / blocks, t = job % blocks * kHeadRows;
-      sgemm(false, !args.transpose, std::min(kHeadRows, T - t), out, in, 1,
-            args.x.f32() + (t * H + h) * in, H * in, w.data() + h * O * I, I, args.accumulate ? 1 : 0,
-            args.y.f32() + (t * H + h) * out, H * out);
+      sgemm(false, !args.transpose, std::min(kHeadRows, T - t), out, in, 1, args.x.f32() + (t * H + h) * in,
+            H * in, w.data() + h * O * I, I, args.base.defined() ? 1 : 0, args.y.f32() + (t * H + h) * out,
+            H * out);
     }
   });
 }

@@ -33,11 +33,17 @@ void rms_norm(const Stream&, const RmsNormArgs& args) {
   if (!rows) return;
   const F32In weight(args.weight);
   const int64_t H = args.weight.numel() / D;
-  const float *x = args.x.f32(), *w = weight.data();
+  const float *x = args.x.f32(), *w = weight.data(), *base = args.base.defined() ? args.base.f32() : nullptr;
   float* y = args.y.f32();
   parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float *xi = x + i * D, *wi = w + i % H * D;
+      if (base) {
+        const float* bi = base + i * D;
+        float* sum = args.sum.f32() + i * D;
+        for (int64_t c = 0; c < D; ++c) sum[c] = xi[c] + bi[c];
+        xi = sum;
+      }
       float* yi = y + i * D;
       const float scale = 1.0f / std::sqrt(sum_of_squares(xi, D) / D + args.eps);
 #pragma omp simd
@@ -53,16 +59,17 @@ void rms_norm_backward(const Stream&, const RmsNormBackwardArgs& args) {
   const int64_t H = args.weight.numel() / D;
   const float *x = args.x.f32(), *w = weight.data(), *dy = args.dy.f32();
   std::vector<float> scales(rows);
+  float* dx = args.dx.defined() ? args.dx.begun().f32() : nullptr;
   parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float *xi = x + i * D, *wi = w + i % H * D, *dyi = dy + i * D;
       const float scale = scales[i] = 1.0f / std::sqrt(sum_of_squares(xi, D) / D + args.eps);
-      if (!args.dx.defined()) continue;
+      if (!dx) continue;
       float inner = 0;
 #pragma omp simd reduction(+ : inner)
       for (int64_t c = 0; c < D; ++c) inner += dyi[c] * wi[c] * xi[c];
       const float back = inner * scale * scale * scale / D;
-      float* dxi = args.dx.f32() + i * D;
+      float* dxi = dx + i * D;
 #pragma omp simd
       for (int64_t c = 0; c < D; ++c) dxi[c] += dyi[c] * wi[c] * scale - xi[c] * back;
     }
@@ -95,10 +102,11 @@ void l2_norm(const Stream&, const L2NormArgs& args) {
 
 void l2_norm_backward(const Stream&, const L2NormBackwardArgs& args) {
   const int64_t D = args.x.dim(-1), rows = args.x.numel() / std::max<int64_t>(1, D);
+  float* dx = args.dx.begun().f32();
   parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float *xi = args.x.f32() + i * D, *dyi = args.dy.f32() + i * D;
-      float* dxi = args.dx.f32() + i * D;
+      float* dxi = dx + i * D;
       const float norm = std::sqrt(sum_of_squares(xi, D));
       const float scale = 1.0f / std::max(norm, 1e-12f);
       const float back =

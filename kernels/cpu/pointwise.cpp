@@ -44,7 +44,13 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
   const int64_t n = args.dy.numel();
   const auto in = [](const Tensor& t) { return t.defined() ? t.f32() : nullptr; };
   const float *a = in(args.a), *b = in(args.b), *c = in(args.c), *y = in(args.y), *dy = args.dy.f32();
-  float *da = in(args.da), *db = in(args.db), *dc = in(args.dc);
+  // One that is not wanted goes to a scratch tensor: no branch in a loop.
+  const auto sum = [](const Gradient& g, const Tensor& of) {
+    return g.defined() ? g.begun() : of.defined() ? Tensor::empty(of.shape()) : Tensor();
+  };
+  const Tensor sum_a = sum(args.da, args.a), sum_b = sum(args.db, args.b), sum_c = sum(args.dc, args.c);
+  float *da = sum_a.f32(), *db = sum_b.defined() ? sum_b.f32() : nullptr,
+        *dc = sum_c.defined() ? sum_c.f32() : nullptr;
   switch (args.function) {
     case Pointwise::silu:
       return for_each(n, [=](int64_t i) {
@@ -68,8 +74,10 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
         dc[i] += dy[i] * (a[i] - b[i]);
       });
     case Pointwise::add:
-      if (da) for_each(n, [=](int64_t i) { da[i] += dy[i]; });
-      if (db) for_each(n, [=](int64_t i) { db[i] += dy[i]; });
+      return for_each(n, [=](int64_t i) {
+        da[i] += dy[i];
+        db[i] += dy[i];
+      });
   }
 }
 

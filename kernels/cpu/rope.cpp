@@ -6,27 +6,38 @@
 
 namespace wuneng::kernels::cpu {
 
-void rope(const Stream&, const RopeArgs& args) {
-  const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), half = D / 2;
+void rope_turns(const Stream&, const RopeTurnsArgs& args) {
+  const int64_t T = args.turns.dim(1), half = args.turns.dim(2);
   std::vector<double> frequency(half);
   for (int64_t i = 0; i < half; ++i) frequency[i] = std::pow(double(args.theta), -double(i) / half);
   const int32_t* positions = args.positions.data<int32_t>();
+  float *cosine = args.turns.f32(), *sine = cosine + T * half;
   parallel_for(T, 8, [&](int64_t begin, int64_t end) {
-    std::vector<float> cosine(half), sine(half);
-    for (int64_t t = begin; t < end; ++t) {
+    for (int64_t t = begin; t < end; ++t)
       for (int64_t i = 0; i < half; ++i) {
         const double angle = positions[t] * frequency[i];
-        cosine[i] = static_cast<float>(std::cos(angle));
-        sine[i] = static_cast<float>(args.inverse ? -std::sin(angle) : std::sin(angle));
+        cosine[t * half + i] = static_cast<float>(std::cos(angle));
+        sine[t * half + i] = static_cast<float>(std::sin(angle));
       }
+  });
+}
+
+void rope(const Stream&, const RopeArgs& args) {
+  const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), half = D / 2;
+  const float *turns = args.turns.f32(), *base = args.base.defined() ? args.base.f32() : nullptr,
+              sign = args.inverse ? -1.0f : 1.0f;
+  parallel_for(T, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float *cosine = turns + t * half, *sine = turns + (T + t) * half;
       for (int64_t h = 0; h < H; ++h) {
-        const float* x = args.x.f32() + (t * H + h) * D;
-        float* y = args.y.f32() + (t * H + h) * D;
+        const int64_t at = (t * H + h) * D;
+        const float *x = args.x.f32() + at, *b = base ? base + at : nullptr;
+        float* y = args.y.f32() + at;
         for (int64_t i = 0; i < half; ++i) {
-          const float first = x[i] * cosine[i] - x[half + i] * sine[i];
-          const float second = x[half + i] * cosine[i] + x[i] * sine[i];
-          y[i] = args.accumulate ? y[i] + first : first;
-          y[half + i] = args.accumulate ? y[half + i] + second : second;
+          const float first = x[i] * cosine[i] - sign * x[half + i] * sine[i];
+          const float second = x[half + i] * cosine[i] + sign * x[i] * sine[i];
+          y[i] = b ? b[i] + first : first;
+          y[half + i] = b ? b[half + i] + second : second;
         }
       }
     }

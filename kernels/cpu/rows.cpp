@@ -33,12 +33,13 @@ void move_runs(const RowRunsArgs& args, bool to_packed) {
 
 void select_heads(const Stream&, const HeadMapArgs& args) {
   const int64_t T = args.x.dim(0), from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
+  if (args.base.defined()) Gradient(args.y, args.base).begun();
   parallel_for(T, 16, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t h = 0; h < to; ++h) {
         const float* x = args.x.f32() + (t * from + args.map[h]) * D;
         float* y = args.y.f32() + (t * to + h) * D;
-        if (args.accumulate)
+        if (args.base.defined())
           add(y, x, D);
         else
           std::memcpy(y, x, D * sizeof(float));
@@ -48,11 +49,11 @@ void select_heads(const Stream&, const HeadMapArgs& args) {
 
 void sum_heads(const Stream&, const HeadMapArgs& args) {
   const int64_t T = args.x.dim(0), from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
-  if (!args.accumulate) args.y.zero();
+  float* y = Gradient(args.y, args.base).begun().f32();
   parallel_for(T, 16, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t h = 0; h < from; ++h)
-        add(args.y.f32() + (t * to + args.map[h]) * D, args.x.f32() + (t * from + h) * D, D);
+        add(y + (t * to + args.map[h]) * D, args.x.f32() + (t * from + h) * D, D);
   });
 }
 
@@ -67,12 +68,16 @@ void concat(const Stream&, const ConcatArgs& args) {
   }
 }
 
-void split_add(const Stream&, const ConcatArgs& args) {
-  const int64_t A = args.a.dim(-1), B = args.b.dim(-1), rows = A ? args.a.numel() / A : 0;
-  for (int64_t i = 0; i < rows; ++i) {
-    add(args.a.f32() + i * A, args.y.f32() + i * (A + B), A);
-    add(args.b.f32() + i * B, args.y.f32() + i * (A + B) + A, B);
-  }
+void concat_backward(const Stream&, const ConcatBackwardArgs& args) {
+  const int64_t width = args.dy.dim(-1), rows = width ? args.dy.numel() / width : 0;
+  const auto give = [&](const Gradient& g, bool first) {
+    if (!g.defined()) return;
+    float* sum = g.begun().f32();
+    const int64_t own = g.out.dim(-1), skipped = first ? 0 : width - own;
+    for (int64_t i = 0; i < rows; ++i) add(sum + i * own, args.dy.f32() + i * width + skipped, own);
+  };
+  give(args.da, true);
+  give(args.db, false);
 }
 
 void embedding(const Stream&, const EmbeddingArgs& args) {

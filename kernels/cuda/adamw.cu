@@ -1,38 +1,51 @@
 #include "kernels/adamw.h"
 #include "kernels/cuda/pieces.h"
-#include "runtime/cuda/launch.h"
+#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
 using namespace wuneng::cuda;
 
+constexpr int kFour = 4;  // f32 elements in 16 bytes
+
 struct Shard {
   float *w, *m, *v, *g;
   bf16* stored;
   int64_t n;
   float decay;
-  int32_t none = 0;  // no byte is left to chance: tables are known by their content
+  int32_t
+      wide;  // all begin at a multiple of 16 bytes. No byte is left to chance: tables are known by content
 };
 struct Numbers {
   float lr, b1, b2, eps, scale, rate, correction;
 };
+
+// N elements from i on.
+template <int N>
+__device__ void update(const Shard& s, int64_t i, const Numbers& x) {
+  const Values<N> g = load<N>(s.g + i) * x.scale, before = load<N>(s.w + i);
+  const Values<N> m = x.b1 * load<N>(s.m + i) + (1 - x.b1) * g,
+                  v = x.b2 * load<N>(s.v + i) + (1 - x.b2) * g * g;
+  const Values<N> step = map(m, v, [&x](float mean, float square) {
+    return x.rate * mean / (sqrtf(square) * x.correction + x.eps);
+  });
+  const Values<N> w = before - (step + x.lr * s.decay * before);
+  store(s.m + i, m);
+  store(s.v + i, v);
+  store(s.w + i, w);
+  store(s.g + i, Values<N>());
+  if (s.stored) store(s.stored + i, w);
+}
 
 // A block a piece.
 __global__ void __launch_bounds__(kBlock)
     adamw_kernel(const Shard* shards, const int64_t* pieces, Numbers x) {
   const Shard s = shards[pieces[2 * blockIdx.x]];
   const int64_t begin = pieces[2 * blockIdx.x + 1], end = min(s.n, begin + kPiece);
-  for (int64_t i = begin + threadIdx.x; i < end; i += kBlock) {
-    const float g = s.g[i] * x.scale;
-    const float m = x.b1 * s.m[i] + (1 - x.b1) * g, v = x.b2 * s.v[i] + (1 - x.b2) * g * g;
-    const float w = s.w[i] - (x.rate * m / (sqrtf(v) * x.correction + x.eps) + x.lr * s.decay * s.w[i]);
-    s.m[i] = m;
-    s.v[i] = v;
-    s.w[i] = w;
-    s.g[i] = 0;
-    if (s.stored) assign(s.stored[i], w);
-  }
+  const int64_t last = s.wide ? begin + (end - begin) / kFour * kFour : begin;
+  for (int64_t i = begin + threadIdx.x * kFour; i < last; i += kBlock * kFour) update<kFour>(s, i, x);
+  for (int64_t i = last + threadIdx.x; i < end; i += kBlock) update<1>(s, i, x);
 }
 
 }  // namespace
@@ -45,7 +58,8 @@ void adamw(const Stream& stream, const AdamwArgs& args) {
     for (const Tensor* t : {&one.m, &one.v, &one.gradient}) WUNENG_ASSERT(t->numel() == n);
     WUNENG_ASSERT(!one.stored.defined() || one.stored.numel() == n);
     shards.push_back({one.master.f32(), one.m.f32(), one.v.f32(), one.gradient.f32(),
-                      one.stored.defined() ? one.stored.data<bf16>() : nullptr, n, one.decay});
+                      one.stored.defined() ? one.stored.data<bf16>() : nullptr, n, one.decay,
+                      Width({one.master, one.m, one.v, one.gradient}, {one.stored}).wide});
     sizes.push_back(n);
   }
   const Tensor pieces = piece_table(sizes, stream.device), table = upload_structs(shards, stream.device);

@@ -1,25 +1,39 @@
 // Sums over rows: out[c] += sum over t of f(t, c), in one fixed order.
 #pragma once
-#include "runtime/cuda/launch.h"
+#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 
-inline constexpr int kReduceRows = 8;        // rows that a block takes at a time, 32 columns wide
-inline constexpr int64_t kRowsAPart = 1024;  // rows behind one partial sum
+inline constexpr int kReduceRows = 8;       // rows that a block takes at a time
+inline constexpr int64_t kRowsAPart = 256;  // rows behind one partial sum
 
-template <class F>
-__global__ void column_partial_kernel(int64_t T, int64_t C, F f, float* partial) {
-  __shared__ float sums[kReduceRows][wuneng::cuda::kWarp];
-  const int64_t c = int64_t{blockIdx.x} * wuneng::cuda::kWarp + threadIdx.x, first = blockIdx.y * kRowsAPart,
-                last = min(T, first + kRowsAPart);
-  float sum = 0;
+// A block's columns: a warp's places. f(t, place) gives values.
+template <class T, int N, class F>
+__device__ void column_partial(int64_t rows, int64_t C, const F& f, float* partial) {
+  using namespace wuneng::cuda;
+  __shared__ float sums[kReduceRows][N][kWarp];
+  const int64_t c = (int64_t{blockIdx.x} * kWarp + threadIdx.x) * N, first = blockIdx.y * kRowsAPart,
+                last = min(rows, first + kRowsAPart);
+  Values<N> sum;
   if (c < C)
-    for (int64_t t = first + threadIdx.y; t < last; t += kReduceRows) sum += f(t, c);
-  sums[threadIdx.y][threadIdx.x] = sum;
+    for (int64_t t = first + threadIdx.y; t < last; t += kReduceRows) sum = sum + f(t, Place<T, N>{c});
+#pragma unroll
+  for (int j = 0; j < N; ++j) sums[threadIdx.y][j][threadIdx.x] = sum.x[j];
   __syncthreads();
   if (threadIdx.y != 0 || c >= C) return;
-  for (int i = 1; i < kReduceRows; ++i) sum += sums[i][threadIdx.x];
-  partial[blockIdx.y * C + c] = sum;
+  for (int i = 1; i < kReduceRows; ++i)
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum.x[j] += sums[i][j][threadIdx.x];
+  store(partial + blockIdx.y * C + c, sum);
+}
+
+template <class T, class F>
+__global__ void __launch_bounds__(wuneng::cuda::kBlock)
+    column_partial_kernel(bool wide, int64_t rows, int64_t C, F f, float* partial) {
+  if (wide)
+    column_partial<T, wuneng::cuda::kWide<T>>(rows, C, f, partial);
+  else
+    column_partial<T, 1>(rows, C, f, partial);
 }
 
 // out [C] += the rows of partial [parts, C]
@@ -27,21 +41,28 @@ inline __global__ void add_parts_kernel(unsigned parts, int64_t C, const float* 
   const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (c >= C) return;
   float sum = 0;
+#pragma unroll 8
   for (unsigned p = 0; p < parts; ++p) sum += partial[p * C + c];
   out[c] += sum;
 }
 
-// f is a __device__ lambda of (row, column), captured by value.
+// f is a generic __device__ lambda of (row, place), captured by value; no place goes over a multiple of
+// `unit` columns, which divides C.
 template <class F>
-void column_reduce(const Stream& stream, const char* name, int64_t T, int64_t C, const Tensor& out, F f) {
-  if (T == 0 || C == 0) return;
+void column_reduce(const Stream& stream, const char* name, const wuneng::cuda::Width& tensors, int64_t rows,
+                   int64_t C, int64_t unit, const Tensor& out, F f) {
+  if (rows == 0 || C == 0) return;
   using namespace wuneng::cuda;
-  const unsigned parts = blocks_for(T, kRowsAPart);
+  const Width width = tensors.for_each_of(unit);
+  const int64_t places = width.wide ? C / width.elements() : C;
+  const unsigned parts = blocks_for(rows, kRowsAPart);
   const Tensor partial = Tensor::empty({parts, C}, DType::f32, out.device());
-  launch(stream, name, column_partial_kernel<F>, dim3(blocks_for(C, kWarp), parts), dim3(kWarp, kReduceRows),
-         0, T, C, f, partial.f32());
-  launch(stream, name, add_parts_kernel, dim3(blocks_for(C, kBlock)), dim3(kBlock), 0, parts, C,
-         partial.f32(), out.f32());
+  launch(stream, name,
+         width.type == DType::bf16 ? column_partial_kernel<bf16, F> : column_partial_kernel<float, F>,
+         dim3(blocks_for(places, kWarp), parts), dim3(kWarp, kReduceRows), 0, width.wide, rows, C, f,
+         partial.f32());
+  launch(stream, name, add_parts_kernel, dim3(blocks_for(C, kWarp)), dim3(kWarp), 0, parts, C, partial.f32(),
+         out.f32());
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -1,6 +1,6 @@
 // A block a token: each pass reads the token's row of the vocabulary once.
 #include "kernels/loss.h"
-#include "runtime/cuda/launch.h"
+#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
@@ -8,7 +8,8 @@ namespace {
 using namespace wuneng::cuda;
 
 constexpr int kWarps = kBlock / kWarp;
-constexpr int kTogether = 4;  // logits of a thread behind one change of its maximum
+constexpr int kTogether = 4;  // logits that a thread takes at once: 16 bytes, one change of its maximum
+using Logits = Values<kTogether>;
 
 // The block's largest x and its sum of x, in f64, known to all. Shared memory is free again when they return.
 __device__ float block_max(float x) {
@@ -37,7 +38,9 @@ struct Running {
   float maximum = -INFINITY, sum = 0, weighted = 0;
 
   // NaN stays: it is neither larger nor smaller, and its exponential is one.
-  __device__ void take(const float (&x)[kTogether], const float (&y)[kTogether]) {
+  __device__ void take(const Logits& xs, const Logits& ys) {
+    const auto& x = xs.x;
+    const auto& y = ys.x;
     float best = maximum;
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) best = fmaxf(best, x[j]);
@@ -102,6 +105,33 @@ Row row_of(const LossInputs& in) {
   return {in.logits.f32(), in.logits.dim(1), in.begin, in.labels.data<int32_t>(), in.inverse_temperature};
 }
 
+// kTogether elements of x [columns] from c on; -inf beyond the last.
+template <class T>
+__device__ Logits logits_at(const T* x, int64_t c, int64_t columns) {
+  if (c + kTogether <= columns && fits<kTogether>(x + c)) return load<kTogether>(x + c);
+  Logits some;
+#pragma unroll
+  for (int j = 0; j < kTogether; ++j) some.x[j] = c + j < columns ? as_float(x[c + j]) : -INFINITY;
+  return some;
+}
+__device__ Logits logits_at(const Floats& x, int64_t c, int64_t columns) {
+  return x.narrow ? logits_at(static_cast<const bf16*>(x.data), c, columns)
+                  : logits_at(static_cast<const float*>(x.data), c, columns);
+}
+
+// Those of them that are below `columns`.
+template <class T>
+__device__ void store_logits(T* to, int64_t c, int64_t columns, const Logits& value) {
+  if (c + kTogether <= columns && fits<kTogether>(to + c)) return store(to + c, value);
+#pragma unroll
+  for (int j = 0; j < kTogether; ++j)
+    if (c + j < columns) assign(to[c + j], value.x[j]);
+}
+__device__ void store_logits(const Floats& to, int64_t c, int64_t columns, const Logits& value) {
+  to.narrow ? store_logits(static_cast<bf16*>(to.data), c, columns, value)
+            : store_logits(static_cast<float*>(to.data), c, columns, value);
+}
+
 __global__ void __launch_bounds__(kBlock)
     statistics_kernel(Row row, Ranges ranges, int64_t C, float* maxima, double* sums) {
   const int64_t i = blockIdx.x;
@@ -110,21 +140,13 @@ __global__ void __launch_bounds__(kBlock)
     const Ranges::Range& range = ranges.all[r];
     const float* x = row.x() + range.first;
     const Floats t = range.teacher ? range.teacher.from((range.row + i) * range.columns) : Floats();
-    for (int64_t at = threadIdx.x; at < range.columns; at += kTogether * kBlock) {
-      float own[kTogether], s[kTogether], u[kTogether], ahead[kTogether];
-#pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        const int64_t c = at + j * kBlock;
-        const bool there = c < range.columns;
-        own[j] = there ? x[c] : -INFINITY;
-        s[j] = own[j] * row.inverse;
-        u[j] = there && t ? t[c] * row.inverse : -INFINITY;
-        ahead[j] = u[j] - s[j];
-      }
+    for (int64_t c = threadIdx.x * kTogether; c < range.columns; c += kTogether * kBlock) {
+      const Logits own = logits_at(x, c, range.columns);
       all.take(own, own);
       if (!t) continue;
+      const Logits s = own * row.inverse, u = logits_at(t, c, range.columns) * row.inverse;
       student.take(s, s);
-      teacher.take(u, ahead);
+      teacher.take(u, u - s);
     }
   }
   float largest[3];
@@ -171,12 +193,19 @@ __global__ void __launch_bounds__(kBlock)
     const float* x = row.x() + range.first;
     const Floats g = gradient.from(i * row.V + range.first);
     const Floats t = range.teacher ? range.teacher.from((range.row + i) * range.columns) : Floats();
-    for (int64_t c = threadIdx.x; c < range.columns; c += kBlock) {
-      float value = 0;
-      if (ce != 0) value = x_factor * expf(x[c] - x_max) - (range.first + c == label ? ce : 0.0f);
+    for (int64_t c = threadIdx.x * kTogether; c < range.columns; c += kTogether * kBlock) {
+      const Logits own = logits_at(x, c, range.columns);
+      Logits value;
+      if (ce != 0) value = map(own, [&](float v) { return x_factor * expf(v - x_max); });
       if (kl != 0 && t)
-        value += s_factor * expf(x[c] * row.inverse - s_max) - u_factor * expf(t[c] * row.inverse - u_max);
-      g.set(c, value);
+        value = value + map(own, logits_at(t, c, range.columns), [&](float v, float u) {
+                  return s_factor * expf(v * row.inverse - s_max) - u_factor * expf(u * row.inverse - u_max);
+                });
+        // Where ce is 0 nothing is taken away from the label's.
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j)
+        if (range.first + c + j == label) value.x[j] -= ce;
+      store_logits(g, c, range.columns, value);
     }
   }
 }

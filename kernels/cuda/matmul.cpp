@@ -1,11 +1,12 @@
 #include "kernels/matmul.h"
 
+#include "kernels/channel.h"
 #include "kernels/cuda/blas.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
-// Both operands in one type, as cuBLAS wants them: bf16 where one is or is asked for, else f32.
+// Both operands in one type, as cublasLt wants them: bf16 where one is or is asked for, else f32.
 struct Operands {
   DType type;
   Tensor a, b;
@@ -16,6 +17,15 @@ struct Operands {
         b(y.to(type)) {}
 };
 
+// What is left where there is nothing to multiply.
+void without_product(const Stream& stream, const MatmulArgs& args) {
+  if (args.base.defined() && args.base.raw() != args.c.raw())
+    args.c.copy_from(args.base);
+  else if (!args.base.defined() && args.accumulate == 0)
+    args.c.zero();
+  if (args.bias.defined()) add_bias(stream, {.x = args.c, .bias = args.bias, .y = args.c});
+}
+
 }  // namespace
 
 void matmul(const Stream& stream, const MatmulArgs& args) {
@@ -25,22 +35,55 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
     fail("matmul: a {}{} times b {}{} is not c {}", to_string(args.a.shape()),
          args.transpose_a ? " transposed" : "", to_string(args.b.shape()),
          args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
-  if (K == 0 && args.accumulate == 0) args.c.zero();
-  if (K == 0) return;
+  WUNENG_ASSERT(!args.base.defined() || (args.base.shape() == args.c.shape() && args.accumulate == 0));
+  WUNENG_ASSERT(!args.bias.defined() || args.bias.numel() == N);
+  if (K == 0) return without_product(stream, args);
   const Operands x(args.a, args.b, args.like);
-  gemm(stream, x.type, M, N, K, args.scale, {x.a.raw(), x.a.dim(1), 0, args.transpose_a},
-       {x.b.raw(), x.b.dim(1), 0, args.transpose_b}, args.accumulate, args.c, N);
+  const Tensor bias = args.bias.defined() ? args.bias.to(args.c.dtype()) : Tensor();
+  Product product{.type = x.type,
+                  .m = M,
+                  .n = N,
+                  .k = K,
+                  .a = {x.a.raw(), x.a.dim(1), 0, args.transpose_a},
+                  .b = {x.b.raw(), x.b.dim(1), 0, args.transpose_b},
+                  .scale = args.scale,
+                  .accumulate = args.base.defined() ? 1 : args.accumulate,
+                  .from = args.base.defined() ? args.base.raw() : nullptr,
+                  .bias = bias.defined() ? bias.raw() : nullptr,
+                  .out = args.c,
+                  .ld = N};
+  // Sums of a row that was rounded for the product would be less exact than sums of what it was.
+  const bool together = args.sums.defined() && args.transpose_a && args.a.dtype() == x.type &&
+                        args.c.dtype() == DType::f32 && !args.bias.defined() && M > 0 && N > 0;
+  if (together) {
+    const Tensor sums = Tensor::empty({M}, DType::f32, args.c.device());
+    product.sums = sums.f32();
+    if (multiply(stream, product)) return args.sums.add(sums);
+    product.sums = nullptr;
+  }
+  multiply(stream, product);
+  if (args.sums.defined()) column_sum(stream, {.dy = args.a, .dbias = args.sums});
 }
 
 void head_matmul(const Stream& stream, const HeadMatmulArgs& args) {
   const int64_t T = args.x.dim(0), H = args.w.dim(0), O = args.w.dim(1), I = args.w.dim(2);
   const int64_t in = args.transpose ? O : I, out = args.transpose ? I : O;
   WUNENG_ASSERT(args.x.dim(1) == H && args.x.dim(2) == in && args.y.dim(1) == H && args.y.dim(2) == out);
-  if (in == 0 && !args.accumulate) args.y.zero();
+  if (in == 0) Gradient(args.y, args.base).begun();
   if (T == 0 || in == 0) return;
   const Operands x(args.x, args.w);
-  gemm(stream, x.type, T, out, in, 1, {x.a.raw(), H * in, in}, {x.b.raw(), I, O * I, !args.transpose},
-       args.accumulate ? 1.0f : 0.0f, args.y, H * out, out, H);
+  multiply(stream, {.type = x.type,
+                    .m = T,
+                    .n = out,
+                    .k = in,
+                    .batch = H,
+                    .a = {x.a.raw(), H * in, in},
+                    .b = {x.b.raw(), I, O * I, !args.transpose},
+                    .accumulate = args.base.defined() ? 1.0f : 0.0f,
+                    .from = args.base.defined() ? args.base.raw() : nullptr,
+                    .out = args.y,
+                    .ld = H * out,
+                    .step = out});
 }
 
 void head_matmul_weight_grad(const Stream& stream, const HeadMatmulWeightGradArgs& args) {
@@ -48,8 +91,17 @@ void head_matmul_weight_grad(const Stream& stream, const HeadMatmulWeightGradArg
   WUNENG_ASSERT(args.dy.dim(1) == H && args.dy.dim(2) == O && args.x.dim(1) == H && args.x.dim(2) == I);
   if (T == 0) return;
   const Operands x(args.dy, args.x, args.like);
-  gemm(stream, x.type, O, I, T, 1, {x.a.raw(), H * O, O, true}, {x.b.raw(), H * I, I}, 1, args.dw, I, O * I,
-       H);
+  multiply(stream, {.type = x.type,
+                    .m = O,
+                    .n = I,
+                    .k = T,
+                    .batch = H,
+                    .a = {x.a.raw(), H * O, O, true},
+                    .b = {x.b.raw(), H * I, I},
+                    .accumulate = 1,
+                    .out = args.dw,
+                    .ld = I,
+                    .step = O * I});
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -1,4 +1,4 @@
-// A warp a row.
+// As many lanes of a warp to a row as it has places, at most all.
 #include "kernels/cuda/column_reduce.h"
 #include "kernels/norm.h"
 
@@ -7,92 +7,159 @@ namespace {
 
 using namespace wuneng::cuda;
 
-constexpr int kRows = kBlock / kWarp;  // of a block
+// A lane's part of a row [D]: every `lanes`-th place. Lanes past the last row stand at it and store nothing,
+// so that whole warps meet in sum().
+template <class T, int N>
+struct Row {
+  int64_t i, D, H;
+  bool there;
 
-dim3 grid_for(int64_t rows) { return dim3(blocks_for(rows, kRows)); }
-dim3 block() { return dim3(kWarp, kRows); }
-__device__ int64_t my_row() { return int64_t{blockIdx.x} * kRows + threadIdx.y; }
+  __device__ Row(int64_t rows, int64_t D, int64_t H) : D(D), H(H) {
+    i = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+    there = i < rows;
+    if (!there) i = rows - 1;
+  }
+  // f(place in the tensor, place in the weight [H, D])
+  template <class F>
+  __device__ void each(F f) const {
+    const int64_t begin = i * D, weight = i % H * D;
+    for (int64_t c = int64_t{threadIdx.x} * N; c < D; c += int64_t{blockDim.x} * N)
+      f(Place<T, N>{begin + c}, Place<T, N>{weight + c});
+  }
+  // The row's sum of f, known to all its lanes.
+  template <class F>
+  __device__ float sum(F f) const {
+    float sum = 0;
+    each([&](auto at, auto w) { sum += sum_of(f(at, w)); });
+    for (int mask = blockDim.x / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+    return sum;
+  }
+};
 
-__device__ float dot(Floats a, Floats b, int64_t D) {
-  float sum = 0;
-  for (int64_t c = threadIdx.x; c < D; c += kWarp) sum += a[c] * b[c];
-  return warp_sum(sum);
+// A kernel is a struct with run(Row); here it gets the row.
+template <class T, class K>
+__global__ void __launch_bounds__(kBlock)
+    row_kernel(bool wide, int64_t rows, int64_t D, int64_t H, K kernel) {
+  if (wide)
+    kernel.run(Row<T, kWide<T>>(rows, D, H));
+  else
+    kernel.run(Row<T, 1>(rows, D, H));
 }
 
-__global__ void rms_norm_kernel(int64_t rows, int64_t H, int64_t D, float eps, Floats x, Floats w, Floats y) {
-  const int64_t i = my_row();
-  if (i >= rows) return;
-  const Floats xi = x.from(i * D), wi = w.from(i % H * D);
-  const float scale = 1.0f / sqrtf(dot(xi, xi, D) / D + eps);
-  for (int64_t c = threadIdx.x; c < D; c += kWarp) y.set(i * D + c, xi[c] * scale * wi[c]);
+template <class K>
+void for_each_row(const Stream& stream, const char* name, const Width& tensors, const Tensor& x, int64_t H,
+                  K kernel) {
+  const int64_t D = x.dim(-1), rows = x.numel() / std::max<int64_t>(1, D);
+  const Width width = tensors.for_each_of(D);
+  const int64_t places = width.wide ? D / width.elements() : D;
+  unsigned lanes = 1;
+  while (lanes < kWarp && lanes < places) lanes *= 2;
+  launch(stream, name, width.type == DType::bf16 ? row_kernel<bf16, K> : row_kernel<float, K>,
+         dim3(blocks_for(rows, kBlock / lanes)), dim3(lanes, kBlock / lanes), 0, width.wide, rows, D, H,
+         kernel);
 }
+
+struct RmsNorm {
+  float eps;
+  Elements x, base, sum, y;
+  Others w;
+
+  template <class R>
+  __device__ void run(const R& row) const {
+    const float squares = row.sum([&](auto i, auto) {
+      const auto value = base ? x[i] + base[i] : x[i];
+      return value * value;
+    });
+    if (!row.there) return;
+    const float scale = 1.0f / sqrtf(squares / row.D + eps);
+    row.each([&](auto i, auto c) {
+      const auto value = base ? x[i] + base[i] : x[i];
+      if (base) sum.set(i, value);
+      y.set(i, value * scale * w[c]);
+    });
+  }
+};
 
 // scales [rows] for the weight's gradient; dx may be null.
-__global__ void rms_norm_backward_kernel(int64_t rows, int64_t H, int64_t D, float eps, Floats x, Floats w,
-                                         Floats dy, Floats dx, float* scales) {
-  const int64_t i = my_row();
-  if (i >= rows) return;
-  const Floats xi = x.from(i * D), wi = w.from(i % H * D), dyi = dy.from(i * D);
-  const float scale = 1.0f / sqrtf(dot(xi, xi, D) / D + eps);
-  if (threadIdx.x == 0) scales[i] = scale;
-  if (!dx) return;
-  float inner = 0;
-  for (int64_t c = threadIdx.x; c < D; c += kWarp) inner += dyi[c] * wi[c] * xi[c];
-  const float back = warp_sum(inner) * scale * scale * scale / D;
-  for (int64_t c = threadIdx.x; c < D; c += kWarp) dx.add(i * D + c, dyi[c] * wi[c] * scale - xi[c] * back);
-}
+struct RmsNormBackward {
+  float eps;
+  Elements x, dy;
+  Others w;
+  Sum dx;
+  float* scales;
 
-__global__ void l2_norm_kernel(int64_t rows, int64_t D, Floats x, Floats y) {
-  const int64_t i = my_row();
-  if (i >= rows) return;
-  const Floats xi = x.from(i * D);
-  const float scale = 1.0f / fmaxf(sqrtf(dot(xi, xi, D)), 1e-12f);
-  for (int64_t c = threadIdx.x; c < D; c += kWarp) y.set(i * D + c, xi[c] * scale);
-}
+  template <class R>
+  __device__ void run(const R& row) const {
+    const float squares = row.sum([&](auto i, auto) { return x[i] * x[i]; });
+    const float scale = 1.0f / sqrtf(squares / row.D + eps);
+    if (row.there && threadIdx.x == 0) scales[row.i] = scale;
+    if (!dx) return;
+    const float inner = row.sum([&](auto i, auto c) { return dy[i] * w[c] * x[i]; });
+    if (!row.there) return;
+    const float back = inner * scale * scale * scale / row.D;
+    row.each([&](auto i, auto c) { dx.put(i, dy[i] * w[c] * scale - x[i] * back); });
+  }
+};
 
-__global__ void l2_norm_backward_kernel(int64_t rows, int64_t D, Floats x, Floats dy, Floats dx) {
-  const int64_t i = my_row();
-  if (i >= rows) return;
-  const Floats xi = x.from(i * D), dyi = dy.from(i * D);
-  const float norm = sqrtf(dot(xi, xi, D)), scale = 1.0f / fmaxf(norm, 1e-12f), inner = dot(xi, dyi, D);
-  const float back =
-      norm > 1e-12f ? inner * scale * scale * scale : 0.0f;  // below it, the norm is a constant
-  for (int64_t c = threadIdx.x; c < D; c += kWarp) dx.add(i * D + c, dyi[c] * scale - xi[c] * back);
-}
+struct L2Norm {
+  Elements x, y;
 
-int64_t row_count(const Tensor& x) { return x.numel() / std::max<int64_t>(1, x.dim(-1)); }
+  template <class R>
+  __device__ void run(const R& row) const {
+    const float squares = row.sum([&](auto i, auto) { return x[i] * x[i]; });
+    if (!row.there) return;
+    const float scale = 1.0f / fmaxf(sqrtf(squares), 1e-12f);
+    row.each([&](auto i, auto) { y.set(i, x[i] * scale); });
+  }
+};
+
+struct L2NormBackward {
+  Elements x, dy;
+  Sum dx;
+
+  template <class R>
+  __device__ void run(const R& row) const {
+    const float norm = sqrtf(row.sum([&](auto i, auto) { return x[i] * x[i]; }));
+    const float scale = 1.0f / fmaxf(norm, 1e-12f),
+                inner = row.sum([&](auto i, auto) { return x[i] * dy[i]; });
+    if (!row.there) return;
+    const float back =
+        norm > 1e-12f ? inner * scale * scale * scale : 0.0f;  // below it, the norm is a constant
+    row.each([&](auto i, auto) { dx.put(i, dy[i] * scale - x[i] * back); });
+  }
+};
 
 }  // namespace
 
 void rms_norm(const Stream& stream, const RmsNormArgs& args) {
-  const int64_t D = args.x.dim(-1), rows = row_count(args.x);
-  launch(stream, "rms_norm", rms_norm_kernel, grid_for(rows), block(), 0, rows, args.weight.numel() / D, D,
-         args.eps, floats(args.x), floats(args.weight), floats(args.y));
+  for_each_row(stream, "rms_norm", Width({args.x, args.base, args.sum, args.y}, {args.weight}), args.x,
+               args.weight.numel() / args.x.dim(-1),
+               RmsNorm{args.eps, Elements(args.x), Elements(args.base), Elements(args.sum), Elements(args.y),
+                       Others(args.weight)});
 }
 
 void rms_norm_backward(const Stream& stream, const RmsNormBackwardArgs& args) {
-  const int64_t D = args.x.dim(-1), rows = row_count(args.x), C = args.weight.numel(), H = C / D;
+  const int64_t D = args.x.dim(-1), C = args.weight.numel(), H = C / D, rows = args.x.numel() / D;
   const Tensor scales = Tensor::empty({rows}, DType::f32, args.x.device());
-  const Floats x = floats(args.x), dy = floats(args.dy);
+  const Elements x(args.x), dy(args.dy);
   const float* scale = scales.f32();
-  launch(stream, "rms_norm backward", rms_norm_backward_kernel, grid_for(rows), block(), 0, rows, H, D,
-         args.eps, x, floats(args.weight), dy, floats(args.dx), scales.f32());
+  const Width width({args.x, args.dy, args.dx.out, args.dx.base}, {args.weight});
+  for_each_row(stream, "rms_norm backward", width, args.x, H,
+               RmsNormBackward{args.eps, x, dy, Others(args.weight), Sum(args.dx), scales.f32()});
   if (args.dweight.defined())
     column_reduce(
-        stream, "rms_norm backward", rows / H, C, args.dweight,
-        [=] __device__(int64_t t, int64_t c) { return dy[t * C + c] * x[t * C + c] * scale[t * H + c / D]; });
+        stream, "rms_norm backward", width, rows / H, C, D, args.dweight,
+        [=] __device__(int64_t t, auto c) { return dy[t * C + c] * x[t * C + c] * scale[t * H + c.at / D]; });
 }
 
 void l2_norm(const Stream& stream, const L2NormArgs& args) {
-  const int64_t D = args.x.dim(-1), rows = row_count(args.x);
-  launch(stream, "l2_norm", l2_norm_kernel, grid_for(rows), block(), 0, rows, D, floats(args.x),
-         floats(args.y));
+  for_each_row(stream, "l2_norm", Width({args.x, args.y}), args.x, 1,
+               L2Norm{Elements(args.x), Elements(args.y)});
 }
 
 void l2_norm_backward(const Stream& stream, const L2NormBackwardArgs& args) {
-  const int64_t D = args.x.dim(-1), rows = row_count(args.x);
-  launch(stream, "l2_norm backward", l2_norm_backward_kernel, grid_for(rows), block(), 0, rows, D,
-         floats(args.x), floats(args.dy), floats(args.dx));
+  for_each_row(stream, "l2_norm backward", Width({args.x, args.dy, args.dx.out, args.dx.base}), args.x, 1,
+               L2NormBackward{Elements(args.x), Elements(args.dy), Sum(args.dx)});
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -1,71 +1,85 @@
 #include "kernels/pointwise.h"
-#include "runtime/cuda/launch.h"
+#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
-
-using wuneng::cuda::Floats;
-using wuneng::cuda::floats;
-using wuneng::cuda::for_each;
-
 namespace {
 
-__device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-__device__ float silu(float x) { return x * sigmoid(x); }
+using namespace wuneng::cuda;
+
+template <int N>
+__device__ Values<N> sigmoid(const Values<N>& x) {
+  return map(x, [](float v) { return 1.0f / (1.0f + expf(-v)); });
+}
 
 }  // namespace
 
 void pointwise(const Stream& stream, const PointwiseArgs& args) {
   const int64_t n = args.a.numel();
-  const Floats a = floats(args.a), b = floats(args.b), c = floats(args.c), y = floats(args.y);
+  const Width width({args.a, args.b, args.c, args.y});
+  const Elements a(args.a), b(args.b), c(args.c), y(args.y);
   switch (args.function) {
     case Pointwise::silu:
-      return for_each(stream, "silu", n, [=] __device__(int64_t i) { y.set(i, silu(a[i])); });
+      return for_each(stream, "silu", width, n, [=] __device__(auto i) { y.set(i, a[i] * sigmoid(a[i])); });
     case Pointwise::tanh:
-      return for_each(stream, "tanh", n, [=] __device__(int64_t i) { y.set(i, tanhf(a[i])); });
+      return for_each(stream, "tanh", width, n,
+                      [=] __device__(auto i) { y.set(i, map(a[i], [](float x) { return tanhf(x); })); });
     case Pointwise::sigmoid:
-      return for_each(stream, "sigmoid", n, [=] __device__(int64_t i) { y.set(i, sigmoid(a[i])); });
+      return for_each(stream, "sigmoid", width, n, [=] __device__(auto i) { y.set(i, sigmoid(a[i])); });
     case Pointwise::swiglu:
-      return for_each(stream, "swiglu", n, [=] __device__(int64_t i) { y.set(i, silu(a[i]) * b[i]); });
+      return for_each(stream, "swiglu", width, n, [=] __device__(auto i) {
+        const auto ai = a[i], bi = b[i];
+        y.set(i, ai * sigmoid(ai) * bi);
+      });
     case Pointwise::mix:
-      return for_each(stream, "mix", n,
-                      [=] __device__(int64_t i) { y.set(i, c[i] * a[i] + (1 - c[i]) * b[i]); });
+      return for_each(stream, "mix", width, n, [=] __device__(auto i) {
+        const auto ai = a[i], bi = b[i], ci = c[i];
+        y.set(i, ci * ai + (1 - ci) * bi);
+      });
     case Pointwise::add:
-      return for_each(stream, "add", n, [=] __device__(int64_t i) { y.set(i, a[i] + b[i]); });
+      return for_each(stream, "add", width, n, [=] __device__(auto i) { y.set(i, a[i] + b[i]); });
   }
 }
 
 void pointwise_backward(const Stream& stream, const PointwiseBackwardArgs& args) {
   const int64_t n = args.dy.numel();
-  const Floats a = floats(args.a), b = floats(args.b), c = floats(args.c), y = floats(args.y),
-               dy = floats(args.dy), da = floats(args.da), db = floats(args.db), dc = floats(args.dc);
+  const Width width({args.dy, args.a, args.b, args.c, args.y, args.da.out, args.da.base, args.db.out,
+                     args.db.base, args.dc.out, args.dc.base});
+  const Elements a(args.a), b(args.b), c(args.c), y(args.y), dy(args.dy);
+  const Sum da(args.da), db(args.db), dc(args.dc);
   switch (args.function) {
     case Pointwise::silu:
-      return for_each(stream, "silu backward", n, [=] __device__(int64_t i) {
-        const float s = sigmoid(a[i]);
-        da.add(i, dy[i] * s * (1 + a[i] * (1 - s)));
+      return for_each(stream, "silu backward", width, n, [=] __device__(auto i) {
+        const auto ai = a[i], s = sigmoid(ai);
+        da.put(i, dy[i] * s * (1 + ai * (1 - s)));
       });
     case Pointwise::tanh:
-      return for_each(stream, "tanh backward", n,
-                      [=] __device__(int64_t i) { da.add(i, dy[i] * (1 - y[i] * y[i])); });
+      return for_each(stream, "tanh backward", width, n, [=] __device__(auto i) {
+        const auto yi = y[i];
+        da.put(i, dy[i] * (1 - yi * yi));
+      });
     case Pointwise::sigmoid:
-      return for_each(stream, "sigmoid backward", n,
-                      [=] __device__(int64_t i) { da.add(i, dy[i] * y[i] * (1 - y[i])); });
+      return for_each(stream, "sigmoid backward", width, n, [=] __device__(auto i) {
+        const auto yi = y[i];
+        da.put(i, dy[i] * yi * (1 - yi));
+      });
     case Pointwise::swiglu:
-      return for_each(stream, "swiglu backward", n, [=] __device__(int64_t i) {
-        const float s = sigmoid(a[i]);
-        da.add(i, dy[i] * b[i] * s * (1 + a[i] * (1 - s)));
-        db.add(i, dy[i] * a[i] * s);
+      return for_each(stream, "swiglu backward", width, n, [=] __device__(auto i) {
+        const auto ai = a[i], bi = b[i], dyi = dy[i], s = sigmoid(ai);
+        if (da) da.put(i, dyi * bi * s * (1 + ai * (1 - s)));
+        if (db) db.put(i, dyi * ai * s);
       });
     case Pointwise::mix:
-      return for_each(stream, "mix backward", n, [=] __device__(int64_t i) {
-        da.add(i, dy[i] * c[i]);
-        db.add(i, dy[i] * (1 - c[i]));
-        dc.add(i, dy[i] * (a[i] - b[i]));
+      return for_each(stream, "mix backward", width, n, [=] __device__(auto i) {
+        const auto ai = a[i], bi = b[i], ci = c[i], dyi = dy[i];
+        if (da) da.put(i, dyi * ci);
+        if (db) db.put(i, dyi * (1 - ci));
+        if (dc) dc.put(i, dyi * (ai - bi));
       });
     case Pointwise::add:
-      return for_each(stream, "add backward", n, [=] __device__(int64_t i) {
-        if (da) da.add(i, dy[i]);
-        if (db) db.add(i, dy[i]);
+      return for_each(stream, "add backward", width, n, [=] __device__(auto i) {
+        const auto dyi = dy[i];
+        if (da) da.put(i, dyi);
+        if (db) db.put(i, dyi);
       });
   }
 }

@@ -1,11 +1,13 @@
 #include "kernels/cuda/pieces.h"
 #include "kernels/reduce.h"
-#include "runtime/cuda/launch.h"
+#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
 using namespace wuneng::cuda;
+
+constexpr int kFour = 4;  // elements in 16 bytes
 
 struct Part {
   const float* x;
@@ -29,7 +31,10 @@ __global__ void __launch_bounds__(kBlock)
   const Part p = parts[pieces[2 * blockIdx.x]];
   const int64_t begin = pieces[2 * blockIdx.x + 1], end = min(p.n, begin + kPiece);
   double sum = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kBlock) sum += double(p.x[i]) * double(p.x[i]);
+  const int64_t last = fits<kFour>(p.x) ? begin + (end - begin) / kFour * kFour : begin;
+  for (int64_t i = begin + threadIdx.x * kFour; i < last; i += kBlock * kFour)
+    for (const float x : load<kFour>(p.x + i).x) sum += double(x) * double(x);
+  for (int64_t i = last + threadIdx.x; i < end; i += kBlock) sum += double(p.x[i]) * double(p.x[i]);
   sum = block_sum(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }

@@ -3,25 +3,23 @@
 
 #include "kernels/cuda/upload.h"
 #include "kernels/rows.h"
-#include "runtime/cuda/launch.h"
+#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 
-using wuneng::cuda::Floats;
-using wuneng::cuda::floats;
-using wuneng::cuda::for_each_in_rows;
+using namespace wuneng::cuda;
 
 void select_heads(const Stream& stream, const HeadMapArgs& args) {
   const int64_t from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
   const Tensor table = upload(args.map, args.x.device());
   const int32_t* map = table.data<int32_t>();
-  const Floats x = floats(args.x), y = floats(args.y);
-  const bool accumulate = args.accumulate;
-  for_each_in_rows(stream, "select_heads", args.y.dim(0), to * D, [=] __device__(int64_t t, int64_t c) {
-    const int64_t i = t * to * D + c;
-    const float value = x[(t * from + map[c / D]) * D + c % D];
-    y.set(i, accumulate ? y[i] + value : value);
-  });
+  const Elements x(args.x);
+  const Sum y({args.y, args.base});
+  for_each_in_rows(stream, "select_heads", Width({args.x, args.y, args.base}), args.y.dim(0), to * D, D,
+                   [=] __device__(int64_t t, auto c) {
+                     const int64_t h = c.at / D;
+                     y.put(t * to * D + c, x[(t * from + map[h] - h) * D + c]);
+                   });
 }
 
 void sum_heads(const Stream& stream, const HeadMapArgs& args) {
@@ -34,14 +32,17 @@ void sum_heads(const Stream& stream, const HeadMapArgs& args) {
   for (size_t h = 0; h < args.map.size(); ++h) sources[next[args.map[h]]++] = static_cast<int32_t>(h);
   const Tensor firsts = upload(first, args.x.device()), all = upload(sources, args.x.device());
   const int32_t *begin = firsts.data<int32_t>(), *source = all.data<int32_t>();
-  const Floats x = floats(args.x), y = floats(args.y);
-  const bool accumulate = args.accumulate;
-  for_each_in_rows(stream, "sum_heads", args.y.dim(0), to * D, [=] __device__(int64_t t, int64_t c) {
-    const int64_t i = t * to * D + c, h = c / D;
-    float sum = accumulate ? y[i] : 0.0f;
-    for (int32_t s = begin[h]; s < begin[h + 1]; ++s) sum += x[(t * from + source[s]) * D + c % D];
-    y.set(i, sum);
-  });
+  const Elements x(args.x), base(args.base), y(args.y);
+  for_each_in_rows(stream, "sum_heads", Width({args.x, args.y, args.base}), args.y.dim(0), to * D, D,
+                   [=] __device__(int64_t t, auto c) {
+                     const auto i = t * to * D + c;
+                     const int64_t h = c.at / D;
+                     decltype(base[i]) sum;
+                     if (base) sum = base[i];
+                     for (int32_t s = begin[h]; s < begin[h + 1]; ++s)
+                       sum = sum + x[(t * from + source[s] - h) * D + c];
+                     y.set(i, sum);
+                   });
 }
 
 namespace {
@@ -54,14 +55,14 @@ void move_runs(const Stream& stream, const RowRunsArgs& args, bool to_packed) {
   WUNENG_ASSERT(static_cast<int64_t>(rows.size()) == args.packed.dim(0));
   const Tensor table = upload(rows, args.tall.device());
   const int64_t* row = table.data<int64_t>();
-  const Floats from = floats(to_packed ? args.tall : args.packed),
-               to = floats(to_packed ? args.packed : args.tall);
+  const Elements from(to_packed ? args.tall : args.packed), to(to_packed ? args.packed : args.tall);
   const bool accumulate = args.accumulate;
-  for_each_in_rows(stream, "move rows", args.packed.dim(0), width, [=] __device__(int64_t t, int64_t c) {
-    const int64_t i = t * width + c, tall = row[t] * width + c, source = to_packed ? tall : i,
-                  target = to_packed ? i : tall;
-    to.set(target, accumulate ? to[target] + from[source] : from[source]);
-  });
+  for_each_in_rows(stream, "move rows", Width({args.tall, args.packed}), args.packed.dim(0), width, width,
+                   [=] __device__(int64_t t, auto c) {
+                     const auto i = t * width + c, tall = row[t] * width + c, source = to_packed ? tall : i,
+                                target = to_packed ? i : tall;
+                     to.set(target, accumulate ? to[target] + from[source] : from[source]);
+                   });
 }
 
 }  // namespace
@@ -71,31 +72,39 @@ void unpack_rows(const Stream& stream, const RowRunsArgs& args) { move_runs(stre
 
 void concat(const Stream& stream, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
-  const Floats a = floats(args.a), b = floats(args.b), y = floats(args.y);
-  for_each_in_rows(stream, "concat", args.y.numel() / (A + B), A + B, [=] __device__(int64_t row, int64_t c) {
-    const int64_t i = row * (A + B) + c;
-    y.set(i, c < A ? a[row * A + c] : b[row * B + c - A]);
-  });
+  const Elements a(args.a), b(args.b), y(args.y);
+  for_each_in_rows(stream, "concat", Width({args.a, args.b, args.y}), args.y.numel() / (A + B), A + B,
+                   std::gcd(A, B), [=] __device__(int64_t row, auto c) {
+                     y.set(row * (A + B) + c, c.at < A ? a[row * A + c] : b[row * B - A + c]);
+                   });
 }
 
-void split_add(const Stream& stream, const ConcatArgs& args) {
-  const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
-  const Floats a = floats(args.a), b = floats(args.b), y = floats(args.y);
-  for_each_in_rows(stream, "split_add", args.y.numel() / (A + B), A + B,
-                   [=] __device__(int64_t row, int64_t c) {
-                     const int64_t i = row * (A + B) + c;
-                     c < A ? a.add(row * A + c, y[i]) : b.add(row * B + c - A, y[i]);
+void concat_backward(const Stream& stream, const ConcatBackwardArgs& args) {
+  const int64_t both = args.dy.dim(-1),
+                A = args.da.defined() ? args.da.out.dim(-1) : both - args.db.out.dim(-1), B = both - A;
+  const Sum da(args.da), db(args.db);
+  const Elements dy(args.dy);
+  for_each_in_rows(stream, "concat backward",
+                   Width({args.dy, args.da.out, args.da.base, args.db.out, args.db.base}),
+                   args.dy.numel() / both, both, std::gcd(A, B), [=] __device__(int64_t row, auto c) {
+                     const auto value = dy[row * both + c];
+                     if (c.at < A && da) da.put(row * A + c, value);
+                     if (c.at >= A && db) db.put(row * B - A + c, value);
                    });
 }
 
 void embedding(const Stream& stream, const EmbeddingArgs& args) {
   const int64_t d = args.table.dim(1), rows = args.table.dim(0), begin = args.begin;
   const int32_t* tokens = args.tokens.data<int32_t>();
-  const Floats table = floats(args.table), y = floats(args.y);
-  for_each_in_rows(stream, "embedding", args.y.dim(0), d, [=] __device__(int64_t t, int64_t c) {
-    const int64_t row = tokens[t] - begin;
-    y.set(t * d + c, row < 0 || row >= rows ? 0.0f : table[row * d + c]);
-  });
+  const Others table(args.table);
+  const Elements y(args.y);
+  for_each_in_rows(stream, "embedding", Width({args.y}, {args.table}), args.y.dim(0), d, d,
+                   [=] __device__(int64_t t, auto c) {
+                     const int64_t row = tokens[t] - begin;
+                     decltype(table[c]) value;
+                     if (row >= 0 && row < rows) value = table[row * d + c];
+                     y.set(t * d + c, value);
+                   });
 }
 
 void embedding_backward(const Stream& stream, const EmbeddingBackwardArgs& args) {
@@ -122,13 +131,14 @@ void embedding_backward(const Stream& stream, const EmbeddingBackwardArgs& args)
                all = upload(places, device);
   const int32_t *row = rows_there.data<int32_t>(), *begin = firsts.data<int32_t>(),
                 *place = all.data<int32_t>();
-  const Floats dy = floats(args.dy);
-  float* dtable = args.dtable.f32();
-  for_each_in_rows(stream, "embedding backward", static_cast<int64_t>(row_of.size()), d,
-                   [=] __device__(int64_t n, int64_t c) {
-                     float sum = 0;
-                     for (int32_t p = begin[n]; p < begin[n + 1]; ++p) sum += dy[place[p] * d + c];
-                     dtable[row[n] * d + c] += sum;
+  const Elements dy(args.dy);
+  const Others dtable(args.dtable);
+  for_each_in_rows(stream, "embedding backward", Width({args.dy}, {args.dtable}),
+                   static_cast<int64_t>(row_of.size()), d, d, [=] __device__(int64_t n, auto c) {
+                     const auto i = row[n] * d + c;
+                     auto sum = dtable[i];
+                     for (int32_t p = begin[n]; p < begin[n + 1]; ++p) sum = sum + dy[place[p] * d + c];
+                     dtable.set(i, sum);
                    });
 }
 

@@ -59,29 +59,6 @@ void for_each(const Stream& stream, const char* name, int64_t n, F f) {
          f);
 }
 
-template <class F>
-__global__ void __launch_bounds__(kBlock) each_in_rows_kernel(int64_t rows, int64_t columns, F f) {
-  const int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (c >= columns) return;
-  for (int64_t t = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; t < rows;
-       t += int64_t{gridDim.y} * blockDim.y)
-    f(t, c);
-}
-
-// f(t, c) for 0 <= t < rows, 0 <= c < columns, rows of memory being consecutive columns. A thread keeps its
-// column over some rows, so that what depends on c alone, a division above all, is computed once for them.
-template <class F>
-void for_each_in_rows(const Stream& stream, const char* name, int64_t rows, int64_t columns, F f) {
-  constexpr int64_t kRowsEach = 4, kMostBlocks = 65535;  // of a grid's y
-  unsigned across = kWarp;
-  while (across < kBlock && across < columns) across *= 2;
-  const dim3 block(across, kBlock / across);
-  launch(stream, name, each_in_rows_kernel<F>,
-         dim3(blocks_for(columns, across),
-              static_cast<unsigned>(std::min<int64_t>(kMostBlocks, blocks_for(rows, block.y * kRowsEach)))),
-         block, 0, rows, columns, f);
-}
-
 __device__ inline float warp_sum(float x) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
   return x;
@@ -123,7 +100,6 @@ struct Floats {
     else
       assign(static_cast<float*>(data)[i], x);
   }
-  __device__ void add(int64_t i, float x) const { set(i, (*this)[i] + x); }
   // The same from element i on.
   __host__ __device__ Floats from(int64_t i) const {
     return {static_cast<char*>(data) + i * (narrow ? 2 : 4), narrow};

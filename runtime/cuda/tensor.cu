@@ -1,5 +1,5 @@
 #include "runtime/cuda/device.h"
-#include "runtime/cuda/launch.h"
+#include "runtime/cuda/elements.h"
 #include "runtime/device_memory.h"
 
 namespace wuneng::cuda {
@@ -9,13 +9,17 @@ void convert(const Tensor& from, const Tensor& to) {
   if (!is_float(from.dtype()) || !is_float(to.dtype()))
     fail("copy of tensor {} from {} to {} on a GPU: no such conversion", to_string(to.shape()),
          to_string(from.dtype()), to_string(to.dtype()));
-  const Floats a = floats(from), b = floats(to);
-  for_each(compute_stream(to.device()), "convert", to.numel(), [=] __device__(int64_t i) { b.set(i, a[i]); });
+  const Others a(from);
+  const Elements b(to);
+  for_each(compute_stream(to.device()), "convert", Width({to}, {from}), to.numel(),
+           [=] __device__(auto i) { b.set(i, a[i]); });
 }
 
 void add(const Tensor& from, const Tensor& to) {
-  const Floats a = floats(from), b = floats(to);
-  for_each(compute_stream(to.device()), "add", to.numel(), [=] __device__(int64_t i) { b.add(i, a[i]); });
+  const Others a(from);
+  const Elements b(to);
+  for_each(compute_stream(to.device()), "add", Width({to}, {from}), to.numel(),
+           [=] __device__(auto i) { b.set(i, b[i] + a[i]); });
 }
 
 }  // namespace wuneng::cuda

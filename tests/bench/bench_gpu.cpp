@@ -81,6 +81,15 @@ void products(Bench& b) {
   const Tensor x = b.normal({n, n}), w = b.normal({n, n}), y = b.empty({n, n});
   b.measure("product", fmt::format("{0} x {0} x {0}", n), 6.0 * n * n, 2.0 * n * n * n,
             [&] { matmul(b.stream, {.a = x, .b = w, .c = y, .transpose_b = true}); });
+  const Tensor base = b.normal({n, n}), bias = b.normal({n}), dw = b.f32({n, n}), sums = b.f32({n});
+  b.measure("product with a residual", fmt::format("{0} x {0} x {0}", n), 8.0 * n * n, 2.0 * n * n * n,
+            [&] { matmul(b.stream, {.a = x, .b = w, .c = y, .transpose_b = true, .base = base}); });
+  b.measure("product with a bias", fmt::format("{0} x {0} x {0}", n), 6.0 * n * n, 2.0 * n * n * n,
+            [&] { matmul(b.stream, {.a = x, .b = w, .c = y, .transpose_b = true, .bias = bias}); });
+  b.measure("weight's and bias's gradients", fmt::format("{0} x {0} x {0}", n), 12.0 * n * n, 2.0 * n * n * n,
+            [&] {
+              matmul(b.stream, {.a = x, .b = w, .c = dw, .transpose_a = true, .accumulate = 1, .sums = sums});
+            });
 }
 
 void attention(Bench& b, int64_t D) {
@@ -178,6 +187,15 @@ void passes(Bench& b) {
             [&] { rms_norm(b.stream, {.x = x, .weight = w, .eps = 1e-6f, .y = y}); });
   b.measure("swiglu", shape, 6.0 * double(n), 0,
             [&] { pointwise(b.stream, {.function = Pointwise::swiglu, .a = x, .b = z, .y = y}); });
+  const Tensor u = b.normal({T, d}), dz = b.empty({T, d}), scales = b.f32({d});
+  b.measure("rms_norm backward", shape, 8.0 * double(n), 0, [&] {
+    rms_norm_backward(b.stream,
+                      {.x = x, .weight = w, .eps = 1e-6f, .dy = z, .dx = {y, u}, .dweight = scales});
+  });
+  b.measure("swiglu backward", shape, 10.0 * double(n), 0, [&] {
+    pointwise_backward(
+        b.stream, {.function = Pointwise::swiglu, .a = x, .b = z, .dy = u, .da = {y, {}}, .db = {dz, {}}});
+  });
   const int64_t many = b.size(500'000'000, 70'000);
   AdamwArgs args{.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = 1, .step = 10};
   for (int i = 0; i < 4; ++i)

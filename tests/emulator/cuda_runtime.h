@@ -25,8 +25,14 @@
 #define __align__(n) alignas(n)
 #define __restrict__
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct uint3 {
   unsigned x, y, z;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
 };
 struct dim3 {
   unsigned x, y, z;
@@ -42,6 +48,8 @@ namespace emulator {
 
 // Runs body once for every thread of every block.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// A library's kernel: work, with device memory open to it, when what is before it in the stream has ended.
+void as_kernel(const std::function<void()>& work);
 void* shared_memory();  // the block's dynamic shared memory
 void barrier();         // all live threads of the block
 // All live lanes of this thread's warp meet: each leaves `value` and gets lane `source`'s.

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "block.h"
-#include "cublas_v2.h"
 #include "cuda_runtime.h"
 #include "runtime/dtype.h"
 
@@ -87,6 +86,12 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
       }
 }
 
+void as_kernel(const std::function<void()>& work) {
+  catch_up_kernels();
+  const Arena::Open open(arena());
+  work();
+}
+
 }  // namespace emulator
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
@@ -146,57 +151,4 @@ cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stre
   const emulator::Arena::Open open(emulator::arena());
   std::memset(at, value, bytes);
   return cudaSuccess;
-}
-
-namespace {
-
-float element(const void* x, cudaDataType_t type, int64_t i) {
-  if (type == CUDA_R_32F) return static_cast<const float*>(x)[i];
-  return __int_as_float(static_cast<const uint16_t*>(x)[i] << 16);
-}
-
-// One column-major product, each sum in double and rounded once.
-void product(cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k, float alpha, const void* a,
-             cudaDataType_t a_type, int lda, const void* b, cudaDataType_t b_type, int ldb, float beta,
-             void* c, cudaDataType_t c_type, int ldc) {
-  for (int j = 0; j < n; ++j)
-    for (int i = 0; i < m; ++i) {
-      double sum = 0;
-      for (int l = 0; l < k; ++l)
-        sum += double(element(a, a_type, ta == CUBLAS_OP_N ? i + int64_t{l} * lda : l + int64_t{i} * lda)) *
-               element(b, b_type, tb == CUBLAS_OP_N ? l + int64_t{j} * ldb : j + int64_t{l} * ldb);
-      const int64_t at = i + int64_t{j} * ldc;
-      const float out =
-          static_cast<float>(alpha * sum + (beta == 0 ? 0.0 : double(beta) * element(c, c_type, at)));
-      if (c_type == CUDA_R_32F)
-        static_cast<float*>(c)[at] = out;
-      else
-        static_cast<wuneng::bf16*>(c)[at] = wuneng::bf16(out);
-    }
-}
-
-}  // namespace
-
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m,
-                                          int n, int k, const void* alpha, const void* a,
-                                          cudaDataType_t a_type, int lda, long long a_stride, const void* b,
-                                          cudaDataType_t b_type, int ldb, long long b_stride,
-                                          const void* beta, void* c, cudaDataType_t c_type, int ldc,
-                                          long long c_stride, int batch, cublasComputeType_t,
-                                          cublasGemmAlgo_t) {
-  if ((c_type != CUDA_R_32F && c_type != a_type) || a_type != b_type ||
-      lda < std::max(1, ta == CUBLAS_OP_N ? m : k) || ldb < std::max(1, tb == CUBLAS_OP_N ? k : n) ||
-      ldc < std::max(1, m))
-    return CUBLAS_STATUS_INVALID_VALUE;
-  emulator::catch_up_kernels();
-  const emulator::Arena::Open open(emulator::arena());
-  const auto at = [](auto* x, cudaDataType_t type, long long i) {
-    using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(x)>>, const char, char>;
-    return static_cast<Byte*>(x) + i * (type == CUDA_R_32F ? 4 : 2);
-  };
-  for (int i = 0; i < batch; ++i)
-    product(ta, tb, m, n, k, *static_cast<const float*>(alpha), at(a, a_type, i * a_stride), a_type, lda,
-            at(b, b_type, i * b_stride), b_type, ldb, *static_cast<const float*>(beta),
-            at(c, c_type, i * c_stride), c_type, ldc);
-  return CUBLAS_STATUS_SUCCESS;
 }

@@ -59,9 +59,9 @@ struct Sizes {
   int64_t M, N, K;
 };
 // One element, thin, both ways of cutting (M long, N long), both thin with K long, and each size empty.
-const std::vector<Sizes> kSizes = {{1, 1, 1},    {3, 5, 7},       {1, 700, 400},   {700, 1, 400}, {260, 90, 130},
-                                   {90, 260, 130}, {17, 19, 3000}, {150, 150, 150}, {0, 5, 3},     {5, 0, 3},
-                                   {5, 3, 0}};
+const std::vector<Sizes> kSizes = {{1, 1, 1},      {3, 5, 7},      {1, 700, 400},  {700, 1, 400},
+                                   {260, 90, 130}, {90, 260, 130}, {17, 19, 3000}, {150, 150, 150},
+                                   {0, 5, 3},      {5, 0, 3},      {5, 3, 0}};
 
 std::vector<double> product(const MatmulArgs& args, const std::vector<double>& before) {
   const int64_t M = args.c.dim(0), N = args.c.dim(1), K = args.a.dim(args.transpose_a ? 0 : 1);
@@ -73,6 +73,8 @@ std::vector<double> product(const MatmulArgs& args, const std::vector<double>& b
       for (int64_t k = 0; k < K; ++k)
         sum += a[args.transpose_a ? k * M + m : m * K + k] * b[args.transpose_b ? n * K + k : k * N + n];
       c[m * N + n] = args.scale * sum + (args.accumulate == 0 ? 0 : args.accumulate * before[m * N + n]);
+      if (args.base.defined()) c[m * N + n] += args.base.f32()[m * N + n];
+      if (args.bias.defined()) c[m * N + n] += doubles(args.bias)[n];
     }
   return c;
 }
@@ -108,12 +110,41 @@ TEST(Matmul, EveryTranspositionAndSizeOnOneToThreeThreads) {
 }
 
 TEST(Matmul, Bf16OnEitherSide) {
-  for (const auto& [a, b] : {std::pair{DType::f32, DType::bf16}, {DType::bf16, DType::f32},
-                             {DType::bf16, DType::bf16}})
+  for (const auto& [a, b] :
+       {std::pair{DType::f32, DType::bf16}, {DType::bf16, DType::f32}, {DType::bf16, DType::bf16}})
     for (const bool transpose : {false, true}) {
       check_matmul({33, 65, 40}, transpose, !transpose, 1.0f, 0.0f, a, b);
       check_matmul({33, 65, 40}, transpose, transpose, 2.0f, 1.0f, a, b);
     }
+}
+
+TEST(Matmul, BaseBiasAndSumsOfRows) {
+  for (const int threads : {1, 3}) {
+    const WithThreads with(threads);
+    for (const Sizes& size : kSizes)
+      for (const DType type : {DType::f32, DType::bf16}) {
+        SCOPED_TRACE(testing::Message() << "M " << size.M << " N " << size.N << " K " << size.K);
+        MatmulArgs args{.a = random_tensor({size.K, size.M}, 1),
+                        .b = random_tensor({size.K, size.N}, 2),
+                        .c = constant({size.M, size.N}, kNan),
+                        .transpose_a = true,
+                        .scale = 0.5f,
+                        .base = random_tensor({size.M, size.N}, 3),
+                        .bias = random_tensor({size.N}, 4, type),
+                        .sums = random_tensor({size.M}, 5)};
+        const std::vector<double> expected = product(args, {});
+        std::vector<double> sums = doubles(args.sums);
+        for (int64_t k = 0; k < size.K; ++k)
+          for (int64_t m = 0; m < size.M; ++m) sums[m] += args.a.f32()[k * size.M + m];
+        matmul({}, args);
+        expect_near(args.c, expected);
+        expect_near(args.sums, sums);
+        args.c = args.base;
+        args.sums = {};
+        matmul({}, args);
+        expect_near(args.c, expected);
+      }
+  }
 }
 
 TEST(Matmul, SizesThatDoNotFitAreNamed) {
@@ -135,7 +166,8 @@ TEST(Matmul, ProductsAtTheSameTimeDoNotDisturbEachOther) {
   std::vector<MatmulArgs> alone, together;
   for (unsigned i = 0; i < kProducts; ++i) {
     const Tensor a = random_tensor({kSize, kSize}, 2 * i), b = random_tensor({kSize, kSize}, 2 * i + 1);
-    for (auto* list : {&alone, &together}) list->push_back({.a = a, .b = b, .c = constant({kSize, kSize}, kNan)});
+    for (auto* list : {&alone, &together})
+      list->push_back({.a = a, .b = b, .c = constant({kSize, kSize}, kNan)});
   }
   for (const MatmulArgs& args : alone) matmul({}, args);
   parallel_for(kProducts, 1, [&](int64_t begin, int64_t end) {
@@ -148,7 +180,7 @@ struct HeadSizes {
   int64_t T, H, O, I;
 };
 // One element, uneven, more rows than one product takes, no rows, no inputs.
-const std::vector<HeadSizes> kHeadSizes = {{1, 1, 1, 1},   {5, 3, 4, 6}, {600, 3, 24, 16},
+const std::vector<HeadSizes> kHeadSizes = {{1, 1, 1, 1},    {5, 3, 4, 6}, {600, 3, 24, 16},
                                            {300, 1, 8, 40}, {0, 2, 3, 4}, {5, 2, 4, 0}};
 
 void check_head_matmul(const HeadSizes& size, bool transpose, bool accumulate, DType weight) {
@@ -156,11 +188,12 @@ void check_head_matmul(const HeadSizes& size, bool transpose, bool accumulate, D
                                   << " transpose " << transpose << " accumulate " << accumulate);
   const auto [T, H, O, I] = size;
   const int64_t in = transpose ? O : I, out = transpose ? I : O;
+  const Tensor y = accumulate ? random_tensor({T, H, out}, 3) : constant({T, H, out}, kNan);
   const HeadMatmulArgs args{.x = random_tensor({T, H, in}, 1),
                             .w = random_tensor({H, O, I}, 2, weight),
-                            .y = accumulate ? random_tensor({T, H, out}, 3) : constant({T, H, out}, kNan),
+                            .y = y,
                             .transpose = transpose,
-                            .accumulate = accumulate};
+                            .base = accumulate ? y : Tensor()};
   const std::vector<double> x = doubles(args.x), w = doubles(args.w);
   std::vector<double> expected = accumulate ? doubles(args.y) : std::vector<double>(T * H * out);
   for (int64_t t = 0; t < T; ++t)
