@@ -68,8 +68,8 @@ WUNENG_VALUES_OPERATOR(-)
 WUNENG_VALUES_OPERATOR(*)
 #undef WUNENG_VALUES_OPERATOR
 
-// What one access moves of N elements of S. Moved as a word, and stored as one by name:
-// the compiler cuts a struct's copy in pieces, which it does not always put together again.
+// What one access moves of N elements of S. Moved as a word, and stored as one by name: the compiler cuts a
+// struct's copy in pieces, which it does not always put together again.
 template <int bytes>
 using Word = std::conditional_t<
     bytes == 16, uint4,
@@ -81,6 +81,7 @@ union Part {
   __device__ Part() {}
 };
 
+// to: in global memory.
 template <class W>
 __device__ void store_word(W& to, const W& word) {
 #ifdef __CUDACC__
@@ -102,6 +103,7 @@ template <int N, class S>
 __host__ __device__ bool fits(const S* p) {
   return reinterpret_cast<uintptr_t>(p) % sizeof(Part<N, S>) == 0;
 }
+
 template <int N, class S>
 __device__ void check_alignment([[maybe_unused]] const S* p) {
 #ifndef __CUDACC__  // a GPU finds it itself
@@ -124,6 +126,7 @@ __device__ Values<N> load(const S* from) {
   }
   return to;
 }
+// The same in global memory, the other way.
 template <int N, class S>
 __device__ void store(S* to, const Values<N>& from) {
   constexpr int parts = sizeof(S) * N / sizeof(Part<N, S>), each = N / parts;
