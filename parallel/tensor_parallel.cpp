@@ -11,7 +11,10 @@ Var copy_to_ranks(Tape& tape, const Comm& tp, const Var& x) {
   const Var out = tape.output(x.value(), tape.wants(x));
   const auto sum = std::make_shared<Request>();
   tape.record_sum(
-      out, [=] { *sum = tp.iall_reduce(out.grad(), Reduce::sum, "gradient of a layer's input"); },
+      out,
+      [=] {  // in a tensor that nobody else reads
+        *sum = tp.iall_reduce(out.gradient().begun(), Reduce::sum, "gradient of a layer's input");
+      },
       [=] {
         sum->wait();
         x.add_grad(out.grad());
