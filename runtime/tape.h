@@ -59,8 +59,11 @@ class Var {
   std::shared_ptr<Node> node_;
 };
 
-// Uninitialised, of v's shape and type, on its device.
-inline Tensor like(const Var& v) { return Tensor::empty(v.shape(), v.value().dtype(), v.value().device()); }
+// Uninitialised, of v's type and on its device: of its shape, or of another.
+inline Tensor like(const Var& v, Shape shape) {
+  return Tensor::empty(std::move(shape), v.value().dtype(), v.value().device());
+}
+inline Tensor like(const Var& v) { return like(v, v.shape()); }
 
 class Tape {
  public:

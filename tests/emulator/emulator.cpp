@@ -75,6 +75,11 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
   catch_up_kernels();
   const std::lock_guard lock(g_one_launch);
   const Arena::Open open(arena());
+  if (grid.y > 65535 || grid.z > 65535) {
+    std::fprintf(stderr, "emulator: a grid of %u x %u x %u blocks: y and z are at most 65535\n", grid.x,
+                 grid.y, grid.z);
+    std::abort();
+  }
   blockDim = block, gridDim = grid;
   g_block.body = &body;
   g_block.start(size_t{block.x} * block.y * block.z, block, shared_bytes);

@@ -34,7 +34,7 @@ has_python() {  # has_python NAME MODULE...
 }
 
 run unit unit_tests
-for program in device_comm_test pipeline_test stream_test; do
+for program in device_comm_test gradients_test tensor_parallel_test pipeline_test stream_test; do
   for ranks in 1 2 4; do run "$program, $ranks ranks" mpirun --bind-to none -n $ranks "$folder/bin/$program"; done
 done
 if has_python models numpy; then
