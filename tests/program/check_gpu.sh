@@ -7,7 +7,7 @@
 # tests/bench/bench_gpu.py in the same folder compares with PyTorch.
 set -uo pipefail
 folder=$(cd "$(dirname "$0")/.." && pwd)
-export PATH="$folder/bin:$PATH" WUNENG_GOLDEN="$folder/tests/golden"
+export GTEST_COLOR=no PATH="$folder/bin:$PATH" WUNENG_GOLDEN="$folder/tests/golden"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 WUNENG_HANG_TIMEOUT=60 WUNENG_CHECK_COLLECTIVES=1
 passed=0 failed=() left=()
 
@@ -21,7 +21,7 @@ run() {
     left+=("$name: no GPU was found")
   elif [ $code -eq 0 ]; then
     passed=$((passed + 1))
-    echo "passed  $name  ($(grep -vE '^\s*$' <<< "$log" | tail -n 1))"
+    echo "passed  $name  ($(grep -iE '[0-9]+ (tests?|passed)' <<< "$log" | grep -i passed | tail -n 1))"
   else
     failed+=("$name")
     printf 'FAILED  %s\n%s\n' "$name" "$(tail -n 60 <<< "$log")"
@@ -33,7 +33,7 @@ has_python() {  # has_python NAME MODULE...
   python3 -c "import $(IFS=,; echo "$*")" 2> /dev/null || { left+=("$name: python3 lacks one of: $*"); return 1; }
 }
 
-run unit unit_tests
+run unit "$folder/bin/unit_tests"
 for program in device_comm_test gradients_test tensor_parallel_test pipeline_test stream_test; do
   for ranks in 1 2 4; do run "$program, $ranks ranks" mpirun --bind-to none -n $ranks "$folder/bin/$program"; done
 done
