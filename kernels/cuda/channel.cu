@@ -146,17 +146,9 @@ void scale_heads_backward(const Stream& stream, const ScaleHeadsBackwardArgs& ar
   if (args.dx.defined())
     for_each_in_rows(stream, "scale_heads backward", width, T, C, D,
                      [=] __device__(int64_t t, auto c) { dx.put(t * C + c, s[c.at / D] * dy[t * C + c]); });
-  if (!args.ds.defined()) return;
-  const Tensor by_channel = Tensor::zeros({H, D}, DType::f32, args.ds.device());
-  column_reduce(stream, "scale_heads backward", width, T, C, D, by_channel,
-                [=] __device__(int64_t t, auto c) { return x[t * C + c] * dy[t * C + c]; });
-  const float* channels = by_channel.f32();
-  float* ds = args.ds.f32();
-  for_each(stream, "scale_heads backward", H, [=] __device__(int64_t h) {
-    float sum = 0;
-    for (int64_t c = 0; c < D; ++c) sum += channels[h * D + c];
-    ds[h] += sum;
-  });
+  if (args.ds.defined())
+    column_reduce(stream, "scale_heads backward", width, T, C, D, args.ds,
+                  [=] __device__(int64_t t, auto c) { return x[t * C + c] * dy[t * C + c]; });
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -1,4 +1,4 @@
-// Sums over rows: out[c] += sum over t of f(t, c), in one fixed order.
+// Sums over rows: out[c] += sum over t of f(t, c), or of several columns together, in one fixed order.
 #pragma once
 #include "runtime/cuda/elements.h"
 
@@ -46,8 +46,19 @@ inline __global__ void add_parts_kernel(unsigned parts, int64_t C, const float* 
   out[c] += sum;
 }
 
-// f is a generic __device__ lambda of (row, place), captured by value; no place goes over a multiple of
-// `unit` columns, which divides C.
+// out [groups] += the rows of partial [parts, groups * D], D columns together. A block of a warp for each.
+inline __global__ void add_groups_kernel(unsigned parts, int64_t D, const float* partial, float* out) {
+  using namespace wuneng::cuda;
+  float sum = 0;
+  for (unsigned p = 0; p < parts; ++p)
+    for (int64_t c = threadIdx.x; c < D; c += kWarp)
+      sum += partial[(int64_t{p} * gridDim.x + blockIdx.x) * D + c];
+  sum = warp_sum(sum);
+  if (threadIdx.x == 0) out[blockIdx.x] += sum;
+}
+
+// out [C], or [C / D] for sums over D columns each. f is a generic __device__ lambda of (row, place),
+// captured by value; no place goes over a multiple of `unit` columns, which divides C.
 template <class F>
 void column_reduce(const Stream& stream, const char* name, const wuneng::cuda::Width& tensors, int64_t rows,
                    int64_t C, int64_t unit, const Tensor& out, F f) {
@@ -61,8 +72,12 @@ void column_reduce(const Stream& stream, const char* name, const wuneng::cuda::W
          width.type == DType::bf16 ? column_partial_kernel<bf16, F> : column_partial_kernel<float, F>,
          dim3(blocks_for(places, kWarp), parts), dim3(kWarp, kReduceRows), 0, width.wide, rows, C, f,
          partial.f32());
-  launch(stream, name, add_parts_kernel, dim3(blocks_for(C, kWarp)), dim3(kWarp), 0, parts, C, partial.f32(),
-         out.f32());
+  if (const int64_t D = C / out.numel(); D > 1)
+    launch(stream, name, add_groups_kernel, dim3(static_cast<unsigned>(out.numel())), dim3(kWarp), 0, parts,
+           D, partial.f32(), out.f32());
+  else
+    launch(stream, name, add_parts_kernel, dim3(blocks_for(C, kWarp)), dim3(kWarp), 0, parts, C,
+           partial.f32(), out.f32());
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -117,6 +117,16 @@ TEST_P(Weights, KeyScaleAndTokenShift) {
     });
 }
 
+TEST(Twins, SumsOfAHeadOverManyRows) {  // several partial sums of more channels than a warp has lanes
+  expect_twins_agree([&](Side& side) {
+    const Shape shape = {600, 2, 48};
+    scale_heads_backward(side.stream, {.x = side.normal(shape),
+                                       .s = side.normal({2}),
+                                       .dy = side.normal(shape),
+                                       .ds = side.sum({2}, DType::f32)});
+  });
+}
+
 TEST_P(Weights, ScaleHeads) {
   for (const int64_t heads : {int64_t{H}, int64_t{4}})  // rows that fill vectors, of heads that do not
     for (const int64_t D : kChannels)
