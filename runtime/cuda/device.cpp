@@ -45,8 +45,13 @@ class Gpu {
   explicit Gpu(int index) : index_(index) {
     check(cudaSetDevice(index), "cudaSetDevice");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount);
+    compute_capability_ =
+        10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
   }
   cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const { return multiprocessors_; }
+  int compute_capability() const { return compute_capability_; }
 
   void* allocate(int64_t bytes) {
     const std::lock_guard lock(mutex_);
@@ -73,7 +78,14 @@ class Gpu {
   }
 
  private:
+  int attribute(cudaDeviceAttr which) const {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, index_), "cudaDeviceGetAttribute");
+    return value;
+  }
+
   int index_;
+  int multiprocessors_ = 0, compute_capability_ = 0;
   cudaStream_t stream_ = nullptr;
   std::mutex mutex_;
   Blocks free_;
@@ -178,20 +190,9 @@ std::string device_name(int index) {
   return properties.name;
 }
 
-namespace {
-int attribute(int index, cudaDeviceAttr which) {
-  int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, index), "cudaDeviceGetAttribute");
-  return value;
-}
-}  // namespace
+int multiprocessors(int index) { return gpu(index).multiprocessors(); }
 
-int multiprocessors(int index) { return attribute(index, cudaDevAttrMultiProcessorCount); }
-
-int compute_capability(int index) {
-  return 10 * attribute(index, cudaDevAttrComputeCapabilityMajor) +
-         attribute(index, cudaDevAttrComputeCapabilityMinor);
-}
+int compute_capability(int index) { return gpu(index).compute_capability(); }
 
 std::string bus_id(int index) {
   char text[64];

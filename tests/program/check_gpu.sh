@@ -17,14 +17,14 @@ run() {
   shift
   log=$("$@" 2>&1)
   local code=$?
-  if [ $code -eq 77 ] || grep -q "no GPU here" <<< "$log"; then
-    left+=("$name: no GPU was found")
-  elif [ $code -eq 0 ]; then
-    passed=$((passed + 1))
-    echo "passed  $name  ($(grep -iE '[0-9]+ (tests?|passed)' <<< "$log" | grep -i passed | tail -n 1))"
-  else
+  if [ $code -ne 0 ] && [ $code -ne 77 ]; then
     failed+=("$name")
     printf 'FAILED  %s\n%s\n' "$name" "$(tail -n 60 <<< "$log")"
+  elif [ $code -eq 77 ] || grep -q "no GPU here" <<< "$log"; then
+    left+=("$name: no GPU was found")
+  else
+    passed=$((passed + 1))
+    echo "passed  $name  ($(grep -iE '[0-9]+ (tests?|passed)' <<< "$log" | grep -i passed | tail -n 1))"
   fi
 }
 has_python() {  # has_python NAME MODULE...
