@@ -3,7 +3,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 

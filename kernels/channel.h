@@ -1,7 +1,7 @@
 // Functions with a parameter per channel or per head, the same for all T rows. Backward kernels add to
 // parameters' gradients; all gradients may be undefined: not wanted.
 #pragma once
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 
@@ -45,16 +45,16 @@ struct KeyScaleBackwardArgs {
 WUNENG_KERNEL(key_scale_backward, KeyScaleBackwardArgs);
 
 // y_t = x_t + (x_{t-1} - x_t) mu, with x_{-1} = 0 before each document's first row.
-inline constexpr int32_t kBegins = 1, kEnds = 2;  // of a document, what a row does
+inline constexpr int32_t kDocumentBegins = 1, kDocumentEnds = 2;  // of a document, what a row does
 struct TokenShiftArgs {
-  Tensor x, mu, y;  // [T, C], weight [C]
-  Tensor edges;     // [T] i32: what each row does, together
+  Tensor x, mu, y;             // [T, C], weight [C]
+  Tensor document_boundaries;  // [T] i32: what each row does, together
 };
 WUNENG_KERNEL(token_shift, TokenShiftArgs);
 struct TokenShiftBackwardArgs {
   Tensor x, mu, dy;
   Gradient dx;
-  Tensor dmu, edges;
+  Tensor dmu, document_boundaries;
 };
 WUNENG_KERNEL(token_shift_backward, TokenShiftBackwardArgs);
 

@@ -9,7 +9,7 @@
 #pragma once
 #include <vector>
 
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 
@@ -62,11 +62,11 @@ struct LossRebaseArgs {
 WUNENG_KERNEL(loss_rebase, LossRebaseArgs);
 
 // Over the tokens with a label: totals [3] f64 += { KL t^2, cross entropy, their number }; loss [1] f64 +=
-// ((1 - ce_share) KL t^2 + ce_share CE) / divisor. Maxima and sums are over all ranks.
+// ((1 - ce_weight) KL t^2 + ce_weight CE) / loss_tokens. Maxima and sums are over all ranks.
 struct LossTotalsArgs {
   Tensor maxima, sums, labels;
-  float temperature = 1, ce_share = 0;
-  double divisor = 1;
+  float temperature = 1, ce_weight = 0;
+  double loss_tokens = 1;
   Tensor totals, loss;
 };
 WUNENG_KERNEL(loss_totals, LossTotalsArgs);

@@ -1,6 +1,6 @@
 // Matrix products.
 #pragma once
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 

@@ -1,6 +1,6 @@
 // Normalisations of rows: RMSNorm with a weight, and L2.
 #pragma once
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 

@@ -1,6 +1,6 @@
 // Functions of single elements, and their gradients.
 #pragma once
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 

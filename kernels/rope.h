@@ -1,23 +1,23 @@
-// Rotary embedding in Qwen2's half-rotation layout: channel i turns with channel i + D/2 by position *
+// Rotary embedding in Qwen2's half-rotation layout: channel i rotates with channel i + D/2 by position *
 // theta^(-2i/D).
 #pragma once
 #include <vector>
 
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 
 // The cosines and sines of the angles, for all that is rotated of a micro-batch.
-struct RopeTurnsArgs {
+struct RopeCosSinArgs {
   Tensor positions;  // [T] i32, counted from the document's start
   float theta;
-  Tensor turns;  // [2, T, D / 2] f32
+  Tensor cos_sin;  // [2, T, D / 2] f32
 };
-WUNENG_KERNEL(rope_turns, RopeTurnsArgs);
+WUNENG_KERNEL(rope_cos_sin, RopeCosSinArgs);
 
 struct RopeArgs {
   Tensor x;              // [T, H, D]
-  Tensor turns;          // as above
+  Tensor cos_sin;        // as above
   bool inverse = false;  // turn back: the gradient of a rotation
   Tensor y;              // [T, H, D]; may be x itself
   Tensor base;           // added to what is turned: of y's shape, may be y, or undefined: none

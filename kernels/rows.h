@@ -2,7 +2,7 @@
 #pragma once
 #include <vector>
 
-#include "kernels/twin.h"
+#include "kernels/backend.h"
 
 namespace wuneng::kernels {
 

@@ -2,7 +2,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "data/text_codec.h"
+#include "data/tokenizer/text_codec.h"
 #include "launch/commands.h"
 #include "launch/model_state.h"
 #include "model/hugging_face.h"
@@ -62,7 +62,7 @@ void convert(const ConvertOptions& o) {
     config.wuneng = preset(o.preset, config);
     config.check(o.from + " as a student");
   }
-  Decoder model(config, Shard{}, dtype);
+  Decoder model(config, Placement{}, dtype);
   load_hugging_face(model, o.from, o.seed);
   const Parameters parameters = model.parameters();
   std::vector<SafetensorsItem> items;

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "data/text_codec.h"
+#include "data/tokenizer/text_codec.h"
 #include "launch/commands.h"
 #include "launch/model_state.h"
 

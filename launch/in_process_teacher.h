@@ -15,9 +15,9 @@ class InProcessTeacher : public TeacherSource {
       : round_(round),
         shared_(std::min(recipe.student.vocab_size, recipe.teacher->vocab_size)),
         model_(*recipe.teacher,
-               Shard{.tp = mesh.tp,
-                     .device = device,
-                     .activations = recipe.activations_on(device, recipe.teacher_dtype)},
+               Placement{.tp = mesh.tp,
+                         .device = device,
+                         .activations = recipe.activations_on(device, recipe.teacher_dtype)},
                recipe.teacher_dtype) {
     load_hugging_face(model_, recipe.teacher_path, 0);
   }
@@ -26,7 +26,8 @@ class InProcessTeacher : public TeacherSource {
     Tape silent(model_.stream(), false);
     const Var hidden = model_.forward(silent, round_[micro_batch], {});
     const Range held = model_.head()->held, shared = {held.begin, std::min(held.end, shared_)};
-    const Tensor logits = Tensor::empty({hidden.dim(0), shared.size()}, DType::f32, model_.shard().device);
+    const Tensor logits =
+        Tensor::empty({hidden.dim(0), shared.size()}, DType::f32, model_.placement().device);
     model_.logits(hidden.value(), shared, logits);
     return {{shared, logits}};
   }

@@ -73,7 +73,8 @@ int run(int argc, char** argv) {
       "\"output\"}\n"
       "(LLaMA-Factory), {\"prompt\", \"completion\"} or {\"prompt\", \"chosen\", \"rejected\"}. Chats go "
       "through\n"
-      "the model's chat template. What is to be learnt of chats and completions is written beside, to\n"
+      "the model's chat template. The loss mask of chats and completions (1: the token is trained on) is "
+      "written to\n"
       "OUT_mask.bin and .idx; preference pairs become OUT_chosen and OUT_rejected, document by document.\n"
       "Examples:\n"
       "  wuneng tokenize books/ code.jsonl.zst --tokenizer models/Qwen2.5-7B --out data/pretrain\n"
@@ -97,7 +98,7 @@ int run(int argc, char** argv) {
       ->check(templates);
   tokenize_command
       ->add_option("--kind", t.kind,
-                   "text: learn every token; supervised: learn answers; preference: pairs; auto: what the "
+                   "text: a loss on every token; supervised: on answers; preference: pairs; auto: what the "
                    "first record is")
       ->check(CLI::IsMember({"auto", "text", "supervised", "preference"}));
   tokenize_command

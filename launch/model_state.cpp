@@ -51,13 +51,13 @@ void load_optimizer(Optimizer& optimizer, CheckpointReader& reader) {
 std::unique_ptr<Decoder> open_model(const std::string& path, Device device) {
   if (!has_checkpoint(path)) {
     auto model =
-        std::make_unique<Decoder>(ModelConfig::from_directory(path), Shard{.device = device}, DType::f32);
+        std::make_unique<Decoder>(ModelConfig::from_directory(path), Placement{.device = device}, DType::f32);
     load_hugging_face(*model, path, 0);
     return model;
   }
   CheckpointReader reader(path);
   auto model = std::make_unique<Decoder>(ModelConfig::from_json(reader.meta().at("config"), path),
-                                         Shard{.device = device}, DType::f32);
+                                         Placement{.device = device}, DType::f32);
   load_model(*model, reader);
   return model;
 }

@@ -9,13 +9,13 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
                      int64_t done, Device device) {
   Decoder model(
       *r.teacher,
-      Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device, r.activations_on(device, r.teacher_dtype)},
+      Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device, r.activations_on(device, r.teacher_dtype)},
       r.teacher_dtype);
   load_hugging_face(model, r.teacher_path, 0);
   const StreamOptions options = stream_options(r, data, done, device);
   std::unique_ptr<TeacherSender> sender;
   if (mesh.last_stage()) sender = std::make_unique<TeacherSender>(stream, mesh, options);
-  const Pipeline pipeline(mesh.pp, model.hidden_size(), model.stream(), model.shard().activations);
+  const Pipeline pipeline(mesh.pp, model.hidden_size(), model.stream(), model.placement().activations);
   const auto served = [shape = options.shape, dp_rank = mesh.dp_rank](int64_t round) {
     return items_served(shape, round, dp_rank);
   };

@@ -1,5 +1,5 @@
 // `wuneng tokenize`: text and JSON lines to token files, with a progress bar.
-#include "data/tokenize.h"
+#include "data/text/tokenize.h"
 
 #include <algorithm>
 #include <chrono>
@@ -88,10 +88,10 @@ TokenType smallest_type(int32_t vocab) {
 void report(const TokenizeProgress& p, const TokenizeOptions& o, DataKind kind) {
   for (const std::string& prefix : o.prefixes)
     std::printf("wrote %s.bin and .idx%s\n", prefix.c_str(),
-                o.labels ? fmt::format(", and what is to be learnt in {}_mask", prefix).c_str() : "");
-  std::printf("%s %s, %s tokens, %s of them learnt, in %s (%s tokens/s)\n", thousands(p.records).c_str(),
+                o.labels ? fmt::format(", and the loss mask in {}_mask", prefix).c_str() : "");
+  std::printf("%s %s, %s tokens, %s of them with a loss, in %s (%s tokens/s)\n", thousands(p.records).c_str(),
               kind == DataKind::preference ? "pairs" : "documents", thousands(p.tokens).c_str(),
-              thousands(p.learnt).c_str(), clock_time(p.seconds).c_str(),
+              thousands(p.loss_mask).c_str(), clock_time(p.seconds).c_str(),
               thousands(static_cast<int64_t>(double(p.tokens) / std::max(p.seconds, 1e-9))).c_str());
   if (p.empty > 0) std::printf("%s records without a token left out\n", thousands(p.empty).c_str());
   if (p.bad_lines == 0) return;

@@ -74,6 +74,7 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   if (mesh.world.rank() == 0) {
     std::filesystem::create_directories(recipe.out);
     write_file_durably(recipe.out + "/recipe.toml", recipe.resolved);
+    for (const std::string& note : recipe.notes) std::printf("%s\n", note.c_str());
     for (const std::string& line : data.summary()) std::printf("%s\n", line.c_str());
     std::fflush(stdout);
   }

@@ -156,7 +156,8 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
 
   t.has_teacher = r.text("loss.objective", "kl", {"kl", "ce"}) == "kl";
   t.loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
-  t.loss.ce_share = t.has_teacher ? static_cast<float>(r.number("loss.ce_share", 0, 0, 0.999)) : 1.0f;
+  r.renamed("loss.ce_share", "loss.ce_weight");
+  t.loss.ce_weight = t.has_teacher ? static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999)) : 1.0f;
   t.loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   if (t.has_teacher) read_teacher(r, t);
 
@@ -192,6 +193,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   require(t.learning_rate.warmup <= t.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",
           path, t.learning_rate.warmup, t.steps());
   t.resolved = r.resolved();
+  t.notes = r.notes();
   return t;
 }
 

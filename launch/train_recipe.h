@@ -2,7 +2,7 @@
 #pragma once
 #include <optional>
 
-#include "data/packing.h"
+#include "data/batches/packing.h"
 #include "model/config.h"
 #include "model/loss.h"
 #include "parallel/learning_rate.h"
@@ -57,8 +57,9 @@ struct TrainRecipe {
   bool recompute = false, overlap = true;
   double hang_timeout = 600;
 
-  std::string path;      // of the recipe, for messages
-  std::string resolved;  // the whole recipe with its defaults, as TOML
+  std::string path;                // of the recipe, for messages
+  std::vector<std::string> notes;  // of the recipe, for the user: keys by their former names
+  std::string resolved;            // the whole recipe with its defaults, as TOML
 
   int64_t steps() const { return learning_rate.steps; }
   int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch

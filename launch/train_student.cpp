@@ -28,8 +28,8 @@ class StudentRun {
         data_(data),
         groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
         model_(recipe.student,
-               Shard{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
-                     recipe.activations_on(device, recipe.student_dtype)},
+               Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
+                         recipe.activations_on(device, recipe.student_dtype)},
                recipe.student_dtype, recipe.recompute),
         done_(done),
         reader_(data, first_round(data.rounds(), done), recipe.data_threads, own_items()) {
@@ -47,7 +47,7 @@ class StudentRun {
       else
         teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, batches_, device);
     }
-    if (speaks()) metrics_.emplace(recipe.out + "/metrics.jsonl", done);
+    if (is_logging_rank()) metrics_.emplace(recipe.out + "/metrics.jsonl", done);
   }
 
   // Returns the seconds that this rank waited for data.
@@ -75,7 +75,7 @@ class StudentRun {
 
  private:
   // The rank that writes metrics: the last stage knows the loss.
-  bool speaks() const { return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0; }
+  bool is_logging_rank() const { return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0; }
 
   // This rank's micro-batches of a round: its replica's.
   RoundReader::Items own_items() const {
@@ -124,7 +124,8 @@ class StudentRun {
             reader.directory(), meta.at("data").at("fingerprint").dump(), data_.fingerprint());
     load_model(model_, reader);
     load_optimizer(*optimizer_, reader);
-    if (speaks()) progress_.line(fmt::format("resumed from {} at step {}", reader.directory(), done_));
+    if (is_logging_rank())
+      progress_.line(fmt::format("resumed from {} at step {}", reader.directory(), done_));
   }
 
   void save(int64_t step) {
@@ -146,12 +147,12 @@ class StudentRun {
   }
 
   // All micro-batches of a round through the pipeline; sums over all replicas, known on the last stage.
-  // divisor > 0: with gradients, summed over the ranks.
-  LossSums pass(int64_t index, double divisor) {
+  // loss_tokens > 0: with gradients, summed over the ranks.
+  LossSums pass(int64_t index, double loss_tokens) {
     const int count = static_cast<int>(r_.accumulation);
-    const LossTotals totals(model_.shard().device);
+    const LossTotals totals(model_.placement().device);
     PipelineWork work;
-    work.train = divisor > 0;
+    work.train = loss_tokens > 0;
     const Schedule schedule = work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
                                          : forward_only(mesh_.layout.pp, mesh_.pp_rank, count);
     const auto completed = [&](const Parameter* first) { gradients_->complete_from(first); };
@@ -164,11 +165,11 @@ class StudentRun {
       const std::vector<TeacherSlice> slices =
           teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();
       const Var loss = distillation_loss(tape, mesh_.tp, out, model_.head(), batch.labels, slices, r_.loss,
-                                         divisor > 0 ? divisor : 1, totals);
+                                         loss_tokens > 0 ? loss_tokens : 1, totals);
       if (teacher_) teacher_->release();
       return loss;
     };
-    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream(), model_.shard().activations);
+    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream(), model_.placement().activations);
     pipeline.run(schedule, work);
     if (work.train) gradients_->finish();
     if (!mesh_.last_stage()) return {};
@@ -186,8 +187,8 @@ class StudentRun {
 
   void train_step(int64_t index, Clock::time_point begin, Clock::time_point start) {
     const Round& round = data_.rounds()[index];
-    const double divisor = labelled_tokens();
-    const LossSums sums = pass(index, divisor);
+    const double loss_tokens = labelled_tokens();
+    const LossSums sums = pass(index, loss_tokens);
     const double norm = gradient_norm(model_.parameters(), groups_);
     // The last stage alone knows the loss; the gradients' norm is known to all, and is not finite where the
     // loss is not.
@@ -196,7 +197,8 @@ class StudentRun {
     const double lr = r_.learning_rate.at(round.step);
     optimizer_->step(lr, clip_factor(norm, r_.clip));
     const double wait = waited_since_last();
-    report_step(round.step + 1, sums, divisor, lr, norm, seconds_since(begin), seconds_since(start), wait);
+    report_step(round.step + 1, sums, loss_tokens, lr, norm, seconds_since(begin), seconds_since(start),
+                wait);
     if (r_.checkpoint_every > 0 && (round.step + 1) % r_.checkpoint_every == 0 && round.step + 1 < r_.steps())
       save(round.step + 1);
   }
@@ -207,11 +209,11 @@ class StudentRun {
     return mesh_.role_comm.all_reduce(mine, Reduce::max, "waited for data");
   }
 
-  void report_step(int64_t step, const LossSums& sums, double divisor, double lr, double norm, double seconds,
-                   double elapsed, double data_wait) {
-    if (!speaks()) return;
-    const double kl = sums.kl / divisor, ce = sums.ce / divisor,
-                 loss = (1 - r_.loss.ce_share) * kl + r_.loss.ce_share * ce;
+  void report_step(int64_t step, const LossSums& sums, double loss_tokens, double lr, double norm,
+                   double seconds, double elapsed, double data_wait) {
+    if (!is_logging_rank()) return;
+    const double kl = sums.kl / loss_tokens, ce = sums.ce / loss_tokens,
+                 loss = (1 - r_.loss.ce_weight) * kl + r_.loss.ce_weight * ce;
     const double speed = double(r_.tokens_per_step()) / seconds,
                  left = elapsed / double(step - done_) * double(r_.steps() - step);
     metrics_->write({{"step", step},
@@ -223,12 +225,12 @@ class StudentRun {
                      {"tokens_per_second", speed},
                      {"seconds", seconds},
                      {"data_wait", data_wait},
-                     {"peak_tensor_bytes", memory_use(model_.shard().device.kind).peak}});
+                     {"peak_tensor_bytes", memory_use(model_.placement().device.kind).peak}});
     progress_.show({step, r_.steps(), loss, kl, ce, lr, norm, speed, left, r_.has_teacher});
   }
 
   void report_evaluation(int64_t step, const LossSums& sums) {
-    if (!speaks() || sums.tokens == 0) return;
+    if (!is_logging_rank() || sums.tokens == 0) return;
     const double kl = sums.kl / double(sums.tokens), ce = sums.ce / double(sums.tokens);
     metrics_->write(
         {{"step", step}, {"held_out_kl", kl}, {"held_out_ce", ce}, {"held_out_tokens", sums.tokens}});

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "data/corpus.h"
-#include "data/token_corpus.h"
+#include "data/batches/corpus.h"
+#include "data/batches/token_corpus.h"
 #include "runtime/format.h"
 
 namespace wuneng {

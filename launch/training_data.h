@@ -6,8 +6,8 @@
 #pragma once
 #include <memory>
 
-#include "data/batch.h"
-#include "data/prefetch.h"
+#include "data/batches/batch.h"
+#include "data/batches/prefetch.h"
 #include "launch/rounds.h"
 #include "launch/train_recipe.h"
 #include "parallel/stage.h"

@@ -9,7 +9,7 @@
 namespace wuneng {
 
 // Where in a model this rank stands.
-struct Shard {
+struct Placement {
   Comm tp;  // the ranks that share this stage's layers
   int stage = 0, stages = 1;
   Device device = {};              // where its parameters and activations are
@@ -21,7 +21,7 @@ struct Shard {
 class Decoder : public Stage {
  public:
   // All parameters are zero; see initialize.h and hugging_face.h.
-  Decoder(const ModelConfig& config, const Shard& shard, DType dtype, bool recompute = false);
+  Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute = false);
 
   Parameters parameters() override { return store_.all(); }
   int64_t hidden_size() const override { return config_.hidden_size; }
@@ -29,8 +29,8 @@ class Decoder : public Stage {
               const Completed& completed = {}) override;  // see Stage
 
   const ModelConfig& config() const { return config_; }
-  const Shard& shard() const { return shard_; }
-  Stream stream() const { return compute_stream(shard_.device); }
+  const Placement& placement() const { return placement_; }
+  Stream stream() const { return compute_stream(placement_.device); }
   // The output matrix [local vocabulary, d] that the loss multiplies with; on the last stage only.
   const Parameter* head() const { return head_; }
   // Logits [T, columns.size()] of a final hidden state [T, d], without a tape: of these columns of the
@@ -46,7 +46,7 @@ class Decoder : public Stage {
   Var run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const;
 
   ModelConfig config_;
-  Shard shard_;
+  Placement placement_;
   bool recompute_;
   ParameterStore store_;
   const Parameter *embedding_ = nullptr, *norm_ = nullptr, *head_ = nullptr;
@@ -55,7 +55,7 @@ class Decoder : public Stage {
 
 // The layers of pipeline stage `stage`: as equal in number as can be.
 inline Range stage_layers(const ModelConfig& config, int stages, int stage) {
-  return cut(config.num_layers, stages, stage);
+  return shard_range(config.num_layers, stages, stage);
 }
 
 }  // namespace wuneng

@@ -11,8 +11,8 @@ namespace {
 // The held part of a whole tensor, converted to the parameter's type.
 void take_shard(const Parameter& p, const Tensor& whole) {
   const Tensor& to = p.var.value();
-  if (p.cut_dim == 0) return to.copy_from(whole.rows(p.held.begin, p.held.end));
-  WUNENG_ASSERT(p.cut_dim == 1 && whole.ndim() == 2);
+  if (p.shard_dim == 0) return to.copy_from(whole.rows(p.held.begin, p.held.end));
+  WUNENG_ASSERT(p.shard_dim == 1 && whole.ndim() == 2);
   const int64_t columns = p.held.size();
   const Tensor piece = Tensor::empty({whole.dim(0), columns}, whole.dtype());
   const int64_t size = size_of(whole.dtype());

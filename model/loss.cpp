@@ -23,12 +23,12 @@ int64_t chunk_size(const LossOptions& options, int64_t T, Device device) {
 struct Scales {
   Tensor kl, ce;
 
-  Scales(const Tensor& labels, const LossOptions& options, double divisor, Device device) {
+  Scales(const Tensor& labels, const LossOptions& options, double loss_tokens, Device device) {
     std::vector<float> k(labels.numel()), c(k.size());
     for (size_t t = 0; t < k.size(); ++t) {
-      const float weight = labels.data<int32_t>()[t] < 0 ? 0.0f : static_cast<float>(1 / divisor);
-      k[t] = (1 - options.ce_share) * options.temperature * weight;  // t^2 / t
-      c[t] = options.ce_share * weight;
+      const float weight = labels.data<int32_t>()[t] < 0 ? 0.0f : static_cast<float>(1 / loss_tokens);
+      k[t] = (1 - options.ce_weight) * options.temperature * weight;  // t^2 / t
+      c[t] = options.ce_weight * weight;
     }
     kl = Tensor::from(k, labels.shape()).to(device);
     ce = Tensor::from(c, labels.shape()).to(device);
@@ -53,13 +53,14 @@ class ChunkLoss {
     tp.all_reduce(sums_, Reduce::sum, "loss: sums of exponentials");
   }
 
-  void add_to(const Tensor& totals, const Tensor& loss, const LossOptions& options, double divisor) const {
+  void add_to(const Tensor& totals, const Tensor& loss, const LossOptions& options,
+              double loss_tokens) const {
     loss_totals(stream_, {.maxima = maxima_,
                           .sums = sums_,
                           .labels = in_.labels,
                           .temperature = options.temperature,
-                          .ce_share = options.ce_share,
-                          .divisor = divisor,
+                          .ce_weight = options.ce_weight,
+                          .loss_tokens = loss_tokens,
                           .totals = totals,
                           .loss = loss});
   }
@@ -102,13 +103,13 @@ LossSums LossTotals::read() const {
 
 Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
                       const Tensor& labels, const std::vector<TeacherSlice>& given,
-                      const LossOptions& options, double divisor, const LossTotals& totals) {
+                      const LossOptions& options, double loss_tokens, const LossTotals& totals) {
   const int64_t T = hidden.dim(0), d = hidden.dim(1), V = head->var.dim(0);
   const std::vector<TeacherSlice> slices = in_order(given, head, T);
   const bool wanted = tape.recording() && (hidden.needs_grad() || head->var.needs_grad());
   const Device device = tape.stream().device;
   const Tensor labels_here = labels.to(device);
-  const Scales scales(labels, options, divisor, device);
+  const Scales scales(labels, options, loss_tokens, device);
   const Tensor loss = Tensor::zeros({1}, DType::f64, device);
   // Gradients have the hidden state's type; logits, of which exponentials are summed, are f32. Where both are
   // f32 one takes the other's place.
@@ -129,7 +130,7 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
     ChunkLoss chunk(tape.stream(), in);
     chunk.reduce(tp);
-    chunk.add_to(totals.tensor(), loss, options, divisor);
+    chunk.add_to(totals.tensor(), loss, options, loss_tokens);
     if (!wanted) continue;
     chunk.gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);
     matmul(tape.stream(), {.a = g, .b = head->var.value(), .c = dhidden.rows(begin, end)});

@@ -16,7 +16,7 @@ namespace wuneng {
 
 struct LossOptions {
   float temperature = 1;
-  float ce_share = 0;        // loss = (1 - ce_share) KL t^2 + ce_share CE; 1: no teacher needed
+  float ce_weight = 0;       // loss = (1 - ce_weight) KL t^2 + ce_weight CE; 1: no teacher needed
   int64_t chunk_tokens = 0;  // whose logits are held at a time; 0: what suits the device
 };
 
@@ -39,12 +39,12 @@ class LossTotals {
 };
 
 // hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `slices` must cover this rank's columns
-// of the shared vocabulary of `shared_vocab` columns, or be empty where ce_share is 1. Every token's loss is
-// divided by `divisor`, the number of labelled tokens of the whole step. Returns the micro-batch's share of
-// the loss, [1] f64. With a recording tape, gradients of the head are added at once and the hidden state's
+// of the shared vocabulary of `shared_vocab` columns, or be empty where ce_weight is 1. Every token's loss is
+// divided by `loss_tokens`, the number of labelled tokens of the whole step. Returns the micro-batch's share
+// of the loss, [1] f64. With a recording tape, gradients of the head are added at once and the hidden state's
 // when the tape runs backwards.
 Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
                       const Tensor& labels, const std::vector<TeacherSlice>& slices,
-                      const LossOptions& options, double divisor, const LossTotals& totals);
+                      const LossOptions& options, double loss_tokens, const LossTotals& totals);
 
 }  // namespace wuneng

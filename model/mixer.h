@@ -3,7 +3,7 @@
 #pragma once
 #include <memory>
 
-#include "model/head_cut.h"
+#include "model/head_shards.h"
 #include "model/packing.h"
 #include "model/parameter_store.h"
 #include "model/projection.h"
@@ -27,7 +27,7 @@ std::unique_ptr<Mixer> make_wuneng_mixer(const ModelConfig& config, ParameterSto
 // Qwen2's projections, which both mixers have (biases on q, k and v only).
 struct Qwen2Projections {
   const Parameter *q, *q_bias, *k, *k_bias, *v, *v_bias, *o;
-  static Qwen2Projections make(const ModelConfig& config, ParameterStore& store, const HeadCut& heads,
+  static Qwen2Projections make(const ModelConfig& config, ParameterStore& store, const HeadShards& heads,
                                const std::string& prefix);
 };
 

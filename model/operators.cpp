@@ -211,13 +211,13 @@ Var l2_norm(Tape& tape, const Var& x) {
   return out;
 }
 
-Var rope(Tape& tape, const Var& x, const Tensor& turns) {
+Var rope(Tape& tape, const Var& x, const Tensor& cos_sin) {
   const Tensor y = like(x);
-  kernels::rope(tape.stream(), {.x = x.value(), .turns = turns, .y = y});
+  kernels::rope(tape.stream(), {.x = x.value(), .cos_sin = cos_sin, .y = y});
   const Var out = tape.output(y, tape.wants(x));
   tape.record(out, [=, stream = tape.stream()] {
     const Gradient g = x.gradient();
-    kernels::rope(stream, {.x = out.grad(), .turns = turns, .inverse = true, .y = g.out, .base = g.base});
+    kernels::rope(stream, {.x = out.grad(), .cos_sin = cos_sin, .inverse = true, .y = g.out, .base = g.base});
   });
   return out;
 }
@@ -273,9 +273,11 @@ Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a) {
   return out;
 }
 
-Var token_shift(Tape& tape, const Var& x, P mu, const Tensor& edges) {
+Var token_shift(Tape& tape, const Var& x, P mu, const Tensor& document_boundaries) {
   const Tensor y = like(x);
-  kernels::token_shift(tape.stream(), {.x = x.value(), .mu = mu->var.value(), .y = y, .edges = edges});
+  kernels::token_shift(
+      tape.stream(),
+      {.x = x.value(), .mu = mu->var.value(), .y = y, .document_boundaries = document_boundaries});
   const Var out = tape.output(y, tape.wants(x, mu->var));
   tape.record(out, [=, stream = tape.stream()] {
     kernels::token_shift_backward(stream, {.x = x.value(),
@@ -283,7 +285,7 @@ Var token_shift(Tape& tape, const Var& x, P mu, const Tensor& edges) {
                                            .dy = out.grad(),
                                            .dx = gradient(x),
                                            .dmu = gradient(mu),
-                                           .edges = edges});
+                                           .document_boundaries = document_boundaries});
   });
   return out;
 }

@@ -26,8 +26,9 @@ Var rms_norm(Tape& tape, const Var& x, P weight,
              float eps);  // [T, d] with weight [d], or [T, H, D] with [H D]
 // a + b, and its norm: one pass.
 std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, P weight, float eps);
-Var l2_norm(Tape& tape, const Var& x);                    // over the last dimension
-Var rope(Tape& tape, const Var& x, const Tensor& turns);  // [T, H, D], turns [2, T, D / 2]: kernels/rope.h
+Var l2_norm(Tape& tape, const Var& x);  // over the last dimension
+Var rope(Tape& tape, const Var& x,
+         const Tensor& cos_sin);  // [T, H, D], cos_sin [2, T, D / 2]: kernels/rope.h
 Var reshape(Tape& tape, const Var& x, Shape shape);
 
 // The sum of products x [T, I] -> [T, O] whose I are cut over the ranks, over all ranks: equal on each.
@@ -49,7 +50,8 @@ Var concat(Tape& tape, const Var& a, const Var& b);                // along the 
 Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale);    // scale sigmoid(x + bias), [T, C]
 Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a);  // key (1 + (rate - 1) k_a), [T, C]
 Var token_shift(Tape& tape, const Var& x, P mu,
-                const Tensor& edges);                // x + (before - x) mu, [T, C]; edges: kernels/channel.h
+                const Tensor& document_boundaries);  // x + (before - x) mu, [T, C]; document_boundaries:
+                                                     // kernels/channel.h
 Var scale_heads(Tape& tape, const Var& x, P scale);  // s_h x_h, [T, H, D]
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale);  // base + s_h x_h
 
@@ -60,7 +62,7 @@ Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map,
 using Runs = std::vector<kernels::RowRun>;
 Var pack_rows(Tape& tape, const Var& x, const Runs& runs);  // runs of rows, none twice, one after another
 // Rows [0, counts[0]), the next counts[1] and so on, as views; and pieces one after another again.
-std::vector<Var> cut_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts);
+std::vector<Var> split_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts);
 Var join_rows(Tape& tape, const std::vector<Var>& pieces);
 
 // Causal attention; see kernels/attention.h. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H, D].

@@ -62,7 +62,7 @@ Var pack_rows(Tape& tape, const Var& x, const Runs& runs) {
   return out;
 }
 
-std::vector<Var> cut_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts) {
+std::vector<Var> split_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts) {
   const Var whole = tape.output(x.value(), tape.wants(x));
   std::vector<Var> pieces;
   int64_t begin = 0;

@@ -23,38 +23,38 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
     p.segments.push_back({begin, count});
   }
   p.positions = p.positions.to(device);
-  p.edges = Tensor::zeros({p.rows}, DType::i32);
+  p.document_boundaries = Tensor::zeros({p.rows}, DType::i32);
   for (size_t d = 0; d + 1 < documents.size(); ++d) {
-    p.edges.data<int32_t>()[documents[d]] |= kernels::kBegins;
-    p.edges.data<int32_t>()[documents[d + 1] - 1] |= kernels::kEnds;
+    p.document_boundaries.data<int32_t>()[documents[d]] |= kernels::kDocumentBegins;
+    p.document_boundaries.data<int32_t>()[documents[d + 1] - 1] |= kernels::kDocumentEnds;
   }
-  p.edges = p.edges.to(device);
+  p.document_boundaries = p.document_boundaries.to(device);
   if (chunk == 0) return p;
-  std::vector<size_t> before;                                              // documents of the wave before
-  std::vector<std::vector<kernels::RowRun>> chunks(documents.size() - 1);  // of each document, in wave order
+  std::vector<size_t> before;                                              // documents of the step before
+  std::vector<std::vector<kernels::RowRun>> chunks(documents.size() - 1);  // of each document, in step order
   int64_t done = 0;
   for (int64_t first = 0; first < longest; first += chunk) {
-    Wave wave;
+    ChunkStep step;
     std::vector<size_t> now;
     int64_t packed = 0;
     for (size_t d = 0; d + 1 < documents.size(); ++d) {
       const int64_t begin = documents[d], count = std::min(chunk, documents[d + 1] - begin - first);
       if (count <= 0) continue;
-      p.wave_order.push_back({begin + first, count});
+      p.chunk_step_order.push_back({begin + first, count});
       chunks[d].push_back({done + packed, count});
-      wave.attention.push_back({packed, count, begin, first});
-      wave.segments.push_back({packed, count});
-      if (first) wave.survivors.push_back({std::find(before.begin(), before.end(), d) - before.begin(), 1});
+      step.attention.push_back({packed, count, begin, first});
+      step.segments.push_back({packed, count});
+      if (first) step.continuing.push_back({std::find(before.begin(), before.end(), d) - before.begin(), 1});
       packed += count;
       now.push_back(d);
     }
-    wave.positions = Tensor::empty({packed}, DType::i32);
-    for (const kernels::Wkv7Segment& s : wave.segments)
+    step.positions = Tensor::empty({packed}, DType::i32);
+    for (const kernels::Wkv7Segment& s : step.segments)
       for (int64_t t = 0; t < s.count; ++t)
-        wave.positions.data<int32_t>()[s.begin + t] = static_cast<int32_t>(first + t);
-    wave.positions = wave.positions.to(device);
-    p.waves.push_back(std::move(wave));
-    p.wave_rows.push_back(packed);
+        step.positions.data<int32_t>()[s.begin + t] = static_cast<int32_t>(first + t);
+    step.positions = step.positions.to(device);
+    p.chunk_steps.push_back(std::move(step));
+    p.chunk_step_rows.push_back(packed);
     done += packed;
     before = std::move(now);
   }
@@ -63,14 +63,14 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
   return p;
 }
 
-void Packing::make_turns(const Stream& stream, int64_t head_dim, float theta) {
-  const auto turns_of = [&](const Tensor& at) {
-    const Tensor turns = Tensor::empty({2, at.dim(0), head_dim / 2}, DType::f32, at.device());
-    kernels::rope_turns(stream, {.positions = at, .theta = theta, .turns = turns});
-    return turns;
+void Packing::make_rope_cos_sin(const Stream& stream, int64_t head_dim, float theta) {
+  const auto cos_sin_of = [&](const Tensor& at) {
+    const Tensor cos_sin = Tensor::empty({2, at.dim(0), head_dim / 2}, DType::f32, at.device());
+    kernels::rope_cos_sin(stream, {.positions = at, .theta = theta, .cos_sin = cos_sin});
+    return cos_sin;
   };
-  turns = turns_of(positions);
-  for (Wave& wave : waves) wave.turns = turns_of(wave.positions);
+  rope_cos_sin = cos_sin_of(positions);
+  for (ChunkStep& step : chunk_steps) step.rope_cos_sin = cos_sin_of(step.positions);
 }
 
 }  // namespace wuneng

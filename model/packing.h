@@ -11,33 +11,33 @@ namespace wuneng {
 
 // One round of a layer that goes chunk by chunk: the j-th chunk of every document that is long enough
 // (model.md, "Documents": chunk boundaries count from the document's start), one after another.
-struct Wave {
+struct ChunkStep {
   std::vector<kernels::RowRun>
-      survivors;  // which of the wave before's documents are in this one, as runs of size 1
+      continuing;  // which of the step before's documents are in this one, as runs of size 1
   std::vector<kernels::AttentionSegment>
-      attention;                               // queries in the wave's rows, keys in rows of the micro-batch
-  std::vector<kernels::Wkv7Segment> segments;  // in the wave's rows
-  Tensor positions;                            // [the wave's rows] i32
-  Tensor turns;                                // see Packing
+      attention;                               // queries in the step's rows, keys in rows of the micro-batch
+  std::vector<kernels::Wkv7Segment> segments;  // in the step's rows
+  Tensor positions;                            // [the step's rows] i32
+  Tensor rope_cos_sin;                         // see Packing
 };
 
 struct Packing {
   std::vector<int64_t> documents;
   int64_t rows = 0;
   Tensor positions;                                  // [T] i32, from each document's start
-  Tensor turns;                                      // [2, T, head_dim / 2]: kernels/rope.h
-  Tensor edges;                                      // [T] i32: kernels/channel.h, TokenShiftArgs
+  Tensor rope_cos_sin;                               // [2, T, head_dim / 2]: kernels/rope.h
+  Tensor document_boundaries;                        // [T] i32: kernels/channel.h, TokenShiftArgs
   std::vector<kernels::AttentionSegment> attention;  // one segment a document
   std::vector<kernels::Wkv7Segment> segments;
   // Empty when chunk is 0:
-  std::vector<Wave> waves;
-  std::vector<int64_t> wave_rows;                // of each wave
-  std::vector<kernels::RowRun> wave_order;       // the micro-batch's rows wave by wave
-  std::vector<kernels::RowRun> documents_order;  // and those in the micro-batch's order again
+  std::vector<ChunkStep> chunk_steps;
+  std::vector<int64_t> chunk_step_rows;           // of each step
+  std::vector<kernels::RowRun> chunk_step_order;  // the micro-batch's rows step by step
+  std::vector<kernels::RowRun> documents_order;   // and those in the micro-batch's order again
 
-  // All but the turns.
+  // All but the rope_cos_sin.
   static Packing make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
-  void make_turns(const Stream& stream, int64_t head_dim, float theta);
+  void make_rope_cos_sin(const Stream& stream, int64_t head_dim, float theta);
 };
 
 }  // namespace wuneng

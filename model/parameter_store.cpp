@@ -22,12 +22,12 @@ const Parameter* ParameterStore::whole(std::string name, Shape shape, bool share
   return add(std::move(p));
 }
 
-const Parameter* ParameterStore::cut_by(std::string name, Shape shape, int dim,
-                                        const std::vector<Range>& ranges, int64_t unit) {
+const Parameter* ParameterStore::sharded_by(std::string name, Shape shape, int dim,
+                                            const std::vector<Range>& ranges, int64_t unit) {
   Parameter p;
   p.name = std::move(name);
   p.global_shape = std::move(shape);
-  p.cut_dim = dim;
+  p.shard_dim = dim;
   p.held = {ranges[rank_].begin * unit, ranges[rank_].end * unit};
   p.owned = p.held;
   // Ranges rise with the rank, so only the rank before can hold the beginning of this one.
@@ -36,10 +36,10 @@ const Parameter* ParameterStore::cut_by(std::string name, Shape shape, int dim,
   return add(std::move(p));
 }
 
-const Parameter* ParameterStore::cut_evenly(std::string name, Shape shape, int dim) {
+const Parameter* ParameterStore::sharded_evenly(std::string name, Shape shape, int dim) {
   std::vector<Range> ranges;
-  for (int r = 0; r < ranks_; ++r) ranges.push_back(cut(shape[dim], ranks_, r));
-  return cut_by(std::move(name), std::move(shape), dim, ranges, 1);
+  for (int r = 0; r < ranks_; ++r) ranges.push_back(shard_range(shape[dim], ranks_, r));
+  return sharded_by(std::move(name), std::move(shape), dim, ranges, 1);
 }
 
 Parameters ParameterStore::all() {

@@ -18,10 +18,10 @@ class ParameterStore {
   const Parameter* whole(std::string name, Shape shape, bool shares = false);
   // A tensor cut along `dim`, where ranks[r] * unit is the range that rank r holds. Ranges may overlap (along
   // dimension 0); then gradients are summed over the holders.
-  const Parameter* cut_by(std::string name, Shape shape, int dim, const std::vector<Range>& ranges,
-                          int64_t unit);
+  const Parameter* sharded_by(std::string name, Shape shape, int dim, const std::vector<Range>& ranges,
+                              int64_t unit);
   // A tensor cut evenly along `dim`.
-  const Parameter* cut_evenly(std::string name, Shape shape, int dim);
+  const Parameter* sharded_evenly(std::string name, Shape shape, int dim);
 
   Parameters all();
   int64_t size() const { return static_cast<int64_t>(parameters_.size()); }

@@ -24,26 +24,26 @@ class WunengMixer : public Mixer {
       : c_(config),
         o_(config.wuneng),
         tp_(tp),
-        heads_(HeadCut::make(config, tp.size(), tp.rank())),
+        heads_(HeadShards::make(config, tp.size(), tp.rank())),
         qwen_(Qwen2Projections::make(config, store, heads_, prefix)) {
     const int64_t d = c_.hidden_size, D = c_.head_dim, H = c_.num_heads, N = o_.state_heads;
     const std::string at = prefix + "state.";
     const auto projection = [&](const std::string& name, int64_t n, const std::vector<Range>& ranges) {
       StateProjection p;
       if (!o_.state_rank) {
-        p.whole = store.cut_by(at + name + ".weight", {n * D, d}, 0, ranges, D);
+        p.whole = store.sharded_by(at + name + ".weight", {n * D, d}, 0, ranges, D);
         return p;
       }
       p.first = store.whole(at + name + ".first.weight", {o_.state_rank, d}, true);
-      p.second = store.cut_by(at + name + ".second.weight", {n * D, o_.state_rank}, 0, ranges, D);
+      p.second = store.sharded_by(at + name + ".second.weight", {n * D, o_.state_rank}, 0, ranges, D);
       return p;
     };
     const auto per_head = [&](const char* name, Shape rest) {
       rest.insert(rest.begin(), H);
-      return store.cut_by(at + name, rest, 0, heads_.heads, 1);
+      return store.sharded_by(at + name, rest, 0, heads_.heads, 1);
     };
     const auto per_state = [&](const char* name) {
-      return store.cut_by(at + name, {N * D}, 0, heads_.state, D);
+      return store.sharded_by(at + name, {N * D}, 0, heads_.state, D);
     };
 
     grouped_ = o_.state_query == "grouped";
@@ -52,10 +52,10 @@ class WunengMixer : public Mixer {
     kappa_proj_ = projection("kappa_proj", N, heads_.state);
     if (o_.state_key == "own") key_proj_ = projection("state_k_proj", N, heads_.state);
     w1_ = store.whole(at + "w1", {o_.decay_rank, d}, true);
-    w2_ = store.cut_by(at + "w2", {N * D, o_.decay_rank}, 0, heads_.state, D);
+    w2_ = store.sharded_by(at + "w2", {N * D, o_.decay_rank}, 0, heads_.state, D);
     w0_ = per_state("w0");
     a1_ = store.whole(at + "a1", {o_.rate_rank, d}, true);
-    a2_ = store.cut_by(at + "a2", {N * D, o_.rate_rank}, 0, heads_.state, D);
+    a2_ = store.sharded_by(at + "a2", {N * D, o_.rate_rank}, 0, heads_.state, D);
     a0_ = per_state("a0");
     k_a_ = per_state("k_a");
     if (o_.token_shift)
@@ -65,7 +65,7 @@ class WunengMixer : public Mixer {
                                {"mu_w", &mu_w_},
                                {"mu_a", &mu_a_}})
         *mu = store.whole(at + name, {d}, true);
-    state_norm_ = store.cut_by(at + "state_norm", {H * D}, 0, heads_.heads, D);
+    state_norm_ = store.sharded_by(at + "state_norm", {H * D}, 0, heads_.heads, D);
     alpha_ = per_head("alpha", {});
     if (o_.middles()) beta_ = per_head("beta", {}), gamma_ = per_head("gamma", {});
     if (o_.value_from("attention")) value_attention_ = per_head("value_attention", {D, D});
@@ -76,7 +76,7 @@ class WunengMixer : public Mixer {
     if (o_.cross_head == "gated") gate_ = per_head("gate", {D, 2 * D});
     if (o_.multi_token) lambda_ = per_head("lambda", {}), query_state_ = per_head("query_state", {D, D});
     const auto joins = [&](const std::string& how, const char* output, const char* mix, P& o, P& m) {
-      if (how == "concat") o = store.cut_by(at + output, {d, H * D}, 1, heads_.heads, D);
+      if (how == "concat") o = store.sharded_by(at + output, {d, H * D}, 1, heads_.heads, D);
       if (how == "learned") m = per_head(mix, {D, D});
     };
     joins(o_.combine_state, "o_state", "mix_state", o_state_, mix_state_);
@@ -86,12 +86,14 @@ class WunengMixer : public Mixer {
   Projections forward(Tape& tape, const Var& replicated, const Packing& packing) const override {
     const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
                   N = heads_.local_states();
-    const Var x = copy_to_ranks(tape, tp_, replicated);
+    const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
     const auto split = [&](const Var& y, int64_t n) { return ops::reshape(tape, y, {T, n, D}); };
-    const auto state_input = [&](P mu) { return mu ? ops::token_shift(tape, x, mu, packing.edges) : x; };
+    const auto state_input = [&](P mu) {
+      return mu ? ops::token_shift(tape, x, mu, packing.document_boundaries) : x;
+    };
 
     const Var k_plain = ops::linear(tape, x, qwen_.k);
-    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.turns);
+    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.rope_cos_sin);
     const Var v = split(ops::linear(tape, x, qwen_.v, qwen_.v_bias), G);
 
     // Everything about the states that no state feeds: parallel over all tokens.
@@ -115,36 +117,36 @@ class WunengMixer : public Mixer {
     in.key = split(ops::key_scale(tape, ops::reshape(tape, key, {T, N * D}), rate, k_a_), N);
     if (o_.value_from("token")) in.token_value = ops::select_heads(tape, v, heads_.kv_of_state);
 
-    // What goes through the states: wave by wave where the boundary state feeds the tokens of the next chunk,
+    // What goes through the states: step by step where the boundary state feeds the tokens of the next chunk,
     // else at once.
     Var A, z;
     if (o_.loops()) {
-      const auto by_wave = [&](const Var& y) {
-        return y.defined()
-                   ? ops::cut_rows(tape, ops::pack_rows(tape, y, packing.wave_order), packing.wave_rows)
-                   : std::vector<Var>(packing.waves.size());
+      const auto by_chunk_step = [&](const Var& y) {
+        return y.defined() ? ops::split_rows(tape, ops::pack_rows(tape, y, packing.chunk_step_order),
+                                             packing.chunk_step_rows)
+                           : std::vector<Var>(packing.chunk_steps.size());
       };
       const auto whole = [&](const std::vector<Var>& pieces) {
         return ops::pack_rows(tape, ops::join_rows(tape, pieces), packing.documents_order);
       };
-      const std::vector<Var> q = by_wave(in.q), r = by_wave(in.r), key = by_wave(in.key),
-                             kappa = by_wave(in.kappa), log_w = by_wave(in.log_w), rates = by_wave(in.rate),
-                             token_value = by_wave(in.token_value);
+      const std::vector<Var> q = by_chunk_step(in.q), r = by_chunk_step(in.r), key = by_chunk_step(in.key),
+                             kappa = by_chunk_step(in.kappa), log_w = by_chunk_step(in.log_w),
+                             rates = by_chunk_step(in.rate), token_value = by_chunk_step(in.token_value);
       std::vector<Var> As, zs;
       Var boundary;
-      for (size_t j = 0; j < packing.waves.size(); ++j) {
-        const bool last = j + 1 == packing.waves.size();
+      for (size_t j = 0; j < packing.chunk_steps.size(); ++j) {
+        const bool last = j + 1 == packing.chunk_steps.size();
         const Outputs out =
-            wave_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, k, v,
-                         packing.waves[j], boundary, !last);
+            chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, k, v,
+                               packing.chunk_steps[j], boundary, !last);
         As.push_back(out.A);
         zs.push_back(out.z);
-        if (!last) boundary = ops::pack_rows(tape, out.final, packing.waves[j + 1].survivors);
+        if (!last) boundary = ops::pack_rows(tape, out.final, packing.chunk_steps[j + 1].continuing);
       }
       A = whole(As);
       z = whole(zs);
     } else {
-      const Var q = ops::rope(tape, in.q, packing.turns);
+      const Var q = ops::rope(tape, in.q, packing.rope_cos_sin);
       A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
       const ops::ScanPtr scan = ops::state_scan(tape,
                                                 {in.log_w,
@@ -173,21 +175,21 @@ class WunengMixer : public Mixer {
 
   // One chunk of every document that reaches it; boundary is undefined before the first, where the state is
   // zero.
-  Outputs wave_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const Wave& wave,
-                       const Var& boundary, bool want_final) const {
+  Outputs chunk_step_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const ChunkStep& step,
+                             const Var& boundary, bool want_final) const {
     const Var zb = boundary.defined()
-                       ? read_at_boundary(tape, boundary, in.r, wave)
+                       ? read_at_boundary(tape, boundary, in.r, step)
                        : Var(Tensor::zeros(in.r.shape(), in.r.value().dtype(), tape.stream().device));
     Var q = in.q;
     if (o_.multi_token)
       q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
-    q = ops::rope(tape, q, wave.turns);
-    const Var A = ops::attention(tape, q, k, v, wave.attention, heads_.kv_of_head);  // Eq. 12
+    q = ops::rope(tape, q, step.rope_cos_sin);
+    const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head);  // Eq. 12
     const Var Mb = o_.middle_feedback() ? middle(tape, A, zb) : Var();
     const Var value = state_value(tape, in.token_value, A, Mb);
     const ops::ScanPtr scan = ops::state_scan(
         tape,
-        {in.log_w, in.key, value, in.kappa, in.rate, in.r, boundary, wave.segments, heads_.state_of_head},
+        {in.log_w, in.key, value, in.kappa, in.rate, in.r, boundary, step.segments, heads_.state_of_head},
         want_final);
     return {A, read(tape, scan), scan->final};
   }
@@ -219,10 +221,10 @@ class WunengMixer : public Mixer {
     return ops::rms_norm(tape, y, state_norm_, c_.head_dim * 1e-5f);
   }
 
-  Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const Wave& wave) const {
-    Var y = ops::read_boundary(tape, boundary, r, wave.segments, heads_.state_of_head, false);
+  Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const ChunkStep& step) const {
+    Var y = ops::read_boundary(tape, boundary, r, step.segments, heads_.state_of_head, false);
     if (khat_)
-      y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), wave.segments,
+      y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), step.segments,
                              heads_.state_of_head, true);
     return ops::rms_norm(tape, y, state_norm_, c_.head_dim * 1e-5f);
   }
@@ -265,7 +267,7 @@ class WunengMixer : public Mixer {
   ModelConfig c_;
   WunengConfig o_;
   Comm tp_;
-  HeadCut heads_;
+  HeadShards heads_;
   Qwen2Projections qwen_;
   bool grouped_ = false;
   StateProjection r_proj_, kappa_proj_, key_proj_;

@@ -18,10 +18,10 @@ int64_t aligned(int64_t count) { return (count + kAlignment - 1) / kAlignment * 
 // Where a gradient of which tp's ranks hold shares begins in its logical tensor, so that ranges of ranks may
 // overlap in any way.
 int64_t begin_of_share(const Parameter& p) {
-  if (p.held == Range{0, p.global_shape[p.cut_dim]}) return 0;
-  require(p.cut_dim == 0,
+  if (p.held == Range{0, p.global_shape[p.shard_dim]}) return 0;
+  require(p.shard_dim == 0,
           "parameter {}: a gradient of which ranks hold shares is cut along dimension {}, expected 0", p.name,
-          p.cut_dim);
+          p.shard_dim);
   return element_count(p.global_shape) / p.global_shape[0] * p.held.begin;
 }
 

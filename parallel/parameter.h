@@ -20,12 +20,12 @@ struct Range {
 
 // Part `part` of `parts` of n things, sizes as equal as can be: [floor(n part / parts), floor(n (part + 1) /
 // parts)).
-Range cut(int64_t n, int parts, int part);
+Range shard_range(int64_t n, int parts, int part);
 
 struct Parameter {
   std::string name;  // the logical tensor's name, e.g. "model.layers.0.self_attn.q_proj.weight"
   Shape global_shape;
-  int cut_dim = 0;           // the dimension along which tensor-parallel ranks cut it: 0 or 1
+  int shard_dim = 0;         // the dimension along which tensor-parallel ranks cut it: 0 or 1
   Range held;                // this rank's range of that dimension
   Range owned;               // the part of `held` that no lower tensor-parallel rank holds (possibly empty)
   bool sum_over_tp = false;  // every holder's gradient is a share: sum them over the tensor-parallel ranks
@@ -33,9 +33,9 @@ struct Parameter {
       false;           // a tied embedding that the first and the last pipeline stage both hold: sum over both
   bool decays = true;  // weight decay applies (not to norms, biases, scalars)
   bool trainable = true;  // false: frozen, no gradient, no optimizer state
-  Var var;                // the shard [.., held.size() at cut_dim, ..] in f32 or bf16, and its f32 gradient
+  Var var;                // the shard [.., held.size() at shard_dim, ..] in f32 or bf16, and its f32 gradient
 
-  Shape local_shape() const;  // global_shape with cut_dim replaced by held.size()
+  Shape local_shape() const;  // global_shape with shard_dim replaced by held.size()
   int64_t owned_elements() const;
   // begin of the shard in the logical tensor, and the same for the owned part
   Shape held_begin() const;

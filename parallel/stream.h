@@ -50,8 +50,8 @@ class TeacherSender {
  public:
   // `stream` spans the world. For the teacher's last-stage ranks.
   TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
-  // Writes the logits of some of this rank's columns, of cut(teacher_vocab, tp, rank), into a frame [T,
-  // columns.size()] of the stream's type on options.device.
+  // Writes the logits of some of this rank's columns, of shard_range(teacher_vocab, tp, rank), into a frame
+  // [T, columns.size()] of the stream's type on options.device.
   using Write = std::function<void(Range columns, const Tensor& frame)>;
   // Calls `write` for each slice, and waits before it while the receiver has no credit left.
   void send(const StreamItem& item, const Write& write);

@@ -8,8 +8,8 @@ std::vector<StreamSlice> stream_slices(const StreamShape& s) {
   std::vector<StreamSlice> out;
   for (int student = 0; student < s.student_tp; ++student)
     for (int teacher = 0; teacher < s.teacher_tp; ++teacher) {
-      const Range a = cut(s.student_vocab, s.student_tp, student),
-                  b = cut(s.teacher_vocab, s.teacher_tp, teacher);
+      const Range a = shard_range(s.student_vocab, s.student_tp, student),
+                  b = shard_range(s.teacher_vocab, s.teacher_tp, teacher);
       const Range both{std::max(a.begin, b.begin),
                        std::min(a.end, b.end)};  // ends at the smaller vocabulary by itself
       if (both.size() > 0) out.push_back({teacher, student, both});

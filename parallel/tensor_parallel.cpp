@@ -6,7 +6,7 @@
 
 namespace wuneng {
 
-Var copy_to_ranks(Tape& tape, const Comm& tp, const Var& x) {
+Var copy_to_tensor_parallel(Tape& tape, const Comm& tp, const Var& x) {
   if (tp.size() == 1) return x;
   const Var out = tape.output(x.value(), tape.wants(x));
   const auto sum = std::make_shared<Request>();
@@ -22,7 +22,7 @@ Var copy_to_ranks(Tape& tape, const Comm& tp, const Var& x) {
   return out;
 }
 
-Var sum_over_ranks(Tape& tape, const Comm& tp, const Var& x) {
+Var reduce_from_tensor_parallel(Tape& tape, const Comm& tp, const Var& x) {
   if (tp.size() == 1) return x;
   tp.all_reduce(x.value(), Reduce::sum, "output of a row-parallel product");
   const Var out = tape.output(x.value(), tape.wants(x));

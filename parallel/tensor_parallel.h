@@ -9,7 +9,7 @@ namespace wuneng {
 
 // R -> R; backwards the ranks' gradient shares are summed. Stands where a replicated value enters rank-local
 // work; weight gradients of that work are formed beside the sum.
-Var copy_to_ranks(Tape& tape, const Comm& tp, const Var& x);
+Var copy_to_tensor_parallel(Tape& tape, const Comm& tp, const Var& x);
 
 // Sums y [T, ...] over the ranks, rows [begin, end) as soon as form(begin, end) has formed them: in a few
 // parts, so that one is on its way while the next is formed.
@@ -18,7 +18,7 @@ void sum_in_parts(const Comm& tp, const Tensor& y,
 
 // P -> R; backwards the gradient (R) is each share's gradient. Stands after what each rank
 // has a share of; products that end in such a sum are ops::row_parallel.
-Var sum_over_ranks(Tape& tape, const Comm& tp, const Var& x);
+Var reduce_from_tensor_parallel(Tape& tape, const Comm& tp, const Var& x);
 
 // P -> R with gradients P -> R: a sum whose result every rank uses in its own way. x [T, heads, D]: only the
 // heads that `shared` lists as (local head, slot) are summed, over all ranks that hold the same slot; `slots`

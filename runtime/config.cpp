@@ -189,6 +189,17 @@ std::vector<std::string> Recipe::texts(const std::string& key, const std::vector
   return value;
 }
 
+void Recipe::renamed(const std::string& old_key, const std::string& key) {
+  const Setting* const old = impl_->find(old_key);
+  if (!old) return;
+  require(!impl_->find(key), "{}: {} is the former name of {}, which is set as well: expected one of the two",
+          old->where, old_key, key);
+  notes_.push_back(
+      fmt::format("{}: {} is now called {}; the old name is still read", old->where, old_key, key));
+  impl_->settings[key] = *old;
+  impl_->settings.erase(old_key);
+}
+
 bool Recipe::has(const std::string& key) const {
   return std::any_of(impl_->settings.begin(), impl_->settings.end(),
                      [&](const auto& s) { return is_below(s.first, key); });

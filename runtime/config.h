@@ -22,6 +22,11 @@ class Recipe {
                    const std::vector<std::string>& allowed = {});
   std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& fallback,
                                  const std::vector<std::string>& allowed = {});
+  // A key of an earlier version: its setting is taken as `key`'s, with a word in notes(). Call it before
+  // `key` is read; throws where both are set.
+  void renamed(const std::string& old_key, const std::string& key);
+  const std::vector<std::string>& notes() const { return notes_; }
+
   bool has(const std::string& key) const;  // is it set, or a table with something set?
   // How many tables a list has ([[key]]); the settings of the first are read as key[0].NAME.
   int64_t tables(const std::string& key) const;
@@ -36,6 +41,7 @@ class Recipe {
  private:
   struct Impl;
   std::string path_;
+  std::vector<std::string> notes_;
   std::unique_ptr<Impl> impl_;
 };
 

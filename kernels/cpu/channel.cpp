@@ -93,10 +93,10 @@ void token_shift(const Stream&, const TokenShiftArgs& args) {
   const float *x = args.x.f32(), *w = mu.data();
   float* y = args.y.f32();
   const int64_t C = args.mu.numel();
-  const int32_t* edges = args.edges.data<int32_t>();
+  const int32_t* document_boundaries = args.document_boundaries.data<int32_t>();
   parallel_for(args.x.dim(0), kRows, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const float *now = x + t * C, *before = edges[t] & kBegins ? nullptr : now - C;
+      const float *now = x + t * C, *before = document_boundaries[t] & kDocumentBegins ? nullptr : now - C;
 #pragma omp simd
       for (int64_t c = 0; c < C; ++c) y[t * C + c] = now[c] + ((before ? before[c] : 0.0f) - now[c]) * w[c];
     }
@@ -107,13 +107,14 @@ void token_shift_backward(const Stream&, const TokenShiftBackwardArgs& args) {
   const F32In mu(args.mu);
   const float *x = args.x.f32(), *w = mu.data(), *dy = args.dy.f32();
   const int64_t T = args.x.dim(0), C = args.mu.numel();
-  const int32_t* edges = args.edges.data<int32_t>();
+  const int32_t* document_boundaries = args.document_boundaries.data<int32_t>();
   float *dx = args.dx.defined() ? args.dx.begun().f32() : nullptr,
         *dmu = args.dmu.defined() ? args.dmu.f32() : nullptr;
   parallel_for(C, kColumns, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < T; ++t) {
-      const float *xt = x + t * C, *dyt = dy + t * C, *before = edges[t] & kBegins ? nullptr : xt - C,
-                  *after = edges[t] & kEnds ? nullptr : dyt + C;
+      const float *xt = x + t * C, *dyt = dy + t * C,
+                  *before = document_boundaries[t] & kDocumentBegins ? nullptr : xt - C,
+                  *after = document_boundaries[t] & kDocumentEnds ? nullptr : dyt + C;
       if (dx) {
 #pragma omp simd
         for (int64_t c = begin; c < end; ++c)

@@ -126,7 +126,7 @@ void loss_totals(const Stream&, const LossTotalsArgs& args) {
   for (int64_t i = 0; i < C; ++i) {
     if (args.labels.data<int32_t>()[i] < 0) continue;
     // KL = sum p_u (log p_u - log p_s) = E_u[u - s] - log Z_u + log Z_s
-    if (args.ce_share < 1)
+    if (args.ce_weight < 1)
       kl += sum[2 * C + i] / sum[C + i] - (m[C + i] + std::log(sum[C + i])) + (m[i] + std::log(sum[i]));
     ce += m[2 * C + i] + std::log(sum[3 * C + i]) - sum[4 * C + i];
     tokens += 1;
@@ -134,7 +134,7 @@ void loss_totals(const Stream&, const LossTotalsArgs& args) {
   kl *= double(args.temperature) * args.temperature;
   double* totals = args.totals.data<double>();
   totals[0] += kl, totals[1] += ce, totals[2] += tokens;
-  args.loss.data<double>()[0] += ((1 - args.ce_share) * kl + args.ce_share * ce) / args.divisor;
+  args.loss.data<double>()[0] += ((1 - args.ce_weight) * kl + args.ce_weight * ce) / args.loss_tokens;
 }
 
 void loss_gradient(const Stream&, const LossGradientArgs& args) {

@@ -6,12 +6,12 @@
 
 namespace wuneng::kernels::cpu {
 
-void rope_turns(const Stream&, const RopeTurnsArgs& args) {
-  const int64_t T = args.turns.dim(1), half = args.turns.dim(2);
+void rope_cos_sin(const Stream&, const RopeCosSinArgs& args) {
+  const int64_t T = args.cos_sin.dim(1), half = args.cos_sin.dim(2);
   std::vector<double> frequency(half);
   for (int64_t i = 0; i < half; ++i) frequency[i] = std::pow(double(args.theta), -double(i) / half);
   const int32_t* positions = args.positions.data<int32_t>();
-  float *cosine = args.turns.f32(), *sine = cosine + T * half;
+  float *cosine = args.cos_sin.f32(), *sine = cosine + T * half;
   parallel_for(T, 8, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t i = 0; i < half; ++i) {
@@ -24,11 +24,11 @@ void rope_turns(const Stream&, const RopeTurnsArgs& args) {
 
 void rope(const Stream&, const RopeArgs& args) {
   const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), half = D / 2;
-  const float *turns = args.turns.f32(), *base = args.base.defined() ? args.base.f32() : nullptr,
+  const float *cos_sin = args.cos_sin.f32(), *base = args.base.defined() ? args.base.f32() : nullptr,
               sign = args.inverse ? -1.0f : 1.0f;
   parallel_for(T, 8, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const float *cosine = turns + t * half, *sine = turns + (T + t) * half;
+      const float *cosine = cos_sin + t * half, *sine = cos_sin + (T + t) * half;
       for (int64_t h = 0; h < H; ++h) {
         const int64_t at = (t * H + h) * D;
         const float *x = args.x.f32() + at, *b = base ? base + at : nullptr;

@@ -1,4 +1,4 @@
-// What the CPU twins share: functions of a float that the compiler can vectorise, and reading weights as
+// What the CPU backends share: functions of a float that the compiler can vectorise, and reading weights as
 // float.
 #pragma once
 #include <bit>

@@ -1,5 +1,5 @@
 #include "kernels/adamw.h"
-#include "kernels/cuda/pieces.h"
+#include "kernels/cuda/common/pieces.h"
 #include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {

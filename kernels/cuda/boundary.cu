@@ -1,6 +1,6 @@
 // A block for one (segment, reader) or (segment, state head); a thread for one channel.
 #include "kernels/boundary.h"
-#include "kernels/cuda/upload.h"
+#include "kernels/cuda/common/upload.h"
 #include "runtime/cuda/launch.h"
 
 namespace wuneng::kernels::cuda {

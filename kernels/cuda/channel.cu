@@ -1,5 +1,5 @@
 #include "kernels/channel.h"
-#include "kernels/cuda/column_reduce.h"
+#include "kernels/cuda/common/column_reduce.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
@@ -91,12 +91,12 @@ void token_shift(const Stream& stream, const TokenShiftArgs& args) {
   const Elements x(args.x), y(args.y);
   const Others w(args.mu);
   const int64_t C = args.mu.numel();
-  const int32_t* edge = args.edges.data<int32_t>();
+  const int32_t* boundary = args.document_boundaries.data<int32_t>();
   for_each_in_rows(stream, "token_shift", Width({args.x, args.y}, {args.mu}), args.x.dim(0), C, C,
                    [=] __device__(int64_t t, auto c) {
                      const auto i = t * C + c;
                      const auto now = x[i];
-                     const auto before = edge[t] & kBegins ? decltype(now)() : x[i - C];
+                     const auto before = boundary[t] & kDocumentBegins ? decltype(now)() : x[i - C];
                      y.set(i, now + (before - now) * w[c]);
                    });
 }
@@ -107,12 +107,12 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& ar
   const Sum dx(args.dx);
   const Width width({args.dy, args.x, args.dx.out, args.dx.base}, {args.mu});
   const int64_t T = args.x.dim(0), C = args.mu.numel();
-  const int32_t* edge = args.edges.data<int32_t>();
+  const int32_t* boundary = args.document_boundaries.data<int32_t>();
   if (args.dx.defined())
     for_each_in_rows(stream, "token_shift backward", width, T, C, C, [=] __device__(int64_t t, auto c) {
       const auto i = t * C + c;
       const auto now = dy[i], wi = w[c];
-      const auto after = edge[t] & kEnds ? decltype(now)() : dy[i + C];
+      const auto after = boundary[t] & kDocumentEnds ? decltype(now)() : dy[i + C];
       dx.put(i, now * (1 - wi) + after * wi);
     });
   if (args.dmu.defined())
@@ -120,7 +120,7 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& ar
                   [=] __device__(int64_t t, auto c) {
                     const auto i = t * C + c;
                     const auto now = x[i];
-                    const auto before = edge[t] & kBegins ? decltype(now)() : x[i - C];
+                    const auto before = boundary[t] & kDocumentBegins ? decltype(now)() : x[i - C];
                     return dy[i] * (before - now);
                   });
 }

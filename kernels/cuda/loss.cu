@@ -164,11 +164,11 @@ __global__ void __launch_bounds__(kBlock)
 // One block; sums in one order.
 __global__ void __launch_bounds__(kBlock)
     totals_kernel(int64_t C, const float* m, const double* sum, const int32_t* labels, double t2,
-                  double ce_share, double divisor, double* totals, double* loss) {
+                  double ce_weight, double loss_tokens, double* totals, double* loss) {
   double kl = 0, ce = 0, tokens = 0;
   for (int64_t i = threadIdx.x; i < C; i += kBlock) {
     if (labels[i] < 0) continue;
-    if (ce_share < 1)
+    if (ce_weight < 1)
       kl += t2 * (sum[2 * C + i] / sum[C + i] - (m[C + i] + log(sum[C + i])) + (m[i] + log(sum[i])));
     ce += m[2 * C + i] + log(sum[3 * C + i]) - sum[4 * C + i];
     tokens += 1;
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kBlock)
   kl = block_sum(kl), ce = block_sum(ce), tokens = block_sum(tokens);
   if (threadIdx.x != 0) return;
   totals[0] += kl, totals[1] += ce, totals[2] += tokens;
-  *loss += ((1 - ce_share) * kl + ce_share * ce) / divisor;
+  *loss += ((1 - ce_weight) * kl + ce_weight * ce) / loss_tokens;
 }
 
 __global__ void __launch_bounds__(kBlock)
@@ -231,7 +231,7 @@ void loss_rebase(const Stream& stream, const LossRebaseArgs& args) {
 void loss_totals(const Stream& stream, const LossTotalsArgs& args) {
   launch(stream, "loss_totals", totals_kernel, dim3(1), dim3(kBlock), 0, args.sums.dim(1), args.maxima.f32(),
          args.sums.data<double>(), args.labels.data<int32_t>(), double(args.temperature) * args.temperature,
-         double(args.ce_share), args.divisor, args.totals.data<double>(), args.loss.data<double>());
+         double(args.ce_weight), args.loss_tokens, args.totals.data<double>(), args.loss.data<double>());
 }
 
 void loss_gradient(const Stream& stream, const LossGradientArgs& args) {

@@ -1,7 +1,7 @@
 #include "kernels/matmul.h"
 
 #include "kernels/channel.h"
-#include "kernels/cuda/blas.h"
+#include "kernels/cuda/common/blas.h"
 
 namespace wuneng::kernels::cuda {
 namespace {

@@ -1,5 +1,5 @@
 // As many lanes of a warp to a row as it has places, at most all.
-#include "kernels/cuda/column_reduce.h"
+#include "kernels/cuda/common/column_reduce.h"
 #include "kernels/norm.h"
 
 namespace wuneng::kernels::cuda {

@@ -1,4 +1,4 @@
-#include "kernels/cuda/pieces.h"
+#include "kernels/cuda/common/pieces.h"
 #include "kernels/reduce.h"
 #include "runtime/cuda/elements.h"
 

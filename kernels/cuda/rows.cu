@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/cuda/upload.h"
+#include "kernels/cuda/common/upload.h"
 #include "kernels/rows.h"
 #include "runtime/cuda/elements.h"
 

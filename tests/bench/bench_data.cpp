@@ -8,10 +8,10 @@
 #include <fstream>
 #include <random>
 
-#include "data/batch.h"
-#include "data/token_corpus.h"
-#include "data/token_file.h"
-#include "data/token_format.h"
+#include "data/batches/batch.h"
+#include "data/batches/token_corpus.h"
+#include "data/token_files/token_file.h"
+#include "data/token_files/token_format.h"
 
 using namespace wuneng;
 namespace fs = std::filesystem;

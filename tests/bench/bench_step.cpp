@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
     c.mixer = "wuneng", c.wuneng = preset(mixer, c);
   c.check("bench_step");
   const DType type = device.kind == DeviceKind::cuda ? DType::bf16 : DType::f32;
-  Decoder model(c, Shard{.device = device, .activations = type}, type);
+  Decoder model(c, Placement{.device = device, .activations = type}, type);
   for (const Parameter* p : model.parameters()) initialize_random(*p, c, 1);
   const bool forward_only = argc > 12 && std::string(argv[12]) == "forward";
   Optimizer optimizer(forward_only ? Parameters() : model.parameters(), {}, model.stream());
@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
     } else {
       const LossTotals totals(device);
       const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {},
-                                         {.ce_share = 1}, double(T), totals);
+                                         {.ce_weight = 1}, double(T), totals);
       loss.set_grad(Tensor::from<float>({1.0f}, {1}));
       tape.backward();
       optimizer.step(1e-4, 1);

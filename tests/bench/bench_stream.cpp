@@ -50,7 +50,7 @@ ModelConfig student_config(const Sizes& s) {
 class Student {
  public:
   explicit Student(const Sizes& s)
-      : model_(student_config(s), Shard{}, DType::f32),
+      : model_(student_config(s), Placement{}, DType::f32),
         batch_{Tensor::empty({s.rows}, DType::i32), Tensor::empty({s.rows}, DType::i32), {0, s.rows}} {
     for (const Parameter* p : model_.parameters()) initialize_random(*p, student_config(s), 1);
     std::mt19937 random(2);

@@ -10,7 +10,7 @@
 #include <ctime>
 #include <iostream>
 
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
 

@@ -1,5 +1,5 @@
 // The part of CUDA's driver interface that wuneng uses, and the instructions of Hopper (sm_90a) that
-// kernels/cuda/hopper.h wraps, emulated: see cuda_runtime.h beside it.
+// kernels/cuda/common/hopper.h wraps, emulated: see cuda_runtime.h beside it.
 //
 // As late as a GPU may be: a tensor copy lands when no thread can go on without one, in no fixed order, and
 // NaN is where it will land from its start on. A product of a warpgroup is computed when its thread waits for

@@ -64,9 +64,10 @@ void put(cudaStream_t stream, std::function<void()> work);
 void catch_up(cudaStream_t stream);
 void catch_up_kernels();
 
-// kernels/cuda/tensor_core.h's, by all lanes of a warp; each factor is cut to three tf32 numbers first.
+// kernels/cuda/common/tensor_core.h's, by all lanes of a warp; each factor is cut to three tf32 numbers
+// first.
 void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]);
-// kernels/cuda/mma_bf16.h's, by all lanes of a warp.
+// kernels/cuda/common/mma_bf16.h's, by all lanes of a warp.
 void mma_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b_top, unsigned b_bottom);
 // Ends the program where a row lies outside the block's shared memory or askew, and where the eight rows of a
 // matrix meet in a bank.

@@ -7,9 +7,9 @@
 #include <cmath>
 #include <random>
 
-#include "kernels/cuda/ring.h"
-#include "kernels/cuda/tensor_map.h"
-#include "kernels/cuda/wgmma.h"
+#include "kernels/cuda/common/ring.h"
+#include "kernels/cuda/common/tensor_map.h"
+#include "kernels/cuda/common/wgmma.h"
 #include "runtime/device_memory.h"
 
 namespace wuneng::kernels::cuda {

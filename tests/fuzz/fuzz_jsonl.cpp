@@ -1,6 +1,6 @@
 // JSON lines of arbitrary bytes, plain or packed (ByteStream goes by the first bytes), read to the end with
 // bad lines skipped. A chat that is taken must be one that can be written out again.
-#include "data/text_source.h"
+#include "data/text/text_source.h"
 #include "tests/fuzz/fuzz.h"
 
 using namespace wuneng;

@@ -2,7 +2,7 @@
 // itself (third byte odd). What is taken must be readable to its last token.
 #include <vector>
 
-#include "data/token_file.h"
+#include "data/token_files/token_file.h"
 #include "tests/fuzz/fuzz.h"
 
 using namespace wuneng;

@@ -2,9 +2,9 @@
 // encode and decode.
 #include <vector>
 
-#include "data/chat_template.h"
-#include "data/tokenizer.h"
-#include "data/utf8.h"
+#include "data/text/chat_template.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/utf8.h"
 #include "runtime/file.h"
 #include "tests/fuzz/fuzz.h"
 

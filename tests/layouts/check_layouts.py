@@ -52,7 +52,7 @@ rate_rank = 4
 path = "{teacher}"
 [loss]
 temperature = 1.5
-ce_share = 0.25
+ce_weight = 0.25
 chunk_tokens = 20
 [data]
 paths = ["{text}"]

@@ -16,7 +16,7 @@ struct Shares {
   std::string name;
   Shape shape;                // of the logical tensor
   std::vector<Range> ranges;  // by tensor-parallel rank
-  int cut_dim = 0;
+  int shard_dim = 0;
   bool sum_over_tp = true, sum_over_embedding = false, trainable = true, has_gradient = true;
   int64_t row() const { return element_count(shape) / shape[0]; }
 };
@@ -25,7 +25,7 @@ struct Shares {
 std::vector<Range> overlapping(int64_t n, int of) {
   std::vector<Range> out;
   for (int r = 0; r < of; ++r) {
-    const Range even = cut(n, of, r);
+    const Range even = shard_range(n, of, r);
     out.push_back({std::max<int64_t>(0, even.begin - r % 3), std::min(n, even.end + (r + 1) % 3 * 2)});
   }
   return out;
@@ -36,7 +36,7 @@ std::vector<Range> everywhere(int64_t n, int of) { return std::vector<Range>(of,
 // Rank r's gradient of its shard; seeds differ by rank and parameter.
 Tensor gradient_of(const Shares& s, int parameter, int rank, int tp_rank) {
   Shape local = s.shape;
-  local[s.cut_dim] = s.ranges[tp_rank].size();
+  local[s.shard_dim] = s.ranges[tp_rank].size();
   return pseudo_tensor(local, 1000 * parameter + rank);
 }
 
@@ -48,7 +48,7 @@ std::deque<Parameter> make_parameters(const std::vector<Shares>& all, int rank, 
     Parameter& p = out.emplace_back();
     p.name = s.name;
     p.global_shape = s.shape;
-    p.cut_dim = s.cut_dim;
+    p.shard_dim = s.shard_dim;
     p.held = p.owned = s.ranges[tp_rank];
     if (tp_rank > 0) {  // what no lower rank holds; ranges here rise with the rank
       int64_t taken = 0;
@@ -143,10 +143,10 @@ TEST_P(GradientsMpi, SharesOverTpAreSummedOverTheHoldersOfEachElement) {
 TEST_P(GradientsMpi, CutsWithoutSharesStayAsTheyAre) {
   const Comm tp = Comm::world();
   std::vector<Range> even;
-  for (int r = 0; r < tp.size(); ++r) even.push_back(cut(8, tp.size(), r));
+  for (int r = 0; r < tp.size(); ++r) even.push_back(shard_range(8, tp.size(), r));
   const std::vector<Shares> all = {
       {.name = "rows", .shape = {8, 3}, .ranges = even, .sum_over_tp = false},
-      {.name = "columns", .shape = {3, 8}, .ranges = even, .cut_dim = 1, .sum_over_tp = false}};
+      {.name = "columns", .shape = {3, 8}, .ranges = even, .shard_dim = 1, .sum_over_tp = false}};
   auto own = make_parameters(all, tp.rank(), tp.rank(), device());
   sum(own, {.tp = tp});
   for (size_t i = 0; i < all.size(); ++i)

@@ -75,7 +75,7 @@ struct Toy {
   std::vector<float> losses = std::vector<float>(kMicroBatches, 0.0f);
   std::vector<int> done;
 
-  explicit Toy(const Comm& pp) : mine(cut(kLayers, pp.size(), pp.rank())) {
+  explicit Toy(const Comm& pp) : mine(shard_range(kLayers, pp.size(), pp.rank())) {
     for (int64_t l = mine.begin; l < mine.end; ++l)
       weights.emplace_back(pseudo_tensor({kHidden, kHidden}, l), true);
   }

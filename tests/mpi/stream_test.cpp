@@ -54,7 +54,7 @@ void exchange(const Comm& world, const Case& c) {
     sender.flush();
   } else {
     StreamedTeacher receiver(stream, mesh, o);
-    const Range held = cut(c.student_vocab, c.student.tp, mesh.tp_rank);
+    const Range held = shard_range(c.student_vocab, c.student.tp, mesh.tp_rank);
     for (int64_t round = o.first_round; round < o.end_round; ++round)
       for (int m = 0; m < o.shape.micro_batches; ++m) {
         if (round == 2)

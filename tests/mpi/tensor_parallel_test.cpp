@@ -20,11 +20,11 @@ struct Case {
 };
 
 // Of columns [begin, end) of a logical weight [O, I] (dim 1), or rows (dim 0).
-Parameter cut_weight(const Tensor& whole, int dim, Range held, const Case& c) {
+Parameter weight_shard(const Tensor& whole, int dim, Range held, const Case& c) {
   Parameter p;
   p.name = "weight";
   p.global_shape = whole.shape();
-  p.cut_dim = dim;
+  p.shard_dim = dim;
   p.held = p.owned = held;
   const Tensor mine = Tensor::empty(p.local_shape());
   for (int64_t r = 0; r < mine.dim(0); ++r)
@@ -60,7 +60,7 @@ class TensorParallelMpi : public testing::TestWithParam<Case> {
     tp_.connect(device(), GetParam().overlap);
   }
   static Device device() { return of_this_rank(GetParam().device); }
-  Range mine() const { return cut(kInner, tp_.size(), tp_.rank()); }
+  Range mine() const { return shard_range(kInner, tp_.size(), tp_.rank()); }
   Tensor here(const Tensor& t) const { return t.to(GetParam().type).to(device()); }
   Comm tp_;
 };
@@ -74,11 +74,11 @@ TEST_P(TensorParallelMpi, ALayerIsTheWholeLayerOnEveryRank) {
   for (const int64_t T : {7, 2050, 4099}) {
     const Tensor w1 = pseudo_tensor({kInner, kWide}, 1), w2 = pseudo_tensor({kWide, kInner}, 2),
                  w3 = pseudo_tensor({kWide, kInner}, 3), dy = pseudo_tensor({T, kWide}, 4);
-    const Parameter first = cut_weight(w1, 0, mine(), c), second = cut_weight(w2, 1, mine(), c),
-                    third = cut_weight(w3, 1, mine(), c);
+    const Parameter first = weight_shard(w1, 0, mine(), c), second = weight_shard(w2, 1, mine(), c),
+                    third = weight_shard(w3, 1, mine(), c);
     const Var x(here(pseudo_tensor({T, kWide}, 5)), true);
     Tape tape(compute_stream(c.device));
-    const Var inner = ops::linear(tape, copy_to_ranks(tape, tp_, x), &first);
+    const Var inner = ops::linear(tape, copy_to_tensor_parallel(tape, tp_, x), &first);
     const Var y = ops::row_parallel(tape, tp_, {{inner, &second}, {inner, &third}});
     const std::vector<double> found = doubles(y.value());
     y.set_grad(here(dy));

@@ -89,14 +89,14 @@ class Check:
     def chats(self, command, template, count):
         chats = cases.chats(seed=5, count=count)
         frames = [json.dumps(dict(messages=m, tools=t, add_generation_prompt=p)).encode() for m, t, p in chats]
-        found, learnt = probe(self.binary, self.directory, command, frames, "sib"), 0
+        found, labelled = probe(self.binary, self.directory, command, frames, "sib"), 0
         assert len(found) == 3 * len(chats)
         for i, (messages, tools, prompt) in enumerate(chats):
             text = self.reference.render(template, messages, tools, prompt)
             ids, mask = self.reference.assistant_mask(self.tokenizer, text)
             self.same(command, messages, [text, ids, mask], found[3 * i:3 * i + 3])
-            learnt += sum(mask)
-        print(f"  {len(chats)} chats rendered and encoded ({command}), {sum(map(len, found[1::3]))} ids, {learnt} of them the assistant's")
+            labelled += sum(mask)
+        print(f"  {len(chats)} chats rendered and encoded ({command}), {sum(map(len, found[1::3]))} ids, {labelled} of them the assistant's")
 
     def refusals(self, template):
         """A directory with any other template is refused by the file's name."""

@@ -19,7 +19,7 @@ void probe(const std::string& directory, Device device, DType activations) {
              labels = input["labels"].get<std::vector<int32_t>>();
   const int64_t T = static_cast<int64_t>(tokens.size());
   const ModelConfig config = ModelConfig::from_directory(directory);
-  Decoder model(config, Shard{.device = device, .activations = activations}, DType::f32,
+  Decoder model(config, Placement{.device = device, .activations = activations}, DType::f32,
                 input.value("recompute", false));
   load_hugging_face(model, directory, 0);
   Tape tape(model.stream());
@@ -28,10 +28,10 @@ void probe(const std::string& directory, Device device, DType activations) {
   const Var hidden = model.forward(tape, batch, {});
   const Tensor logits = model.logits(hidden.value());
   const LossTotals totals(device);
-  const double divisor =
+  const double loss_tokens =
       static_cast<double>(std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l >= 0; }));
   const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {},
-                                     {.ce_share = 1, .chunk_tokens = 4}, divisor, totals);
+                                     {.ce_weight = 1, .chunk_tokens = 4}, loss_tokens, totals);
   loss.set_grad(Tensor::from<float>({1.0f}, {1}));
   tape.backward();
   const Tensor mean = loss.value().to(Device{});

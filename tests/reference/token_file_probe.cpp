@@ -5,7 +5,7 @@
 #include <iostream>
 #include <sstream>
 
-#include "data/token_writer.h"
+#include "data/token_files/token_writer.h"
 #include "runtime/error.h"
 
 using namespace wuneng;

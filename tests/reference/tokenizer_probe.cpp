@@ -9,8 +9,8 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "data/chat_template.h"
-#include "data/tokenizer.h"
+#include "data/text/chat_template.h"
+#include "data/tokenizer/tokenizer.h"
 #include "runtime/error.h"
 
 namespace wuneng {

@@ -1,12 +1,12 @@
 // Chats against what jinja2 made of Qwen2.5's template (tests/golden/tokenizer/chats.json, written by
 // make_tokenizer_golden.py), and what is refused. The template itself is compared in check_tokenizer.py.
-#include "data/chat_template.h"
+#include "data/text/chat_template.h"
 
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
 
-#include "data/python_json.h"
+#include "data/text/python_json.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
 #include "tests/unit/golden.h"
@@ -63,10 +63,10 @@ TEST(ChatTemplate, TheMaskCoversContentAndEndOfEachAssistantTurn) {
                          {{"role", "assistant"}, {"content", "Bye."}}};
   const EncodedChat chat =
       encode_chat(tokenizer, ChatTemplate::named("Qwen2.5 Instruct"), messages, nullptr, true);
-  std::vector<int32_t> learnt;
+  std::vector<int32_t> loss_mask;
   for (size_t i = 0; i < chat.ids.size(); ++i)
-    if (chat.assistant[i]) learnt.push_back(chat.ids[i]);
-  EXPECT_EQ(tokenizer.decode(learnt), "Hello!<|im_end|>\nBye.<|im_end|>\n");
+    if (chat.assistant[i]) loss_mask.push_back(chat.ids[i]);
+  EXPECT_EQ(tokenizer.decode(loss_mask), "Hello!<|im_end|>\nBye.<|im_end|>\n");
 }
 
 TEST(ChatTemplate, MessagesThatTheTemplateCannotTakeAreRefused) {

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "data/batch.h"
+#include "data/batches/batch.h"
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
 

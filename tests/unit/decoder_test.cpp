@@ -50,7 +50,7 @@ TEST_P(Completed, GradientsStayAsTheyAreOnceSaidToBe) {
     }
     calls.push_back(end = begin);
   });
-  distillation_loss(tape, {}, hidden, model.head(), batch.labels, {}, {.ce_share = 1}, 12,
+  distillation_loss(tape, {}, hidden, model.head(), batch.labels, {}, {.ce_weight = 1}, 12,
                     LossTotals(Device{}))
       .set_grad(Tensor::from<float>({1.0f}, {1}));
   EXPECT_TRUE(calls.empty());

@@ -65,7 +65,7 @@ void expect_near(const Tensor& found, const Matrix& wanted, const char* what) {
 
 TEST_P(Loss, AgreesWithThePlainOne) {
   const Case& c = GetParam();
-  const double t = c.options.temperature, share = c.options.ce_share, divisor = 7;
+  const double t = c.options.temperature, share = c.options.ce_weight, loss_tokens = 7;
   const size_t shared = c.slices.empty() ? 0 : c.slices.back().end - kBegin;
   std::vector<TeacherSlice> slices;
   for (const Range& r : c.slices) {
@@ -93,13 +93,14 @@ TEST_P(Loss, AgreesWithThePlainOne) {
       const auto [q, log_y] = softmax(u, shared);
       for (size_t v = 0; v < shared; ++v) {
         token_kl += t * t * q[v] * ((u[v] - log_y) - (s[v] - log_z));
-        gradient[v] += (1 - share) * t * (p[v] - q[v]) / divisor;
+        gradient[v] += (1 - share) * t * (p[v] - q[v]) / loss_tokens;
       }
     }
     const auto [p, log_z] = softmax(x, V);
-    for (int64_t v = 0; v < V; ++v) gradient[v] += share * (p[v] - (v == label - kBegin ? 1 : 0)) / divisor;
+    for (int64_t v = 0; v < V; ++v)
+      gradient[v] += share * (p[v] - (v == label - kBegin ? 1 : 0)) / loss_tokens;
     kl += token_kl, ce += log_z - x[label - kBegin];
-    loss += ((1 - share) * token_kl + share * (log_z - x[label - kBegin])) / divisor;
+    loss += ((1 - share) * token_kl + share * (log_z - x[label - kBegin])) / loss_tokens;
     for (int64_t v = 0; v < V; ++v)
       for (int64_t j = 0; j < d; ++j) {
         dh[i][j] += gradient[v] * head_.var.value().f32()[v * d + j];
@@ -110,7 +111,7 @@ TEST_P(Loss, AgreesWithThePlainOne) {
   const Var hidden(hidden_, true);
   const LossTotals totals;
   const Var found =
-      distillation_loss(tape, Comm(), hidden, &head_, labels_, slices, c.options, divisor, totals);
+      distillation_loss(tape, Comm(), hidden, &head_, labels_, slices, c.options, loss_tokens, totals);
   found.set_grad(Tensor::from<float>({1.0f}, {1}));
   tape.backward();
   const LossSums sums = totals.read();
@@ -125,11 +126,11 @@ TEST_P(Loss, AgreesWithThePlainOne) {
 INSTANTIATE_TEST_SUITE_P(
     Cases, Loss,
     testing::Values(
-        Case{"cross_entropy", {.ce_share = 1, .chunk_tokens = 4}, {}},
+        Case{"cross_entropy", {.ce_weight = 1, .chunk_tokens = 4}, {}},
         Case{"kl", {.chunk_tokens = 100}, {{100, 140}}},
         Case{"kl_of_fewer_columns", {.temperature = 2, .chunk_tokens = 3}, {{100, 117}, {117, 133}}},
-        Case{"both", {.temperature = 0.5f, .ce_share = 0.3f, .chunk_tokens = 4}, {{100, 117}, {117, 139}}},
-        Case{"narrow_teacher", {.ce_share = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16}),
+        Case{"both", {.temperature = 0.5f, .ce_weight = 0.3f, .chunk_tokens = 4}, {{100, 117}, {117, 139}}},
+        Case{"narrow_teacher", {.ce_weight = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

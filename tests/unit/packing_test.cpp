@@ -1,6 +1,6 @@
 // Packing, mixtures and the order of sequences: every token once an epoch, shares kept, and the same samples
 // under any layout of replicas and after any stop.
-#include "data/packing.h"
+#include "data/batches/packing.h"
 
 #include <gtest/gtest.h>
 
@@ -14,8 +14,8 @@
 #include <set>
 #include <thread>
 
-#include "data/batch.h"
-#include "data/prefetch.h"
+#include "data/batches/batch.h"
+#include "data/batches/prefetch.h"
 #include "runtime/error.h"
 
 namespace wuneng {

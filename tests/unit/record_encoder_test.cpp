@@ -1,10 +1,10 @@
-// What of a record is learnt, and that it reaches the labels of a corpus: bytes, and chats through Qwen2.5's
+// The loss mask of a record, and that it reaches the labels of a corpus: bytes, and chats through Qwen2.5's
 // template with the golden tokenizer.
 #include <gmock/gmock.h>
 
-#include "data/token_corpus.h"
-#include "data/token_info.h"
-#include "data/tokenize.h"
+#include "data/batches/token_corpus.h"
+#include "data/text/tokenize.h"
+#include "data/token_files/token_info.h"
 #include "runtime/error.h"
 #include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
@@ -26,10 +26,10 @@ class RecordEncoderTest : public ScratchTest {
     for (const int32_t id : ids) out += codec().bytes_of(id);
     return out;
   }
-  static std::string learnt(const Tokens& t) {
+  static std::string loss_mask(const Tokens& t) {
     std::string out;
     for (size_t i = 0; i < t.ids.size(); ++i)
-      if (t.learnt[i]) out += codec().bytes_of(t.ids[i]);
+      if (t.loss_mask[i]) out += codec().bytes_of(t.ids[i]);
     return out;
   }
   static std::vector<Tokens> encode(const char* line, DataKind kind) {
@@ -55,14 +55,15 @@ TEST_F(RecordEncoderTest, TheAssistantsTurnsOfAChatAreLearnt) {
                           "<|im_start|>user\nsure?<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n";
   const Tokens t = encode(line, DataKind::supervised).at(0);
   EXPECT_EQ(shown(t.ids), all);
-  EXPECT_EQ(learnt(t), "4<|im_end|>\nyes<|im_end|>\n");
-  EXPECT_EQ(learnt(encode(line, DataKind::text).at(0)), all);
-  EXPECT_EQ(
-      learnt(encode(R"({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]})",
-                    DataKind::supervised)[0]),
-      "a<|im_end|>\n");
-  EXPECT_EQ(learnt(encode(R"({"instruction": "q", "input": "x", "output": "a"})", DataKind::supervised)[0]),
+  EXPECT_EQ(loss_mask(t), "4<|im_end|>\nyes<|im_end|>\n");
+  EXPECT_EQ(loss_mask(encode(line, DataKind::text).at(0)), all);
+  EXPECT_EQ(loss_mask(encode(
+                R"({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]})",
+                DataKind::supervised)[0]),
             "a<|im_end|>\n");
+  EXPECT_EQ(
+      loss_mask(encode(R"({"instruction": "q", "input": "x", "output": "a"})", DataKind::supervised)[0]),
+      "a<|im_end|>\n");
 }
 
 TEST_F(RecordEncoderTest, ToolsAndTheirCallsGoThroughTheTemplate) {
@@ -73,7 +74,7 @@ TEST_F(RecordEncoderTest, ToolsAndTheirCallsGoThroughTheTemplate) {
       DataKind::supervised)[0];
   EXPECT_THAT(shown(t.ids),
               HasSubstr("<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\"}}\n</tools>"));
-  EXPECT_EQ(learnt(t),
+  EXPECT_EQ(loss_mask(t),
             "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": 2}}\n</tool_call><|im_end|>\n"
             "three<|im_end|>\n");
 }
@@ -81,13 +82,13 @@ TEST_F(RecordEncoderTest, ToolsAndTheirCallsGoThroughTheTemplate) {
 TEST_F(RecordEncoderTest, CompletionsAreLearntAndPromptsAreNot) {
   const Tokens plain = encode(R"({"prompt": "ab", "completion": "cd"})", DataKind::supervised)[0];
   EXPECT_EQ(shown(plain.ids), "abcd<|endoftext|>");
-  EXPECT_EQ(learnt(plain), "cd<|endoftext|>");
+  EXPECT_EQ(loss_mask(plain), "cd<|endoftext|>");
   const Tokens chat = encode(
       R"({"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "old"},
       {"role": "user", "content": "again"}], "completion": [{"role": "assistant", "content": "new"}]})",
       DataKind::supervised)[0];
   EXPECT_THAT(shown(chat.ids), HasSubstr("old<|im_end|>\n"));
-  EXPECT_EQ(learnt(chat), "new<|im_end|>\n");
+  EXPECT_EQ(loss_mask(chat), "new<|im_end|>\n");
 }
 
 TEST_F(RecordEncoderTest, PairsAreTwoDocumentsOfOnePrompt) {
@@ -100,9 +101,11 @@ TEST_F(RecordEncoderTest, PairsAreTwoDocumentsOfOnePrompt) {
         "rejected": {"from": "gpt", "value": "bad"}})"}) {
     const auto pair = encode(line, DataKind::preference);
     ASSERT_EQ(pair.size(), 2u);
-    EXPECT_THAT(learnt(pair[0]), ::testing::StartsWith("good<|"));
-    EXPECT_THAT(learnt(pair[1]), ::testing::StartsWith("bad<|"));
-    const auto unlearnt = [](const Tokens& t) { return std::count(t.learnt.begin(), t.learnt.end(), 0); };
+    EXPECT_THAT(loss_mask(pair[0]), ::testing::StartsWith("good<|"));
+    EXPECT_THAT(loss_mask(pair[1]), ::testing::StartsWith("bad<|"));
+    const auto unlearnt = [](const Tokens& t) {
+      return std::count(t.loss_mask.begin(), t.loss_mask.end(), 0);
+    };
     EXPECT_GT(unlearnt(pair[0]), 0);
     EXPECT_EQ(unlearnt(pair[0]), unlearnt(pair[1]));
     EXPECT_THROW(encode(line, DataKind::supervised), Error);
@@ -119,7 +122,7 @@ TEST_F(RecordEncoderTest, MasksReachTheLabels) {
                      RecordEncoder(TextCodec::bytes(), DataKind::supervised, 0), nullptr);
   EXPECT_EQ(done.records, 2);
   EXPECT_EQ(done.tokens, 8);
-  EXPECT_EQ(done.learnt, 6);
+  EXPECT_EQ(done.loss_mask, 6);
   const auto corpus = open_token_corpus({.paths = {path("out")}, .vocab_size = 256, .held_out_every = 0});
   const Sample all = corpus->read(Split::train, 0, 8);
   EXPECT_THAT(all.tokens, ElementsAre('a', 'b', 'c', 'd', 0, 'e', 'f', 0));

@@ -27,7 +27,7 @@ using Values = std::vector<float>;
 TEST(Rows, PiecesAreViewsAndTheirGradientsLieSideBySide) {
   Tape tape = tape_here();
   const Var x = rows_of({1, 2, 3, 4, 5, 6, 7, 8});
-  const std::vector<Var> pieces = ops::cut_rows(tape, x, {1, 2, 1});
+  const std::vector<Var> pieces = ops::split_rows(tape, x, {1, 2, 1});
   EXPECT_EQ(pieces[1].value().raw(), x.value().rows(1, 3).raw());
   const Var twice = ops::add(tape, pieces[1], pieces[1]);  // the others are not used
   twice.set_grad(gradient({1, 2, 3, 4}));
@@ -39,7 +39,7 @@ TEST(Rows, APiecesGradientAddsToWhatTheWholeHas) {
   Tape tape = tape_here();
   const Var x = rows_of({1, 2, 3, 4});
   const Var also = ops::add(tape, x, x);
-  const std::vector<Var> pieces = ops::cut_rows(tape, x, {1, 1});
+  const std::vector<Var> pieces = ops::split_rows(tape, x, {1, 1});
   const Var joined = ops::join_rows(tape, {pieces[1], pieces[0], pieces[1]});
   EXPECT_EQ(values(joined.value()), (Values{3, 4, 1, 2, 3, 4}));
   joined.set_grad(gradient({1, 2, 3, 4, 5, 6}));

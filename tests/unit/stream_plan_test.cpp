@@ -19,12 +19,12 @@ TEST(StreamPlan, SlicesTileEveryStudentRanksPartOfTheSharedVocabulary) {
         const StreamShape shape{1, student, 1, teacher, vs, vt};
         const auto slices = stream_slices(shape);
         for (int rank = 0; rank < student; ++rank) {
-          const Range held = cut(vs, student, rank);
+          const Range held = shard_range(vs, student, rank);
           int64_t at = std::min(held.begin, shape.shared_vocab());
           for (const StreamSlice& s : slices) {
             if (s.student_tp != rank) continue;
             EXPECT_EQ(s.columns.begin, at);
-            const Range from = cut(vt, teacher, s.teacher_tp);
+            const Range from = shard_range(vt, teacher, s.teacher_tp);
             EXPECT_TRUE(from.begin <= s.columns.begin && s.columns.end <= from.end);
             at = s.columns.end;
           }

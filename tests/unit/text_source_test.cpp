@@ -1,5 +1,5 @@
 // Text, JSON lines and packed files as records; what is bad is named and counted; tokenizing keeps the order.
-#include "data/text_source.h"
+#include "data/text/text_source.h"
 
 #include <gmock/gmock.h>
 #include <zlib.h>
@@ -7,9 +7,9 @@
 
 #include <set>
 
-#include "data/byte_stream.h"
-#include "data/token_corpus.h"
-#include "data/tokenize.h"
+#include "data/batches/token_corpus.h"
+#include "data/text/byte_stream.h"
+#include "data/text/tokenize.h"
 #include "runtime/error.h"
 #include "runtime/threads.h"
 #include "tests/unit/scratch_dir.h"

@@ -1,14 +1,14 @@
 // Token files: what is written is read, in every type; every way an index can be wrong is refused; corpora
 // over them split by document and keep masks.
-#include "data/token_file.h"
+#include "data/token_files/token_file.h"
 
 #include <gmock/gmock.h>
 
 #include <cstring>
 #include <set>
 
-#include "data/token_corpus.h"
-#include "data/token_writer.h"
+#include "data/batches/token_corpus.h"
+#include "data/token_files/token_writer.h"
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
 

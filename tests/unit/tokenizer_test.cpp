@@ -1,13 +1,13 @@
 // The tokenizer against the ids that PyPI's `tokenizers` gave for the small vocabulary in
 // tests/golden/tokenizer (make_tokenizer_golden.py), from both forms of the files; files that are refused.
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "data/utf8.h"
+#include "data/tokenizer/utf8.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
 #include "tests/unit/golden.h"

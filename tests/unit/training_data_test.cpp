@@ -6,7 +6,7 @@
 
 #include <random>
 
-#include "data/token_writer.h"
+#include "data/token_files/token_writer.h"
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
 
@@ -33,12 +33,12 @@ class TrainingDataTest : public ScratchTest {
     MaskedTokenWriter writer(path(name), TokenType::u16, true);
     for (int d = 0; d < documents; ++d) {
       std::vector<int32_t> tokens(1 + random() % 40);
-      std::vector<uint8_t> learnt(tokens.size());
+      std::vector<uint8_t> loss_mask(tokens.size());
       for (size_t i = 0; i < tokens.size(); ++i) {
         tokens[i] = 1 + static_cast<int32_t>(random() % 299);
-        learnt[i] = random() % 3 > 0;
+        loss_mask[i] = random() % 3 > 0;
       }
-      writer.add(tokens, learnt);
+      writer.add(tokens, loss_mask);
     }
     writer.finish();
   }

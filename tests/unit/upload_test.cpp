@@ -1,6 +1,6 @@
 // Tables of a launch: found again by content and type.
 #ifdef WUNENG_WITH_CUDA
-#include "kernels/cuda/upload.h"
+#include "kernels/cuda/common/upload.h"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,113 @@
+#include "data/batches/batch.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "runtime/error.h"
+
+namespace wuneng {
+namespace {
+
+// The image of i under a permutation of [0, n) that `key` picks: a Feistel network over the next even number
+// of bits, walked until it lands below n (under 4 steps on average). No list of n windows to make and keep at
+// each epoch.
+uint64_t permute(uint64_t i, uint64_t n, uint64_t key) {
+  const int half = (std::bit_width(n - 1) + 1) / 2;
+  const uint64_t mask = (uint64_t{1} << half) - 1;
+  do {
+    uint64_t left = i >> half, right = i & mask;
+    for (uint64_t round = 0; round < 6; ++round) {
+      const uint64_t mixed[] = {round, right};
+      left ^= XXH3_64bits_withSeed(mixed, sizeof mixed, key) & mask;
+      std::swap(left, right);
+    }
+    i = left << half | right;
+  } while (i >= n);
+  return i;
+}
+
+}  // namespace
+
+BatchSource::BatchSource(const Corpus& corpus, const BatchOptions& options)
+    : BatchSource(std::vector<WeightedCorpus>{{&corpus, 1}}, options) {}
+
+BatchSource::BatchSource(const std::vector<WeightedCorpus>& corpora, const BatchOptions& options)
+    : options_(options), mixture_({}), held_out_mixture_({}) {
+  require(options.seq_len > 0 && options.micro_batch > 0,
+          "data: seq_len = {} and micro_batch = {}: expected both > 0", options.seq_len, options.micro_batch);
+  require(!corpora.empty(), "data: expected at least one corpus, found none");
+  std::vector<uint64_t> held_out;
+  for (const auto& [corpus, weight] : corpora) {
+    require(corpus->size(Split::train) > 1,
+            "data: corpus {}: expected at least 2 tokens to train on, found {}", sources_.size(),
+            corpus->size(Split::train));
+    sources_.push_back({corpus, PackingPlan(*corpus, Split::train, options.packing, options.seq_len),
+                        PackingPlan(*corpus, Split::held_out, options.packing, options.seq_len)});
+    weights_.push_back(weight);
+    held_out.push_back(static_cast<uint64_t>(sources_.back().held_out.sequences()));
+    held_out_sequences_ += sources_.back().held_out.sequences();
+  }
+  mixture_ = Mixture::of_weights(weights_);
+  held_out_mixture_ = Mixture(held_out);
+}
+
+int64_t BatchSource::held_out_count() const {
+  return (held_out_sequences_ + options_.micro_batch - 1) / options_.micro_batch;
+}
+
+Batch BatchSource::at(int64_t first_sequence) const {
+  WUNENG_ASSERT(first_sequence >= 0);
+  Batch batch;
+  for (int64_t b = 0; b < options_.micro_batch; ++b) {
+    const Draw draw = mixture_.at(first_sequence + b);
+    const Source& source = sources_[draw.source];
+    const uint64_t n = source.train.sequences(), epoch = draw.number / n,
+                   seed = options_.seed + static_cast<uint64_t>(draw.source) * 0x9e3779b97f4a7c15u,
+                   key = XXH3_64bits_withSeed(&epoch, sizeof epoch, seed);
+    append(batch, source, Split::train, static_cast<int64_t>(permute(draw.number % n, n, key)));
+  }
+  batch.documents.push_back(batch.tokens_count);
+  return batch;
+}
+
+Batch BatchSource::held_out(int64_t index) const {
+  WUNENG_ASSERT(index >= 0);
+  Batch batch;
+  for (int64_t b = 0; b < options_.micro_batch; ++b) {
+    const int64_t number = index * options_.micro_batch + b;
+    const bool any = number < held_out_sequences_;
+    const Draw draw = any ? held_out_mixture_.at(number) : Draw{0, sources_[0].held_out.sequences()};
+    append(batch, sources_[draw.source], Split::held_out, draw.number);
+  }
+  batch.documents.push_back(batch.tokens_count);
+  return batch;
+}
+
+uint64_t BatchSource::fingerprint() const {
+  std::vector<uint64_t> parts = {static_cast<uint64_t>(options_.seq_len), options_.seed,
+                                 static_cast<uint64_t>(options_.packing)};
+  for (size_t i = 0; i < sources_.size(); ++i)
+    parts.insert(parts.end(), {sources_[i].corpus->fingerprint(), std::bit_cast<uint64_t>(weights_[i])});
+  return XXH3_64bits(parts.data(), parts.size() * sizeof parts[0]);
+}
+
+void BatchSource::append(Batch& batch, const Source& source, Split split, int64_t sequence) const {
+  const PackingPlan& plan = split == Split::train ? source.train : source.held_out;
+  const int64_t end = batch.tokens_count + options_.seq_len;
+  for (const Piece& piece : plan.pieces(sequence)) {
+    const Sample sample = source.corpus->read(split, piece.row, piece.rows);
+    batch.tokens.insert(batch.tokens.end(), sample.tokens.begin(), sample.tokens.end());
+    batch.labels.insert(batch.labels.end(), sample.labels.begin(), sample.labels.end());
+    for (const int64_t row : sample.document_begin) batch.documents.push_back(batch.tokens_count + row);
+    batch.tokens_count += piece.rows;
+  }
+  if (batch.tokens_count < end)
+    batch.documents.push_back(batch.tokens_count);  // padding: a document of its own
+  batch.tokens_count = end;
+  batch.tokens.resize(end, 0);
+  batch.labels.resize(end, kNoLabel);
+}
+
+}  // namespace wuneng

@@ -1,0 +1,199 @@
+#include "data/text/chat_template.h"
+
+#include <xxhash.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "data/text/python_json.h"
+#include "data/tokenizer/pretokenizer.h"
+#include "data/tokenizer/utf8.h"
+#include "runtime/error.h"
+#include "runtime/file.h"
+#include "runtime/json_depth.h"
+
+namespace wuneng {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// XXH3 of the template's text with the default system message cut out.
+constexpr uint64_t kTemplate = 0xeabb709d63012ada;
+constexpr struct {
+  const char* name;
+  const char* default_system;
+} kModels[] = {
+    {"Qwen2.5 Instruct", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    {"Qwen2.5", "You are a helpful assistant."},
+};
+
+constexpr std::string_view kTools =
+    "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided "
+    "with "
+    "function signatures within <tools></tools> XML tags:\n<tools>";
+constexpr std::string_view kToolsEnd =
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": "
+    "<args-json-object>}\n</tool_call><|im_end|>\n";
+constexpr std::string_view kEnd = "<|im_end|>\n";
+
+const Json& member(const Json& object, const char* key) {
+  static const Json absent;
+  const auto at = object.find(key);
+  return at == object.end() ? absent : *at;
+}
+
+const std::string& text_of(const Json& object, const char* key, size_t message) {
+  const Json& value = member(object, key);
+  require(value.is_string(), "chat message {}: {}: expected a string, found {}", message, key, value.dump());
+  return value.get_ref<const std::string&>();
+}
+
+// What Jinja takes for true of a list that may be absent.
+bool has_elements(const Json& list, const std::string& what) {
+  require(list.is_null() || list.is_array(), "{}: expected a list, found {}", what, list.dump());
+  return !list.empty();
+}
+
+std::string tool_calls_of(const Json& message, size_t number) {
+  std::string text;
+  for (const Json& entry : member(message, "tool_calls")) {
+    const Json& call = entry.contains("function") ? entry["function"] : entry;
+    require(call.is_object() && call.contains("arguments"),
+            "chat message {}: tool_calls: expected an object with name and arguments, found {}", number,
+            call.dump());
+    text += "\n<tool_call>\n{\"name\": \"" + text_of(call, "name", number) + "\", \"arguments\": ";
+    append_python_json(call["arguments"], text);
+    text += "}\n</tool_call>";
+  }
+  return text;
+}
+
+}  // namespace
+
+ChatTemplate ChatTemplate::recognise(std::string text, const std::string& where) {
+  if (text.ends_with('\n')) text.pop_back();  // Jinja drops one as well
+  for (const auto& model : kModels) {
+    const std::string_view system = model.default_system;
+    std::string rest = text;
+    for (size_t at; (at = rest.find(system)) != rest.npos;) rest.erase(at, system.size());
+    if (XXH3_64bits(rest.data(), rest.size()) == kTemplate) return {model.name, model.default_system};
+  }
+  fail("{}: expected the chat template of Qwen2.5 or Qwen2.5 Instruct, found another of {} bytes", where,
+       text.size());
+}
+
+ChatTemplate ChatTemplate::named(const std::string& name) {
+  for (const auto& model : kModels)
+    if (name == model.name) return {model.name, model.default_system};
+  fail("chat template: expected Qwen2.5 Instruct or Qwen2.5, found \"{}\"", name);
+}
+
+ChatTemplate ChatTemplate::load(const std::string& directory) {
+  const std::string file = directory + "/chat_template.jinja", config = directory + "/tokenizer_config.json";
+  if (std::filesystem::exists(file)) return recognise(read_file(file), file);
+  const std::string content = read_file(config);
+  require(!json_too_deep(content), "{}: expected JSON nested at most {} deep, found deeper", config,
+          kDeepestJson);
+  Json json;
+  try {
+    json = Json::parse(content);
+  } catch (const Json::exception& e) {
+    fail("{}: expected JSON: {}", config, e.what());
+  }
+  const Json& text = member(json, "chat_template");
+  require(text.is_string(), "{}: chat_template: expected a template, found {}", config,
+          text.is_null() ? "none" : text.type_name());
+  return recognise(text.get<std::string>(), config + ": chat_template");
+}
+
+std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& tools,
+                                              bool add_generation_prompt) const {
+  require(messages.is_array() && !messages.empty(), "chat: expected a list of at least one message, found {}",
+          messages.dump());
+  std::vector<ChatSegment> segments;
+  const auto add = [&](bool assistant, const auto&... parts) {
+    if (segments.empty() || segments.back().assistant != assistant) segments.push_back({"", assistant});
+    (segments.back().text.append(parts), ...);
+  };
+  const auto role_of = [&](size_t i) -> std::string_view {
+    return i < messages.size() && messages[i].is_object() ? text_of(messages[i], "role", i)
+                                                          : std::string_view();
+  };
+
+  const bool system_given = role_of(0) == "system";
+  add(false, "<|im_start|>system\n", system_given ? text_of(messages[0], "content", 0) : default_system_);
+  if (has_elements(tools, "chat tools")) {
+    std::string list;
+    for (const Json& tool : tools) {
+      list += '\n';
+      append_python_json(tool, list);
+    }
+    add(false, kTools, list, kToolsEnd);
+  } else {
+    add(false, kEnd);
+  }
+
+  for (size_t i = system_given ? 1 : 0; i < messages.size(); ++i) {
+    const Json& message = messages[i];
+    require(message.is_object(), "chat message {}: expected an object, found {}", i, message.dump());
+    const std::string_view role = role_of(i);
+    if (role == "user" || role == "system") {
+      add(false, "<|im_start|>", role, "\n", text_of(message, "content", i), kEnd);
+    } else if (role == "assistant") {
+      const bool calls =
+          has_elements(member(message, "tool_calls"), fmt::format("chat message {}: tool_calls", i));
+      const bool silent = calls && member(message, "content").is_null();
+      // Tool calls begin with a line feed; without content before them it is the one that ends the header.
+      std::string text = silent ? "" : text_of(message, "content", i);
+      if (calls) text += tool_calls_of(message, i).substr(text.empty() ? 1 : 0);
+      add(false, "<|im_start|>assistant\n");
+      add(true, text, kEnd);
+    } else if (role == "tool") {
+      if (role_of(i - 1) != "tool") add(false, "<|im_start|>user");
+      add(false, "\n<tool_response>\n", text_of(message, "content", i), "\n</tool_response>");
+      if (role_of(i + 1) != "tool") add(false, kEnd);
+    } else {
+      fail("chat message {}: role: expected system, user, assistant or tool, found \"{}\"", i, role);
+    }
+  }
+  if (add_generation_prompt) add(false, "<|im_start|>assistant\n");
+  return segments;
+}
+
+EncodedChat encode_chat(const Tokenizer& tokenizer, const ChatTemplate& chat_template, const Json& messages,
+                        const Json& tools, bool add_generation_prompt) {
+  EncodedChat out;
+  PretokenizerScratch scratch;
+  std::string context, buffer;  // text before the assistant's, not yet encoded
+  const auto encode = [&](std::string_view text, bool assistant) {
+    tokenizer.encode(text, out.ids);
+    out.assistant.resize(out.ids.size(), assistant);
+  };
+  // Segments may be encoded apart because what comes behind "<|im_end|>\n" begins with an added token, and
+  // what comes behind a header's line feed is another word: but for white space up to a line feed, which one
+  // word holds together with the header's. That is encoded with the header.
+  for (const ChatSegment& segment : chat_template.render(messages, tools, add_generation_prompt)) {
+    if (!segment.assistant) {
+      context = segment.text;
+      continue;
+    }
+    const std::string_view text = replace_invalid_utf8(segment.text, buffer);
+    const std::string with_line_feed = "\n" + std::string(text);
+    std::string_view first_word;
+    Words(with_line_feed, scratch).next(first_word);
+    const size_t shared = first_word.size() - 1;
+    encode(context.append(text, 0, shared), false);
+    size_t covered = 0;
+    for (size_t i = out.ids.size(); covered < shared;) {
+      covered += tokenizer.bytes_of(out.ids[--i]).size();
+      out.assistant[i] = true;
+    }
+    encode(text.substr(shared), true);
+    context.clear();
+  }
+  encode(context, false);
+  return out;
+}
+
+}  // namespace wuneng

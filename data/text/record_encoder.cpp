@@ -1,0 +1,105 @@
+#include "data/text/record_encoder.h"
+
+#include <algorithm>
+
+#include "runtime/error.h"
+
+namespace wuneng {
+namespace {
+
+Json to_json(const std::vector<Message>& messages) {
+  Json out = Json::array();
+  for (const Message& m : messages) {
+    Json message = {{"role", m.role}, {"content", m.content}};
+    for (const ToolCall& call : m.tool_calls)
+      message["tool_calls"].push_back(
+          {{"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    out.push_back(std::move(message));
+  }
+  return out;
+}
+
+}  // namespace
+
+const char* to_string(DataKind kind) {
+  return kind == DataKind::text ? "text" : kind == DataKind::supervised ? "supervised" : "preference";
+}
+
+DataKind kind_of(const Record& record) {
+  switch (record.kind) {
+    case Record::Kind::text:
+      return DataKind::text;
+    case Record::Kind::preference:
+      return DataKind::preference;
+    default:
+      return DataKind::supervised;
+  }
+}
+
+void RecordEncoder::end(Tokens& tokens) const {
+  if (!end_ || tokens.ids.empty()) return;
+  tokens.ids.push_back(*end_);
+  tokens.loss_mask.push_back(1);
+}
+
+Tokens RecordEncoder::text(const std::string& text) const {
+  Tokens out;
+  codec_.encode(text, out.ids);
+  out.loss_mask.assign(out.ids.size(), 1);
+  end(out);
+  return out;
+}
+
+// Encoded apart: what a model is asked to go on with is the prompt's own tokens.
+Tokens RecordEncoder::answer(const std::string& prompt, const std::string& answer) const {
+  Tokens out;
+  codec_.encode(prompt, out.ids);
+  out.loss_mask.assign(out.ids.size(), 0);
+  codec_.encode(answer, out.ids);
+  out.loss_mask.resize(out.ids.size(), 1);
+  end(out);
+  return out;
+}
+
+Tokens RecordEncoder::chat(const std::vector<Message>& messages, const Json& tools) const {
+  EncodedChat chat = codec_.encode_chat(to_json(messages), tools, false);
+  return {std::move(chat.ids), std::move(chat.assistant)};
+}
+
+// The prompt's own assistant turns are read, but have no loss.
+Tokens RecordEncoder::chat_answer(const Record& record, const std::vector<Message>& answer) const {
+  require(answer.front().role == "assistant",
+          "expected an answer that begins with an assistant's message, found one of role {}",
+          answer.front().role);
+  std::vector<Message> all = record.content.messages;
+  all.insert(all.end(), answer.begin(), answer.end());
+  Tokens out = chat(all, record.tools);
+  // A message begins with a special token, so the tokens before it are those of the prompt alone.
+  const Tokens prompt = chat(record.content.messages, record.tools);
+  WUNENG_ASSERT(prompt.ids.size() <= out.ids.size() &&
+                std::equal(prompt.ids.begin(), prompt.ids.end(), out.ids.begin()));
+  std::fill_n(out.loss_mask.begin(), prompt.ids.size(), 0);
+  return out;
+}
+
+std::vector<Tokens> RecordEncoder::encode(const Record& record) const {
+  const bool pair = record.kind == Record::Kind::preference;
+  require(pair == (kind_ == DataKind::preference), "expected {}, found {}",
+          kind_ == DataKind::preference ? "a preference pair (prompt, chosen, rejected)"
+                                        : fmt::format("a record for {} data", to_string(kind_)),
+          pair ? "a preference pair" : "a record that is none");
+  const auto with = [&](const Content& answer_) {
+    return record.content.is_chat() ? chat_answer(record, answer_.messages)
+                                    : answer(record.content.text, answer_.text);
+  };
+  if (pair) return {with(record.chosen), with(record.rejected)};
+  Tokens out = record.kind == Record::Kind::text   ? text(record.content.text)
+               : record.kind == Record::Kind::chat ? chat(record.content.messages, record.tools)
+                                                   : with(record.chosen);
+  if (kind_ == DataKind::text) std::fill(out.loss_mask.begin(), out.loss_mask.end(), 1);
+  require(std::find(out.loss_mask.begin(), out.loss_mask.end(), 1) != out.loss_mask.end() || out.ids.empty(),
+          "expected something to learn, found no answer (an assistant's message, a completion)");
+  return {std::move(out)};
+}
+
+}  // namespace wuneng

@@ -1,0 +1,63 @@
+#include "data/tokenizer/text_codec.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "runtime/error.h"
+
+namespace wuneng {
+
+TextCodec TextCodec::load(const std::string& directory, const std::string& chat_template) {
+  TextCodec codec;
+  codec.tokenizer_ = Tokenizer::load(directory);
+  if (!chat_template.empty()) {
+    codec.template_ = ChatTemplate::named(chat_template);
+    return codec;
+  }
+  // Plain text needs no template, so one that is missing or foreign is told where a chat asks for it.
+  try {
+    codec.template_ = ChatTemplate::load(directory);
+  } catch (const Error& e) {
+    codec.no_template_ = e.what();
+  }
+  return codec;
+}
+
+bool TextCodec::has_tokenizer(const std::string& directory) {
+  return std::filesystem::exists(directory + "/tokenizer.json") ||
+         std::filesystem::exists(directory + "/vocab.json");
+}
+
+void TextCodec::encode(std::string_view text, std::vector<int32_t>& ids) const {
+  if (tokenizer_) return tokenizer_->encode(text, ids);
+  ids.reserve(ids.size() + text.size());
+  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+}
+
+std::string_view TextCodec::bytes_of(int32_t id) const {
+  if (tokenizer_) return tokenizer_->bytes_of(id);
+  static const std::string all = [] {
+    std::string s;
+    for (int c = 0; c < 256; ++c) s += static_cast<char>(c);
+    return s;
+  }();
+  return id >= 0 && id < 256 ? std::string_view(all).substr(id, 1) : std::string_view();
+}
+
+int32_t TextCodec::vocab_size() const { return tokenizer_ ? tokenizer_->vocab_size() : 256; }
+
+std::string TextCodec::name() const {
+  return tokenizer_ ? fmt::format("{:016x}", tokenizer_->fingerprint()) : "bytes";
+}
+
+std::optional<int32_t> TextCodec::id_of(std::string_view token) const {
+  return tokenizer_ ? tokenizer_->id_of(token) : std::nullopt;
+}
+
+EncodedChat TextCodec::encode_chat(const nlohmann::ordered_json& messages,
+                                   const nlohmann::ordered_json& tools, bool add_generation_prompt) const {
+  require(template_.has_value(), "a chat: {}", no_template_);
+  return wuneng::encode_chat(*tokenizer_, *template_, messages, tools, add_generation_prompt);
+}
+
+}  // namespace wuneng

@@ -1,0 +1,144 @@
+// Tiles of bf16 rows in shared memory, their products with one another, and what attention does to a tile of
+// scores between two products. Scores never leave the registers of a warp: it owns 16 rows or a few times 16
+// of them, and lane 4 g + t holds of each 16 x 8 tile what mma (mma_bf16.h) left there.
+#pragma once
+#include "kernels/cuda/common/mma_bf16.h"
+
+namespace wuneng::kernels::cuda {
+
+// Rows of D channels, 16 bytes further apart than they are long: the same piece of eight rows one below the
+// other, which is what load_matrices reads, meets in no bank. (A swizzle would save the 16 bytes, but here
+// all that a lane reads lies at constant distances from one address, where a swizzle costs 24 registers.)
+template <int D>
+struct RowTile {
+  static constexpr int kPieces = D / 8;  // of 16 bytes
+  char* data;
+
+  __device__ __host__ static constexpr int bytes(int rows) { return rows * (kPieces + 1) * 16; }
+  static_assert(kPieces % 8 == 0);
+  __device__ char* at(int row, int piece) const { return data + bytes(row) + piece * 16; }
+};
+
+// Starts to copy kRows rows from x on, `pitch` elements apart, those from `there` on as zeros; by all
+// kThreads of the block, of which each has the same piece of rows that are a multiple of 8 apart.
+template <int kRows, int kThreads, int D>
+__device__ void copy_rows(RowTile<D> to, const bf16* x, int64_t pitch, int there) {
+  constexpr int kStep = kThreads / RowTile<D>::kPieces;
+  static_assert(kStep % 8 == 0 && kRows % kStep == 0);
+  const int row = threadIdx.x / RowTile<D>::kPieces, piece = threadIdx.x % RowTile<D>::kPieces;
+  char* const at = to.at(row, piece);
+  const bf16* from = x + row * pitch + piece * 8;
+#pragma unroll
+  for (int i = 0; i < kRows; i += kStep, from += kStep * pitch)
+    copy_async<16>(at + RowTile<D>::bytes(i), row + i < there ? from : x, row + i < there);
+}
+
+// A warp's part of a [16 kHeight, 8 kWidth] tile of sums.
+template <int kHeight, int kWidth>
+struct Sums {
+  float of[kHeight][kWidth][4] = {};
+};
+
+// sums = a [16 kHeight rows from `row` on, D] b [8 kWidth, D]^T
+template <int kHeight, int kWidth, int D>
+__device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) {
+  const int lane = threadIdx.x % wuneng::cuda::kWarp;
+  const RowTile<D> of_a{a.at(row + lane % 16, lane / 16)}, of_b{b.at(lane % 8 + lane / 16 * 8, lane / 8 % 2)};
+  Sums<kHeight, kWidth> sums;
+#pragma unroll 2  // of all at once ptxas loads ahead more than there are registers for
+  for (int k = 0; k < D / 16; ++k) {
+    Matrices left[kHeight];
+#pragma unroll
+    for (int m = 0; m < kHeight; ++m) left[m] = load_matrices(of_a.at(16 * m, 2 * k));
+#pragma unroll
+    for (int n = 0; n < kWidth; n += 2) {
+      const Matrices right = load_matrices(of_b.at(8 * n, 2 * k));
+#pragma unroll
+      for (int m = 0; m < kHeight; ++m) {
+        mma(sums.of[m][n], left[m], right.of[0], right.of[1]);
+        mma(sums.of[m][n + 1], left[m], right.of[2], right.of[3]);
+      }
+    }
+  }
+  return sums;
+}
+
+// sums [16 kHeight, D] += weights [16 kHeight, 8 kDepth], rounded to bf16, x [8 kDepth, D]
+template <int kHeight, int kDepth, int D>
+__device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDepth>& weights, RowTile<D> x) {
+  const int lane = threadIdx.x % wuneng::cuda::kWarp;
+  const RowTile<D> of_x{x.at(lane % 16, lane / 16)};
+#pragma unroll
+  for (int k = 0; k < kDepth; k += 2) {
+    Matrices left[kHeight];
+#pragma unroll
+    for (int m = 0; m < kHeight; ++m) {
+      const float(&near)[4] = weights.of[m][k], (&far)[4] = weights.of[m][k + 1];
+      left[m] = {pack(near[0], near[1]), pack(near[2], near[3]), pack(far[0], far[1]), pack(far[2], far[3])};
+    }
+#pragma unroll
+    for (int n = 0; n < D / 8; n += 2) {
+      const Matrices right = load_transposed(of_x.at(8 * k, n));
+#pragma unroll
+      for (int m = 0; m < kHeight; ++m) {
+        mma(sums.of[m][n], left[m], right.of[0], right.of[1]);
+        mma(sums.of[m][n + 1], left[m], right.of[2], right.of[3]);
+      }
+    }
+  }
+}
+
+// f(m, half, n, e, row, column) for each of a lane's sums of[m][n][2 half + e], in the tile's coordinates.
+template <int kHeight, int kWidth, class F>
+__device__ void each_sum(F f) {
+  const int lane = threadIdx.x % wuneng::cuda::kWarp;
+#pragma unroll
+  for (int m = 0; m < kHeight; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int n = 0; n < kWidth; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) f(m, half, n, e, 16 * m + 8 * half + lane / 4, 8 * n + lane % 4 * 2 + e);
+}
+
+// What the rows of a tile do not see becomes `hidden`: visible(row, column) in the tile's coordinates.
+template <int kHeight, int kWidth, class F>
+__device__ void mask(Sums<kHeight, kWidth>& sums, float hidden, F visible) {
+  each_sum<kHeight, kWidth>([&](int m, int half, int n, int e, int row, int column) {
+    if (!visible(row, column)) sums.of[m][n][2 * half + e] = hidden;
+  });
+}
+
+// Rows of sums to x, where row i of the tile is row `first + i`; rows from `last` on are left. kAdd: added to
+// what is there, for nobody else writes there.
+template <bool kAdd, int kHeight, int kWidth>
+__device__ void store_rows(const Sums<kHeight, kWidth>& sums, float scale, bf16* x, int64_t pitch,
+                           int64_t first, int64_t last) {
+  const int lane = threadIdx.x % wuneng::cuda::kWarp;
+#pragma unroll
+  for (int m = 0; m < kHeight; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = first + 16 * m + 8 * half + lane / 4;
+      if (row >= last) continue;
+      unsigned* const to = reinterpret_cast<unsigned*>(x + row * pitch) + lane % 4;
+#pragma unroll
+      for (int n = 0; n < kWidth; ++n) {
+        const float low = scale * sums.of[m][n][2 * half], high = scale * sums.of[m][n][2 * half + 1];
+        to[4 * n] = kAdd ? pack(low_of(to[4 * n]) + low, high_of(to[4 * n]) + high) : pack(low, high);
+      }
+    }
+}
+
+// Over the four lanes that share a row.
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+}  // namespace wuneng::kernels::cuda
