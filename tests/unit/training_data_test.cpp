@@ -1,6 +1,6 @@
 // What a run trains on: recipes' [data], the same samples from every layout and after every resume, and
 // teacher ranks that read what student ranks read.
-#include "launch/training_data.h"
+#include "launch/train/training_data.h"
 
 #include <gmock/gmock.h>
 

@@ -8,8 +8,8 @@
 
 #include "data/batches/batch.h"
 #include "data/batches/prefetch.h"
-#include "launch/rounds.h"
-#include "launch/train_recipe.h"
+#include "launch/train/run_plan.h"
+#include "launch/train/recipe.h"
 #include "parallel/stage.h"
 #include "parallel/stream_plan.h"
 

@@ -1,4 +1,4 @@
-#include "launch/training_data.h"
+#include "launch/train/training_data.h"
 
 #include <algorithm>
 
