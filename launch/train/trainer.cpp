@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "launch/train/colocated_teacher.h"
-#include "launch/train/training_state.h"
 #include "launch/train/train.h"
+#include "launch/train/training_state.h"
 #include "model/initialize.h"
 #include "parallel/gradients.h"
 #include "parallel/pipeline.h"
