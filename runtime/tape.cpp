@@ -122,19 +122,31 @@ void Tape::backward() {
   backward_weights();
 }
 
-Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
+std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
   Tape silent(tape.stream(), false);
-  const Var out(function(silent, inputs).value(), tape.recording());
-  tape.record(out, [stream = tape.stream(), inputs, function, out] {
+  std::vector<Var> outputs;
+  for (const Var& v : function(silent, inputs)) outputs.emplace_back(v.value(), tape.recording());
+  const auto gradients = std::make_shared<std::vector<Tensor>>(outputs.size());  // of the outputs
+  tape.record(outputs[0], [stream = tape.stream(), inputs, function, gradients, first = outputs[0]] {
+    (*gradients)[0] = first.grad();
     Tape again(stream);
     std::vector<Var> fresh;  // own gradients, so that the inner tape never touches the outer one's
     for (const Var& v : inputs) fresh.emplace_back(v.value(), v.needs_grad());
-    function(again, fresh).set_grad(out.grad());
+    const std::vector<Var> results = function(again, fresh);
+    for (size_t i = 0; i < results.size(); ++i)
+      if ((*gradients)[i].defined()) results[i].set_grad((*gradients)[i]);
     again.backward();
     for (size_t i = 0; i < inputs.size(); ++i)
       if (inputs[i].needs_grad() && fresh[i].has_grad()) inputs[i].add_grad(fresh[i].grad());
   });
-  return out;
+  // Backwards these run before the first output's, which differentiates all.
+  for (size_t i = 1; i < outputs.size(); ++i)
+    tape.record(outputs[i], [gradients, i, output = outputs[i], first = outputs[0]] {
+      (*gradients)[i] = output.grad();
+      if (!first.has_grad())
+        first.set_grad(Tensor::zeros(first.shape(), first.value().dtype(), first.value().device()));
+    });
+  return outputs;
 }
 
 }  // namespace wuneng

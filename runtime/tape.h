@@ -114,10 +114,10 @@ class Tape {
   std::vector<Step> waiting_;  // weight gradients left for later
 };
 
-// Runs `function` without recording its inside and keeps only its inputs; backwards it runs again, recorded,
-// and is differentiated. `function` must compute the same both times and reach no Var with needs_grad but
-// `inputs` and parameters (leaves).
-using Recomputed = std::function<Var(Tape&, const std::vector<Var>& inputs)>;
-Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
+// Runs `function` without recording its inside and keeps only its inputs and outputs; backwards it runs
+// again, recorded, and is differentiated. `function` must compute the same both times and reach no Var with
+// needs_grad but `inputs` and parameters (leaves).
+using Recomputed = std::function<std::vector<Var>(Tape&, const std::vector<Var>& inputs)>;
+std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
 
 }  // namespace wuneng

@@ -24,7 +24,7 @@ class InProcessTeacher : public TeacherSource {
 
   std::vector<TeacherSlice> take(int64_t, int micro_batch) override {
     Tape silent(model_.stream(), false);
-    const Var hidden = model_.forward(silent, round_[micro_batch], {});
+    const Var hidden = model_.forward(silent, round_[micro_batch], {}).hidden;
     const Range held = model_.head()->held, shared = {held.begin, std::min(held.end, shared_)};
     const Tensor logits =
         Tensor::empty({hidden.dim(0), shared.size()}, DType::f32, model_.placement().device);

@@ -27,7 +27,7 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
-      const Var out = model.forward(tape, batches[m], hidden);
+      const Var out = model.forward(tape, batches[m], {hidden, {}}).hidden;
       if (sender)
         sender->send(items[m],
                      [&](Range columns, const Tensor& frame) { model.logits(out.value(), columns, frame); });

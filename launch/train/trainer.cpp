@@ -8,7 +8,6 @@
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/train.h"
 #include "launch/train/training_state.h"
-#include "model/initialize.h"
 #include "parallel/gradients.h"
 #include "parallel/pipeline.h"
 #include "runtime/metrics.h"
@@ -104,7 +103,7 @@ class StudentRun {
     if (!r_.init_from.empty())
       load_hugging_face(model_, r_.init_from, r_.seed);
     else
-      for (const Parameter* p : model_.parameters()) initialize_random(*p, r_.student, r_.seed);
+      model_.initialize_random(r_.seed);
     optimizer_.emplace(model_.parameters(), r_.adamw,
                        model_.stream());  // masters of what has just been loaded
   }
@@ -159,8 +158,10 @@ class StudentRun {
     work.rows = [&](int) { return r_.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
       const MicroBatch& batch = batches_[m];
-      const Var out = model_.forward(tape, batch, hidden,
-                                     m == last_backward(schedule) ? Stage::Completed(completed) : nullptr);
+      const Var out = model_
+                          .forward(tape, batch, {hidden, {}},
+                                   m == last_backward(schedule) ? Stage::Completed(completed) : nullptr)
+                          .hidden;
       if (!mesh_.last_stage()) return out;
       const std::vector<TeacherSlice> slices =
           teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();

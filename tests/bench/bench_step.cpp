@@ -7,7 +7,6 @@
 #include <random>
 
 #include "model/decoder.h"
-#include "model/initialize.h"
 #include "model/loss.h"
 #include "parallel/optimizer.h"
 #include "runtime/threads.h"
@@ -26,11 +25,11 @@ int main(int argc, char** argv) {
   c.head_dim = c.hidden_size / c.num_heads;
   const Device device = parse_device(argc > 10 ? argv[10] : "cpu", 0);
   if (const std::string mixer = argc > 11 ? argv[11] : "qwen2"; mixer != "qwen2")
-    c.mixer = "wuneng", c.wuneng = preset(mixer, c);
+    c.set_mixer("wuneng", mixer);
   c.check("bench_step");
   const DType type = device.kind == DeviceKind::cuda ? DType::bf16 : DType::f32;
   Decoder model(c, Placement{.device = device, .activations = type}, type);
-  for (const Parameter* p : model.parameters()) initialize_random(*p, c, 1);
+  model.initialize_random(1);
   const bool forward_only = argc > 12 && std::string(argv[12]) == "forward";
   Optimizer optimizer(forward_only ? Parameters() : model.parameters(), {}, model.stream());
   const int64_t L = arg(7), T = L * arg(8);
@@ -44,7 +43,7 @@ int main(int argc, char** argv) {
   for (int64_t step = 0; step < arg(9) + 2; ++step) {
     const auto begin = std::chrono::steady_clock::now();
     Tape tape(model.stream(), !forward_only);
-    const Var hidden = model.forward(tape, batch, {});
+    const Var hidden = model.forward(tape, batch, {}).hidden;
     if (forward_only) {
       model.logits(hidden.value());
     } else {

@@ -10,7 +10,6 @@
 #include <random>
 
 #include "model/decoder.h"
-#include "model/initialize.h"
 #include "model/loss.h"
 #include "parallel/optimizer.h"
 #include "runtime/threads.h"
@@ -52,7 +51,7 @@ class Student {
   explicit Student(const Sizes& s)
       : model_(student_config(s), Placement{}, DType::f32),
         batch_{Tensor::empty({s.rows}, DType::i32), Tensor::empty({s.rows}, DType::i32), {0, s.rows}} {
-    for (const Parameter* p : model_.parameters()) initialize_random(*p, student_config(s), 1);
+    model_.initialize_random(1);
     std::mt19937 random(2);
     for (int64_t t = 0; t < s.rows; ++t)
       for (const Tensor* x : {&batch_.tokens, &batch_.labels})
@@ -64,7 +63,7 @@ class Student {
     const auto begin = std::chrono::steady_clock::now();
     Tape tape;
     const LossTotals totals;
-    const Var hidden = model_.forward(tape, batch_, {});
+    const Var hidden = model_.forward(tape, batch_, {}).hidden;
     const Var loss = distillation_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
                                        teacher.take(round, 0), {}, double(batch_.tokens.numel()), totals);
     teacher.release();

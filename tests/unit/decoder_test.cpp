@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "model/initialize.h"
 #include "model/loss.h"
 
 namespace wuneng {
@@ -29,11 +28,11 @@ TEST_P(Completed, GradientsStayAsTheyAreOnceSaidToBe) {
                 .head_dim = 4,
                 .vocab_size = 30,
                 .tie_word_embeddings = tied};
-  if (wuneng) c.mixer = "wuneng", c.wuneng = preset("full", c), c.wuneng.chunk = 4;
+  if (wuneng) c.set_mixer("wuneng"), c.options["wuneng"]["chunk"] = int64_t{4};
   c.check("test");
   Decoder model(c, {}, DType::f32, recompute);
   const Parameters parameters = model.parameters();
-  for (const Parameter* p : parameters) initialize_random(*p, c, 1);
+  model.initialize_random(1);
   MicroBatch batch{Tensor::empty({12}, DType::i32), Tensor::empty({12}, DType::i32), {0, 5, 12}};
   for (int t = 0; t < 12; ++t)
     batch.tokens.data<int32_t>()[t] = 7 * t % 30, batch.labels.data<int32_t>()[t] = 11 * t % 30;
@@ -42,14 +41,15 @@ TEST_P(Completed, GradientsStayAsTheyAreOnceSaidToBe) {
   std::vector<Tensor> then(parameters.size());
   size_t end = parameters.size();
   Tape tape(model.stream());
-  const Var hidden = model.forward(tape, batch, {}, [&](const Parameter* first) {
+  const auto completed = [&](const Parameter* first) {
     const size_t begin = std::find(parameters.begin(), parameters.end(), first) - parameters.begin();
     for (size_t i = begin; i < end; ++i) {
       ASSERT_TRUE(parameters[i]->var.has_grad()) << parameters[i]->name;
       then[i] = parameters[i]->var.grad().clone();
     }
     calls.push_back(end = begin);
-  });
+  };
+  const Var hidden = model.forward(tape, batch, {}, completed).hidden;
   distillation_loss(tape, {}, hidden, model.head(), batch.labels, {}, {.ce_weight = 1}, 12,
                     LossTotals(Device{}))
       .set_grad(Tensor::from<float>({1.0f}, {1}));
