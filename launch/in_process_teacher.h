@@ -22,21 +22,24 @@ class InProcessTeacher : public TeacherSource {
     load_hugging_face(model_, recipe.teacher_path, 0);
   }
 
-  std::vector<TeacherSlice> take(int64_t, int micro_batch) override {
+  const SignalParts& take(int64_t, int micro_batch) override {
     Tape silent(model_.stream(), false);
     const Var hidden = model_.forward(silent, round_[micro_batch], {});
     const Range held = model_.head()->held, shared = {held.begin, std::min(held.end, shared_)};
     const Tensor logits =
         Tensor::empty({hidden.dim(0), shared.size()}, DType::f32, model_.placement().device);
     model_.logits(hidden.value(), shared, logits);
-    return {{shared, logits}};
+    parts_.expect("logits");
+    parts_.add("logits", {{0, hidden.dim(0)}, shared, logits});
+    return parts_;
   }
-  void release() override {}
+  void release() override { parts_.clear(); }
 
  private:
   const std::vector<MicroBatch>& round_;
   int64_t shared_;
   Decoder model_;
+  SignalParts parts_;
 };
 
 }  // namespace wuneng

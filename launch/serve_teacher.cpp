@@ -13,14 +13,12 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
       r.teacher_dtype);
   load_hugging_face(model, r.teacher_path, 0);
   const StreamOptions options = stream_options(r, data, done, device);
-  std::unique_ptr<TeacherSender> sender;
-  if (mesh.last_stage()) sender = std::make_unique<TeacherSender>(stream, mesh, options);
+  TeacherSender sender(stream, mesh, options);
   const Pipeline pipeline(mesh.pp, model.hidden_size(), model.stream(), model.placement().activations);
-  const auto served = [shape = options.shape, dp_rank = mesh.dp_rank](int64_t round) {
-    return items_served(shape, round, dp_rank);
-  };
-  RoundReader reader(data, options.first_round, r.data_threads, served);
-  for (int64_t i = options.first_round; i < options.end_round; ++i) {
+  const auto served = [shape = stream_shape(mesh, options.micro_batches),
+                       dp_rank = mesh.dp_rank](int64_t round) { return items_served(shape, round, dp_rank); };
+  RoundReader reader(data, options.first_pass, r.data_threads, served);
+  for (int64_t i = options.first_pass; i < options.end_pass; ++i) {
     const std::vector<StreamItem> items = served(i);
     const std::vector<MicroBatch> batches = reader.next();
     PipelineWork work;
@@ -28,14 +26,15 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.rows = [&](int) { return r.rows(); };
     work.forward = [&](Tape& tape, int m, const Var& hidden) {
       const Var out = model.forward(tape, batches[m], hidden);
-      if (sender)
-        sender->send(items[m],
-                     [&](Range columns, const Tensor& frame) { model.logits(out.value(), columns, frame); });
+      if (mesh.last_stage())
+        sender.send("logits", items[m], [&](const SignalPart& part) {
+          model.logits(out.value().rows(part.rows.begin, part.rows.end), part.columns, part.values);
+        });
       return out;
     };
     pipeline.run(forward_only(mesh.layout.pp, mesh.pp_rank, static_cast<int>(items.size())), work);
   }
-  if (sender) sender->flush();
+  sender.flush();
   return reader.seconds_waited();
 }
 

@@ -40,23 +40,27 @@ void report_waiting(const Mesh& mesh, double seconds) {
                 mesh.teacher ? fmt::format(", {:.2f} s on a teacher rank", of_teacher).c_str() : "");
 }
 
+// From the teacher's last stage to the student's: the columns of the vocabulary that both have.
+TeacherSignal logits_signal(const TrainRecipe& r) {
+  TeacherSignal logits{.name = "logits", .width = r.teacher->vocab_size, .dtype = r.stream_dtype};
+  logits.teacher = sharded_columns(r.teacher_layout->pp - 1, r.teacher_layout->tp, logits.width);
+  logits.student = sharded_columns(r.layout.pp - 1, r.layout.tp, r.student.vocab_size);
+  for (Range& wanted : logits.student.columns)
+    wanted = {std::min(wanted.begin, logits.width), std::min(wanted.end, logits.width)};
+  return logits;
+}
+
 }  // namespace
 
 StreamOptions stream_options(const TrainRecipe& r, const TrainingData& data, int64_t done, Device device) {
   StreamOptions o;
   o.device = device;
-  o.shape = {r.layout.dp,
-             r.layout.tp,
-             r.teacher_layout->dp,
-             r.teacher_layout->tp,
-             r.student.vocab_size,
-             r.teacher->vocab_size,
-             static_cast<int>(r.accumulation)};
+  o.signals = {logits_signal(r)};
+  o.micro_batches = static_cast<int>(r.accumulation);
   o.credits = r.credits;
-  o.dtype = r.stream_dtype;
   o.rows = r.rows();
-  o.first_round = first_round(data.rounds(), done);
-  o.end_round = static_cast<int64_t>(data.rounds().size());
+  o.first_pass = first_round(data.rounds(), done);
+  o.end_pass = static_cast<int64_t>(data.rounds().size());
   return o;
 }
 
@@ -82,8 +86,7 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   data.go_on(cursor);
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "stream");
   if (mesh.teacher)
-    stream.connect_messages(device,
-                            stream_ways(mesh, stream_options(recipe, data, cursor.step, device).shape));
+    stream.connect_messages(device, stream_channels(mesh, stream_options(recipe, data, cursor.step, device)));
   const auto run = mesh.role == Role::student ? train_student : serve_teacher;
   report_waiting(mesh, run(recipe, mesh, data, stream, cursor.step, device));
 }

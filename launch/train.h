@@ -2,6 +2,7 @@
 #pragma once
 #include "launch/train_recipe.h"
 #include "launch/training_data.h"
+#include "parallel/stream.h"
 
 namespace wuneng {
 

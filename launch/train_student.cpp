@@ -162,9 +162,9 @@ class StudentRun {
       const Var out = model_.forward(tape, batch, hidden,
                                      m == last_backward(schedule) ? Stage::Completed(completed) : nullptr);
       if (!mesh_.last_stage()) return out;
-      const std::vector<TeacherSlice> slices =
-          teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();
-      const Var loss = distillation_loss(tape, mesh_.tp, out, model_.head(), batch.labels, slices, r_.loss,
+      const std::vector<SignalPart> none;
+      const Var loss = distillation_loss(tape, mesh_.tp, out, model_.head(), batch.labels,
+                                         teacher_ ? teacher_->take(index, m).of("logits") : none, r_.loss,
                                          loss_tokens > 0 ? loss_tokens : 1, totals);
       if (teacher_) teacher_->release();
       return loss;

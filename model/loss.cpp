@@ -81,15 +81,15 @@ class ChunkLoss {
 };
 
 // The slices in order of their columns; an error where one lies outside the head's.
-std::vector<TeacherSlice> in_order(std::vector<TeacherSlice> slices, const Parameter* head, int64_t T) {
-  for (const TeacherSlice& s : slices)
+std::vector<SignalPart> in_order(std::vector<SignalPart> slices, const Parameter* head, int64_t T) {
+  for (const SignalPart& s : slices)
     require(
-        s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.logits.dim(0) == T &&
-            s.logits.dim(1) == s.columns.size(),
+        s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.values.dim(0) == T &&
+            s.values.dim(1) == s.columns.size(),
         "teacher slice of columns {}..{} and shape {}: expected {} rows inside the student's columns {}..{}",
-        s.columns.begin, s.columns.end, to_string(s.logits.shape()), T, head->held.begin, head->held.end);
+        s.columns.begin, s.columns.end, to_string(s.values.shape()), T, head->held.begin, head->held.end);
   std::sort(slices.begin(), slices.end(),
-            [](const TeacherSlice& a, const TeacherSlice& b) { return a.columns.begin < b.columns.begin; });
+            [](const SignalPart& a, const SignalPart& b) { return a.columns.begin < b.columns.begin; });
   return slices;
 }
 
@@ -102,10 +102,10 @@ LossSums LossTotals::read() const {
 }
 
 Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
-                      const Tensor& labels, const std::vector<TeacherSlice>& given,
-                      const LossOptions& options, double loss_tokens, const LossTotals& totals) {
+                      const Tensor& labels, const std::vector<SignalPart>& given, const LossOptions& options,
+                      double loss_tokens, const LossTotals& totals) {
   const int64_t T = hidden.dim(0), d = hidden.dim(1), V = head->var.dim(0);
-  const std::vector<TeacherSlice> slices = in_order(given, head, T);
+  const std::vector<SignalPart> slices = in_order(given, head, T);
   const bool wanted = tape.recording() && (hidden.needs_grad() || head->var.needs_grad());
   const Device device = tape.stream().device;
   const Tensor labels_here = labels.to(device);
@@ -125,8 +125,8 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
                   .inverse_temperature = 1 / options.temperature,
                   .labels = labels_here.rows(begin, end),
                   .begin = head->held.begin};
-    for (const TeacherSlice& s : slices)
-      in.teacher.push_back({s.logits, begin, s.columns.begin - head->held.begin});
+    for (const SignalPart& s : slices)
+      in.teacher.push_back({s.values, begin, s.columns.begin - head->held.begin});
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
     ChunkLoss chunk(tape.stream(), in);
     chunk.reduce(tp);

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "parallel/stage.h"
-#include "parallel/stream.h"
+#include "parallel/teacher_signal.h"
 #include "parallel/tensor_parallel.h"
 
 namespace wuneng {
@@ -38,13 +38,13 @@ class LossTotals {
   Tensor totals_;
 };
 
-// hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `slices` must cover this rank's columns
-// of the shared vocabulary of `shared_vocab` columns, or be empty where ce_weight is 1. Every token's loss is
-// divided by `loss_tokens`, the number of labelled tokens of the whole step. Returns the micro-batch's share
-// of the loss, [1] f64. With a recording tape, gradients of the head are added at once and the hidden state's
-// when the tape runs backwards.
+// hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `slices` of the teacher's logits, each
+// of all T rows, must cover this rank's columns of the shared vocabulary, or be empty where ce_weight is 1.
+// Every token's loss is divided by `loss_tokens`, the number of labelled tokens of the whole step. Returns
+// the micro-batch's share of the loss, [1] f64. With a recording tape, gradients of the head are added at
+// once and the hidden state's when the tape runs backwards.
 Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
-                      const Tensor& labels, const std::vector<TeacherSlice>& slices,
-                      const LossOptions& options, double loss_tokens, const LossTotals& totals);
+                      const Tensor& labels, const std::vector<SignalPart>& slices, const LossOptions& options,
+                      double loss_tokens, const LossTotals& totals);
 
 }  // namespace wuneng

@@ -67,13 +67,13 @@ TEST_P(Loss, AgreesWithThePlainOne) {
   const Case& c = GetParam();
   const double t = c.options.temperature, share = c.options.ce_weight, loss_tokens = 7;
   const size_t shared = c.slices.empty() ? 0 : c.slices.back().end - kBegin;
-  std::vector<TeacherSlice> slices;
+  std::vector<SignalPart> slices;
   for (const Range& r : c.slices) {
     const Tensor part = Tensor::empty({T, r.size()});
     for (int64_t i = 0; i < T; ++i)
       for (int64_t j = 0; j < r.size(); ++j)
         part.f32()[i * r.size() + j] = teacher_.f32()[i * V + r.begin - kBegin + j];
-    slices.insert(slices.begin(), {r, part.to(c.teacher)});  // in no order
+    slices.insert(slices.begin(), {{0, T}, r, part.to(c.teacher)});  // in no order
   }
   // The plain loss.
   Matrix dh(T, std::vector<double>(d, 0.0)), dw(V, std::vector<double>(d, 0.0));
