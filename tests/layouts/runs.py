@@ -19,7 +19,6 @@ import ranks  # noqa: E402
 import wuneng_reference as ref  # noqa: E402
 from model_files import write_model  # noqa: E402
 
-STEPS = 10
 REPLICA_BATCHES = 4  # dp x accumulation of every run: the micro-batches of a step, whatever the layout
 
 RECIPE = {
@@ -28,7 +27,7 @@ RECIPE = {
     "student.rope_theta": 10000.0, "student.chunk": 8, "student.decay_rank": 4, "student.rate_rank": 4,
     "loss.temperature": 1.5, "loss.ce_share": 0.25, "loss.chunk_tokens": 20,
     "data.held_out_every": 4, "data.seq_len": 24, "data.micro_batch": 2,
-    "optimizer.lr": 1e-3, "optimizer.warmup": 2, "optimizer.steps": STEPS, "optimizer.clip": 0,
+    "optimizer.lr": 1e-3, "optimizer.warmup": 2, "optimizer.steps": 10, "optimizer.clip": 0,
     "run.device": "cpu", "run.eval_every": 5, "run.eval_batches": 4, "run.checkpoint_every": 1, "run.keep": 0,
     "run.log_every": 100,
 }
@@ -65,8 +64,9 @@ def toml(value):
 class Runs:
     """A program, and a folder for what its runs read and write."""
 
-    def __init__(self, program, root, recipe=None):
-        self.program, self.root, self.recipe = program, root, RECIPE if recipe is None else recipe
+    def __init__(self, program, root, recipe=None, steps=10):
+        self.program, self.root, self.steps = program, root, steps
+        self.recipe = {**(recipe or RECIPE), "optimizer.steps": steps}
         rng = np.random.default_rng(3)
         self.text = os.path.join(root, "text.txt")
         with open(self.text, "wb") as f:
@@ -151,12 +151,12 @@ def write_token_file(prefix, documents):
         f.write(lengths.tobytes() + offsets.tobytes() + np.arange(len(lengths) + 1, dtype=np.int64).tobytes())
 
 
-def token_sources(root, longest=40):
-    """Two token files of 40 documents of 1 to `longest` tokens, and the settings of a recipe that mixes them 2 : 1."""
+def token_sources(root, lengths=range(1, 40)):
+    """Two token files of 40 documents, each of one of `lengths` tokens, and the settings that mix them 2 : 1."""
     rng = np.random.default_rng(5)
     sources = []
     for name, weight in (("one", 2), ("two", 1)):
-        prefix = os.path.join(root, f"{name}_{longest}")
-        write_token_file(prefix, [rng.integers(1, 259, rng.integers(1, longest)) for _ in range(40)])
+        prefix = os.path.join(root, name)
+        write_token_file(prefix, [rng.integers(1, 259, rng.choice(lengths)) for _ in range(40)])
         sources.append({"paths": [prefix], "weight": weight})
     return {"data.paths": None, "data.packing": "best_fit", "data.sources": sources}
