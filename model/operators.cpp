@@ -290,6 +290,22 @@ Var token_shift(Tape& tape, const Var& x, P mu, const Tensor& document_boundarie
   return out;
 }
 
+Var scale_channels(Tape& tape, const Var& x, P weight, float factor) {
+  const Tensor y = like(x);
+  kernels::scale_channels(tape.stream(),
+                          {.x = x.value(), .w = weight->var.value(), .factor = factor, .y = y});
+  const Var out = tape.output(y, tape.wants(x, weight->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::scale_channels_backward(stream, {.x = x.value(),
+                                              .w = weight->var.value(),
+                                              .dy = out.grad(),
+                                              .factor = factor,
+                                              .dx = gradient(x),
+                                              .dw = gradient(weight)});
+  });
+  return out;
+}
+
 Var scale_heads(Tape& tape, const Var& x, P scale) { return add_scaled_heads(tape, {}, x, scale); }
 
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {

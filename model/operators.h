@@ -52,7 +52,8 @@ Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a);  // key (1 + 
 Var token_shift(Tape& tape, const Var& x, P mu,
                 const Tensor& document_boundaries);  // x + (before - x) mu, [T, C]; document_boundaries:
                                                      // kernels/channel.h
-Var scale_heads(Tape& tape, const Var& x, P scale);  // s_h x_h, [T, H, D]
+Var scale_channels(Tape& tape, const Var& x, P weight, float factor);  // factor w x, [T, H, D] with w [H D]
+Var scale_heads(Tape& tape, const Var& x, P scale);                    // s_h x_h, [T, H, D]
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale);  // base + s_h x_h
 
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map);  // y[:, h] = x[:, map[h]]

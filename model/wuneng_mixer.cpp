@@ -214,11 +214,17 @@ class WunengMixer : public Mixer {
     return token.defined() ? ops::add(tape, value, token) : value;
   }
 
-  // z_h: S r, or S^T K^ (S r), normalised (Eq. 2).
+  // z_h: S r, or S^T K^ (S r), normalised or scaled (Eq. 2).
   Var read(Tape& tape, const ops::ScanPtr& scan) const {
     Var y = scan->y;
     if (khat_) y = ops::read_state_transposed(tape, scan, ops::head_linear(tape, y, khat_));
-    return ops::rms_norm(tape, y, state_norm_, c_.head_dim * 1e-5f);
+    return normalised(tape, y);
+  }
+
+  Var normalised(Tape& tape, const Var& y) const {
+    return o_.state_norm == "rms"
+               ? ops::rms_norm(tape, y, state_norm_, static_cast<float>(o_.state_norm_eps))
+               : ops::scale_channels(tape, y, state_norm_, std::sqrt(static_cast<float>(c_.head_dim)));
   }
 
   Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const ChunkStep& step) const {
@@ -226,7 +232,7 @@ class WunengMixer : public Mixer {
     if (khat_)
       y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), step.segments,
                              heads_.state_of_head, true);
-    return ops::rms_norm(tape, y, state_norm_, c_.head_dim * 1e-5f);
+    return normalised(tape, y);
   }
 
   // M_h (Eq. 6, 7, 8).

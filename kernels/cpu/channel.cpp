@@ -128,6 +128,26 @@ void token_shift_backward(const Stream&, const TokenShiftBackwardArgs& args) {
   });
 }
 
+void scale_channels(const Stream&, const ScaleChannelsArgs& args) {
+  const F32In weight(args.w);
+  const float *x = args.x.f32(), *w = weight.data(), factor = args.factor;
+  float* y = args.y.f32();
+  by_rows(args.x.dim(0), args.w.numel(), [=](int64_t i, int64_t c) { y[i] = factor * w[c] * x[i]; });
+}
+
+void scale_channels_backward(const Stream&, const ScaleChannelsBackwardArgs& args) {
+  const F32In weight(args.w);
+  const float *x = args.x.f32(), *w = weight.data(), *dy = args.dy.f32(), factor = args.factor;
+  const int64_t T = args.dy.dim(0), C = args.w.numel();
+  if (args.dx.defined()) {
+    float* dx = args.dx.begun().f32();
+    by_rows(T, C, [=](int64_t i, int64_t c) { dx[i] += factor * w[c] * dy[i]; });
+  }
+  if (!args.dw.defined()) return;
+  float* dw = args.dw.f32();
+  by_columns(T, C, [=](int64_t i, int64_t c) { dw[c] += factor * x[i] * dy[i]; });
+}
+
 void scale_heads(const Stream&, const ScaleHeadsArgs& args) {
   const F32In scales(args.s);
   const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2);

@@ -1,4 +1,4 @@
-#include "launch/train_recipe.h"
+#include "launch/train/recipe.h"
 
 #include <cmath>
 #include <filesystem>
@@ -46,6 +46,8 @@ void read_wuneng(Recipe& r, ModelConfig& c) {
   choice("state_key", w.state_key, {"own", "shared"});
   w.state_rank = r.integer("student.state_rank", w.state_rank, 0);
   choice("state_read", w.state_read, {"linear", "quadratic"});
+  choice("state_norm", w.state_norm, {"rms", "none"});
+  w.state_norm_eps = r.number("student.state_norm_eps", w.state_norm_eps, 0, 1e6);
   w.state_value = r.texts("student.state_value", w.state_value, {"token", "attention", "middle"});
   choice("cross_head", w.cross_head, {"none", "concat", "additive", "gated"});
   choice("combine_state", w.combine_state, {"concat", "sum", "learned"});
