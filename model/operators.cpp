@@ -141,13 +141,16 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
   return out;
 }
 
-Var head_linear(Tape& tape, const Var& x, P weight) {
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base) {
   const Tensor y = like(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
-  kernels::head_matmul(tape.stream(), {.x = x.value(), .w = weight->var.value(), .y = y});
-  const Var out = tape.output(y, tape.wants(x, weight->var));
+  kernels::head_matmul(
+      tape.stream(),
+      {.x = x.value(), .w = weight->var.value(), .y = y, .base = base.defined() ? base.value() : Tensor()});
+  const Var out = tape.output(y, tape.wants(x, base, weight->var));
   tape.record(
       out,
       [=, stream = tape.stream()] {
+        if (base.needs_grad()) base.add_grad(out.grad());
         if (!x.needs_grad()) return;
         const Gradient g = x.gradient();
         kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = g.out, .transpose = true, .base = g.base});
