@@ -26,14 +26,14 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     PipelineWork work;
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
-    work.forward = [&](Tape& tape, int m, const Var& hidden) {
+    work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& hidden) {
       const Var out = model.forward(tape, batches[m], hidden);
       if (sender)
         sender->send(items[m],
                      [&](Range columns, const Tensor& frame) { model.logits(out.value(), columns, frame); });
       return out;
     };
-    pipeline.run(forward_only(mesh.layout.pp, mesh.pp_rank, static_cast<int>(items.size())), work);
+    pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);
   }
   if (sender) sender->flush();
   return reader.seconds_waited();

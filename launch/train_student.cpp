@@ -153,11 +153,11 @@ class StudentRun {
     const LossTotals totals(model_.placement().device);
     PipelineWork work;
     work.train = loss_tokens > 0;
-    const Schedule schedule = work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
-                                         : forward_only(mesh_.layout.pp, mesh_.pp_rank, count);
+    const PipelineSchedule& kind = work.train ? schedule_named(r_.schedule) : forward_only;
+    const Schedule schedule = kind({mesh_.layout.pp}, mesh_.pp_rank, count);
     const auto completed = [&](const Parameter* first) { gradients_->complete_from(first); };
     work.rows = [&](int) { return r_.rows(); };
-    work.forward = [&](Tape& tape, int m, const Var& hidden) {
+    work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& hidden) {
       const MicroBatch& batch = batches_[m];
       const Var out = model_.forward(tape, batch, hidden,
                                      m == last_backward(schedule) ? Stage::Completed(completed) : nullptr);
