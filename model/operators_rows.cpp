@@ -126,10 +126,9 @@ Var embedding(Tape& tape, const Tensor& tokens, P table, DType activations) {
       tape.stream(),
       {.table = table->var.value(), .tokens = tokens.to(device), .begin = table->held.begin, .y = y});
   const Var out = tape.output(y, tape.wants(table->var));
-  tape.record(out, {}, [=, stream = tape.stream()] {
+  tape.record(out, {}, [=, stream = tape.stream()](const Tensor& dy) {
     kernels::embedding_backward(
-        stream,
-        {.dy = out.grad(), .tokens = tokens, .begin = table->held.begin, .dtable = table->var.grad_buffer()});
+        stream, {.dy = dy, .tokens = tokens, .begin = table->held.begin, .dtable = table->var.grad_buffer()});
   });
   return out;
 }

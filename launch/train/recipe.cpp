@@ -3,6 +3,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "parallel/schedule.h"
+
 namespace wuneng {
 namespace {
 
@@ -143,6 +145,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   TrainRecipe t;
   t.path = path;
   t.layout = read_layout(r, "layout");
+  t.schedule = r.text("layout.schedule", "1f1b", schedule_names());
 
   const std::string mixer = r.text("student.mixer", "wuneng", {"wuneng", "qwen2"});
   t.init_from = r.text("student.init_from", "");

@@ -37,6 +37,7 @@ struct TrainRecipe {
   // [layout], [teacher.layout]
   Layout layout;
   std::optional<Layout> teacher_layout;
+  std::string schedule;  // of the student's pipeline, by name: see parallel/schedule.h
   // [data]
   std::vector<DataSource> sources;
   int64_t held_out_every = 0;

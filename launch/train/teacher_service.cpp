@@ -46,14 +46,14 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     PipelineWork work;
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
-    work.forward = [&](Tape& tape, int m, const Var& input) {
+    work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& input) {
       const Var hidden = model.forward(tape, batches[m], input);
       for (const auto& [signal, source] : signals)
         sender.send(signal.name, items[m],
                     [&](const SignalPart& part) { source->write(signal, model, hidden.value(), part); });
       return hidden;
     };
-    pipeline.run(forward_only(mesh.layout.pp, mesh.pp_rank, static_cast<int>(items.size())), work);
+    pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);
   }
   sender.flush();
   return reader.seconds_waited();

@@ -95,12 +95,13 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
   const int stages = mesh_.layout.pp, stage = mesh_.pp_rank, count = static_cast<int>(recipe_.accumulation);
   const Tensor sums = Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64,
                                     state_.model.placement().device);
-  const Schedule schedule = trains ? one_f_one_b(stages, stage, count) : forward_only(stages, stage, count);
+  const PipelineSchedule& kind = trains ? schedule_named(recipe_.schedule) : forward_only;
+  const Schedule schedule = kind({stages}, stage, count);
   const Stage::Completed completed = [&](const Parameter* first) { state_.gradients->complete_from(first); };
   PipelineWork work;
   work.train = trains;
   work.rows = [&](int) { return recipe_.rows(); };
-  work.forward = [&](Tape& tape, int m, const Var& input) {
+  work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& input) {
     const bool completes = trains && m == last_backward(schedule);
     return forward(tape, pass, m, input, completes ? completed : nullptr, loss_tokens, sums);
   };
