@@ -37,9 +37,9 @@ std::string describe(const Header& h) {
 
 }  // namespace
 
-std::vector<Comm::Way> stream_ways(const Mesh& mesh, const StreamShape& shape) {
+std::vector<Comm::Channel> stream_ways(const Mesh& mesh, const StreamShape& shape) {
   const int replicas = std::gcd(shape.teacher_dp, shape.student_dp);  // see serving_replica
-  std::vector<Comm::Way> out;
+  std::vector<Comm::Channel> out;
   for (const StreamSlice& slice : stream_slices(shape))
     for (int from = 0; from < shape.teacher_dp; ++from)
       for (int to = 0; to < shape.student_dp; ++to)

@@ -44,7 +44,7 @@ struct StreamOptions {
 };
 
 // Whom frames go from and to, by world rank: the last stages' ranks with a slice in common.
-std::vector<Comm::Way> stream_ways(const Mesh& mesh, const StreamShape& shape);
+std::vector<Comm::Channel> stream_ways(const Mesh& mesh, const StreamShape& shape);
 
 class TeacherSender {
  public:

@@ -31,7 +31,7 @@ const Tensor& Var::grad_buffer() const {
 
 Gradient Var::gradient() const {
   Tensor& grad = node_->grad;
-  // A piece's has its place, where nobody else reads before the whole is complete.
+  // The gradient of a slice is in place: the whole is not read before it is complete.
   if (grad.defined() && (node_->whole || !grad.shared())) return grad;
   Gradient to(fresh_grad(), grad);
   grad = to.out;
@@ -113,7 +113,7 @@ void Tape::backward() {
       backward_weights();
       step.end();
     }
-    // Left for the next sum, if there is one; a mark stands behind what is left.
+    // Deferred to overlap the next all-reduce, if there is one. A mark waits for the deferred ones before it.
     if (step.weight_gradient && sums_ > 0 && !(step.mark() && waiting_.empty()))
       waiting_.push_back(std::move(step));
     else
@@ -127,7 +127,7 @@ Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& func
   const Var out(function(silent, inputs).value(), tape.recording());
   tape.record(out, [stream = tape.stream(), inputs, function, out] {
     Tape again(stream);
-    std::vector<Var> fresh;  // own gradients, so that the inner tape never touches the outer one's
+    std::vector<Var> fresh;  // separate gradients, so that the inner tape does not modify the outer ones
     for (const Var& v : inputs) fresh.emplace_back(v.value(), v.needs_grad());
     function(again, fresh).set_grad(out.grad());
     again.backward();

@@ -117,7 +117,7 @@ namespace {
 // Page-locked memory: filled as a GPU's, so that what no copy has reached yet is seen.
 std::map<const char*, size_t> g_locked;  // sizes, by where they begin
 
-bool is_locked(const void* at) {
+bool is_pinned(const void* at) {
   auto after = g_locked.upper_bound(static_cast<const char*>(at));
   if (after == g_locked.begin()) return false;
   --after;
@@ -145,7 +145,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     const emulator::Arena::Open open(emulator::arena());
     std::memmove(to, from, bytes);
   };
-  if (stream && (is_locked(to) || is_locked(from))) return emulator::put(stream, copy), cudaSuccess;
+  if (stream && (is_pinned(to) || is_pinned(from))) return emulator::put(stream, copy), cudaSuccess;
   emulator::catch_up(stream);
   copy();
   return cudaSuccess;

@@ -186,10 +186,10 @@ TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   mesh.connect(gpu, true);
   for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu);
   if (gpus_of_their_own()) {
-    EXPECT_EQ(locked_bytes(), 0) << "some messages went through the host";
+    EXPECT_EQ(pinned_bytes(), 0) << "some messages went through the host";
   }
   run_with_large_messages(world, gpu);
-  EXPECT_EQ(locked_bytes() > 0, world.size() > 1);
+  EXPECT_EQ(pinned_bytes() > 0, world.size() > 1);
 }
 
 TEST(PipelineMpi, WrongShapesAreRefusedByName) {

@@ -102,7 +102,7 @@ TEST_F(Safetensors, RefusesBrokenFiles) {
       refusal(
           R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
           8),
-      HasSubstr("stands twice"));
+      HasSubstr("duplicate key"));
   EXPECT_THAT(refusal(R"({"__metadata__":{"a":1}})", 0), HasSubstr("not a string"));
 }
 
