@@ -100,7 +100,7 @@ TEST_F(TokenFileTest, EveryBrokenFieldIsRefused) {
   refused(changed(8, '1'), bin, "begins with MMIDIDX");
   refused(changed(9, uint64_t{2}), bin, "expected version 1, found 2");
   refused(changed(17, uint8_t{0}), bin, "found code 0");
-  refused(changed(17, uint8_t{7}), bin, "found code 7, numbers with a fraction");
+  refused(changed(17, uint8_t{7}), bin, "found code 7, a floating-point type");
   refused(changed(17, uint8_t{9}), bin, "found code 9");
   refused(changed(17, uint8_t{8}), bin, "sequence 1: expected byte offset 6");  // u16 in place of i32
   refused(changed(18, uint64_t{3}), bin, "expected 60 bytes after the header, found 48");
