@@ -1,7 +1,7 @@
-// The emulator's tensor copies and products of warpgroups against layouts that others have written down, so
-// that kernel and emulator cannot share one mistake: CUTLASS's canonical layouts (cute/atom/
-// mma_traits_sm90_gmma.hpp, "Construction method for GMMA Descriptors") in units of elements, and its swizzle
-// (cute/swizzle.hpp). Also that what a kernel forgets is seen.
+// The emulator's tensor copies and wgmma against the layouts of CUTLASS, so that kernels and emulator cannot
+// share a mistake: its canonical layouts (cute/atom/mma_traits_sm90_gmma.hpp, "Construction method for GMMA
+// Descriptors") in units of elements, and its swizzle (cute/swizzle.hpp). Also tests that missing waits and
+// fences are detected.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -15,7 +15,7 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
-// Swizzle<3, 4, 3> of an offset in bytes: its bits 7 to 9 are added to bits 4 to 6, without carry.
+// Swizzle<3, 4, 3> of an offset in bytes: bits 4 to 6 xor bits 7 to 9.
 int swizzle(int bytes) { return bytes ^ ((bytes & 0b1110000000) >> 3); }
 
 // Layout_K_SW128_Atom<bf16> tiled to [rows, 64 panels]: ((8, rows / 8), (64, panels)) elements at
@@ -29,7 +29,7 @@ int mn_major(int mn, int k, int depth) {
   return swizzle(2 * (mn % 64 + mn / 64 * 64 * depth + k % 8 * 64 + k / 8 * 512));
 }
 
-// Numbers of few bits, whose sums of products are exact.
+// Small integers, whose sums of products are exact.
 struct Matrix {
   int columns;
   std::vector<float> x;
@@ -42,8 +42,8 @@ struct Matrix {
 };
 
 void put(char* at, float x) {
-  const bf16 narrow(x);
-  std::memcpy(at, &narrow, sizeof narrow);
+  const bf16 rounded(x);
+  std::memcpy(at, &rounded, sizeof rounded);
 }
 
 // Runs body() in a warpgroup.
@@ -63,7 +63,7 @@ TEST(EmulatedDescriptor, HasTheFieldsThatCutlassGivesIt) {
       EXPECT_EQ(field(d, 49, 3), 0u);               // base_offset_
       EXPECT_EQ(field(d, 32, 14), 8 * 128u / 16u);  // stride_byte_offset_
     }
-    EXPECT_EQ(field(of_k_major, 0, 14), (base + k_major(64, 80, 128)) / 16);  // of a row that is not swizzled
+    EXPECT_EQ(field(of_k_major, 0, 14), (base + k_major(64, 80, 128)) / 16);  // a row whose swizzle is 0
     EXPECT_EQ(field(of_mn_major, 0, 14), (base + mn_major(0, 48, 128)) / 16);
     EXPECT_EQ(field(of_mn_major, 16, 14), 64 * 128 * 2u / 16u);  // leading_byte_offset_: the next 64 columns
   });
@@ -87,7 +87,7 @@ TEST(EmulatedWgmma, ScoresAreTheProductOfKMajorTiles) {
     issue_scores(sums, of_a, 64, of_b);
     wgmma_commit();
     for (const auto& of_row : sums.of[0])
-      for (const float x : of_row) EXPECT_TRUE(std::isnan(x));  // nobody has waited
+      for (const float x : of_row) EXPECT_TRUE(std::isnan(x));  // not waited for yet
     wgmma_wait<0>(sums);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int n = 0; n < kColumns / 8; ++n)
@@ -135,7 +135,7 @@ TEST(EmulatedWgmma, WeightedSumsAreTheProductWithAnMnMajorTile) {
 
 TEST(EmulatedTensorCopy, LeavesKMajorTilesAndZerosOutside) {
   constexpr int kT = 40, kHeads = 3, kD = 128, kRows = 64, kMore = 8;
-  const Matrix x(kT + 2 * kMore, kHeads * kD, 5);  // the tensor is in their middle
+  const Matrix x(kT + 2 * kMore, kHeads * kD, 5);  // the tensor is in the middle of these rows
   const Tensor all = Tensor::from<float>(x.x, {kT + 2 * kMore, kHeads, kD}).to(DType::bf16);
   const Tensor on_device = all.to(Device{DeviceKind::cuda, 0}).rows(kMore, kMore + kT);
   const CUtensorMap map = map_of_rows(on_device, kRows);
@@ -164,7 +164,7 @@ TEST(EmulatedTensorCopy, LeavesKMajorTilesAndZerosOutside) {
 
 using EmulatedHopperDeathTest = testing::Test;
 
-TEST(EmulatedHopperDeathTest, WhatIsForgottenIsNamed) {
+TEST(EmulatedHopperDeathTest, MissingWaitsAndFencesAreReported) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto pipeline_of = [] { return TilePipeline<1>{wuneng::cuda::shared_memory<uint64_t>()}; };
   EXPECT_DEATH(in_a_warpgroup(1024, [&] { pipeline_of().consumer_wait(0); }), "before it is initialised");
@@ -183,7 +183,7 @@ TEST(EmulatedHopperDeathTest, WhatIsForgottenIsNamed) {
                               }),
                "128 threads wait for a phase of a barrier in shared memory");
   EXPECT_DEATH(in_a_warpgroup(1024, [] { named_sync(1, 2 * kWarpgroup); }),
-               "128 threads wait for a barrier by");
+               "128 threads wait for a named barrier");
   EXPECT_DEATH(in_a_warpgroup(32 * 1024,
                               [] {
                                 const SwizzledTile<64, 64> tile{wuneng::cuda::shared_memory<char>()};

@@ -1,4 +1,4 @@
-// Backwards a decoder says, layer by layer, which gradients are complete.
+// In the backward pass a decoder reports, layer by layer, which gradients are complete.
 #include "model/decoder.h"
 
 #include <gtest/gtest.h>
@@ -56,7 +56,7 @@ TEST_P(Completed, GradientsStayAsTheyAreOnceSaidToBe) {
   EXPECT_TRUE(calls.empty());
   tape.backward();
 
-  // The final norm and what is behind it, then the layers from the last: all but the embedding.
+  // The final norm and the head, then the layers from the last: all but the embedding.
   ASSERT_EQ(calls.size(), 4);
   EXPECT_EQ(calls[0], parameters.size() - (tied ? 1 : 2));
   for (int i = 1; i < 4; ++i)

@@ -27,7 +27,7 @@ class Safetensors : public testing::Test {
     out << header << std::string(data, '\1');
     return path;
   }
-  // The message with which opening such a file is refused.
+  // The error message of opening such a file.
   std::string refusal(const std::string& header, size_t data, int64_t length = -1) {
     try {
       SafetensorsFile opened(file(header, data, length));
