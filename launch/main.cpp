@@ -49,7 +49,7 @@ int run(int argc, char** argv) {
                                                "student dp x pp x tp plus teacher dp x pp x tp.");
   train_command
       ->add_option("recipe", recipe,
-                   "a TOML file, such as launch/recipes/quickstart_student.toml; every_key.toml beside it "
+                   "a TOML file, such as launch/recipes/quickstart_student.toml; every_key.toml there "
                    "has all settings")
       ->required();
   train_command->add_option("overrides", overrides,

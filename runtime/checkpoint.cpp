@@ -294,7 +294,7 @@ void CheckpointReader::read(const std::string& name, const Shape& begin, const T
   const StoredTensor& stored = tensor(name);
   const size_t n = stored.shape.size();
   require(into.dtype() == stored.dtype && into.shape().size() == n && begin.size() == n,
-          "{}: tensor {}: stored as {} {}, asked for {} {}", directory_, name, to_string(stored.dtype),
+          "{}: tensor {}: stored as {} {}, requested as {} {}", directory_, name, to_string(stored.dtype),
           to_string(stored.shape), to_string(into.dtype()), to_string(into.shape()));
   for (size_t k = 0; k < n; ++k)
     require(begin[k] >= 0 && begin[k] + into.shape()[k] <= stored.shape[k],

@@ -192,9 +192,9 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
     }
     std::string text = header.dump();
     text.resize((text.size() + 7) / 8 * 8, ' ');
-    const std::string path = directory + "/" + name, beside = path + ".partial";
+    const std::string path = directory + "/" + name, partial = path + ".partial";
     {
-      std::ofstream out(beside, std::ios::binary | std::ios::trunc);
+      std::ofstream out(partial, std::ios::binary | std::ios::trunc);
       const uint64_t length = text.size();
       out.write(reinterpret_cast<const char*>(&length), 8);
       out.write(text.data(), static_cast<std::streamsize>(text.size()));
@@ -206,10 +206,10 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
         out.write(static_cast<const char*>(t.raw()), t.bytes());
       }
       out.flush();
-      require(out.good(), "{}: cannot be written", beside);
+      require(out.good(), "{}: cannot be written", partial);
     }
-    sync_path(beside);
-    std::filesystem::rename(beside, path);
+    sync_path(partial);
+    std::filesystem::rename(partial, path);
   }
   if (files.size() > 1)
     write_file_durably(
