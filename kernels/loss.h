@@ -61,9 +61,10 @@ struct LossRebaseArgs {
 };
 WUNENG_KERNEL(loss_rebase, LossRebaseArgs);
 
-// Over the tokens with a label: totals [3] f64 += { KL t^2, cross-entropy, number of tokens }; loss [1] f64
-// +=
-// ((1 - ce_weight) KL t^2 + ce_weight CE) / loss_tokens. Maxima and sums are those reduced over all ranks.
+// Over the tokens with a label:
+//   totals [3] f64 += { KL t^2, cross-entropy, number of tokens }
+//   loss [1] f64 += ((1 - ce_weight) KL t^2 + ce_weight CE) / loss_tokens
+// Maxima and sums are those reduced over all ranks.
 struct LossTotalsArgs {
   Tensor maxima, sums, labels;
   float temperature = 1, ce_weight = 0;

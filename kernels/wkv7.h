@@ -6,9 +6,8 @@
 // wkv7_states runs the recurrence and stores what the other kernels need; wkv7_read computes S_t r (z = S r),
 // wkv7_read_transposed S_t^T u. The backward takes the readings as pairs: a reading y = S_t r with gradient
 // dy adds dy r^T to dS_t, and a transposed reading z = S_t^T u with gradient dz adds u dz^T, so it is the
-// pair (dy
-// := u, r := dz). The backward also computes the gradient of r if it is wanted, since its products are at
-// hand; the gradient of u is wkv7_read of dz.
+// pair (dy := u, r := dz). The backward also computes the gradient of r if it is wanted, since its products
+// are at hand; the gradient of u is wkv7_read of dz.
 //
 // T rows, N state heads, R readers (query heads), D channels. A segment is a run of consecutive rows of one
 // document; segment s starts from initial[s] and ends in final[s]. It is split into kernel chunks of

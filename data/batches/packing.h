@@ -1,13 +1,11 @@
 // Packing: splits a corpus into sequences of L rows.
 //
 //   windows   the concatenated documents split every L rows. Only the last sequence has padding; documents
-//   are
-//             truncated at sequence boundaries.
+//             are truncated at sequence boundaries.
 //   best_fit  documents of at most L rows are not split. A longer one is split into pieces of L and a
-//   remainder.
-//             Remainders and short documents, longest first, are each placed in the sequence with the least
-//             free rows that fits, or in a new one (best-fit decreasing, "Fewer Truncations Improve Language
-//             Modeling", arXiv:2404.10830). Free rows are padded; see efficiency().
+//             remainder. Remainders and short documents, longest first, are each placed in the sequence with
+//             the least free rows that fits, or in a new one (best-fit decreasing, "Fewer Truncations
+//             Improve Language Modeling", arXiv:2404.10830). Free rows are padded; see efficiency().
 //
 // Each row is in exactly one sequence, and the plan is a pure function of the lengths of the documents, so
 // every rank computes the same plan.

@@ -1,10 +1,9 @@
 // Token files in Megatron's format: <prefix>.bin holds the tokens, <prefix>.idx the positions of sequences
 // and documents. Layout of megatron-core 0.16, core/datasets/indexed_dataset.py:
 //
-//   .idx, little-endian: "MMIDIDX\0\0" (9 bytes) | u64 version 1 | u8 type | u64 sequences | u64 documents +
-//   1 |
-//        i32 lengths[sequences] | i64 byte offsets[sequences] | i64 first sequence of each document, then the
-//        number of sequences
+//   .idx, little-endian: "MMIDIDX\0\0" (9 bytes) | u64 version 1 | u8 type | u64 sequences
+//        | u64 documents + 1 | i32 lengths[sequences] | i64 byte offsets[sequences]
+//        | i64 first sequence of each document, then the number of sequences
 //   .bin: only the tokens
 //
 // Supervised data has a loss mask per token: a second pair of files of the same shape,

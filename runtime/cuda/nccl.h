@@ -3,31 +3,27 @@
 //
 // Why there is no deadlock. Each group of ranks and each channel of messages has a communicator and a stream
 // of its own, so a call is ordered only after earlier calls of the same group or channel:
-// - A collective waits for the work that is in the compute stream when it is enqueued, and for the same call
-// on the
-//   group's other ranks. The compute stream waits for it only if the host asks for that (Request::wait). So a
-//   GPU only waits for work that its host has enqueued before. If every collective blocked its host until its
-//   end, as those through the host do, the program would complete: the calls of different groups have an
-//   order that is consistent on all ranks. In that order no call waits for a later one, and calls that do not
-//   block the host wait for less.
+// - A collective waits for the work that is in the compute stream when it is enqueued, and for the same
+//   call on the group's other ranks. The compute stream waits for it only if the host asks for that
+//   (Request::wait). So a GPU only waits for work that its host has enqueued before. If every collective
+//   blocked its host until its end, as those through the host do, the program would complete: the calls of
+//   different groups have an order that is consistent on all ranks. In that order no call waits for a later
+//   one, and calls that do not block the host wait for less.
 // - A send waits for the work that is in the compute stream when it is enqueued, and ends when it has been
-// received. The
-//   compute stream waits for it only if the sender asks for that (Request::wait); the pipeline does so after
-//   its last action.
-// - A receive is enqueued only after its send has been enqueued by the sender: an envelope, sent by MPI after
-// the send,
-//   reports that (messages.cpp), in the same order on both sides. So a pending receive only waits for work
-//   that is in the sender's queue already, which in turn waits only for work that was enqueued before. The
-//   hosts enqueue in an order that the schedule validator accepts with sends that do not block and receives
-//   that do, so all queues drain.
+//   received. The compute stream waits for it only if the sender asks for that (Request::wait); the pipeline
+//   does so after its last action.
+// - A receive is enqueued only after its send has been enqueued by the sender: an envelope, sent by MPI
+//   after the send, reports that (messages.cpp), in the same order on both sides. So a pending receive only
+//   waits for work that is in the sender's queue already, which in turn waits only for work that was
+//   enqueued before. The hosts enqueue in an order that the schedule validator accepts with sends that do
+//   not block and receives that do, so all queues drain.
 // - Kernels of computation end by themselves; those of communication wait for other GPUs. So all
-// communication kernels
-//   that a rank may have pending must be resident on the GPU together: a collective occupies at most
-//   kCollectiveBlocks multiprocessors, one for each of four groups (tensor parallel, data parallel, the ends
-//   and all stages of the pipeline), a message at most kMessageBlocks. Streams have hardware queues of their
-//   own, and kernels are loaded before any communication is pending (device.cpp). The first call on a NCCL
-//   communicator connects the ranks and blocks all their hosts: a channel sends a first message when it is
-//   created; the first call of a group blocks as in the first argument.
+//   communication kernels that a rank may have pending must be resident on the GPU together: a collective
+//   occupies at most kCollectiveBlocks multiprocessors, one for each of four groups (tensor parallel, data
+//   parallel, the ends and all stages of the pipeline), a message at most kMessageBlocks. Streams have
+//   hardware queues of their own, and kernels are loaded before any communication is pending (device.cpp).
+//   The first call on a NCCL communicator connects the ranks and blocks all their hosts: a channel sends a
+//   first message when it is created; the first call of a group blocks as in the first argument.
 #pragma once
 #include <array>
 #include <memory>
