@@ -1,6 +1,6 @@
 // The data of a run: [data] of recipes, the same samples for every layout and after every resume, and teacher
 // ranks that read the same data as student ranks.
-#include "launch/training_data.h"
+#include "launch/train/training_data.h"
 
 #include <gmock/gmock.h>
 
@@ -9,6 +9,7 @@
 #include "data/token_files/token_writer.h"
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
+#include "tests/unit/tensor_values.h"
 
 namespace wuneng {
 namespace {
@@ -80,9 +81,9 @@ Rows rows_of(const TrainRecipe& r, const TrainingData& data, const Round& round)
   Rows out;
   for (int m = 0; m < r.accumulation; ++m)
     for (int rank = 0; rank < r.layout.dp; ++rank) {
-      const Batch batch = data.batch(round, m, rank);
-      out.tokens.insert(out.tokens.end(), batch.tokens.begin(), batch.tokens.end());
-      out.labels.insert(out.labels.end(), batch.labels.begin(), batch.labels.end());
+      const MicroBatch batch = data.batch(round, m, rank);
+      for (const int32_t t : values(batch.tokens)) out.tokens.push_back(t);
+      for (const int32_t t : values(batch.labels)) out.labels.push_back(t);
     }
   return out;
 }
@@ -134,9 +135,9 @@ TEST_F(TrainingDataTest, ResumedUnderOtherLayoutsSeesExactlyTheUnseen) {
     ASSERT_EQ(static_cast<int64_t>(seen.tokens.size()), 16 * cursor.sequence);
     Rows expected;
     for (int64_t s = 0; s < cursor.sequence; ++s) {
-      const Batch batch = one_by_one.batch({true, s, 0}, 0, 0);
-      expected.tokens.insert(expected.tokens.end(), batch.tokens.begin(), batch.tokens.end());
-      expected.labels.insert(expected.labels.end(), batch.labels.begin(), batch.labels.end());
+      const MicroBatch batch = one_by_one.batch({true, s, 0}, 0, 0);
+      for (const int32_t t : values(batch.tokens)) expected.tokens.push_back(t);
+      for (const int32_t t : values(batch.labels)) expected.labels.push_back(t);
     }
     ASSERT_TRUE(seen == expected) << "trial " << trial;
   }
@@ -184,12 +185,10 @@ TEST_F(TrainingDataTest, StudentAndTeacherReadersAgree) {
       ASSERT_EQ(served.size(), items.size());
       for (size_t i = 0; i < items.size(); ++i) {
         const MicroBatch& same = theirs[items[i].student_dp][items[i].micro_batch];
-        const Batch batch = data.batch(data.rounds()[round], items[i].micro_batch, items[i].student_dp);
-        for (int64_t t = 0; t < same.rows(); ++t) {
-          ASSERT_EQ(served[i].tokens.data<int32_t>()[t], batch.tokens[t]);
-          ASSERT_EQ(same.tokens.data<int32_t>()[t], batch.tokens[t]);
-          ASSERT_EQ(same.labels.data<int32_t>()[t], batch.labels[t]);
-        }
+        const MicroBatch batch = data.batch(data.rounds()[round], items[i].micro_batch, items[i].student_dp);
+        ASSERT_EQ(values(served[i].tokens), values(batch.tokens));
+        ASSERT_EQ(values(same.tokens), values(batch.tokens));
+        ASSERT_EQ(values(same.labels), values(batch.labels));
         ASSERT_EQ(served[i].documents, same.documents);
       }
     }

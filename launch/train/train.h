@@ -1,7 +1,7 @@
 // `wuneng train`: the training run, from the recipe to the last checkpoint.
 #pragma once
-#include "launch/train_recipe.h"
-#include "launch/training_data.h"
+#include "launch/train/recipe.h"
+#include "launch/train/training_data.h"
 
 namespace wuneng {
 

@@ -1,4 +1,4 @@
-#include "launch/model_state.h"
+#include "launch/train/training_state.h"
 
 #include "model/hugging_face.h"
 

@@ -8,9 +8,8 @@
 
 #include "data/batches/batch.h"
 #include "data/batches/prefetch.h"
-#include "launch/rounds.h"
-#include "launch/train_recipe.h"
-#include "parallel/stage.h"
+#include "launch/train/recipe.h"
+#include "launch/train/run_plan.h"
 #include "parallel/stream_plan.h"
 
 namespace wuneng {
@@ -28,7 +27,7 @@ class TrainingData {
   // The run goes on after a checkpoint, maybe with another number of replicas or sequences a micro-batch.
   void go_on(const DataCursor& cursor);
 
-  Batch batch(const Round& round, int micro_batch, int dp_rank) const;
+  MicroBatch batch(const Round& round, int micro_batch, int dp_rank) const;
   const std::vector<Round>& rounds() const { return rounds_; }
   DataCursor cursor(int64_t step) const { return {step, order_.seen_before(step)}; }
   // Equal where sequence numbers mean the same tokens.
@@ -54,11 +53,11 @@ class RoundReader {
   using Items = std::function<std::vector<StreamItem>(int64_t round)>;
   RoundReader(const TrainingData& data, int64_t first_round, int threads, Items items);
 
-  std::vector<MicroBatch> next();
+  std::vector<MicroBatch> next() { return ahead_.next(); }
   double seconds_waited() const { return ahead_.seconds_waited(); }
 
  private:
-  Prefetcher<std::vector<Batch>> ahead_;
+  Prefetcher<std::vector<MicroBatch>> ahead_;
 };
 
 }  // namespace wuneng

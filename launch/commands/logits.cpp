@@ -2,8 +2,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "launch/commands.h"
-#include "launch/model_state.h"
+#include "launch/commands/commands.h"
+#include "launch/train/training_state.h"
 #include "runtime/file.h"
 #include "runtime/hdf5.h"
 

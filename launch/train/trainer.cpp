@@ -5,9 +5,9 @@
 #include <chrono>
 #include <optional>
 
-#include "launch/in_process_teacher.h"
-#include "launch/model_state.h"
-#include "launch/train.h"
+#include "launch/train/colocated_teacher.h"
+#include "launch/train/train.h"
+#include "launch/train/training_state.h"
 #include "model/initialize.h"
 #include "parallel/gradients.h"
 #include "parallel/pipeline.h"

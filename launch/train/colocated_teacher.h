@@ -1,6 +1,6 @@
 // A teacher in the student's last-stage processes, cut over the same tensor-parallel ranks.
 #pragma once
-#include "launch/train_recipe.h"
+#include "launch/train/recipe.h"
 #include "model/hugging_face.h"
 #include "parallel/mesh.h"
 #include "parallel/stream.h"

@@ -1,4 +1,4 @@
-#include "launch/train.h"
+#include "launch/train/train.h"
 
 #include <cstdio>
 #include <filesystem>

@@ -1,4 +1,4 @@
-#include "launch/train_recipe.h"
+#include "launch/train/recipe.h"
 
 #include <cmath>
 #include <filesystem>

@@ -1,4 +1,4 @@
-#include "launch/training_data.h"
+#include "launch/train/training_data.h"
 
 #include <algorithm>
 
@@ -68,7 +68,7 @@ void TrainingData::go_on(const DataCursor& cursor) {
   order_.first_sequence = cursor.sequence;
 }
 
-Batch TrainingData::batch(const Round& round, int m, int dp_rank) const {
+MicroBatch TrainingData::batch(const Round& round, int m, int dp_rank) const {
   if (round.trains) return batches_->at(order_.sequence(round.step, m, dp_rank));
   // What a last round has room for beyond the evaluation's end is padding: the same part is held out in every
   // layout.
@@ -97,19 +97,11 @@ std::vector<std::string> TrainingData::summary() const {
 RoundReader::RoundReader(const TrainingData& data, int64_t first_round, int threads, Items items)
     : ahead_(
           [&data, items = std::move(items)](int64_t round) {
-            std::vector<Batch> out;
+            std::vector<MicroBatch> out;
             for (const StreamItem& i : items(round))
               out.push_back(data.batch(data.rounds()[round], i.micro_batch, i.student_dp));
             return out;
           },
           first_round, static_cast<int64_t>(data.rounds().size()), kRoundsAhead, threads) {}
-
-std::vector<MicroBatch> RoundReader::next() {
-  std::vector<MicroBatch> out;
-  for (const Batch& b : ahead_.next())
-    out.push_back(
-        {Tensor::from(b.tokens, {b.tokens_count}), Tensor::from(b.labels, {b.tokens_count}), b.documents});
-  return out;
-}
 
 }  // namespace wuneng

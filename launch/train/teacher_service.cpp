@@ -1,5 +1,5 @@
 // The teacher's ranks: forward alone over the same micro-batches as the student, logits into the stream.
-#include "launch/train.h"
+#include "launch/train/train.h"
 #include "model/hugging_face.h"
 #include "parallel/pipeline.h"
 

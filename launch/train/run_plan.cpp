@@ -1,4 +1,4 @@
-#include "launch/rounds.h"
+#include "launch/train/run_plan.h"
 
 namespace wuneng {
 

@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "data/tokenizer/text_codec.h"
-#include "launch/commands.h"
-#include "launch/model_state.h"
+#include "launch/commands/commands.h"
+#include "launch/train/training_state.h"
 #include "model/hugging_face.h"
 #include "runtime/file.h"
 #include "runtime/safetensors.h"

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "launch/commands.h"
+#include "launch/commands/commands.h"
 #include "runtime/error.h"
 #include "runtime/format.h"
 

@@ -1,8 +1,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "launch/commands.h"
-#include "launch/model_state.h"
+#include "launch/commands/commands.h"
+#include "launch/train/training_state.h"
 #include "runtime/safetensors.h"
 
 namespace wuneng {

@@ -5,8 +5,8 @@
 #include <random>
 
 #include "data/tokenizer/text_codec.h"
-#include "launch/commands.h"
-#include "launch/model_state.h"
+#include "launch/commands/commands.h"
+#include "launch/train/training_state.h"
 
 namespace wuneng {
 namespace {
