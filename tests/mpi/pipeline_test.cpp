@@ -215,10 +215,10 @@ TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu, one_f_one_b, 1);
   run_with_large_messages(mesh.pp, gpu, v_halves, 2);  // both kinds of messages in one direction
   if (gpus_of_their_own()) {
-    EXPECT_EQ(locked_bytes(), 0) << "some messages went through the host";
+    EXPECT_EQ(pinned_bytes(), 0) << "some messages went through the host";
   }
   run_with_large_messages(world, gpu, one_f_one_b, 1);
-  EXPECT_EQ(locked_bytes() > 0, world.size() > 1);
+  EXPECT_EQ(pinned_bytes() > 0, world.size() > 1);
 }
 
 // A run whose forwards give `out`; expects an error that holds `text`, or none where it is empty.

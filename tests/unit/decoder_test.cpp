@@ -72,7 +72,7 @@ TEST_P(DecoderBackward, GradientsStayAsTheyAreOnceSaidToBe) {
   EXPECT_TRUE(calls.empty());
   small.tape.backward();
 
-  // The final norm and what is behind it, then the layers from the last: all but the embedding.
+  // The final norm and the head, then the layers from the last: all but the embedding.
   ASSERT_EQ(calls.size(), 4);
   EXPECT_EQ(calls[0], parameters.size() - (GetParam().tied ? 1 : 2));
   for (int i = 1; i < 4; ++i)
