@@ -138,10 +138,10 @@ class Tape {
   std::vector<WeightHalf> waiting_;  // left for later, oldest first
 };
 
-// Activation checkpointing: runs `function` without recording and keeps only its inputs; the backward pass
-// runs it again with recording and differentiates it. `function` must compute the same result both times and
-// use no Var with needs_grad except `inputs` and parameters (leaves).
-using Recomputed = std::function<Var(Tape&, const std::vector<Var>& inputs)>;
-Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
+// Activation checkpointing: runs `function` without recording and keeps only its inputs and outputs; the
+// backward pass runs it again with recording and differentiates it. `function` must compute the same results
+// both times and use no Var with needs_grad except `inputs` and parameters (leaves).
+using Recomputed = std::function<std::vector<Var>(Tape&, const std::vector<Var>& inputs)>;
+std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
 
 }  // namespace wuneng

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "model/initialize.h"
 #include "model/objectives/vocabulary_loss.h"
 
 namespace wuneng {
@@ -35,18 +34,18 @@ struct Small {
                .vocab_size = 30,
                .tie_word_embeddings = which.tied} {
     ModelConfig& c = config;
-    if (which.wuneng) c.mixer = "wuneng", c.wuneng = preset("full", c), c.wuneng.chunk = 4;
+    if (which.wuneng) c.set_mixer("wuneng"), c.options["wuneng"]["chunk"] = int64_t{4};
     c.check("test");
     model = std::make_unique<Decoder>(c, Placement{}, DType::f32, which.recompute);
     parameters = model->parameters();
-    for (const Parameter* p : parameters) initialize_random(*p, c, 1);
+    model->initialize_random(1);
     for (int t = 0; t < 12; ++t)
       batch.tokens.data<int32_t>()[t] = 7 * t % 30, batch.labels.data<int32_t>()[t] = 11 * t % 30;
   }
 
   // Records the pass up to the loss, and sets its gradient.
   void forward(const Stage::Completed& completed = {}) {
-    const Var hidden = model->forward(tape, batch, {}, completed);
+    const Var hidden = model->forward(tape, batch, {}, completed).hidden;
     vocabulary_loss(tape, {}, hidden, model->head(), batch.labels, {}, {.ce_weight = 1}, 12,
                     Tensor::zeros({3}, DType::f64))
         .set_grad(Tensor::from<float>({1.0f}, {1}));

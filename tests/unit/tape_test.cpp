@@ -182,9 +182,9 @@ struct TwoLayers {
     weights = {Var(numbers(1), true), Var(numbers(2), true)};
     x = Var(numbers(3), true);
     const auto both = [w = weights](Tape& on, const std::vector<Var>& in) {
-      return product(on, product(on, in[0], w[0]), w[1]);
+      return std::vector<Var>{product(on, product(on, in[0], w[0]), w[1])};
     };
-    const Var y = recomputed ? recompute(tape, {x}, both) : both(tape, {x});
+    const Var y = (recomputed ? recompute(tape, {x}, both) : both(tape, {x}))[0];
     y.set_grad(numbers(4));
   }
   static std::vector<float> gradient(const Var& v) {
