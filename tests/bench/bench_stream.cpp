@@ -11,7 +11,7 @@
 
 #include "model/decoder.h"
 #include "model/initialize.h"
-#include "model/loss.h"
+#include "model/objectives/vocabulary_loss.h"
 #include "parallel/optimizer.h"
 #include "parallel/stream.h"
 #include "runtime/threads.h"
@@ -67,11 +67,11 @@ class Student {
   double step(TeacherSource& teacher, int64_t pass) {  // milliseconds
     const auto begin = std::chrono::steady_clock::now();
     Tape tape;
-    const LossTotals totals;
+    const Tensor totals = Tensor::zeros({3}, DType::f64);
     const Var hidden = model_.forward(tape, batch_, {});
     const Var loss =
-        distillation_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
-                          teacher.take(pass, 0).of("logits"), {}, double(batch_.tokens.numel()), totals);
+        vocabulary_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
+                        teacher.take(pass, 0).of("logits"), {}, double(batch_.tokens.numel()), totals);
     teacher.release();
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();
