@@ -296,6 +296,32 @@ TEST(Stream, AndSoIsAFrameOfAnotherSignal) {
   Comm::world().barrier("end");
 }
 
+TEST(Stream, ASenderWaitsForACredit) {
+  if (Comm::world().size() != 2) GTEST_SKIP() << "needs two ranks";
+  constexpr int kGo = 8, kReleasing = 9;  // tags
+  Pair pair({"logits"});
+  pair.options.credits = 2, pair.options.end_pass = 3;
+  const Tensor word = Tensor::zeros({1});
+  if (pair.teaches()) {
+    TeacherSender sender(pair.stream, pair.mesh, pair.options);
+    Request releasing = pair.stream.irecv(Tensor::zeros({1}), 0, kReleasing, "student releases");
+    sender.send("logits", {0, 0, 0}, kZeros);
+    sender.send("logits", {1, 0, 0}, kZeros);  // the student uses none before it gets the next message
+    pair.stream.send(word, 0, kGo, "both are sent");
+    sender.send("logits", {2, 0, 0}, kZeros);
+    EXPECT_TRUE(releasing.done());
+    releasing.wait();
+    sender.flush();
+  } else {
+    StreamedTeacher receiver(pair.stream, pair.mesh, pair.options);
+    pair.stream.recv(word, 1, kGo, "both are sent");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    pair.stream.send(word, 1, kReleasing, "student releases");
+    for (int pass = 0; pass < 3; ++pass) receiver.take(pass, 0), receiver.release();
+  }
+  Comm::world().barrier("end");
+}
+
 TEST(Stream, ATeacherThatSendsOutOfOrderIsRefused) {
   if (Comm::world().size() != 2) GTEST_SKIP() << "needs two ranks";
   Pair pair({"first", "second"});
