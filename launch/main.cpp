@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <optional>
 
-#include "launch/commands.h"
-#include "launch/train.h"
+#include "launch/commands/commands.h"
+#include "launch/train/train.h"
 
 namespace {
 

@@ -65,6 +65,8 @@ void ModelConfig::check(const std::string& where) const {
   one_of(w.state_query, {"grouped", "full"}, "state_query", where);
   one_of(w.state_key, {"own", "shared"}, "state_key", where);
   one_of(w.state_read, {"linear", "quadratic"}, "state_read", where);
+  one_of(w.state_norm, {"rms", "none"}, "state_norm", where);
+  require(w.state_norm_eps >= 0, "{}: state_norm_eps = {}: expected at least 0", where, w.state_norm_eps);
   one_of(w.cross_head, {"none", "concat", "additive", "gated"}, "cross_head", where);
   one_of(w.combine_state, {"concat", "sum", "learned"}, "combine_state", where);
   one_of(w.combine_middle, {"concat", "sum", "learned"}, "combine_middle", where);
@@ -114,6 +116,9 @@ ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
     o.state_key = field<std::string>(w, "state_key", at);
     o.state_rank = field<int64_t>(w, "state_rank", at);
     o.state_read = field<std::string>(w, "state_read", at);
+    // A model written before these two were options was trained with an RMSNorm of this eps.
+    o.state_norm = field_or<std::string>(w, "state_norm", at, "rms");
+    o.state_norm_eps = field_or<double>(w, "state_norm_eps", at, double(c.head_dim) * 1e-5);
     o.state_value = field<std::vector<std::string>>(w, "state_value", at);
     o.cross_head = field<std::string>(w, "cross_head", at);
     o.combine_state = field<std::string>(w, "combine_state", at);
@@ -160,6 +165,7 @@ json ModelConfig::to_json() const {
     j["wuneng"] = {{"state_heads", o.state_heads},     {"token_shift", o.token_shift},
                    {"state_query", o.state_query},     {"state_key", o.state_key},
                    {"state_rank", o.state_rank},       {"state_read", o.state_read},
+                   {"state_norm", o.state_norm},       {"state_norm_eps", o.state_norm_eps},
                    {"state_value", o.state_value},     {"cross_head", o.cross_head},
                    {"combine_state", o.combine_state}, {"combine_middle", o.combine_middle},
                    {"multi_token", o.multi_token},     {"chunk", o.chunk},
@@ -171,7 +177,7 @@ json ModelConfig::to_json() const {
 WunengConfig preset(const std::string& name, const ModelConfig& shape) {
   one_of(name, {"full", "lean", "literal"}, "preset", "recipe");
   WunengConfig w;
-  w.state_heads = shape.num_kv_heads;
+  w.state_heads = name == "literal" ? shape.num_kv_heads : shape.num_heads;
   const int64_t rank = std::max<int64_t>(32, std::lround(std::sqrt(double(shape.hidden_size)) / 32) * 32);
   w.decay_rank = w.rate_rank = rank;
   // A factorised [out, d] matrix of rank r holds r (out + d) elements; out is N D.

@@ -23,6 +23,8 @@ struct WunengConfig {
   std::string state_key = "own";        // own | shared
   int64_t state_rank = 0;               // 0: full matrices
   std::string state_read = "linear";    // linear | quadratic
+  std::string state_norm = "rms";       // rms | none
+  double state_norm_eps = 1e-2;         // of rms
   std::vector<std::string> state_value = {"token", "attention", "middle"};
   std::string cross_head = "concat";     // none | concat | additive | gated
   std::string combine_state = "concat";  // concat | sum | learned

@@ -140,13 +140,16 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
   return out;
 }
 
-Var head_linear(Tape& tape, const Var& x, P weight) {
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base) {
   const Tensor y = like(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
-  kernels::head_matmul(tape.stream(), {.x = x.value(), .w = weight->var.value(), .y = y});
-  const Var out = tape.output(y, tape.wants(x, weight->var));
+  kernels::head_matmul(
+      tape.stream(),
+      {.x = x.value(), .w = weight->var.value(), .y = y, .base = base.defined() ? base.value() : Tensor()});
+  const Var out = tape.output(y, tape.wants(x, base, weight->var));
   tape.record(
       out,
       [=, stream = tape.stream()] {
+        if (base.needs_grad()) base.add_grad(out.grad());
         if (!x.needs_grad()) return;
         const Gradient g = x.gradient();
         kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = g.out, .transpose = true, .base = g.base});
@@ -285,6 +288,22 @@ Var token_shift(Tape& tape, const Var& x, P mu, const Tensor& document_boundarie
                                            .dx = gradient(x),
                                            .dmu = gradient(mu),
                                            .document_boundaries = document_boundaries});
+  });
+  return out;
+}
+
+Var scale_channels(Tape& tape, const Var& x, P weight, float factor) {
+  const Tensor y = like(x);
+  kernels::scale_channels(tape.stream(),
+                          {.x = x.value(), .w = weight->var.value(), .factor = factor, .y = y});
+  const Var out = tape.output(y, tape.wants(x, weight->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::scale_channels_backward(stream, {.x = x.value(),
+                                              .w = weight->var.value(),
+                                              .dy = out.grad(),
+                                              .factor = factor,
+                                              .dx = gradient(x),
+                                              .dw = gradient(weight)});
   });
   return out;
 }

@@ -3,16 +3,9 @@
 #include <functional>
 
 #include "parallel/parameter.h"
+#include "runtime/micro_batch.h"
 
 namespace wuneng {
-
-// One micro-batch as every rank of a replica sees it: T rows of packed documents.
-struct MicroBatch {
-  Tensor tokens;                   // [T] i32
-  Tensor labels;                   // [T] i32: the next token, negative where none counts
-  std::vector<int64_t> documents;  // first row of each document, then T: [0, 512, 700, 1024]
-  int64_t rows() const { return tokens.dim(0); }
-};
 
 // A range of layers on one rank. `hidden` is undefined on the first stage, which embeds batch.tokens.
 class Stage {

@@ -57,31 +57,36 @@ int64_t BatchSource::held_out_count() const {
   return (held_out_sequences_ + options_.micro_batch - 1) / options_.micro_batch;
 }
 
-Batch BatchSource::at(int64_t first_sequence) const {
+MicroBatch BatchSource::empty() const {
+  const int64_t T = options_.micro_batch * options_.seq_len;
+  return {Tensor::empty({T}, DType::i32), Tensor::empty({T}, DType::i32), {}};
+}
+
+MicroBatch BatchSource::at(int64_t first_sequence) const {
   WUNENG_ASSERT(first_sequence >= 0);
-  Batch batch;
+  MicroBatch batch = empty();
   for (int64_t b = 0; b < options_.micro_batch; ++b) {
     const Draw draw = mixture_.at(first_sequence + b);
     const Source& source = sources_[draw.source];
     const uint64_t n = source.train.sequences(), epoch = draw.number / n,
                    seed = options_.seed + static_cast<uint64_t>(draw.source) * 0x9e3779b97f4a7c15u,
                    key = XXH3_64bits_withSeed(&epoch, sizeof epoch, seed);
-    append(batch, source, Split::train, static_cast<int64_t>(permute(draw.number % n, n, key)));
+    write(batch, b, source, Split::train, static_cast<int64_t>(permute(draw.number % n, n, key)));
   }
-  batch.documents.push_back(batch.tokens_count);
+  batch.documents.push_back(batch.rows());
   return batch;
 }
 
-Batch BatchSource::held_out(int64_t index) const {
+MicroBatch BatchSource::held_out(int64_t index) const {
   WUNENG_ASSERT(index >= 0);
-  Batch batch;
+  MicroBatch batch = empty();
   for (int64_t b = 0; b < options_.micro_batch; ++b) {
     const int64_t number = index * options_.micro_batch + b;
     const bool any = number < held_out_sequences_;
     const Draw draw = any ? held_out_mixture_.at(number) : Draw{0, sources_[0].held_out.sequences()};
-    append(batch, sources_[draw.source], Split::held_out, draw.number);
+    write(batch, b, sources_[draw.source], Split::held_out, draw.number);
   }
-  batch.documents.push_back(batch.tokens_count);
+  batch.documents.push_back(batch.rows());
   return batch;
 }
 
@@ -93,21 +98,22 @@ uint64_t BatchSource::fingerprint() const {
   return XXH3_64bits(parts.data(), parts.size() * sizeof parts[0]);
 }
 
-void BatchSource::append(Batch& batch, const Source& source, Split split, int64_t sequence) const {
+void BatchSource::write(MicroBatch& batch, int64_t position, const Source& source, Split split,
+                        int64_t sequence) const {
   const PackingPlan& plan = split == Split::train ? source.train : source.held_out;
-  const int64_t end = batch.tokens_count + options_.seq_len;
+  int32_t *const tokens = batch.tokens.data<int32_t>(), *const labels = batch.labels.data<int32_t>();
+  int64_t row = position * options_.seq_len;
+  const int64_t end = row + options_.seq_len;
   for (const Piece& piece : plan.pieces(sequence)) {
     const Sample sample = source.corpus->read(split, piece.row, piece.rows);
-    batch.tokens.insert(batch.tokens.end(), sample.tokens.begin(), sample.tokens.end());
-    batch.labels.insert(batch.labels.end(), sample.labels.begin(), sample.labels.end());
-    for (const int64_t row : sample.document_begin) batch.documents.push_back(batch.tokens_count + row);
-    batch.tokens_count += piece.rows;
+    std::copy(sample.tokens.begin(), sample.tokens.end(), tokens + row);
+    std::copy(sample.labels.begin(), sample.labels.end(), labels + row);
+    for (const int64_t begin : sample.document_begin) batch.documents.push_back(row + begin);
+    row += piece.rows;
   }
-  if (batch.tokens_count < end)
-    batch.documents.push_back(batch.tokens_count);  // padding: a document of its own
-  batch.tokens_count = end;
-  batch.tokens.resize(end, 0);
-  batch.labels.resize(end, kNoLabel);
+  if (row < end) batch.documents.push_back(row);  // padding: a document of its own
+  std::fill(tokens + row, tokens + end, 0);
+  std::fill(labels + row, labels + end, kNoLabel);
 }
 
 }  // namespace wuneng

@@ -8,17 +8,9 @@
 #include "data/batches/corpus.h"
 #include "data/batches/mixture.h"
 #include "data/batches/packing.h"
+#include "runtime/micro_batch.h"
 
 namespace wuneng {
-
-// B sequences of L rows, flattened: R = B * L.
-struct Batch {
-  int64_t tokens_count = 0;     // R
-  std::vector<int32_t> tokens;  // [R]
-  std::vector<int32_t> labels;  // [R] next token or kNoLabel
-  // First row of each document, then R: [0, 512, 700, 1024]. A sequence's start is a document's.
-  std::vector<int64_t> documents;
-};
 
 struct BatchOptions {
   int64_t seq_len = 0;      // L
@@ -34,7 +26,8 @@ struct WeightedCorpus {
 };
 
 // Rows of a sequence keep their label where the next row of their document is in another sequence; what is
-// left of a sequence is padded with rows that have no label.
+// left of a sequence is padded with rows that have no label. The start of a sequence is the start of a
+// document.
 class BatchSource {
  public:
   // The corpora must outlive the source.
@@ -43,12 +36,12 @@ class BatchSource {
 
   // Training sequences first_sequence ... + B of the endless order. Each corpus goes through epochs of its
   // own, each a permutation of all its sequences.
-  Batch at(int64_t first_sequence) const;
-  Batch get(int64_t micro_batch_index) const { return at(micro_batch_index * options_.micro_batch); }
+  MicroBatch at(int64_t first_sequence) const;
+  MicroBatch get(int64_t micro_batch_index) const { return at(micro_batch_index * options_.micro_batch); }
 
   // The held-out sequences, all corpora's in proportion from the first on. Numbers from held_out_count() on
   // give padding only, so that ranks may share them out evenly.
-  Batch held_out(int64_t index) const;
+  MicroBatch held_out(int64_t index) const;
   int64_t held_out_count() const;
 
   int64_t epoch_sequences(size_t corpus = 0) const { return sources_[corpus].train.sequences(); }
@@ -62,7 +55,9 @@ class BatchSource {
     const Corpus* corpus;
     PackingPlan train, held_out;
   };
-  void append(Batch& batch, const Source& source, Split split, int64_t sequence) const;
+  MicroBatch empty() const;
+  // Writes one sequence to the `position`-th L rows of a micro-batch.
+  void write(MicroBatch& batch, int64_t position, const Source& source, Split split, int64_t sequence) const;
 
   std::vector<Source> sources_;
   std::vector<double> weights_;

@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "runtime/micro_batch.h"
+
 namespace wuneng {
 
 enum class Split { train, held_out };
-
-constexpr int32_t kNoLabel = -100;  // a row that no loss counts
 
 // Consecutive rows of a stream.
 struct Sample {

@@ -50,7 +50,7 @@ def config_json(c):
            "head_dim": c.head_dim, "vocab_size": c.vocab_size, "rope_theta": c.rope_theta, "rms_norm_eps": c.rms_norm_eps,
            "tie_word_embeddings": c.tie_word_embeddings}
     if c.mixer == "wuneng":
-        keys = ("state_heads", "token_shift", "state_query", "state_key", "state_rank", "state_read", "state_value", "cross_head",
+        keys = ("state_heads", "token_shift", "state_query", "state_key", "state_rank", "state_read", "state_norm", "state_norm_eps", "state_value", "cross_head",
                 "combine_state", "combine_middle", "multi_token", "chunk", "decay_rank", "rate_rank")
         out["wuneng"] = {k: list(v) if isinstance(v := getattr(c, k), tuple) else v for k in keys}
     return out

@@ -10,6 +10,7 @@
 #include "data/batches/batch.h"
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
+#include "tests/unit/tensor_values.h"
 
 namespace wuneng {
 namespace {
@@ -116,14 +117,18 @@ TEST_F(DataTest, ChangedFileIsAnError) {
   EXPECT_THROW(corpus->read(Split::train, 0, 6), Error);
 }
 
+std::string text_of(const MicroBatch& batch) {
+  const std::vector<int32_t> tokens = values(batch.tokens);
+  return {tokens.begin(), tokens.end()};
+}
+
 // Windows of one epoch, found again in the stream by their content.
 std::vector<int64_t> window_order(const BatchSource& source, const std::string& stream, int64_t first,
                                   int64_t count, int64_t L) {
   std::vector<int64_t> order;
   for (int64_t i = first; i < first + count; ++i) {
-    const Batch batch = source.get(i);
-    order.push_back(static_cast<int64_t>(stream.find(std::string(batch.tokens.begin(), batch.tokens.end()))) /
-                    L);
+    const MicroBatch batch = source.get(i);
+    order.push_back(static_cast<int64_t>(stream.find(text_of(batch))) / L);
   }
   return order;
 }
@@ -154,19 +159,19 @@ TEST_F(DataTest, NumberAloneDecidesTheContent) {
   const BatchSource threes(*corpus, {.seq_len = 32, .micro_batch = 3, .seed = 1});
   const BatchSource ones(*again, {.seq_len = 32, .micro_batch = 1, .seed = 1});
   for (const int64_t i : {40, 0, 7}) {  // any order, over the end of an epoch
-    const Batch batch = threes.get(i);
-    ASSERT_EQ(batch.tokens_count, 96);
+    const MicroBatch batch = threes.get(i);
+    ASSERT_EQ(batch.rows(), 96);
     std::vector<int32_t> tokens, labels;
     std::vector<int64_t> documents;
     for (int64_t b = 0; b < 3; ++b) {
-      const Batch one = ones.get(3 * i + b);
-      tokens.insert(tokens.end(), one.tokens.begin(), one.tokens.end());
-      labels.insert(labels.end(), one.labels.begin(), one.labels.end());
+      const MicroBatch one = ones.get(3 * i + b);
+      for (const int32_t token : values(one.tokens)) tokens.push_back(token);
+      for (const int32_t label : values(one.labels)) labels.push_back(label);
       for (size_t k = 0; k + 1 < one.documents.size(); ++k) documents.push_back(32 * b + one.documents[k]);
     }
     documents.push_back(96);
-    EXPECT_EQ(batch.tokens, tokens);
-    EXPECT_EQ(batch.labels, labels);
+    EXPECT_EQ(values(batch.tokens), tokens);
+    EXPECT_EQ(values(batch.labels), labels);
     EXPECT_EQ(batch.documents, documents);
   }
 }
@@ -177,22 +182,22 @@ TEST_F(DataTest, WindowsKeepDocumentsAndLookOneAhead) {
   const auto corpus = open(0);
   const BatchSource source(*corpus, {.seq_len = 4, .micro_batch = 1, .seed = 0});
   ASSERT_EQ(source.epoch_sequences(), 2);  // a third would hold the last token alone
-  Batch first = source.get(0), second = source.get(1);
-  if (first.tokens[0] != 'a') std::swap(first, second);
-  EXPECT_EQ(first.tokens, (std::vector<int32_t>{'a', 'b', 'c', 'd'}));
-  EXPECT_EQ(first.labels, (std::vector<int32_t>{'b', 'c', 'd', 'e'}));
+  MicroBatch first = source.get(0), second = source.get(1);
+  if (values(first.tokens)[0] != 'a') std::swap(first, second);
+  EXPECT_EQ(values(first.tokens), (std::vector<int32_t>{'a', 'b', 'c', 'd'}));
+  EXPECT_EQ(values(first.labels), (std::vector<int32_t>{'b', 'c', 'd', 'e'}));
   EXPECT_EQ(first.documents, (std::vector<int64_t>{0, 4}));
-  EXPECT_EQ(second.tokens, (std::vector<int32_t>{'e', 'f', 'g', 'h'}));
-  EXPECT_EQ(second.labels, (std::vector<int32_t>{'f', kNoLabel, 'h', 'i'}));
+  EXPECT_EQ(values(second.tokens), (std::vector<int32_t>{'e', 'f', 'g', 'h'}));
+  EXPECT_EQ(values(second.labels), (std::vector<int32_t>{'f', kNoLabel, 'h', 'i'}));
   EXPECT_EQ(second.documents, (std::vector<int64_t>{0, 2, 4}));
 }
 
 TEST_F(DataTest, ShortStreamIsPadded) {
   write("a.txt", "abc");
   const auto corpus = open(0);
-  const Batch batch = BatchSource(*corpus, {.seq_len = 5, .micro_batch = 1}).get(0);
-  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{'a', 'b', 'c', 0, 0}));
-  EXPECT_EQ(batch.labels, (std::vector<int32_t>{'b', 'c', kNoLabel, kNoLabel, kNoLabel}));
+  const MicroBatch batch = BatchSource(*corpus, {.seq_len = 5, .micro_batch = 1}).get(0);
+  EXPECT_EQ(values(batch.tokens), (std::vector<int32_t>{'a', 'b', 'c', 0, 0}));
+  EXPECT_EQ(values(batch.labels), (std::vector<int32_t>{'b', 'c', kNoLabel, kNoLabel, kNoLabel}));
   EXPECT_EQ(batch.documents, (std::vector<int64_t>{0, 3, 5}));
   write("a.txt", "a");
   EXPECT_THROW(BatchSource(*open(0), {.seq_len = 5}), Error);
@@ -205,19 +210,19 @@ TEST_F(DataTest, HeldOutBatchesAreTheHeldOutStreamInOrder) {
   const BatchSource source(*corpus, {.seq_len = 48, .micro_batch = 2});
   std::string seen;
   for (int64_t i = 0; i < source.held_out_count(); ++i) {
-    const Batch batch = source.held_out(i);
-    EXPECT_EQ(batch.tokens_count, 96);
+    const MicroBatch batch = source.held_out(i);
+    EXPECT_EQ(batch.rows(), 96);
     EXPECT_EQ(batch.documents.front(), 0);
     EXPECT_EQ(batch.documents.back(), 96);
     EXPECT_TRUE(std::is_sorted(batch.documents.begin(), batch.documents.end()));
     EXPECT_TRUE(std::binary_search(batch.documents.begin(), batch.documents.end(), 48));
-    seen += std::string(batch.tokens.begin(), batch.tokens.end());
+    seen += text_of(batch);
   }
   ASSERT_GE(seen.size(), stream.size() - 1);
   EXPECT_EQ(seen.substr(0, stream.size()), stream);
   EXPECT_EQ(train.find(stream.substr(0, 32)), std::string::npos);
-  const Batch beyond = source.held_out(source.held_out_count());
-  EXPECT_EQ(beyond.labels, std::vector<int32_t>(96, kNoLabel));
+  const MicroBatch beyond = source.held_out(source.held_out_count());
+  EXPECT_EQ(values(beyond.labels), std::vector<int32_t>(96, kNoLabel));
   EXPECT_EQ(beyond.documents, (std::vector<int64_t>{0, 48, 96}));
 }
 

@@ -17,6 +17,7 @@
 #include "data/batches/batch.h"
 #include "data/batches/prefetch.h"
 #include "runtime/error.h"
+#include "tests/unit/tensor_values.h"
 
 namespace wuneng {
 namespace {
@@ -68,10 +69,9 @@ std::vector<int64_t> random_lengths(int64_t count, int64_t most, uint64_t seed) 
 
 // Tokens that are not padding: padding is token 0 without a label after all documents, and token 0 is not
 // used here.
-std::vector<int32_t> tokens_of(const Batch& batch) {
+std::vector<int32_t> tokens_of(const MicroBatch& batch) {
   std::vector<int32_t> out;
-  std::copy_if(batch.tokens.begin(), batch.tokens.end(), std::back_inserter(out),
-               [](int32_t t) { return t != 0; });
+  std::ranges::copy_if(values(batch.tokens), std::back_inserter(out), [](int32_t t) { return t != 0; });
   return out;
 }
 
@@ -150,18 +150,18 @@ TEST(Packing, BatchesHoldDocumentsAndLabelsAcrossCuts) {
   const BatchSource source(corpus, {.seq_len = 8, .micro_batch = 2, .packing = PackingRule::best_fit});
   ASSERT_EQ(source.epoch_sequences(), 2);
   EXPECT_DOUBLE_EQ(source.packing_efficiency(), 14.0 / 16);
-  const Batch batch = source.get(0);
-  const bool swapped = batch.tokens[0] != 4;
+  const MicroBatch batch = source.get(0);
+  const bool swapped = values(batch.tokens)[0] != 4;
   const std::vector<int32_t> full = {4, 5, 6, 7, 8, 9, 10, 11}, full_labels = {5, 6, 7, 8, 9, 10, 11, 12};
   const std::vector<int32_t> rest = {1, 2, 3, 12, 13, 14, 0, 0},
                              rest_labels = {2, 3, kNoLabel, 13, 14, kNoLabel, kNoLabel, kNoLabel};
   const auto part = [](const std::vector<int32_t>& v, int i) {
     return std::vector<int32_t>(v.begin() + 8 * i, v.begin() + 8 * i + 8);
   };
-  EXPECT_EQ(part(batch.tokens, swapped), full);
-  EXPECT_EQ(part(batch.labels, swapped), full_labels);
-  EXPECT_EQ(part(batch.tokens, !swapped), rest);
-  EXPECT_EQ(part(batch.labels, !swapped), rest_labels);
+  EXPECT_EQ(part(values(batch.tokens), swapped), full);
+  EXPECT_EQ(part(values(batch.labels), swapped), full_labels);
+  EXPECT_EQ(part(values(batch.tokens), !swapped), rest);
+  EXPECT_EQ(part(values(batch.labels), !swapped), rest_labels);
   EXPECT_EQ(batch.documents,
             swapped ? (std::vector<int64_t>{0, 3, 6, 8, 16}) : (std::vector<int64_t>{0, 8, 11, 14, 16}));
 }
@@ -298,8 +298,9 @@ TEST_F(OrderTest, HeldOutIsAllCorporaOnceAndMixedFromTheStart) {
 TEST_F(OrderTest, PrefetchedBatchesAreTheSameInOrder) {
   const BatchSource batches = source(2);
   for (const int threads : {1, 3}) {
-    Prefetcher<Batch> ahead([&](int64_t i) { return batches.get(i); }, 5, 65, 4, threads);
-    for (int64_t i = 5; i < 65; ++i) ASSERT_EQ(ahead.next().tokens, batches.get(i).tokens) << i;
+    Prefetcher<MicroBatch> ahead([&](int64_t i) { return batches.get(i); }, 5, 65, 4, threads);
+    for (int64_t i = 5; i < 65; ++i)
+      ASSERT_EQ(values(ahead.next().tokens), values(batches.get(i).tokens)) << i;
     EXPECT_THROW(ahead.next(), Error);  // none left
   }
 }
@@ -311,23 +312,21 @@ TEST(Prefetcher, WaitsAreMeasuredErrorsComeOutAndAheadIsBounded) {
     std::this_thread::sleep_for(20ms);
     if (i == 3) fail("file gone");
     ++made;
-    Batch batch;
-    batch.tokens_count = i;
-    return batch;
+    return i;
   };
-  Prefetcher<Batch> slow(make, 0, 100, 2);
-  EXPECT_EQ(slow.next().tokens_count, 0);
+  Prefetcher<int64_t> slow(make, 0, 100, 2);
+  EXPECT_EQ(slow.next(), 0);
   EXPECT_GT(slow.seconds_waited(), 0.01);
   for (int i = 0; i < 500 && made < 3; ++i) std::this_thread::sleep_for(10ms);
   std::this_thread::sleep_for(50ms);
   EXPECT_EQ(made, 3);  // the one taken and two ahead
   const double waited = slow.seconds_waited();
-  EXPECT_EQ(slow.next().tokens_count, 1);
-  EXPECT_EQ(slow.next().tokens_count, 2);
+  EXPECT_EQ(slow.next(), 1);
+  EXPECT_EQ(slow.next(), 2);
   EXPECT_LT(slow.seconds_waited() - waited, 0.01);  // both were ready
   EXPECT_THROW(slow.next(), Error);
-  EXPECT_EQ(slow.next().tokens_count, 4);
-  EXPECT_THROW(Prefetcher<Batch>(make, 0, 1, 0), Error);
+  EXPECT_EQ(slow.next(), 4);
+  EXPECT_THROW(Prefetcher<int64_t>(make, 0, 1, 0), Error);
 }
 
 }  // namespace

@@ -103,11 +103,11 @@ TEST_F(RecordEncoderTest, PairsAreTwoDocumentsOfOnePrompt) {
     ASSERT_EQ(pair.size(), 2u);
     EXPECT_THAT(loss_mask(pair[0]), ::testing::StartsWith("good<|"));
     EXPECT_THAT(loss_mask(pair[1]), ::testing::StartsWith("bad<|"));
-    const auto unlearnt = [](const Tokens& t) {
+    const auto without_loss = [](const Tokens& t) {
       return std::count(t.loss_mask.begin(), t.loss_mask.end(), 0);
     };
-    EXPECT_GT(unlearnt(pair[0]), 0);
-    EXPECT_EQ(unlearnt(pair[0]), unlearnt(pair[1]));
+    EXPECT_GT(without_loss(pair[0]), 0);
+    EXPECT_EQ(without_loss(pair[0]), without_loss(pair[1]));
     EXPECT_THROW(encode(line, DataKind::supervised), Error);
   }
   EXPECT_THROW(encode(R"({"text": "x"})", DataKind::preference), Error);

@@ -1,0 +1,209 @@
+#include "launch/train/recipe.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "parallel/schedule.h"
+
+namespace wuneng {
+namespace {
+
+Layout read_layout(Recipe& r, const std::string& at) {
+  Layout l;
+  l.dp = static_cast<int>(r.integer(at + ".dp", 1, 1, 1 << 20));
+  l.pp = static_cast<int>(r.integer(at + ".pp", 1, 1, 1 << 20));
+  l.tp = static_cast<int>(r.integer(at + ".tp", 1, 1, 1 << 20));
+  return l;
+}
+
+DType read_dtype(Recipe& r, const std::string& key, const std::string& fallback) {
+  return parse_dtype(r.text(key, fallback, {"f32", "bf16"}));
+}
+
+void read_shape(Recipe& r, ModelConfig& c) {
+  // A start from a directory brings its shape; keys beside it would be ignored, so finish() refuses them.
+  for (const char* key : {"hidden_size", "intermediate_size", "layers", "heads", "vocab_size"})
+    r.require_key(std::string("student.") + key);
+  c.hidden_size = r.integer("student.hidden_size", 0, 1);
+  c.intermediate_size = r.integer("student.intermediate_size", 0, 1);
+  c.num_layers = r.integer("student.layers", 0, 1);
+  c.num_heads = r.integer("student.heads", 0, 1);
+  c.num_kv_heads = r.integer("student.kv_heads", c.num_heads, 1);
+  c.head_dim = r.integer("student.head_dim", c.hidden_size / c.num_heads, 1);
+  c.vocab_size = r.integer("student.vocab_size", 0, 1);
+  c.rope_theta = static_cast<float>(r.number("student.rope_theta", 1e6, 1, 1e12));
+  c.rms_norm_eps = static_cast<float>(r.number("student.rms_norm_eps", 1e-6, 0, 1));
+  c.tie_word_embeddings = r.boolean("student.tie_word_embeddings", true);
+}
+
+void read_wuneng(Recipe& r, ModelConfig& c) {
+  const std::string name = r.text("student.preset", "full", {"full", "lean", "literal"});
+  WunengConfig w = c.wuneng.state_heads ? c.wuneng : preset(name, c);  // a WuNeng directory brings its own
+  const auto choice = [&](const char* key, std::string& value, const std::vector<std::string>& allowed) {
+    value = r.text(std::string("student.") + key, value, allowed);
+  };
+  w.state_heads = r.integer("student.state_heads", w.state_heads, 1);
+  w.token_shift = r.boolean("student.token_shift", w.token_shift);
+  choice("state_query", w.state_query, {"grouped", "full"});
+  choice("state_key", w.state_key, {"own", "shared"});
+  w.state_rank = r.integer("student.state_rank", w.state_rank, 0);
+  choice("state_read", w.state_read, {"linear", "quadratic"});
+  choice("state_norm", w.state_norm, {"rms", "none"});
+  w.state_norm_eps = r.number("student.state_norm_eps", w.state_norm_eps, 0, 1e6);
+  w.state_value = r.texts("student.state_value", w.state_value, {"token", "attention", "middle"});
+  choice("cross_head", w.cross_head, {"none", "concat", "additive", "gated"});
+  choice("combine_state", w.combine_state, {"concat", "sum", "learned"});
+  choice("combine_middle", w.combine_middle, {"concat", "sum", "learned"});
+  w.multi_token = r.boolean("student.multi_token", w.multi_token);
+  w.chunk = r.integer("student.chunk", w.chunk, 1);
+  w.decay_rank = r.integer("student.decay_rank", w.decay_rank, 1);
+  w.rate_rank = r.integer("student.rate_rank", w.rate_rank, 1);
+  c.wuneng = w;
+}
+
+void read_teacher(Recipe& r, TrainRecipe& t) {
+  r.require_key("teacher.path");
+  t.teacher_path = r.text("teacher.path", "");
+  t.teacher = ModelConfig::from_directory(t.teacher_path);
+  t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
+  t.teacher_streams = r.text("teacher.mode", "stream", {"stream", "in_process"}) == "stream";
+  t.stream_dtype = read_dtype(r, "teacher.stream_dtype", "f32");
+  t.credits = static_cast<int>(r.integer("teacher.credits", 2, 1, 1024));
+  const Layout layout = read_layout(r, "teacher.layout");
+  if (t.teacher_streams) t.teacher_layout = layout;
+  require(t.teacher_streams || t.layout.tp == 1 || t.teacher->vocab_size == t.student.vocab_size,
+          "{}: teacher.mode = \"in_process\" with tp = {} needs equal vocabularies, found {} (teacher) and "
+          "{} (student); use mode = \"stream\"",
+          r.path(), t.layout.tp, t.teacher->vocab_size, t.student.vocab_size);
+}
+
+// What the paths are, where the recipe does not say: token files are known by an index.
+DataSource::Kind kind_of(const std::string& path) {
+  namespace fs = std::filesystem;
+  const auto is_index = [](const fs::path& p) { return p.extension() == ".idx"; };
+  bool tokens = is_index(path) || path.ends_with(".bin") || fs::is_regular_file(path + ".idx");
+  if (std::error_code none; fs::is_directory(path, none))
+    for (const auto& entry : fs::recursive_directory_iterator(path))
+      tokens = tokens || is_index(entry.path());
+  return tokens ? DataSource::Kind::tokens : DataSource::Kind::bytes;
+}
+
+DataSource read_source(Recipe& r, const std::string& key) {
+  DataSource s;
+  s.key = key;
+  r.require_key(key + ".paths");
+  s.paths = r.texts(key + ".paths", {});
+  require(!s.paths.empty(), "{}: {}.paths: expected at least one path, found none", r.path(), key);
+  s.extensions = r.texts(key + ".extensions", {});
+  const std::string kind = r.text(key + ".kind", "auto", {"auto", "bytes", "tokens"});
+  if (kind != "auto") {
+    s.kind = kind == "tokens" ? DataSource::Kind::tokens : DataSource::Kind::bytes;
+    return s;
+  }
+  s.kind = kind_of(s.paths[0]);
+  // Extensions pick out text: token files have none but their own.
+  if (!s.extensions.empty()) s.kind = DataSource::Kind::bytes;
+  for (const std::string& path : s.paths)
+    require(s.extensions.empty() ? kind_of(path) == s.kind : true,
+            "{}: {}.paths: expected all text or all token files, found {} ({}) beside {} (say which with "
+            "kind = \"bytes\" or \"tokens\")",
+            r.path(), key, path, s.kind == DataSource::Kind::tokens ? "text" : "token files", s.paths[0]);
+  return s;
+}
+
+void read_data(Recipe& r, TrainRecipe& t) {
+  if (const int64_t count = r.tables("data.sources")) {
+    require(!r.has("data.paths"), "{}: expected data.paths or data.sources, found both", r.path());
+    for (int64_t i = 0; i < count; ++i) {
+      const std::string key = fmt::format("data.sources[{}]", i);
+      t.sources.push_back(read_source(r, key));
+      t.sources.back().weight = r.number(key + ".weight", 1, 1e-9, 1e9);
+      require(
+          t.sources[i].kind == t.sources[0].kind,
+          "{}: {}: expected {} as in data.sources[0], found {}: bytes and a tokenizer's tokens do not mix "
+          "(wuneng tokenize --tokenizer bytes makes token files of bytes)",
+          r.path(), key, t.sources[0].kind == DataSource::Kind::tokens ? "token files" : "text",
+          t.sources[i].kind == DataSource::Kind::tokens ? "token files" : "text");
+    }
+  } else {
+    t.sources.push_back(read_source(r, "data"));
+  }
+  t.held_out_every = r.integer("data.held_out_every", 20, 0);
+  t.packing = r.text("data.packing", "windows", {"windows", "best_fit"}) == "best_fit" ? PackingRule::best_fit
+                                                                                       : PackingRule::windows;
+  t.seq_len = r.integer("data.seq_len", 256, 1);
+  t.micro_batch = r.integer("data.micro_batch", 4, 1);
+  t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
+  t.data_seed = static_cast<uint64_t>(r.integer("data.seed", 0, 0));
+  t.data_threads = static_cast<int>(r.integer("data.threads", 1, 1, 256));
+}
+
+}  // namespace
+
+TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::string>& overrides) {
+  Recipe r(path, overrides);
+  TrainRecipe t;
+  t.path = path;
+  t.layout = read_layout(r, "layout");
+  t.schedule = r.text("layout.schedule", "1f1b", schedule_names());
+
+  const std::string mixer = r.text("student.mixer", "wuneng", {"wuneng", "qwen2"});
+  t.init_from = r.text("student.init_from", "");
+  if (t.init_from.empty())
+    read_shape(r, t.student);
+  else
+    t.student = ModelConfig::from_directory(t.init_from);
+  t.student.mixer = mixer;
+  if (t.student.is_wuneng()) read_wuneng(r, t.student);
+  t.student.check(path + " [student]");
+  t.student_dtype = read_dtype(r, "student.dtype", "f32");
+  t.freeze = r.texts("student.freeze", {});
+
+  std::vector<std::string> objectives;
+  for (const auto& [name, make] : objective_registry()) objectives.push_back(name);
+  const std::string objective = r.text("loss.objective", "kl", objectives);
+  LossOptions loss;
+  loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
+  r.renamed("loss.ce_share", "loss.ce_weight");
+  if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
+  loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
+  t.objective = objective_registry().at(objective)(loss);
+  if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
+
+  read_data(r, t);
+
+  t.learning_rate.peak = r.number("optimizer.lr", 3e-4, 0, 10);
+  t.learning_rate.floor = r.number("optimizer.min_lr", 0, 0, 10);
+  t.learning_rate.warmup = r.integer("optimizer.warmup", 0, 0);
+  t.learning_rate.steps = r.integer("optimizer.steps", 100, 1);
+  t.adamw.beta1 = static_cast<float>(r.number("optimizer.beta1", 0.9, 0, 0.9999999));
+  t.adamw.beta2 = static_cast<float>(r.number("optimizer.beta2", 0.95, 0, 0.9999999));
+  t.adamw.eps = static_cast<float>(r.number("optimizer.eps", 1e-8, 0, 1));
+  t.adamw.weight_decay = static_cast<float>(r.number("optimizer.weight_decay", 0.1, 0, 10));
+  t.clip = r.number("optimizer.clip", 1, 0, 1e30);
+
+  r.require_key("run.out");
+  t.out = r.text("run.out", "");
+  t.resume = r.text("run.resume", "auto");
+  t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
+  t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
+  require(t.device != "cpu" || t.activations != "bf16",
+          "{}: run.activations = \"bf16\" with run.device = \"cpu\": the CPU computes in f32", path);
+  t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));
+  t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
+  t.keep = r.integer("run.keep", 3, 0);
+  t.eval_every = r.integer("run.eval_every", 0, 0);
+  t.eval_batches = r.integer("run.eval_batches", 8, 0);
+  t.log_every = r.integer("run.log_every", 10, 1);
+  t.recompute = r.boolean("run.recompute", false);
+  t.overlap = r.boolean("run.overlap", true);
+  t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
+  r.finish();
+  require(t.learning_rate.warmup <= t.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",
+          path, t.learning_rate.warmup, t.steps());
+  t.resolved = r.resolved();
+  t.notes = r.notes();
+  return t;
+}
+
+}  // namespace wuneng

@@ -1,0 +1,77 @@
+// TrainRecipe: every setting of `wuneng train`, read from TOML and checked before any work.
+#pragma once
+#include <optional>
+
+#include "data/batches/packing.h"
+#include "model/config.h"
+#include "model/objectives/objective.h"
+#include "parallel/learning_rate.h"
+#include "parallel/mesh.h"
+#include "parallel/optimizer.h"
+#include "runtime/config.h"
+
+namespace wuneng {
+
+// One source of training data: text taken as bytes, or token files. All sources of a run are of one kind.
+struct DataSource {
+  enum class Kind { bytes, tokens };
+  std::string key;  // in the recipe: "data", or "data.sources[0]"
+  std::vector<std::string> paths, extensions;
+  Kind kind = Kind::bytes;
+  double weight = 1;
+};
+
+struct TrainRecipe {
+  // [student]
+  ModelConfig student;
+  std::string init_from;  // a Hugging Face directory to start from; empty: random
+  DType student_dtype = DType::f32;
+  std::vector<std::string> freeze;  // name patterns with *
+  // [teacher]; none where the objective needs no signals
+  std::string teacher_path;
+  DType teacher_dtype = DType::f32;
+  bool teacher_streams = true;  // on ranks of its own, or in the student's last-stage processes
+  DType stream_dtype = DType::f32;
+  int credits = 2;
+  std::optional<ModelConfig> teacher;
+  // [layout], [teacher.layout]
+  Layout layout;
+  std::optional<Layout> teacher_layout;
+  std::string schedule;  // of the student's pipeline, by name: see parallel/schedule.h
+  // [data]
+  std::vector<DataSource> sources;
+  int64_t held_out_every = 0;
+  PackingRule packing = PackingRule::windows;
+  int64_t seq_len = 0, micro_batch = 0, accumulation = 0;
+  uint64_t data_seed = 0;
+  int data_threads = 1;
+  // [loss], [optimizer]
+  std::shared_ptr<const Objective> objective;
+  AdamwOptions adamw;
+  LearningRate learning_rate;
+  double clip = 1;
+  // [run]
+  std::string out, resume, device, activations;
+  uint64_t seed = 0;
+  int64_t checkpoint_every = 0, keep = 0, eval_every = 0, eval_batches = 0, log_every = 0;
+  bool recompute = false, overlap = true;
+  double hang_timeout = 600;
+
+  std::string path;                // of the recipe, for messages
+  std::vector<std::string> notes;  // of the recipe, for the user: keys by their former names
+  std::string resolved;            // the whole recipe with its defaults, as TOML
+
+  bool has_teacher() const { return teacher.has_value(); }
+  int64_t steps() const { return learning_rate.steps; }
+  int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch
+  // Of a model whose weights are of type `weights`: f32 on the CPU; on a GPU the weights', if not said.
+  DType activations_on(Device place, DType weights) const {
+    if (activations != "auto") return parse_dtype(activations);
+    return place.kind == DeviceKind::cuda ? weights : DType::f32;
+  }
+  int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
+
+  static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides);
+};
+
+}  // namespace wuneng

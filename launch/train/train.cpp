@@ -1,0 +1,66 @@
+#include "launch/train/train.h"
+
+#include <cstdio>
+#include <filesystem>
+
+#include "launch/train/teacher_service.h"
+#include "launch/train/trainer.h"
+#include "runtime/file.h"
+
+namespace wuneng {
+namespace {
+
+void require_same_data(const TrainingData& data, const Comm& world) {
+  const auto fingerprints = world.all_gather_text(data.fingerprint(), "data fingerprint");
+  for (size_t r = 0; r < fingerprints.size(); ++r)
+    require(fingerprints[r] == fingerprints[0],
+            "data: rank {} reads other data than rank 0 (fingerprints {} and {}): do all nodes see the same "
+            "files?",
+            r, fingerprints[r], fingerprints[0]);
+}
+
+// What the data costs: the rank that waited longest, of each role.
+void report_waiting(const Mesh& mesh, double seconds) {
+  const bool student = mesh.role == Role::student;
+  const double of_student = mesh.world.all_reduce(student ? seconds : 0, Reduce::max, "waited for data"),
+               of_teacher = mesh.world.all_reduce(student ? 0 : seconds, Reduce::max, "waited for data");
+  if (mesh.world.rank() == 0)
+    std::printf("data: waited for at most %.2f s on a student rank%s\n", of_student,
+                mesh.teacher ? fmt::format(", {:.2f} s on a teacher rank", of_teacher).c_str() : "");
+}
+
+}  // namespace
+
+void train(const TrainRecipe& recipe, TrainingData& data) {
+  // 1. Ranks, devices and their connections.
+  Runtime::set_hang_timeout(recipe.hang_timeout);
+  const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
+  const Device device = parse_device(recipe.device, Runtime::local_rank());
+  mesh.connect(device, recipe.overlap);
+
+  // 2. The data, the same on all ranks, and what the run writes first.
+  require_same_data(data, mesh.world);
+  if (mesh.world.rank() == 0) {
+    std::filesystem::create_directories(recipe.out);
+    write_file_durably(recipe.out + "/recipe.toml", recipe.resolved);
+    for (const std::string& note : recipe.notes) std::printf("%s\n", note.c_str());
+    for (const std::string& line : data.summary()) std::printf("%s\n", line.c_str());
+    std::fflush(stdout);
+  }
+
+  // 3. Where the run starts.
+  const DataCursor start = find_start(recipe, mesh.world);
+  data.resume_at(start);
+
+  // 4. The two roles.
+  const Comm stream = mesh.world.split(0, mesh.world.rank(), "teacher stream");
+  if (mesh.teacher)
+    stream.connect_messages(device,
+                            stream_channels(mesh, stream_options(recipe, mesh, data, start.step, device)));
+  const double waited = mesh.role == Role::student
+                            ? Trainer(recipe, mesh, data, stream, start.step, device).run()
+                            : serve_teacher(recipe, mesh, data, stream, start.step, device);
+  report_waiting(mesh, waited);
+}
+
+}  // namespace wuneng

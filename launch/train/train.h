@@ -1,0 +1,11 @@
+// `wuneng train`: the run, from the recipe to the last checkpoint.
+#pragma once
+#include "launch/train/recipe.h"
+#include "launch/train/training_data.h"
+
+namespace wuneng {
+
+// Runs on every rank of the world. Returns when the run is done on this rank; throws on errors.
+void train(const TrainRecipe& recipe, TrainingData& data);
+
+}  // namespace wuneng

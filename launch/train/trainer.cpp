@@ -1,0 +1,154 @@
+#include "launch/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "launch/train/colocated_teacher.h"
+#include "launch/train/teacher_service.h"
+
+namespace wuneng {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+// The micro-batches of a replica, in order.
+PassReader::Items micro_batches_of(int dp_rank, int64_t accumulation) {
+  return [=](int64_t pass) {
+    std::vector<StreamItem> items;
+    for (int m = 0; m < accumulation; ++m) items.push_back({pass, m, dp_rank});
+    return items;
+  };
+}
+
+}  // namespace
+
+Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+                 int64_t steps_done, Device device)
+    : recipe_(recipe),
+      mesh_(mesh),
+      data_(data),
+      objective_(*recipe.objective),
+      state_(recipe, mesh, data, steps_done, device),
+      reader_(data, first_pass(data.passes(), steps_done), recipe.data_threads,
+              micro_batches_of(mesh.dp_rank, recipe.accumulation)),
+      reporter_(recipe, is_logging_rank(), steps_done) {
+  if (mesh.teacher)
+    teacher_ = std::make_unique<StreamedTeacher>(stream, mesh,
+                                                 stream_options(recipe, mesh, data, steps_done, device));
+  else if (recipe.has_teacher() && objective_.has_loss(mesh.pp_rank, mesh.layout.pp))
+    teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+  if (steps_done > 0)
+    reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, steps_done));
+}
+
+double Trainer::run() {
+  const int64_t start = state_.step, end = static_cast<int64_t>(data_.passes().size());
+  for (int64_t pass = first_pass(data_.passes(), start); pass < end; ++pass)
+    data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
+  if (start < recipe_.steps()) state_.save();
+  return reader_.seconds_waited();
+}
+
+void Trainer::train_step(int64_t pass) {
+  const Clock::time_point begin = Clock::now();
+  // 1. Micro-batches, and the rows that the loss is a mean over.
+  batches_ = reader_.next();
+  const double tokens = std::max(1.0, loss_tokens());
+
+  // 2. Forward, loss and backward of all micro-batches; gradients summed over the ranks.
+  const std::vector<double> sums = run_pass(pass, true, tokens);
+  state_.gradients->finish();
+
+  // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
+  // not finite where the loss is not.
+  const double norm = gradient_norm(state_.model.parameters(), state_.groups);
+  require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated",
+          state_.step + 1, norm);
+  const double lr = recipe_.learning_rate.at(state_.step);
+  state_.optimizer->step(lr, clip_factor(norm, recipe_.clip));
+  ++state_.step;
+
+  // 4. Report, and save where it is time; the last checkpoint is run()'s.
+  const double data_wait = data_wait_of_step();
+  if (is_logging_rank())
+    reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), data_wait,
+                    memory_use(state_.model.placement().device.kind).peak});
+  if (recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
+      state_.step < recipe_.steps())
+    state_.save();
+}
+
+void Trainer::evaluate(int64_t pass) {
+  const Pass& planned = data_.passes()[pass];
+  batches_ = reader_.next();
+  if (planned.part == 0) evaluation_ = {std::vector<double>(objective_.sums().size()), 0};
+  evaluation_.tokens += loss_tokens();
+  const std::vector<double> sums = run_pass(pass, false, 1);
+  for (size_t i = 0; i < sums.size(); ++i) evaluation_.sums[i] += sums[i];
+  if (planned.last_part && is_logging_rank() && evaluation_.tokens > 0)
+    reporter_.evaluation(planned.step, objective_.metrics(evaluation_.sums),
+                         static_cast<int64_t>(evaluation_.tokens));
+}
+
+std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tokens) {
+  const int stages = mesh_.layout.pp, stage = mesh_.pp_rank, count = static_cast<int>(recipe_.accumulation);
+  const Tensor sums = Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64,
+                                    state_.model.placement().device);
+  const PipelineSchedule& kind = trains ? schedule_named(recipe_.schedule) : forward_only;
+  const Schedule schedule = kind({stages}, stage, count);
+  const Stage::Completed completed = [&](const Parameter* first) { state_.gradients->complete_from(first); };
+  PipelineWork work;
+  work.train = trains;
+  work.rows = [&](int) { return recipe_.rows(); };
+  work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& input) {
+    const bool completes = trains && m == last_backward(schedule);
+    return forward(tape, pass, m, input, completes ? completed : nullptr, loss_tokens, sums);
+  };
+  Pipeline(mesh_.pp, state_.model.hidden_size(), state_.model.stream(), state_.model.placement().activations)
+      .run(schedule, work);
+
+  // Stages without a loss have nothing to add; where others than the last have one, all stages meet.
+  bool elsewhere = false;
+  for (int s = 0; s + 1 < stages; ++s) elsewhere = elsewhere || objective_.has_loss(s, stages);
+  if (objective_.has_loss(stage, stages)) mesh_.dp.all_reduce(sums, Reduce::sum, "objective's sums over dp");
+  if (elsewhere) mesh_.pp.all_reduce(sums, Reduce::sum, "objective's sums over pp");
+  const Tensor host = sums.to(Device{});
+  return {host.data<double>(), host.data<double>() + host.numel()};
+}
+
+Var Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const Var& input,
+                     const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
+  const MicroBatch& batch = batches_[micro_batch];
+  const Var hidden = state_.model.forward(tape, batch, input, completed);
+  if (!objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp)) return hidden;
+  static const SignalParts none;
+  const SignalParts& signals = teacher_ ? teacher_->take(pass, micro_batch) : none;
+  const Var loss = objective_.loss(tape, {state_.model, hidden, batch, signals, loss_tokens}, sums);
+  if (teacher_) teacher_->release();
+  if (mesh_.last_stage()) return loss;
+  // The pipeline gives the last stage's loss its gradient; this one's is 1 as well.
+  if (tape.recording()) loss.set_grad(Tensor::from<float>({1.0f}, {1}));
+  return hidden;
+}
+
+// The last stage, where the sums of all stages are known.
+bool Trainer::is_logging_rank() const {
+  return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0;
+}
+
+// Rows with a label in the whole pass, over all replicas.
+double Trainer::loss_tokens() const {
+  double count = 0;
+  for (const MicroBatch& batch : batches_)
+    for (int64_t t = 0; t < batch.rows(); ++t) count += batch.labels.data<int32_t>()[t] >= 0;
+  return mesh_.dp.all_reduce(count, Reduce::sum, "rows with a label");
+}
+
+// Seconds since the last report, of the student's rank that waited longest for its micro-batches.
+double Trainer::data_wait_of_step() {
+  const double now = reader_.seconds_waited(), mine = now - std::exchange(data_wait_, now);
+  return mesh_.role_comm.all_reduce(mine, Reduce::max, "waited for data");
+}
+
+}  // namespace wuneng

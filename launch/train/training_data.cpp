@@ -1,0 +1,107 @@
+#include "launch/train/training_data.h"
+
+#include <algorithm>
+
+#include "data/batches/corpus.h"
+#include "data/batches/token_corpus.h"
+#include "runtime/format.h"
+
+namespace wuneng {
+namespace {
+
+constexpr int kPassesAhead = 2;
+
+std::unique_ptr<Corpus> open_source(const TrainRecipe& r, const DataSource& s) {
+  const int64_t vocab =
+      std::min(r.student.vocab_size, r.teacher ? r.teacher->vocab_size : r.student.vocab_size);
+  // The split's seed stays 0: another order of training must not move the held-out part.
+  try {
+    if (s.kind == DataSource::Kind::tokens)
+      return open_token_corpus(
+          {.paths = s.paths, .vocab_size = static_cast<int32_t>(vocab), .held_out_every = r.held_out_every});
+    auto corpus =
+        open_byte_corpus({.paths = s.paths, .extensions = s.extensions, .held_out_every = r.held_out_every});
+    require(
+        corpus->vocab_size() <= vocab,
+        "text is taken as bytes, which need a vocabulary of {}; found {} in the {} (wuneng tokenize makes "
+        "token files with the model's tokenizer)",
+        corpus->vocab_size(), vocab, vocab == r.student.vocab_size ? "student" : "teacher");
+    return corpus;
+  } catch (const Error& e) {
+    fail("{}: {}.paths: {}", r.path, s.key, e.what());
+  }
+}
+
+}  // namespace
+
+TrainingData::TrainingData(const TrainRecipe& r) : sources_(r.sources), seq_len_(r.seq_len) {
+  std::vector<WeightedCorpus> weighted;
+  for (const DataSource& s : sources_) {
+    corpora_.push_back(open_source(r, s));
+    require(corpora_.back()->size(Split::train) > 1,
+            "{}: {}.paths: expected at least 2 tokens to train on, found {}", r.path, s.key,
+            corpora_.back()->size(Split::train));
+    for (size_t i = 0; i + 1 < corpora_.size(); ++i) {
+      const std::string expected = corpora_[i]->tokenizer(), found = corpora_.back()->tokenizer();
+      require(expected == found || expected.empty() || found.empty(),
+              "{}: {}.paths: expected tokens of tokenizer {} as in {}, found {}", r.path, s.key, expected,
+              sources_[i].key, found);
+    }
+    weighted.push_back({corpora_.back().get(), s.weight});
+  }
+  batches_ = std::make_unique<BatchSource>(
+      weighted,
+      BatchOptions{
+          .seq_len = r.seq_len, .micro_batch = r.micro_batch, .seed = r.data_seed, .packing = r.packing});
+  order_ = {.micro_batch = r.micro_batch, .accumulation = r.accumulation, .dp = r.layout.dp};
+  held_out_ = std::min(r.eval_batches, batches_->held_out_count());
+  require(r.eval_every == 0 || held_out_ > 0,
+          "{}: run.eval_every = {}: expected something held out, found nothing (data.held_out_every = {}, "
+          "run.eval_batches = {})",
+          r.path, r.eval_every, r.held_out_every, r.eval_batches);
+  const int64_t per_pass = r.accumulation * r.layout.dp;
+  passes_ = plan_passes(r.steps(), r.eval_every, (held_out_ + per_pass - 1) / per_pass);
+}
+
+void TrainingData::resume_at(const DataCursor& cursor) {
+  order_.first_step = cursor.step;
+  order_.first_sequence = cursor.sequence;
+}
+
+MicroBatch TrainingData::batch(const Pass& pass, int m, int dp_rank) const {
+  if (pass.trains) return batches_->at(order_.sequence(pass.step, m, dp_rank));
+  // What a last pass has room for beyond the evaluation's end is padding: the same part is held out in every
+  // layout.
+  const int64_t index = (pass.part * order_.accumulation + m) * order_.dp + dp_rank;
+  return batches_->held_out(index < held_out_ ? index : batches_->held_out_count());
+}
+
+std::string TrainingData::fingerprint() const { return fmt::format("{:016x}", batches_->fingerprint()); }
+
+std::vector<std::string> TrainingData::summary() const {
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const Corpus& corpus = *corpora_[i];
+    lines.push_back(fmt::format(
+        "data: {}{}: {} {} in {} documents, {} sequences of {} (packing efficiency {:.2f}%), {} "
+        "held out",
+        sources_[i].paths[0], sources_[i].paths.size() > 1 ? ", ..." : "",
+        thousands(corpus.size(Split::train)),
+        sources_[i].kind == DataSource::Kind::tokens ? "tokens" : "bytes",
+        thousands(corpus.documents(Split::train)), thousands(batches_->epoch_sequences(i)), seq_len_,
+        100 * batches_->packing_efficiency(i), thousands(corpus.size(Split::held_out))));
+  }
+  return lines;
+}
+
+PassReader::PassReader(const TrainingData& data, int64_t first_pass, int threads, Items items)
+    : ahead_(
+          [&data, items = std::move(items)](int64_t pass) {
+            std::vector<MicroBatch> out;
+            for (const StreamItem& i : items(pass))
+              out.push_back(data.batch(data.passes()[pass], i.micro_batch, i.student_dp));
+            return out;
+          },
+          first_pass, static_cast<int64_t>(data.passes().size()), kPassesAhead, threads) {}
+
+}  // namespace wuneng
