@@ -20,8 +20,9 @@ using P = const Parameter*;
 
 // [T, I] -> [T, O], weight [O, I], bias [O], base [T, O]: x W^T + bias + base.
 Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base = {});
-Var add_bias(Tape& tape, const Var& x, P bias);       // [T, C]
-Var head_linear(Tape& tape, const Var& x, P weight);  // [T, H, I] -> [T, H, O], weight [H, O, I]
+Var add_bias(Tape& tape, const Var& x, P bias);  // [T, C]
+// [T, H, I] -> [T, H, O], weight [H, O, I], base [T, H, O]: x_h W_h^T + base_h.
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {});
 Var rms_norm(Tape& tape, const Var& x, P weight,
              float eps);  // [T, d] with weight [d], or [T, H, D] with [H D]
 // a + b, and its norm: one pass.

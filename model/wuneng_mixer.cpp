@@ -177,11 +177,9 @@ class WunengMixer : public Mixer {
   // zero.
   Outputs chunk_step_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const ChunkStep& step,
                              const Var& boundary, bool want_final) const {
-    const Var zb = boundary.defined()
-                       ? read_at_boundary(tape, boundary, in.r, step)
-                       : Var(Tensor::zeros(in.r.shape(), in.r.value().dtype(), tape.stream().device));
+    const Var zb = boundary.defined() ? read_at_boundary(tape, boundary, in.r, step) : Var();
     Var q = in.q;
-    if (o_.multi_token)
+    if (o_.multi_token && zb.defined())
       q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
     q = ops::rope(tape, q, step.rope_cos_sin);
     const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head);  // Eq. 12
@@ -199,10 +197,7 @@ class WunengMixer : public Mixer {
   Var state_value(Tape& tape, const Var& token, const Var& A, const Var& Mb) const {
     Var parts;
     if (value_attention_) parts = ops::head_linear(tape, A, value_attention_);
-    if (value_middle_) {
-      const Var m = ops::head_linear(tape, Mb, value_middle_);
-      parts = parts.defined() ? ops::add(tape, parts, m) : m;
-    }
+    if (value_middle_) parts = ops::head_linear(tape, Mb, value_middle_, parts);
     if (!parts.defined()) {
       // "middle" may be asked for where there are no middle heads: then nothing feeds the state.
       return token.defined() ? token
@@ -235,13 +230,19 @@ class WunengMixer : public Mixer {
     return normalised(tape, y);
   }
 
-  // M_h (Eq. 6, 7, 8).
+  // M_h (Eq. 6, 7, 8); z undefined: zero.
   Var middle(Tape& tape, const Var& A, const Var& z) const {
     if (o_.cross_head == "concat")
-      return ops::silu(tape, ops::head_linear(tape, ops::add_scaled_heads(tape, A, z, beta_), mid_));
-    if (o_.cross_head == "additive")
-      return ops::silu(tape, ops::add_scaled_heads(tape, ops::head_linear(tape, A, mid_),
-                                                   ops::head_linear(tape, z, mid_state_), beta_));
+      return ops::silu(
+          tape, ops::head_linear(tape, z.defined() ? ops::add_scaled_heads(tape, A, z, beta_) : A, mid_));
+    if (o_.cross_head == "additive") {
+      const Var from_attention = ops::head_linear(tape, A, mid_);
+      if (!z.defined()) return ops::silu(tape, from_attention);
+      return ops::silu(
+          tape, ops::add_scaled_heads(tape, from_attention, ops::head_linear(tape, z, mid_state_), beta_));
+    }
+    if (!z.defined())
+      return middle(tape, A, Var(Tensor::zeros(A.shape(), A.value().dtype(), tape.stream().device)));
     const Var g = ops::sigmoid(tape, ops::head_linear(tape, ops::concat(tape, A, z), gate_));
     return ops::silu(tape,
                      ops::head_linear(tape, ops::mix(tape, g, A, ops::scale_heads(tape, z, beta_)), mid_));
@@ -258,7 +259,7 @@ class WunengMixer : public Mixer {
       if (output)
         projections.push_back({flat(heads), output});
       else
-        first = ops::add(tape, first, mix ? ops::head_linear(tape, heads, mix) : heads);
+        first = mix ? ops::head_linear(tape, heads, mix, first) : ops::add(tape, first, heads);
     };
     if (o_.middles()) {
       const Var M = middle(tape, A, z);

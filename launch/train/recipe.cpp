@@ -3,6 +3,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "parallel/schedule.h"
+
 namespace wuneng {
 namespace {
 
@@ -143,6 +145,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   TrainRecipe t;
   t.path = path;
   t.layout = read_layout(r, "layout");
+  t.schedule = r.text("layout.schedule", "1f1b", schedule_names());
 
   const std::string mixer = r.text("student.mixer", "wuneng", {"wuneng", "qwen2"});
   t.init_from = r.text("student.init_from", "");
@@ -156,12 +159,16 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.student_dtype = read_dtype(r, "student.dtype", "f32");
   t.freeze = r.texts("student.freeze", {});
 
-  t.has_teacher = r.text("loss.objective", "kl", {"kl", "ce"}) == "kl";
-  t.loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
+  std::vector<std::string> objectives;
+  for (const auto& [name, make] : objective_registry()) objectives.push_back(name);
+  const std::string objective = r.text("loss.objective", "kl", objectives);
+  LossOptions loss;
+  loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
   r.renamed("loss.ce_share", "loss.ce_weight");
-  t.loss.ce_weight = t.has_teacher ? static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999)) : 1.0f;
-  t.loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
-  if (t.has_teacher) read_teacher(r, t);
+  if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
+  loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
+  t.objective = objective_registry().at(objective)(loss);
+  if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
 
   read_data(r, t);
 
