@@ -31,7 +31,7 @@ const Tensor& Var::grad_buffer() const {
 
 Gradient Var::gradient() const {
   Tensor& grad = node_->grad;
-  // A piece's has its place, where nobody else reads before the whole is complete.
+  // The gradient of a slice is in place: the whole is not read before it is complete.
   if (grad.defined() && (node_->whole || !grad.shared())) return grad;
   Gradient to(fresh_grad(), grad);
   grad = to.out;
