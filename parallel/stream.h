@@ -49,7 +49,7 @@ struct StreamOptions {
 
 StreamShape stream_shape(const Mesh& mesh, int micro_batches);
 // Whom frames go from and to, by world rank, each pair once.
-std::vector<Comm::Way> stream_channels(const Mesh& mesh, const StreamOptions& options);
+std::vector<Comm::Channel> stream_channels(const Mesh& mesh, const StreamOptions& options);
 
 class TeacherSender {
  public:

@@ -47,7 +47,7 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& input) {
-      const Var hidden = model.forward(tape, batches[m], input);
+      const Var hidden = model.forward(tape, batches[m], {input, {}}).hidden;
       for (const auto& [signal, source] : signals)
         sender.send(signal.name, items[m],
                     [&](const SignalPart& part) { source->write(signal, model, hidden.value(), part); });

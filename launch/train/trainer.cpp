@@ -120,7 +120,7 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
 Var Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const Var& input,
                      const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
   const MicroBatch& batch = batches_[micro_batch];
-  const Var hidden = state_.model.forward(tape, batch, input, completed);
+  const Var hidden = state_.model.forward(tape, batch, {input, {}}, completed).hidden;
   if (!objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp)) return hidden;
   static const SignalParts none;
   const SignalParts& signals = teacher_ ? teacher_->take(pass, micro_batch) : none;

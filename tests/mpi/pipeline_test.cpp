@@ -161,6 +161,27 @@ INSTANTIATE_TEST_SUITE_P(All, PipelineSchedules,
                            return std::string(info.param.schedule.name).insert(0, "by_");
                          });
 
+TEST(PipelineMpi, HalvesRunWhereTheScheduleSays) {
+  using enum Action::Kind;
+  std::vector<std::string> ran;
+  const auto note = [&](const char* what, int m) { ran.push_back(fmt::format("{} {}", what, m)); };
+  const auto one_loss = [&](Tape& tape, int m, int, const Var&) {
+    const Var loss = tape.output(Tensor::zeros({1}), true);
+    tape.record(
+        loss, [=] { note("input", m); }, [=](const Tensor&) { note("weight", m); });
+    return loss;
+  };
+  Pipeline(Comm(), kHidden)
+      .run({{forward, 0},
+            {forward, 1},
+            {backward_input, 0},
+            {backward_input, 1},
+            {backward_weight, 1},
+            {backward_weight, 0}},
+           {.rows = rows_of, .forward = one_loss, .train = true});
+  EXPECT_EQ(ran, (std::vector<std::string>{"input 0", "input 1", "weight 1", "weight 0"}));
+}
+
 TEST(PipelineMpi, GradientIsTheDerivative) {  // so that "agrees with one rank" does not mean "wrong alike"
   Toy toy{Comm()};
   toy.run(one_f_one_b);
@@ -215,10 +236,10 @@ TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu, one_f_one_b, 1);
   run_with_large_messages(mesh.pp, gpu, v_halves, 2);  // both kinds of messages in one direction
   if (gpus_of_their_own()) {
-    EXPECT_EQ(locked_bytes(), 0) << "some messages went through the host";
+    EXPECT_EQ(pinned_bytes(), 0) << "some messages went through the host";
   }
   run_with_large_messages(world, gpu, one_f_one_b, 1);
-  EXPECT_EQ(locked_bytes() > 0, world.size() > 1);
+  EXPECT_EQ(pinned_bytes() > 0, world.size() > 1);
 }
 
 // A run whose forwards give `out`; expects an error that holds `text`, or none where it is empty.

@@ -229,10 +229,10 @@ TEST(Stream, AndOnGpus) {
   if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
   exchange_in_all_layouts(of_this_rank({DeviceKind::cuda, 0}), true);
   if (gpus_of_their_own()) {
-    EXPECT_EQ(locked_bytes(), 0) << "some frames went through the host";
+    EXPECT_EQ(pinned_bytes(), 0) << "some frames went through the host";
   }
   exchange_in_all_layouts(of_this_rank({DeviceKind::cuda, 0}), false);
-  EXPECT_GT(locked_bytes(), 0);
+  EXPECT_GT(pinned_bytes(), 0);
 }
 
 TEST(Stream, RanksWithoutASignalTakePart) {

@@ -1,6 +1,6 @@
-// Attention against its formulas in double, pair by pair; their own backward is held against finite
-// differences. Outputs are NaN at first and so are the rows of no segment, in inputs too: a kernel that reads
-// or writes what it should not, or skips what it should write, shows. Also the exponential below it.
+// Attention against a direct implementation in double, whose backward is checked by finite differences.
+// Outputs are NaN before the call, and so are rows outside all segments, of inputs too: wrong reads, wrong
+// writes and missing writes are detected. Also tests exp_fast.
 #include "kernels/attention.h"
 
 #include <gtest/gtest.h>
@@ -30,7 +30,7 @@ struct Case {
 
 std::string name_of(const testing::TestParamInfo<Case>& info) { return info.param.name; }
 
-// A case with its numbers, all exact in float.
+// A case with its inputs, all exact in float.
 struct Problem : Case {
   int64_t H;
   Vector q, dout;                   // [Tq, H, D]
@@ -58,7 +58,7 @@ struct Problem : Case {
   std::normal_distribution<double> normal_;
 };
 
-// calls f(query row, head, first key row, keys that it sees)
+// calls f(query row, head, first key row, number of keys that it attends to)
 template <class F>
 void for_queries(const Problem& p, const F& f) {
   for (const AttentionSegment& s : p.segments)
@@ -74,7 +74,7 @@ double dot(const double* a, const double* b, int64_t n) {
 
 struct Reference {
   Vector out, lse;    // NaN in the rows of no segment
-  Vector dq, dk, dv;  // dk and dv on top of what was there
+  Vector dq, dk, dv;  // dk and dv include their initial values
 
   explicit Reference(const Problem& p)
       : out(p.q.size(), kNan), lse(p.Tq * p.H, kNan), dq(p.q.size(), kNan), dk(p.dk_start), dv(p.dv_start) {
@@ -123,10 +123,19 @@ struct Found {
     out = tensor(Vector(p.q.size(), kNan), queries);
     lse = tensor(Vector(p.Tq * p.H, kNan), {p.Tq, p.H});
     dq = out.clone(), dk = tensor(p.dk_start, keys), dv = tensor(p.dv_start, keys);
-    attention_forward({}, {.q = q, .k = k, .v = v, .out = out, .lse = lse, .segments = p.segments,
-                           .kv_head = p.kv_head});
-    attention_backward({}, {.q = q, .k = k, .v = v, .out = out, .lse = lse, .dout = tensor(p.dout, queries),
-                            .dq = dq, .dk = dk, .dv = dv, .segments = p.segments, .kv_head = p.kv_head});
+    attention_forward(
+        {}, {.q = q, .k = k, .v = v, .out = out, .lse = lse, .segments = p.segments, .kv_head = p.kv_head});
+    attention_backward({}, {.q = q,
+                            .k = k,
+                            .v = v,
+                            .out = out,
+                            .lse = lse,
+                            .dout = tensor(p.dout, queries),
+                            .dq = dq,
+                            .dk = dk,
+                            .dv = dv,
+                            .segments = p.segments,
+                            .kv_head = p.kv_head});
   }
 };
 
@@ -185,15 +194,36 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"longer_than_a_block", 200, 200, 2, 16, {{0, 200, 0, 0}}, {0, 0, 1, 1}},
         Case{"uneven_heads", 130, 130, 2, 16, {{0, 130, 0, 0}}, {0, 1, 1}},
         Case{"a_key_head_that_nobody_reads", 70, 70, 3, 16, {{0, 70, 0, 0}}, {0, 0, 2}},
-        Case{"packed_documents", 203, 203, 2, 16, {{0, 70, 0, 0}, {70, 1, 70, 0}, {71, 64, 71, 0}, {138, 65, 138, 0}},
+        Case{"packed_documents",
+             203,
+             203,
+             2,
+             16,
+             {{0, 70, 0, 0}, {70, 1, 70, 0}, {71, 64, 71, 0}, {138, 65, 138, 0}},
              {0, 0, 1}},
         Case{"a_block_from_the_middle", 40, 150, 1, 16, {{0, 40, 10, 90}}, {0, 0}},
-        Case{"the_middle_of_one_and_the_start_of_another", 100, 260, 2, 16, {{5, 45, 0, 80}, {52, 48, 130, 0}},
+        Case{"the_middle_of_one_and_the_start_of_another",
+             100,
+             260,
+             2,
+             16,
+             {{5, 45, 0, 80}, {52, 48, 130, 0}},
              {0, 1, 1}},
         Case{"two_segments_of_one_document", 140, 140, 2, 16, {{70, 70, 0, 70}, {0, 70, 0, 0}}, {0, 1}},
-        Case{"shared_keys_beside_another_document", 120, 160, 1, 16,
-             {{80, 40, 100, 0}, {40, 40, 0, 60}, {0, 40, 0, 20}}, {0, 0}},
-        Case{"an_empty_segment_among_others", 64, 64, 1, 16, {{0, 0, 0, 0}, {0, 64, 0, 0}, {64, 0, 64, 0}}, {0, 0}},
+        Case{"shared_keys_beside_another_document",
+             120,
+             160,
+             1,
+             16,
+             {{80, 40, 100, 0}, {40, 40, 0, 60}, {0, 40, 0, 20}},
+             {0, 0}},
+        Case{"an_empty_segment_among_others",
+             64,
+             64,
+             1,
+             16,
+             {{0, 0, 0, 0}, {0, 64, 0, 0}, {64, 0, 64, 0}},
+             {0, 0}},
         Case{"no_segments", 3, 3, 1, 8, {}, {0, 0}}),
     name_of);
 
@@ -220,7 +250,7 @@ TEST(AttentionReference, BackwardIsTheSlopeOfTheForward) {
   check(p.v, at.dv, p.dv_start);
 }
 
-// Whole numbers make the scores exact, up to hundreds, where e^score alone would overflow.
+// Integers make the scores exact; with scores up to hundreds e^score would overflow.
 TEST(AttentionForward, LargeScoresDoNotOverflow) {
   Problem p({"", 40, 40, 1, 16, {{0, 40, 0, 0}}, {0}});
   for (Vector* x : {&p.q, &p.k})
@@ -237,8 +267,8 @@ TEST(AttentionForward, LargeScoresDoNotOverflow) {
 TEST(AttentionForward, SegmentsOutsideTheTensorsAreNamed) {
   const Tensor q = Tensor::zeros({10, 1, 8}), k = Tensor::zeros({12, 1, 8}), lse = Tensor::zeros({10, 1});
   const auto run = [&](AttentionSegment segment) {
-    attention_forward({}, {.q = q, .k = k, .v = k, .out = q.clone(), .lse = lse, .segments = {segment},
-                           .kv_head = {0}});
+    attention_forward(
+        {}, {.q = q, .k = k, .v = k, .out = q.clone(), .lse = lse, .segments = {segment}, .kv_head = {0}});
   };
   EXPECT_NO_THROW(run({4, 6, 2, 4}));
   EXPECT_THROW(run({5, 6, 0, 0}), Error);   // past q's last row
@@ -260,11 +290,19 @@ double worst(const F& f, const Exact& exact, double begin, double end) {
 TEST(FastFunctions, AreAsCloseAsTheySay) {
   using namespace cpu;
   const auto exact_sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
-  EXPECT_LT(worst(exp_fast, [](double x) { return std::exp(x); }, -87, 88), 2e-7);
+  EXPECT_LT(worst(
+                exp_fast, [](double x) { return std::exp(x); }, -87, 88),
+            2e-7);
   EXPECT_LT(worst(sigmoid, exact_sigmoid, -87, 40), 2e-7);
-  EXPECT_LT(worst(silu, [&](double x) { return x * exact_sigmoid(x); }, -87, -1e-6), 2e-7);
-  EXPECT_LT(worst(tanh_fast, [](double x) { return std::tanh(x); }, 1e-6, 1.5), 2e-7);
-  EXPECT_LT(worst(tanh_fast, [](double x) { return std::tanh(x); }, -50, -1.5), 2e-7);
+  EXPECT_LT(worst(
+                silu, [&](double x) { return x * exact_sigmoid(x); }, -87, -1e-6),
+            2e-7);
+  EXPECT_LT(worst(
+                tanh_fast, [](double x) { return std::tanh(x); }, 1e-6, 1.5),
+            2e-7);
+  EXPECT_LT(worst(
+                tanh_fast, [](double x) { return std::tanh(x); }, -50, -1.5),
+            2e-7);
 }
 
 TEST(FastFunctions, SaturateAtBothEnds) {
