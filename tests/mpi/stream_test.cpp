@@ -64,12 +64,12 @@ class Exchange {
     PipelineWork work;
     work.train = train;
     work.rows = [](int) { return int64_t{1}; };
-    work.forward = [&](Tape&, int m, const Var&) {
+    work.forward = [&](Tape&, int m, int, const Var&) {
       forward(m);
       return Var(Tensor::zeros(train && mesh_.last_stage() ? Shape{1} : Shape{1, 1}), true);
     };
-    const auto make = train ? one_f_one_b : forward_only;
-    Pipeline(mesh_.pp, 1).run(make(mesh_.layout.pp, mesh_.pp_rank, micro_batches), work);
+    const PipelineSchedule& schedule = train ? one_f_one_b : forward_only;
+    Pipeline(mesh_.pp, 1).run(schedule({mesh_.layout.pp}, mesh_.pp_rank, micro_batches), work);
   }
 
   void teach() {
