@@ -35,7 +35,7 @@ struct LayerContext {
 
 // A named set of options: what differs from the table's own defaults.
 struct Preset {
-  std::string name, help;
+  std::string name;
   std::map<std::string, OptionDefault> defaults;
 };
 

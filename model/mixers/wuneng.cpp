@@ -63,18 +63,19 @@ std::vector<Preset> presets() {
   const auto kv_heads = [](const ModelConfig& c, const OptionValues&) -> OptionValue {
     return c.num_kv_heads;
   };
-  return {{"full", "every part", {}},
-          {"lean",
-           "states alone, no middle heads",
-           {{"cross_head", "none"}, {"multi_token", false}, {"state_value", Texts{"token"}}}},
-          {"literal",
-           "the paper's words",
-           {{"state_heads", kv_heads},
-            {"token_shift", false},
-            {"state_query", "full"},
-            {"state_key", "shared"},
-            {"state_value", Texts{"attention", "middle"}},
-            {"combine_middle", "concat"}}}};
+  const Preset full = {"full", {}};
+  // States alone.
+  const Preset lean = {"lean",
+                       {{"cross_head", "none"}, {"multi_token", false}, {"state_value", Texts{"token"}}}};
+  // The paper's words.
+  const Preset literal = {"literal",
+                          {{"state_heads", kv_heads},
+                           {"token_shift", false},
+                           {"state_query", "full"},
+                           {"state_key", "shared"},
+                           {"state_value", Texts{"attention", "middle"}},
+                           {"combine_middle", "concat"}}};
+  return {full, lean, literal};
 }
 
 void check(const ModelConfig& c, const OptionValues& values, const std::string& where) {
@@ -157,14 +158,13 @@ class WunengMixer : public Mixer {
     const auto key = [attention = at.prefix, c = c_, o = o_](const SourceRows& teacher) {
       return teacher_key(c, o, attention, teacher);
     };
-    if (o_.grouped_query)
+    if (o_.grouped_query) {
       r_proj_ = projection("r_proj", N, heads_.state, query);
-    else
+      const auto identity = [=](int64_t i) { return float(i / D % D == i % D); };
+      r_head_ = per_head("r_head", {D, D}, added(normal(0.1f / std::sqrt(float(D)), identity)));
+    } else {
       r_proj_ = projection("r_proj", H, heads_.heads, query);
-    if (o_.grouped_query)  // the identity plus noise
-      r_head_ = per_head(
-          "r_head", {D, D},
-          added(normal(0.1f / std::sqrt(float(D)), [=](int64_t i) { return float(i / D % D == i % D); })));
+    }
     kappa_proj_ = projection("kappa_proj", N, heads_.state, key);
     if (o_.own_key) key_proj_ = projection("state_k_proj", N, heads_.state, key);
 

@@ -64,12 +64,13 @@ class Exchange {
     PipelineWork work;
     work.train = train;
     work.rows = [](int) { return int64_t{1}; };
-    work.forward = [&](Tape&, int m, int, const Var&) {
+    work.forward = [&](Tape&, int m, int /*chunk*/, const StageState&) {
       forward(m);
-      return Var(Tensor::zeros(train && mesh_.last_stage() ? Shape{1} : Shape{1, 1}), true);
+      const Shape shape = train && mesh_.last_stage() ? Shape{1} : Shape{1, 1};
+      return StageState{Var(Tensor::zeros(shape), true), {}};
     };
-    const PipelineSchedule& schedule = train ? one_f_one_b : forward_only;
-    Pipeline(mesh_.pp, 1).run(schedule({mesh_.layout.pp}, mesh_.pp_rank, micro_batches), work);
+    const PipelineSchedule& kind = train ? one_f_one_b : forward_only;
+    Pipeline(mesh_.pp, 1).run(kind({mesh_.layout.pp}, mesh_.pp_rank, micro_batches), work);
   }
 
   void teach() {
