@@ -58,6 +58,21 @@ struct TokenShiftBackwardArgs {
 };
 WUNENG_KERNEL(token_shift_backward, TokenShiftBackwardArgs);
 
+// y = factor w x over rows [T, C].
+struct ScaleChannelsArgs {
+  Tensor x, w;  // w: weight [C]
+  float factor;
+  Tensor y;
+};
+WUNENG_KERNEL(scale_channels, ScaleChannelsArgs);
+struct ScaleChannelsBackwardArgs {
+  Tensor x, w, dy;
+  float factor;
+  Gradient dx;
+  Tensor dw;
+};
+WUNENG_KERNEL(scale_channels_backward, ScaleChannelsBackwardArgs);
+
 // y = base + s_h x_h for x [T, H, D] and s [H]; base undefined: 0.
 struct ScaleHeadsArgs {
   Tensor x, s, base, y;

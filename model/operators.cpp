@@ -43,15 +43,11 @@ Tensor flat(const Var& x, P weight) { return x.value().view({x.dim(0), weight->v
 void input_gradient(const Stream& stream, const Tensor& dy, const Var& x, P weight) {
   if (x.needs_grad()) matmul_into(stream, x, {.a = dy, .b = weight->var.value()});
 }
-void weight_gradient(const Stream& stream, const Tensor& dy, const Var& x, P weight, P bias = nullptr) {
+void weight_gradient(const Stream& stream, const Tensor& dy, const Tensor& x, P weight, P bias = nullptr) {
   const Tensor sums = bias && bias->var.needs_grad() ? bias->var.grad_buffer() : Tensor();
   if (weight->var.needs_grad())
     matmul_into(stream, weight,
-                {.a = dy,
-                 .b = flat(x, weight),
-                 .transpose_a = true,
-                 .sums = sums,
-                 .like = weight->var.value().dtype()});
+                {.a = dy, .b = x, .transpose_a = true, .sums = sums, .like = weight->var.value().dtype()});
   else if (sums.defined())
     kernels::column_sum(stream, {.dy = dy, .dbias = sums});
 }
@@ -96,8 +92,9 @@ Var linear(Tape& tape, const Var& x, P weight, P bias, const Var& base) {
         input_gradient(stream, out.grad(), x, weight);
         if (base.needs_grad()) base.add_grad(out.grad());
       },
-      !trains ? std::function<void()>()
-              : [=, stream = tape.stream()] { weight_gradient(stream, out.grad(), x, weight, bias); });
+      !trains ? Tape::WeightGradient()
+              : [=, stream = tape.stream(),
+                 x = flat(x, weight)](const Tensor& dy) { weight_gradient(stream, dy, x, weight, bias); });
   return out;
 }
 
@@ -113,7 +110,9 @@ Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& product
                                       .accumulate = i > 0 ? 1.0f : 0.0f});
   });
   bool wanted = false, trains = false;
+  std::vector<std::pair<Tensor, P>> factors;
   for (const Product& p : products) {
+    factors.emplace_back(flat(p.x, p.weight), p.weight);
     wanted |= tape.wants(p.x, p.weight->var);
     trains |= p.weight->var.needs_grad();
   }
@@ -123,8 +122,8 @@ Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& product
       [=, stream = tape.stream()] {
         for (const Product& p : products) input_gradient(stream, out.grad(), p.x, p.weight);
       },
-      !trains ? std::function<void()>() : [=, stream = tape.stream()] {
-        for (const Product& p : products) weight_gradient(stream, out.grad(), p.x, p.weight);
+      !trains ? Tape::WeightGradient() : [=, stream = tape.stream()](const Tensor& dy) {
+        for (const auto& [x, weight] : factors) weight_gradient(stream, dy, x, weight);
       });
   return out;
 }
@@ -141,19 +140,22 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
   return out;
 }
 
-Var head_linear(Tape& tape, const Var& x, P weight) {
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base) {
   const Tensor y = like(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
-  kernels::head_matmul(tape.stream(), {.x = x.value(), .w = weight->var.value(), .y = y});
-  const Var out = tape.output(y, tape.wants(x, weight->var));
+  kernels::head_matmul(
+      tape.stream(),
+      {.x = x.value(), .w = weight->var.value(), .y = y, .base = base.defined() ? base.value() : Tensor()});
+  const Var out = tape.output(y, tape.wants(x, base, weight->var));
   tape.record(
       out,
       [=, stream = tape.stream()] {
+        if (base.needs_grad()) base.add_grad(out.grad());
         if (!x.needs_grad()) return;
         const Gradient g = x.gradient();
         kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = g.out, .transpose = true, .base = g.base});
       },
-      !weight->var.needs_grad() ? std::function<void()>() : [=, stream = tape.stream()] {
-        kernels::head_matmul_weight_grad(stream, {.dy = out.grad(), .x = x.value(), .dw = weight->var.grad_buffer(), .like = weight->var.value().dtype()});
+      !weight->var.needs_grad() ? Tape::WeightGradient() : [=, stream = tape.stream(), x = x.value()](const Tensor& dy) {
+        kernels::head_matmul_weight_grad(stream, {.dy = dy, .x = x, .dw = weight->var.grad_buffer(), .like = weight->var.value().dtype()});
       });
   return out;
 }
@@ -286,6 +288,22 @@ Var token_shift(Tape& tape, const Var& x, P mu, const Tensor& document_boundarie
                                            .dx = gradient(x),
                                            .dmu = gradient(mu),
                                            .document_boundaries = document_boundaries});
+  });
+  return out;
+}
+
+Var scale_channels(Tape& tape, const Var& x, P weight, float factor) {
+  const Tensor y = like(x);
+  kernels::scale_channels(tape.stream(),
+                          {.x = x.value(), .w = weight->var.value(), .factor = factor, .y = y});
+  const Var out = tape.output(y, tape.wants(x, weight->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::scale_channels_backward(stream, {.x = x.value(),
+                                              .w = weight->var.value(),
+                                              .dy = out.grad(),
+                                              .factor = factor,
+                                              .dx = gradient(x),
+                                              .dw = gradient(weight)});
   });
   return out;
 }

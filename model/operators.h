@@ -20,8 +20,9 @@ using P = const Parameter*;
 
 // [T, I] -> [T, O], weight [O, I], bias [O], base [T, O]: x W^T + bias + base.
 Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base = {});
-Var add_bias(Tape& tape, const Var& x, P bias);       // [T, C]
-Var head_linear(Tape& tape, const Var& x, P weight);  // [T, H, I] -> [T, H, O], weight [H, O, I]
+Var add_bias(Tape& tape, const Var& x, P bias);  // [T, C]
+// [T, H, I] -> [T, H, O], weight [H, O, I], base [T, H, O]: x_h W_h^T + base_h.
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {});
 Var rms_norm(Tape& tape, const Var& x, P weight,
              float eps);  // [T, d] with weight [d], or [T, H, D] with [H D]
 // a + b, and its norm: one pass.
@@ -52,7 +53,8 @@ Var key_scale(Tape& tape, const Var& key, const Var& rate, P k_a);  // key (1 + 
 Var token_shift(Tape& tape, const Var& x, P mu,
                 const Tensor& document_boundaries);  // x + (before - x) mu, [T, C]; document_boundaries:
                                                      // kernels/channel.h
-Var scale_heads(Tape& tape, const Var& x, P scale);  // s_h x_h, [T, H, D]
+Var scale_channels(Tape& tape, const Var& x, P weight, float factor);  // factor w x, [T, H, D] with w [H D]
+Var scale_heads(Tape& tape, const Var& x, P scale);                    // s_h x_h, [T, H, D]
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale);  // base + s_h x_h
 
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map);  // y[:, h] = x[:, map[h]]

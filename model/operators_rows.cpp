@@ -17,7 +17,18 @@ Var concat(Tape& tape, const Var& a, const Var& b) {
   return out;
 }
 
+namespace {
+
+bool every_head_in_its_place(const std::vector<int>& map, int64_t heads) {
+  for (size_t h = 0; h < map.size(); ++h)
+    if (map[h] != static_cast<int>(h)) return false;
+  return static_cast<int64_t>(map.size()) == heads;
+}
+
+}  // namespace
+
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
+  if (every_head_in_its_place(map, x.dim(1))) return x;
   const Tensor y = like(x, {x.dim(0), static_cast<int64_t>(map.size()), x.dim(2)});
   kernels::select_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
@@ -29,6 +40,7 @@ Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
 }
 
 Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map, int64_t heads) {
+  if (every_head_in_its_place(map, heads)) return x;
   const Tensor y = like(x, {x.dim(0), heads, x.dim(2)});
   kernels::sum_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
@@ -114,10 +126,9 @@ Var embedding(Tape& tape, const Tensor& tokens, P table, DType activations) {
       tape.stream(),
       {.table = table->var.value(), .tokens = tokens.to(device), .begin = table->held.begin, .y = y});
   const Var out = tape.output(y, tape.wants(table->var));
-  tape.record(out, {}, [=, stream = tape.stream()] {
+  tape.record(out, {}, [=, stream = tape.stream()](const Tensor& dy) {
     kernels::embedding_backward(
-        stream,
-        {.dy = out.grad(), .tokens = tokens, .begin = table->held.begin, .dtable = table->var.grad_buffer()});
+        stream, {.dy = dy, .tokens = tokens, .begin = table->held.begin, .dtable = table->var.grad_buffer()});
   });
   return out;
 }

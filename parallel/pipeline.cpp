@@ -7,37 +7,64 @@
 namespace wuneng {
 namespace {
 
-enum class Way { forward, backward };
+enum class Direction { forward, backward };
 
-// This stage's messages with the stages beside it. Sent buffers are kept by their requests, which are let go
-// at the next send when they have ended, so that a slow receiver costs memory rather than time.
+// A state from a virtual stage to the next, or its gradient back: tensors [T, width], the hidden state first.
+struct Message {
+  int micro_batch;
+  int made_by;  // the virtual stage whose state it is
+  Direction direction;
+  int64_t rows;                 // T
+  std::vector<int64_t> widths;  // of the tensors
+};
+
+// This stage's messages with other stages. Sent buffers are kept by their requests, which are let go at the
+// next send when they have ended, so that a slow receiver costs memory rather than time.
 class Link {
  public:
-  Link(const Comm& pp, Stream stream, int64_t hidden_size, DType dtype)
-      : pp_(pp), stream_(stream), hidden_size_(hidden_size), dtype_(dtype) {}
+  Link(const Comm& pp, const VirtualStages& on, Stream stream, DType dtype)
+      : pp_(pp), on_(on), stream_(stream), dtype_(dtype) {}
 
   // Has the next message that will be received come while this stage still computes.
-  void expect(int micro_batch, int64_t rows, int peer, Way way) {
-    const int key = tag(micro_batch, way);
-    if (expected_.contains(key)) return;
-    const Tensor buffer = Tensor::empty({rows, hidden_size_}, dtype_, stream_.device);
-    expected_.emplace(key, Expected{buffer, pp_.irecv(buffer, peer, key, name(way))});
+  void expect(const Message& message) {
+    const int peer =
+        on_.stage_of(message.direction == Direction::forward ? message.made_by : message.made_by + 1);
+    for (size_t i = 0; i < message.widths.size(); ++i) {
+      const int key = tag(message, i);
+      if (expected_.contains(key)) continue;
+      const Tensor buffer = Tensor::empty({message.rows, message.widths[i]}, dtype_, stream_.device);
+      expected_.emplace(key, Expected{buffer, pp_.irecv(buffer, peer, key, name(message))});
+    }
   }
 
-  Tensor receive(int micro_batch, int64_t rows, int peer, Way way) {  // [T, d]
-    expect(micro_batch, rows, peer, way);
-    auto [buffer, request] = std::move(expected_.extract(tag(micro_batch, way)).mapped());
-    request.wait();
-    return buffer;
+  std::vector<Tensor> receive(const Message& message) {
+    expect(message);
+    std::vector<Tensor> out;
+    for (size_t i = 0; i < message.widths.size(); ++i) {
+      auto [buffer, request] = std::move(expected_.extract(tag(message, i)).mapped());
+      request.wait();
+      out.push_back(buffer);
+    }
+    return out;
   }
 
-  void send(const Tensor& tensor, int micro_batch, int64_t rows, int peer, Way way) {  // [T, d]
-    require(tensor.shape() == Shape{rows, hidden_size_} && tensor.dtype() == dtype_,
-            "{} of micro-batch {} to stage {}: expected {}{}, found {}{}", name(way), micro_batch, peer,
-            to_string(dtype_), to_string(Shape{rows, hidden_size_}), to_string(tensor.dtype()),
-            to_string(tensor.shape()));
+  void send(const std::vector<Tensor>& tensors, const Message& message) {
+    const int peer =
+        on_.stage_of(message.direction == Direction::forward ? message.made_by + 1 : message.made_by);
+    require_shapes(tensors, message, peer);
     std::erase_if(sends_, [](Request& r) { return r.done(); });
-    sends_.push_back(pp_.isend(tensor, peer, tag(micro_batch, way), name(way)));
+    for (size_t i = 0; i < tensors.size(); ++i)
+      sends_.push_back(pp_.isend(tensors[i], peer, tag(message, i), name(message)));
+  }
+
+  void require_shapes(const std::vector<Tensor>& tensors, const Message& message, int peer) const {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const Shape expected = {message.rows, message.widths[i]};
+      require(tensors[i].shape() == expected && tensors[i].dtype() == dtype_,
+              "{} of micro-batch {} to stage {}: expected {}{}, found {}{}", name(message),
+              message.micro_batch, peer, to_string(dtype_), to_string(expected),
+              to_string(tensors[i].dtype()), to_string(tensors[i].shape()));
+    }
   }
 
   void finish() {
@@ -52,28 +79,221 @@ class Link {
   };
 
   // The tag tells messages of one pair of ranks apart, whatever the order in which either side names them.
-  static int tag(int micro_batch, Way way) { return 2 * micro_batch + (way == Way::backward); }
-  static const char* name(Way way) {
-    return way == Way::forward ? "pipeline activation" : "pipeline gradient";
+  int tag(const Message& message, size_t tensor) const {
+    constexpr int kMostTensors = 8;
+    WUNENG_ASSERT(message.widths.size() <= kMostTensors);
+    return (2 * (message.micro_batch * on_.chunks + on_.chunk_of(message.made_by)) +
+            (message.direction == Direction::backward)) *
+               kMostTensors +
+           static_cast<int>(tensor);
+  }
+  static const char* name(const Message& message) {
+    return message.direction == Direction::forward ? "pipeline activation" : "pipeline gradient";
   }
 
   const Comm& pp_;
+  const VirtualStages& on_;
   Stream stream_;
-  int64_t hidden_size_;
   DType dtype_;
   std::map<int, Expected> expected_;  // by tag
   std::vector<Request> sends_;
 };
 
-// A micro-batch on its way through the stage.
+// A micro-batch in a model chunk. Each part is let go when nothing needs it any more:
 struct InFlight {
-  std::optional<Tape> tape;
-  Var hidden, out;
+  std::optional<Tape> tape;  // when its gradients are complete
+  StageState in;             // when its gradient has been passed on
+  StageState out;  // when it has been passed on and, in training, its backward or input half is done
+
+  bool done() const { return !tape && !in.hidden.defined() && !out.hidden.defined(); }
 };
 
-bool computes(const Action& action) {
-  return action.kind == Action::forward || action.kind == Action::backward;
+using Carried = std::vector<CarriedTensor>;
+
+// A state's tensors in the order of their messages.
+std::vector<Var> vars(const StageState& state, const Carried& carried) {
+  std::vector<Var> out = {state.hidden};
+  for (const CarriedTensor& tensor : carried) {
+    const auto it = state.carried.find(tensor.name);
+    require(it != state.carried.end(), "pipeline: expected '{}' beside the hidden state, found none",
+            tensor.name);
+    out.push_back(it->second);
+  }
+  return out;
 }
+
+std::vector<Tensor> values(const std::vector<Var>& vars) {
+  std::vector<Tensor> out;
+  for (const Var& v : vars) out.push_back(v.value());
+  return out;
+}
+
+// A chunk that does not read its input still owes the previous one a gradient: zero.
+std::vector<Tensor> gradients(const std::vector<Var>& vars) {
+  std::vector<Tensor> out;
+  for (const Var& v : vars) out.push_back(v.grad_buffer());
+  return out;
+}
+
+void set_gradients(const std::vector<Var>& vars, const std::vector<Tensor>& gradients) {
+  for (size_t i = 0; i < vars.size(); ++i) vars[i].set_grad(gradients[i]);
+}
+
+// The other way round: leaves of a tape.
+StageState state_of(const std::vector<Tensor>& tensors, const Carried& carried, bool needs_grad) {
+  StageState out{Var(tensors[0], needs_grad), {}};
+  for (size_t i = 0; i < carried.size(); ++i) out.carried[carried[i].name] = Var(tensors[i + 1], needs_grad);
+  return out;
+}
+
+// One run of a stage's schedule.
+class Run {
+ public:
+  Run(const VirtualStages& on, int stage, int64_t hidden_size, const PipelineWork& work, Stream stream,
+      Link& link)
+      : on_(on), stage_(stage), hidden_size_(hidden_size), work_(work), stream_(stream), link_(link) {}
+
+  void step(const Action& action) {
+    a_ = &action;
+    virtual_stage_ = on_.at(stage_, action.chunk);
+    if (!action.computes()) {
+      const int peer = virtual_stage_ + (action.with_next() ? 1 : -1);
+      require(peer >= 0 && peer < on_.count() && !here(peer),
+              "pipeline stage {}, {}: expected a virtual stage {} on another rank, found none", stage_,
+              to_string(action), action.with_next() ? "after this one" : "before this one");
+    }
+    InFlight& f = at(action.chunk);
+    switch (action.kind) {
+      case Action::receive_activation:
+        f.in =
+            state_of(link_.receive(from_previous(Direction::forward)), carried_in(action.chunk), work_.train);
+        break;
+      case Action::forward:
+        forward(f);
+        break;
+      case Action::send_activation:
+        link_.send(values(vars(f.out, carried_out(action.chunk))), to_next(Direction::forward));
+        if (!work_.train) f.out = {};
+        break;
+      case Action::receive_gradient:
+        set_gradients(vars(f.out, carried_out(action.chunk)), link_.receive(to_next(Direction::backward)));
+        break;
+      case Action::backward:
+      case Action::backward_input:
+        backward(f);
+        break;
+      case Action::backward_weight:
+        require(f.tape && !f.out.hidden.defined(),
+                "pipeline stage {}, {}: expected its backward_input before it, found none", stage_,
+                to_string(action));
+        f.tape->backward_weights();
+        f.tape.reset();
+        break;
+      case Action::send_gradient:
+        require(f.in.hidden.defined() && !f.out.hidden.defined(),
+                "pipeline stage {}, {}: expected its backward or backward_input before it, found none",
+                stage_, to_string(action));
+        link_.send(gradients(vars(f.in, carried_in(action.chunk))), from_previous(Direction::backward));
+        f.in = {};
+        break;
+    }
+    std::erase_if(flight_, [](const auto& entry) { return entry.second.done(); });
+  }
+
+  void expect(const Action& receive) {
+    const int v = on_.at(stage_, receive.chunk);
+    const bool forward = receive.kind == Action::receive_activation;
+    link_.expect({receive.micro_batch, forward ? v - 1 : v,
+                  forward ? Direction::forward : Direction::backward, work_.rows(receive.micro_batch),
+                  widths(forward ? carried_in(receive.chunk) : carried_out(receive.chunk))});
+  }
+
+  void require_done() const {
+    for (const auto& [key, f] : flight_)
+      fail("pipeline stage {}, after the schedule's last action: micro-batch {} of chunk {} has not been {}",
+           stage_, key.first, key.second,
+           !f.tape                  ? "passed on"
+           : f.out.hidden.defined() ? "taken backward"
+                                    : "through its backward_weight");
+  }
+
+ private:
+  InFlight& at(int chunk) { return flight_[{a_->micro_batch, chunk}]; }
+  Carried carried_in(int chunk) const { return work_.carried_in ? work_.carried_in(chunk) : Carried(); }
+  Carried carried_out(int chunk) const { return work_.carried_out ? work_.carried_out(chunk) : Carried(); }
+  std::vector<int64_t> widths(const Carried& carried) const {
+    std::vector<int64_t> out = {hidden_size_};
+    for (const CarriedTensor& tensor : carried) out.push_back(tensor.width);
+    return out;
+  }
+  bool first() const { return virtual_stage_ == 0; }
+  bool last() const { return virtual_stage_ == on_.count() - 1; }
+  // The messages with the previous and the next virtual stage.
+  Message from_previous(Direction direction) const {
+    return {a_->micro_batch, virtual_stage_ - 1, direction, work_.rows(a_->micro_batch),
+            widths(carried_in(a_->chunk))};
+  }
+  Message to_next(Direction direction) const {
+    return {a_->micro_batch, virtual_stage_, direction, work_.rows(a_->micro_batch),
+            widths(carried_out(a_->chunk))};
+  }
+  // Is the virtual stage v one of this stage's chunks?
+  bool here(int v) const { return v >= 0 && v < on_.count() && on_.stage_of(v) == stage_; }
+
+  void forward(InFlight& f) {
+    require(first() || f.in.hidden.defined(),
+            "pipeline stage {}, {}: expected its hidden state before it, found none", stage_, to_string(*a_));
+    f.tape.emplace(stream_, work_.train);
+    f.out = work_.forward(*f.tape, a_->micro_batch, a_->chunk, f.in);
+    if (here(virtual_stage_ + 1)) {
+      const Carried carried = carried_out(a_->chunk);
+      const std::vector<Tensor> passed_on = values(vars(f.out, carried));
+      link_.require_shapes(passed_on, to_next(Direction::forward), stage_);
+      at(on_.chunk_of(virtual_stage_ + 1)).in = state_of(passed_on, carried, work_.train);
+    }
+    if (work_.train) return;
+    f.tape.reset();
+    f.in = {};
+    if (last() || here(virtual_stage_ + 1)) f.out = {};
+  }
+
+  void backward(InFlight& f) {
+    require(work_.train && f.tape && f.out.hidden.defined(),
+            "pipeline stage {}, {}: expected a recorded forward before it, found none", stage_,
+            to_string(*a_));
+    if (last()) {
+      const Var& loss = f.out.hidden;
+      require(loss.shape() == Shape{1}, "pipeline stage {}, {}: expected a loss [1], found {}", stage_,
+              to_string(*a_), to_string(loss.shape()));
+      loss.set_grad(Tensor::from<float>({1.0f}, {1}));
+    }
+    require(f.out.hidden.has_grad(),
+            "pipeline stage {}, {}: expected the gradient of its hidden state before it, found none", stage_,
+            to_string(*a_));
+    if (a_->kind == Action::backward_input) {
+      f.tape->backward_inputs();
+    } else {
+      f.tape->backward();
+      f.tape.reset();
+    }
+    f.out = {};
+    if (here(virtual_stage_ - 1)) {
+      const Carried carried = carried_in(a_->chunk);
+      set_gradients(vars(at(on_.chunk_of(virtual_stage_ - 1)).out, carried), gradients(vars(f.in, carried)));
+      f.in = {};
+    }
+  }
+
+  const VirtualStages& on_;
+  const int stage_;
+  const int64_t hidden_size_;
+  const PipelineWork& work_;
+  const Stream stream_;
+  Link& link_;
+  std::map<std::pair<int, int>, InFlight> flight_;  // by micro-batch and chunk
+  const Action* a_ = nullptr;                       // under way ...
+  int virtual_stage_ = 0;                           // ... on this virtual stage
+};
 
 const Action* next_receive(const Schedule& schedule, size_t at) {
   const auto found = std::find_if(schedule.begin() + at, schedule.end(), [](const Action& a) {
@@ -84,56 +304,22 @@ const Action* next_receive(const Schedule& schedule, size_t at) {
 
 }  // namespace
 
+Pipeline::Pipeline(const Comm& pp, const VirtualStages& on, int64_t hidden_size, const Stream& stream,
+                   DType activations)
+    : pp_(pp), on_(on), hidden_size_(hidden_size), stream_(stream), activations_(activations) {
+  require(on.stages == pp.size(), "pipeline: expected a rank for each of {} stages, found {} ranks",
+          on.stages, pp.size());
+}
+
 void Pipeline::run(const Schedule& schedule, const PipelineWork& work) const {
-  const int stage = pp_.rank();
-  Link link(pp_, stream_, hidden_size_, activations_);
-  std::map<int, InFlight> flight;
+  Link link(pp_, on_, stream_, activations_);
+  Run run(on_, pp_.rank(), hidden_size_, work, stream_, link);
   for (size_t at = 0; at < schedule.size(); ++at) {
-    const Action& action = schedule[at];
-    const int m = action.micro_batch;
-    if (const Action* const next = next_receive(schedule, at); next && computes(action)) {
-      const bool forward = next->kind == Action::receive_activation;
-      link.expect(next->micro_batch, work.rows(next->micro_batch), forward ? stage - 1 : stage + 1,
-                  forward ? Way::forward : Way::backward);
-    }
-    InFlight& f = flight[m];
-    switch (action.kind) {
-      case Action::receive_activation:
-        f.hidden = Var(link.receive(m, work.rows(m), stage - 1, Way::forward), work.train);
-        break;
-      case Action::forward:
-        f.tape.emplace(stream_, work.train);
-        f.out = work.forward(*f.tape, m, f.hidden);
-        if (work.forward_done) work.forward_done(m);
-        if (!work.train && last_stage()) flight.erase(m);
-        break;
-      case Action::send_activation:
-        link.send(f.out.value(), m, work.rows(m), stage + 1, Way::forward);
-        if (!work.train) flight.erase(m);
-        break;
-      case Action::receive_gradient:
-        f.out.set_grad(link.receive(m, work.rows(m), stage + 1, Way::backward));
-        break;
-      case Action::backward:
-        require(work.train && f.tape,
-                "pipeline stage {}, {}: expected a recorded forward before it, found none", stage,
-                to_string(action));
-        if (last_stage()) {
-          require(f.out.shape() == Shape{1}, "pipeline stage {}, {}: expected a loss [1], found {}", stage,
-                  to_string(action), to_string(f.out.shape()));
-          f.out.set_grad(Tensor::from<float>({1.0f}, {1}));
-        }
-        f.tape->backward();
-        f.out = {};
-        if (first_stage()) flight.erase(m);
-        break;
-      case Action::send_gradient:
-        // A stage that does not read its input still owes the stage before it a gradient: zero.
-        link.send(f.hidden.grad_buffer(), m, work.rows(m), stage - 1, Way::backward);
-        flight.erase(m);
-        break;
-    }
+    if (const Action* const next = next_receive(schedule, at); next && schedule[at].computes())
+      run.expect(*next);
+    run.step(schedule[at]);
   }
+  run.require_done();
   link.finish();
 }
 

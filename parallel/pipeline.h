@@ -4,19 +4,22 @@
 #include <functional>
 
 #include "parallel/schedule.h"
+#include "parallel/stage.h"
 #include "runtime/comm.h"
 #include "runtime/tape.h"
 
 namespace wuneng {
 
 struct PipelineWork {
-  std::function<int64_t(int micro_batch)> rows;  // T of a micro-batch, which all stages know without talking
-  // hidden [T, d] is undefined on the first stage. Returns the hidden state [T, d] to pass on; on the last
-  // stage of a training schedule the loss [1], whose gradient is 1, and of a schedule of forwards anything.
-  std::function<Var(Tape&, int micro_batch, const Var& hidden)> forward;
+  std::function<int64_t(int micro_batch)> rows;  // T of a micro-batch, which all stages know
+  // A model chunk of this stage. in.hidden [T, d] is undefined on the first virtual stage. Returns the state
+  // to pass on; on the last virtual stage of a training schedule as its hidden state the loss [1], whose
+  // gradient is 1, and of a schedule of forwards anything.
+  std::function<StageState(Tape&, int micro_batch, int chunk, const StageState& in)> forward;
   bool train = true;  // false: tapes do not record, and a micro-batch is forgotten when it has gone forward
-  // Optional. Called after each forward of this stage, before its output is sent: release what it alone read.
-  std::function<void(int micro_batch)> forward_done = {};
+  // What is passed on beside the hidden state, to a model chunk of this stage and from it; empty: nothing.
+  // The virtual stages on both sides name the same.
+  std::function<std::vector<CarriedTensor>(int chunk)> carried_in = {}, carried_out = {};
 };
 
 class Pipeline {
@@ -24,17 +27,20 @@ class Pipeline {
   // pp: the stages' ranks in order; this rank's stage is pp.rank(). With one stage nothing is sent.
   // Hidden states and their gradients are of type `activations`.
   Pipeline(const Comm& pp, int64_t hidden_size, const Stream& stream = {}, DType activations = DType::f32)
-      : pp_(pp), hidden_size_(hidden_size), stream_(stream), activations_(activations) {}
+      : Pipeline(pp, {pp.size()}, hidden_size, stream, activations) {}
+  // The same with several model chunks a stage.
+  Pipeline(const Comm& pp, const VirtualStages& on, int64_t hidden_size, const Stream& stream = {},
+           DType activations = DType::f32);
 
-  bool first_stage() const { return pp_.rank() == 0; }
-  bool last_stage() const { return pp_.rank() == pp_.size() - 1; }
-
-  // Runs this stage's schedule to its end, sends included. Each micro-batch has its own tape; gradients of
-  // parameters add up over the micro-batches in the order of the schedule's backwards.
+  // Runs this stage's schedule to its end, sends included. Each chunk of a micro-batch has its own tape;
+  // gradients of parameters add up over the micro-batches in the order of the schedule's backwards, where
+  // these are in halves in the order of its weight halves (see Tape::backward_inputs for those that are
+  // formed in the input halves).
   void run(const Schedule& schedule, const PipelineWork& work) const;
 
  private:
   Comm pp_;
+  VirtualStages on_;
   int64_t hidden_size_;
   Stream stream_;
   DType activations_;

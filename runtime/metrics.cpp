@@ -33,9 +33,10 @@ void MetricsFile::write(const nlohmann::json& line) {
 }
 
 std::string format_report(const StepReport& r) {
-  return fmt::format("step {}/{}  loss {:.4f}{}  lr {:.2e}  grad {:.2f}  {} tok/s  {} left", r.step, r.steps,
-                     r.loss, r.shows_kl ? fmt::format("  kl {:.4f}", r.kl) : "", r.learning_rate,
-                     r.gradient_norm, thousands(std::llround(r.tokens_per_second)),
+  std::string values;
+  for (const auto& [name, value] : r.values) values += fmt::format("  {} {:.4f}", name, value);
+  return fmt::format("step {}/{}{}  lr {:.2e}  grad {:.2f}  {} tok/s  {} left", r.step, r.steps, values,
+                     r.learning_rate, r.gradient_norm, thousands(std::llround(r.tokens_per_second)),
                      clock_time(r.seconds_left));
 }
 

@@ -4,6 +4,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace wuneng {
 
@@ -20,10 +22,10 @@ class MetricsFile {
 
 struct StepReport {
   int64_t step, steps;
-  double loss, kl, ce, learning_rate, gradient_norm;
+  std::vector<std::pair<std::string, double>> values;  // {"loss", 1.2345}, {"kl", 1.2345}
+  double learning_rate, gradient_norm;
   double tokens_per_second;
   double seconds_left;
-  bool shows_kl = true;
 };
 
 // "step 120/300  loss 1.2345  kl 1.2345  lr 3.00e-04  grad 0.98  12,345 tok/s  0:42 left"
@@ -35,7 +37,7 @@ class Progress {
  public:
   explicit Progress(int64_t every);
   void show(const StepReport& report);
-  void line(const std::string& text);  // prints a separate line without overwriting the progress line
+  void line(const std::string& text);  // a line of its own
 
  private:
   int64_t every_;

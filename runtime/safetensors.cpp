@@ -121,6 +121,11 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
   return copy;
 }
 
+bool SafetensorsDirectory::exists(const std::string& directory) {
+  return std::filesystem::exists(directory + "/model.safetensors") ||
+         std::filesystem::exists(directory + "/model.safetensors.index.json");
+}
+
 SafetensorsDirectory::SafetensorsDirectory(const std::string& directory) : directory_(directory) {
   const std::string single = directory + "/model.safetensors", index = single + ".index.json";
   if (std::filesystem::exists(single)) {

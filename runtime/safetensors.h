@@ -38,6 +38,7 @@ class SafetensorsFile {
 class SafetensorsDirectory {
  public:
   explicit SafetensorsDirectory(const std::string& directory);
+  static bool exists(const std::string& directory);  // has it a model.safetensors or an index of several?
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const { return file_of_.count(name) > 0; }
   const SafetensorsEntry& entry(const std::string& name) const;

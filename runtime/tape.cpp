@@ -56,8 +56,7 @@ void Var::add_grad(const Tensor& grad) const {
   gradient().begun().add(grad);
 }
 
-void Tape::record(const Var& out, std::function<void()> input_gradient,
-                  std::function<void()> weight_gradient) {
+void Tape::record(const Var& out, std::function<void()> input_gradient, WeightGradient weight_gradient) {
   if (recording_ && out.needs_grad())
     steps_.push_back({out, std::move(input_gradient), std::move(weight_gradient)});
 }
@@ -68,73 +67,108 @@ void Tape::record_sum(const Var& out, std::function<void()> begin, std::function
   ++sums_;
 }
 
+void Tape::record_tape(const Var& out, std::function<Tape()> inner, std::function<void()> input_gradient) {
+  if (recording_ && out.needs_grad())
+    steps_.push_back({out, std::move(input_gradient), {}, {}, std::move(inner)});
+}
+
 void Tape::mark(std::function<void()> function) {
-  if (recording_) steps_.push_back({{}, {}, std::move(function)});
+  if (recording_) steps_.push_back({{}, {}, [f = std::move(function)](const Tensor&) { f(); }});
 }
 
-void Tape::Step::form_weight_gradient() const {
-  if (weight_gradient) weight_gradient();
-  if (!mark()) out.drop_grad();
-}
-
-Tape::Step Tape::take_last() {
+// Runs the last step's input half; returns its weight half, which alone holds what it reads.
+Tape::WeightHalf Tape::take_last(bool in_halves) {
   Step step = std::move(steps_.back());
   steps_.pop_back();
   if (step.end) --sums_;
-  if (!step.mark() && !step.out.has_grad()) return {};
-  if (step.input_gradient) step.input_gradient();
-  step.input_gradient = {};
-  return step;
-}
-
-void Tape::backward_inputs() {
-  while (!steps_.empty()) {
-    Step step = take_last();
-    if (step.end) step.end();
-    if (step.weight_gradient)
-      waiting_.push_back(std::move(step));
-    else
-      step.form_weight_gradient();
+  if (!step.out.defined()) return {std::move(step.weight_gradient), {}, true};
+  if (!step.out.has_grad()) return {};
+  WeightHalf rest;
+  if (step.weight_gradient) rest = {std::move(step.weight_gradient), step.out.grad()};
+  if (step.inner) {
+    const auto inner = std::make_shared<Tape>(step.inner());
+    if (in_halves) {
+      inner->backward_inputs();
+      rest.form = [inner](const Tensor&) { inner->backward_weights(); };
+    } else {
+      inner->backward();
+    }
   }
+  if (step.input_gradient) step.input_gradient();
+  if (step.end) {
+    if (!in_halves) form_waiting();  // while the sum is formed
+    step.end();
+  }
+  step.out.drop_grad();
+  return rest;
 }
 
-void Tape::backward_weights() {
-  for (Step& step : waiting_) {
-    step.form_weight_gradient();
-    step = {};
+void Tape::form_waiting() {
+  for (WeightHalf& half : waiting_) {
+    half.run();
+    half = {};
   }
   waiting_.clear();
 }
 
-void Tape::backward() {
-  while (!steps_.empty()) {
-    Step step = take_last();
-    if (step.end) {
-      backward_weights();
-      step.end();
-    }
-    // Deferred to overlap the next all-reduce, if there is one. A mark waits for the deferred ones before it.
-    if (step.weight_gradient && sums_ > 0 && !(step.mark() && waiting_.empty()))
-      waiting_.push_back(std::move(step));
-    else
-      step.form_weight_gradient();
-  }
-  backward_weights();
+void Tape::backward_inputs() {
+  while (!steps_.empty())
+    if (WeightHalf rest = take_last(true); rest.form) waiting_.push_back(std::move(rest));
 }
 
-Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
+void Tape::backward_weights() {
+  require(steps_.empty(),
+          "tape: backward_weights: expected backward_inputs before it, found {} operators and marks whose "
+          "input gradients have not been formed",
+          steps_.size());
+  form_waiting();
+}
+
+void Tape::backward() {
+  require(waiting_.empty(),
+          "tape: backward: expected backward_weights after backward_inputs, found {} weight gradients left",
+          waiting_.size());
+  while (!steps_.empty()) {
+    WeightHalf rest = take_last(false);
+    // Left for the next sum, if there is one; a mark stands behind what is left.
+    if (rest.mark ? !waiting_.empty() : rest.form && sums_ > 0)
+      waiting_.push_back(std::move(rest));
+    else
+      rest.run();
+    if (sums_ == 0) form_waiting();
+  }
+}
+
+std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
   Tape silent(tape.stream(), false);
-  const Var out(function(silent, inputs).value(), tape.recording());
-  tape.record(out, [stream = tape.stream(), inputs, function, out] {
-    Tape again(stream);
-    std::vector<Var> fresh;  // separate gradients, so that the inner tape does not modify the outer ones
-    for (const Var& v : inputs) fresh.emplace_back(v.value(), v.needs_grad());
-    function(again, fresh).set_grad(out.grad());
-    again.backward();
-    for (size_t i = 0; i < inputs.size(); ++i)
-      if (inputs[i].needs_grad() && fresh[i].has_grad()) inputs[i].add_grad(fresh[i].grad());
-  });
-  return out;
+  std::vector<Var> outputs;
+  for (const Var& v : function(silent, inputs)) outputs.emplace_back(v.value(), tape.recording());
+  // Inputs with gradients of their own, so that the inner tape never touches the outer one's.
+  const auto fresh = std::make_shared<std::vector<Var>>();
+  const auto gradients = std::make_shared<std::vector<Tensor>>(outputs.size());  // of the outputs
+  tape.record_tape(
+      outputs[0],
+      [stream = tape.stream(), inputs, function, first = outputs[0], fresh, gradients] {
+        (*gradients)[0] = first.grad();
+        Tape again(stream);
+        for (const Var& v : inputs) fresh->emplace_back(v.value(), v.needs_grad());
+        const std::vector<Var> results = function(again, *fresh);
+        for (size_t i = 0; i < results.size(); ++i)
+          if ((*gradients)[i].defined()) results[i].set_grad(std::move((*gradients)[i]));
+        return again;
+      },
+      [inputs, fresh] {
+        for (size_t i = 0; i < inputs.size(); ++i)
+          if (inputs[i].needs_grad() && (*fresh)[i].has_grad()) inputs[i].add_grad((*fresh)[i].grad());
+      });
+  // Backwards these run before the first output's, which differentiates all of them.
+  for (size_t i = 1; i < outputs.size(); ++i)
+    tape.record(outputs[i], [i, output = outputs[i], first = outputs[0], gradients] {
+      (*gradients)[i] = output.grad();
+      if (!first.has_grad())
+        first.set_grad(Tensor::zeros(first.shape(), first.value().dtype(), first.value().device()));
+    });
+  return outputs;
 }
 
 }  // namespace wuneng

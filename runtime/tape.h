@@ -1,8 +1,9 @@
 // Tape: records operators for reverse-mode differentiation.
 //
 // An operator computes its value with kernels, then records itself: one closure for the gradient of its
-// inputs and, if it has weights, one for the gradient of its weights, so that the two halves of the backward
-// pass may run at different times (backward_inputs first, backward_weights later).
+// inputs and, where it has weights, one for the gradient of its weights. The two are apart so that a schedule
+// may run them at different times (backward_inputs now, backward_weights later: B and W of the zero-bubble
+// papers, arXiv 2401.10241).
 #pragma once
 #include <functional>
 #include <memory>
@@ -78,49 +79,69 @@ class Tape {
   }
   Var output(Tensor value, bool needs_grad) const { return Var(std::move(value), needs_grad && recording_); }
 
-  // Records an operator with the result `out`. In the backward pass it is skipped if `out` has no gradient;
-  // otherwise input_gradient runs when out.grad() is complete. weight_gradient may run later and may be
-  // empty. out's gradient is freed after both.
-  void record(const Var& out, std::function<void()> input_gradient,
-              std::function<void()> weight_gradient = {});
+  // Records an operator whose result is `out`. Backwards, it is passed over when no gradient reached `out`;
+  // else input_gradient runs with out.grad() complete, and out's gradient is dropped. weight_gradient, which
+  // may be empty, gets that gradient, of out's shape, and may run much later: it should hold tensors of the
+  // values that it needs, not Vars, so that nothing else stays in memory until then.
+  using WeightGradient = std::function<void(const Tensor& out_gradient)>;
+  void record(const Var& out, std::function<void()> input_gradient, WeightGradient weight_gradient = {});
 
   // Records an operator whose input gradient is an all-reduce over ranks: begin() starts it, weight gradients
   // of operators that were recorded after it run in the meantime, and end() waits for it and accumulates the
   // result.
   void record_sum(const Var& out, std::function<void()> begin, std::function<void()> end);
 
-  // In the backward pass `function` runs as soon as all gradients, including weight gradients, of operators
-  // recorded after it are complete.
+  // Records an operator that is a tape of its own. Backwards, `inner` makes it, with gradients set on its
+  // outputs; it goes backward as this one does, whole or in halves; input_gradient runs when its inputs have
+  // their gradients.
+  void record_tape(const Var& out, std::function<Tape()> inner, std::function<void()> input_gradient);
+
+  // Backwards, `function` runs as soon as what was recorded after it has all its gradients, weights included.
   void mark(std::function<void()> function);
 
   // Runs the backward pass from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
-  // The same in two halves. backward_weights runs the weight gradients that backward_inputs deferred, in that
-  // order.
+  // The same in two halves, one after the other; gradients are the same to the bit.
+  // - backward_inputs forms the gradients of values. It also forms those of weights where one closure forms
+  //   both (norms, biases, scales: vectors).
+  // - backward_weights forms what is left, the weight_gradient closures in backward()'s order, and runs the
+  //   marks. It throws where backward_inputs has not run.
+  // Between them the tape holds what those closures read, for each of them an input's value and an output's
+  // gradient, also of recomputed operators; all other values and gradients are freed.
   void backward_inputs();
   void backward_weights();
 
  private:
   struct Step {
-    Var out;  // undefined: a mark, whose function is weight_gradient
-    std::function<void()> input_gradient, weight_gradient;
-    std::function<void()> end;  // of an all-reduce that input_gradient has started
-
-    bool mark() const { return !out.defined(); }
-    void form_weight_gradient() const;
+    Var out;  // undefined: a mark, its function in weight_gradient
+    std::function<void()> input_gradient;
+    WeightGradient weight_gradient;
+    std::function<void()> end;    // of a sum that input_gradient has begun
+    std::function<Tape()> inner;  // of an operator that is a tape
   };
-  Step take_last();
+  // What is left of a step when its input gradient is there.
+  struct WeightHalf {
+    WeightGradient form;
+    Tensor out_gradient;
+    bool mark = false;
+
+    void run() const {
+      if (form) form(out_gradient);
+    }
+  };
+  WeightHalf take_last(bool in_halves);
+  void form_waiting();
   Stream stream_;
   bool recording_;
   std::vector<Step> steps_;
-  int sums_ = 0;               // number of record_sum steps
-  std::vector<Step> waiting_;  // deferred weight gradients
+  int sums_ = 0;                     // among the steps
+  std::vector<WeightHalf> waiting_;  // left for later, oldest first
 };
 
-// Activation checkpointing: runs `function` without recording and keeps only its inputs; the backward pass
-// runs it again with recording and differentiates it. `function` must compute the same result both times and
-// use no Var with needs_grad except `inputs` and parameters (leaves).
-using Recomputed = std::function<Var(Tape&, const std::vector<Var>& inputs)>;
-Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
+// Activation checkpointing: runs `function` without recording and keeps only its inputs and outputs; the
+// backward pass runs it again with recording and differentiates it. `function` must compute the same results
+// both times and use no Var with needs_grad except `inputs` and parameters (leaves).
+using Recomputed = std::function<std::vector<Var>(Tape&, const std::vector<Var>& inputs)>;
+std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
 
 }  // namespace wuneng

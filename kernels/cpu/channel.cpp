@@ -54,17 +54,15 @@ void bias_sigmoid(const Stream&, const BiasSigmoidArgs& args) {
           [=](int64_t i, int64_t c) { y[i] = scale * sigmoid(x[i] + b[c]); });
 }
 
-void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& args) {
-  const Tensor slope = Tensor::empty(args.dy.shape());
+void bias_sigmoid_backward(const Stream&, const BiasSigmoidBackwardArgs& args) {
   const float *y = args.y.f32(), *dy = args.dy.f32(), inverse = 1 / args.scale;
-  float* s = slope.f32();
+  const auto slope = [=](int64_t i) { return dy[i] * y[i] * (1 - y[i] * inverse); };
   const int64_t T = args.dy.dim(0), C = args.dy.numel() / std::max<int64_t>(1, T);
-  by_rows(T, C, [=](int64_t i, int64_t) { s[i] = dy[i] * y[i] * (1 - y[i] * inverse); });
-  if (args.dx.defined()) {
-    float* dx = args.dx.begun().f32();
-    by_rows(T, C, [=](int64_t i, int64_t) { dx[i] += s[i]; });
-  }
-  if (args.dbias.defined()) column_sum(stream, {.dy = slope, .dbias = args.dbias});
+  if (args.dx.defined())
+    add_to(args.dx, [=](auto sum) { by_rows(T, C, [=](int64_t i, int64_t) { sum(i, slope(i)); }); });
+  if (!args.dbias.defined()) return;
+  float* db = args.dbias.f32();
+  by_columns(T, C, [=](int64_t i, int64_t c) { db[c] += slope(i); });
 }
 
 void key_scale(const Stream&, const KeyScaleArgs& args) {
@@ -79,10 +77,13 @@ void key_scale_backward(const Stream&, const KeyScaleBackwardArgs& args) {
   const F32In k_a(args.k_a);
   const float *key = args.key.f32(), *rate = args.rate.f32(), *w = k_a.data(), *dy = args.dy.f32();
   const int64_t T = args.dy.dim(0), C = args.k_a.numel();
-  float *dkey = args.dkey.defined() ? args.dkey.begun().f32() : nullptr,
-        *drate = args.drate.defined() ? args.drate.begun().f32() : nullptr;
-  if (dkey) by_rows(T, C, [=](int64_t i, int64_t c) { dkey[i] += dy[i] * (1 + (rate[i] - 1) * w[c]); });
-  if (drate) by_rows(T, C, [=](int64_t i, int64_t c) { drate[i] += dy[i] * key[i] * w[c]; });
+  if (args.dkey.defined())
+    add_to(args.dkey, [=](auto sum) {
+      by_rows(T, C, [=](int64_t i, int64_t c) { sum(i, dy[i] * (1 + (rate[i] - 1) * w[c])); });
+    });
+  if (args.drate.defined())
+    add_to(args.drate,
+           [=](auto sum) { by_rows(T, C, [=](int64_t i, int64_t c) { sum(i, dy[i] * key[i] * w[c]); }); });
   if (!args.dk_a.defined()) return;
   float* dw = args.dk_a.f32();
   by_columns(T, C, [=](int64_t i, int64_t c) { dw[c] += dy[i] * key[i] * (rate[i] - 1); });
@@ -108,24 +109,47 @@ void token_shift_backward(const Stream&, const TokenShiftBackwardArgs& args) {
   const float *x = args.x.f32(), *w = mu.data(), *dy = args.dy.f32();
   const int64_t T = args.x.dim(0), C = args.mu.numel();
   const int32_t* document_boundaries = args.document_boundaries.data<int32_t>();
-  float *dx = args.dx.defined() ? args.dx.begun().f32() : nullptr,
-        *dmu = args.dmu.defined() ? args.dmu.f32() : nullptr;
-  parallel_for(C, kColumns, [&](int64_t begin, int64_t end) {
+  if (args.dx.defined())
+    add_to(args.dx, [=](auto sum) {
+      parallel_for(T, kRows, [=](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+          const float *now = dy + t * C, *after = document_boundaries[t] & kDocumentEnds ? nullptr : now + C;
+#pragma omp simd
+          for (int64_t c = 0; c < C; ++c)
+            sum(t * C + c, now[c] * (1 - w[c]) + (after ? after[c] * w[c] : 0.0f));
+        }
+      });
+    });
+  if (!args.dmu.defined()) return;
+  float* dmu = args.dmu.f32();
+  parallel_for(C, kColumns, [=](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < T; ++t) {
       const float *xt = x + t * C, *dyt = dy + t * C,
-                  *before = document_boundaries[t] & kDocumentBegins ? nullptr : xt - C,
-                  *after = document_boundaries[t] & kDocumentEnds ? nullptr : dyt + C;
-      if (dx) {
+                  *before = document_boundaries[t] & kDocumentBegins ? nullptr : xt - C;
 #pragma omp simd
-        for (int64_t c = begin; c < end; ++c)
-          dx[t * C + c] += dyt[c] * (1 - w[c]) + (after ? after[c] * w[c] : 0.0f);
-      }
-      if (dmu) {
-#pragma omp simd
-        for (int64_t c = begin; c < end; ++c) dmu[c] += dyt[c] * ((before ? before[c] : 0.0f) - xt[c]);
-      }
+      for (int64_t c = begin; c < end; ++c) dmu[c] += dyt[c] * ((before ? before[c] : 0.0f) - xt[c]);
     }
   });
+}
+
+void scale_channels(const Stream&, const ScaleChannelsArgs& args) {
+  const F32In weight(args.w);
+  const float *x = args.x.f32(), *w = weight.data(), factor = args.factor;
+  float* y = args.y.f32();
+  by_rows(args.x.dim(0), args.w.numel(), [=](int64_t i, int64_t c) { y[i] = factor * w[c] * x[i]; });
+}
+
+void scale_channels_backward(const Stream&, const ScaleChannelsBackwardArgs& args) {
+  const F32In weight(args.w);
+  const float *x = args.x.f32(), *w = weight.data(), *dy = args.dy.f32(), factor = args.factor;
+  const int64_t T = args.dy.dim(0), C = args.w.numel();
+  if (args.dx.defined()) {
+    float* dx = args.dx.begun().f32();
+    by_rows(T, C, [=](int64_t i, int64_t c) { dx[i] += factor * w[c] * dy[i]; });
+  }
+  if (!args.dw.defined()) return;
+  float* dw = args.dw.f32();
+  by_columns(T, C, [=](int64_t i, int64_t c) { dw[c] += factor * x[i] * dy[i]; });
 }
 
 void scale_heads(const Stream&, const ScaleHeadsArgs& args) {
@@ -145,14 +169,15 @@ void scale_heads(const Stream&, const ScaleHeadsArgs& args) {
 void scale_heads_backward(const Stream&, const ScaleHeadsBackwardArgs& args) {
   const F32In scales(args.s);
   const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2);
-  if (float* const sum = args.dx.defined() ? args.dx.begun().f32() : nullptr)
-    parallel_for(T, kRows, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin * H; row < end * H; ++row) {
-        const float *dy = args.dy.f32() + row * D, s = scales.data()[row % H];
-        float* dx = sum + row * D;
+  if (args.dx.defined())
+    add_to(args.dx, [&](auto sum) {
+      parallel_for(T, kRows, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin * H; row < end * H; ++row) {
+          const float *dy = args.dy.f32(), s = scales.data()[row % H];
 #pragma omp simd
-        for (int64_t c = 0; c < D; ++c) dx[c] += s * dy[c];
-      }
+          for (int64_t i = row * D; i < (row + 1) * D; ++i) sum(i, s * dy[i]);
+        }
+      });
     });
   if (!args.ds.defined()) return;
   float* ds = args.ds.f32();

@@ -59,21 +59,25 @@ void rms_norm_backward(const Stream&, const RmsNormBackwardArgs& args) {
   const int64_t H = args.weight.numel() / D;
   const float *x = args.x.f32(), *w = weight.data(), *dy = args.dy.f32();
   std::vector<float> scales(rows);
-  float* dx = args.dx.defined() ? args.dx.begun().f32() : nullptr;
-  parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float *xi = x + i * D, *wi = w + i % H * D, *dyi = dy + i * D;
-      const float scale = scales[i] = 1.0f / std::sqrt(sum_of_squares(xi, D) / D + args.eps);
-      if (!dx) continue;
-      float inner = 0;
+  const auto scale_of = [&](int64_t i) {
+    return scales[i] = 1.0f / std::sqrt(sum_of_squares(x + i * D, D) / D + args.eps);
+  };
+  if (args.dx.defined())
+    add_to(args.dx, [&](auto sum) {
+      parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const float *xi = x + i * D, *wi = w + i % H * D, *dyi = dy + i * D, scale = scale_of(i);
+          float inner = 0;
 #pragma omp simd reduction(+ : inner)
-      for (int64_t c = 0; c < D; ++c) inner += dyi[c] * wi[c] * xi[c];
-      const float back = inner * scale * scale * scale / D;
-      float* dxi = dx + i * D;
+          for (int64_t c = 0; c < D; ++c) inner += dyi[c] * wi[c] * xi[c];
+          const float back = inner * scale * scale * scale / D;
 #pragma omp simd
-      for (int64_t c = 0; c < D; ++c) dxi[c] += dyi[c] * wi[c] * scale - xi[c] * back;
-    }
-  });
+          for (int64_t c = 0; c < D; ++c) sum(i * D + c, dyi[c] * wi[c] * scale - xi[c] * back);
+        }
+      });
+    });
+  else
+    for (int64_t i = 0; i < rows; ++i) scale_of(i);
   if (!args.dweight.defined()) return;
   float* dw = args.dweight.f32();
   // Split over columns: the order of the sum over rows does not depend on the thread count.
@@ -102,18 +106,18 @@ void l2_norm(const Stream&, const L2NormArgs& args) {
 
 void l2_norm_backward(const Stream&, const L2NormBackwardArgs& args) {
   const int64_t D = args.x.dim(-1), rows = args.x.numel() / std::max<int64_t>(1, D);
-  float* dx = args.dx.begun().f32();
-  parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float *xi = args.x.f32() + i * D, *dyi = args.dy.f32() + i * D;
-      float* dxi = dx + i * D;
-      const float norm = std::sqrt(sum_of_squares(xi, D));
-      const float scale = 1.0f / std::max(norm, 1e-12f);
-      const float back =
-          norm > 1e-12f ? dot(xi, dyi, D) * scale * scale * scale : 0.0f;  // below it, the norm is a constant
+  add_to(args.dx, [&](auto sum) {
+    parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float *xi = args.x.f32() + i * D, *dyi = args.dy.f32() + i * D;
+        const float norm = std::sqrt(sum_of_squares(xi, D));
+        const float scale = 1.0f / std::max(norm, 1e-12f);
+        const float back = norm > 1e-12f ? dot(xi, dyi, D) * scale * scale * scale
+                                         : 0.0f;  // below it, the norm is a constant
 #pragma omp simd
-      for (int64_t c = 0; c < D; ++c) dxi[c] += dyi[c] * scale - xi[c] * back;
-    }
+        for (int64_t c = 0; c < D; ++c) sum(i * D + c, dyi[c] * scale - xi[c] * back);
+      }
+    });
   });
 }
 

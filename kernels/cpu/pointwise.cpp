@@ -45,38 +45,45 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
   const auto in = [](const Tensor& t) { return t.defined() ? t.f32() : nullptr; };
   const float *a = in(args.a), *b = in(args.b), *c = in(args.c), *y = in(args.y), *dy = args.dy.f32();
   // A gradient that is not wanted is written to a scratch tensor, to avoid a branch in the loop.
-  const auto sum = [](const Gradient& g, const Tensor& of) {
-    return g.defined() ? g.begun() : of.defined() ? Tensor::empty(of.shape()) : Tensor();
+  const auto wanted = [](const Gradient& g, const Tensor& of) {
+    return g.defined() || !of.defined() ? g : Gradient(Tensor::empty(of.shape()), {});
   };
-  const Tensor sum_a = sum(args.da, args.a), sum_b = sum(args.db, args.b), sum_c = sum(args.dc, args.c);
-  float *da = sum_a.f32(), *db = sum_b.defined() ? sum_b.f32() : nullptr,
-        *dc = sum_c.defined() ? sum_c.f32() : nullptr;
+  const Gradient da = wanted(args.da, args.a), db = wanted(args.db, args.b), dc = wanted(args.dc, args.c);
+  // f(i, sum_a) for all i, or f(i, sum_a, sum_b).
+  const auto to_a = [&](const auto& f) {
+    add_to(da, [&](auto sum_a) { for_each(n, [=](int64_t i) { f(i, sum_a); }); });
+  };
+  const auto to_both = [&](const auto& f) {
+    add_to(da, [&](auto sum_a) {
+      add_to(db, [&](auto sum_b) { for_each(n, [=](int64_t i) { f(i, sum_a, sum_b); }); });
+    });
+  };
   switch (args.function) {
     case Pointwise::silu:
-      return for_each(n, [=](int64_t i) {
+      return to_a([=](int64_t i, auto sum_a) {
         const float s = sigmoid(a[i]);
-        da[i] += dy[i] * s * (1 + a[i] * (1 - s));
+        sum_a(i, dy[i] * s * (1 + a[i] * (1 - s)));
       });
     case Pointwise::tanh:
-      return for_each(n, [=](int64_t i) { da[i] += dy[i] * (1 - y[i] * y[i]); });
+      return to_a([=](int64_t i, auto sum_a) { sum_a(i, dy[i] * (1 - y[i] * y[i])); });
     case Pointwise::sigmoid:
-      return for_each(n, [=](int64_t i) { da[i] += dy[i] * y[i] * (1 - y[i]); });
+      return to_a([=](int64_t i, auto sum_a) { sum_a(i, dy[i] * y[i] * (1 - y[i])); });
     case Pointwise::swiglu:
-      return for_each(n, [=](int64_t i) {
+      return to_both([=](int64_t i, auto sum_a, auto sum_b) {
         const float s = sigmoid(a[i]);
-        da[i] += dy[i] * b[i] * s * (1 + a[i] * (1 - s));
-        db[i] += dy[i] * a[i] * s;
+        sum_a(i, dy[i] * b[i] * s * (1 + a[i] * (1 - s)));
+        sum_b(i, dy[i] * a[i] * s);
       });
     case Pointwise::mix:
-      return for_each(n, [=](int64_t i) {
-        da[i] += dy[i] * c[i];
-        db[i] += dy[i] * (1 - c[i]);
-        dc[i] += dy[i] * (a[i] - b[i]);
+      add_to(dc, [&](auto sum_c) { for_each(n, [=](int64_t i) { sum_c(i, dy[i] * (a[i] - b[i])); }); });
+      return to_both([=](int64_t i, auto sum_a, auto sum_b) {
+        sum_a(i, dy[i] * c[i]);
+        sum_b(i, dy[i] * (1 - c[i]));
       });
     case Pointwise::add:
-      return for_each(n, [=](int64_t i) {
-        da[i] += dy[i];
-        db[i] += dy[i];
+      return to_both([=](int64_t i, auto sum_a, auto sum_b) {
+        sum_a(i, dy[i]);
+        sum_b(i, dy[i]);
       });
   }
 }

@@ -1,5 +1,6 @@
 #include "kernels/rows.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/simd.h"
@@ -33,24 +34,29 @@ void move_runs(const RowRunsArgs& args, bool to_packed) {
 
 void select_heads(const Stream&, const HeadMapArgs& args) {
   const int64_t T = args.x.dim(0), from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
-  if (args.base.defined()) Gradient(args.y, args.base).begun();
-  parallel_for(T, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t)
-      for (int64_t h = 0; h < to; ++h) {
-        const float* x = args.x.f32() + (t * from + args.map[h]) * D;
-        float* y = args.y.f32() + (t * to + h) * D;
-        if (args.base.defined())
-          add(y, x, D);
-        else
-          std::memcpy(y, x, D * sizeof(float));
-      }
+  add_to({args.y, args.base}, [&](auto sum) {
+    parallel_for(T, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        for (int64_t h = 0; h < to; ++h) {
+          const float* x = args.x.f32() + (t * from + args.map[h]) * D;
+          const int64_t y = (t * to + h) * D;
+#pragma omp simd
+          for (int64_t c = 0; c < D; ++c) sum(y + c, x[c]);
+        }
+    });
   });
 }
 
 void sum_heads(const Stream&, const HeadMapArgs& args) {
   const int64_t T = args.x.dim(0), from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
-  float* y = Gradient(args.y, args.base).begun().f32();
+  float* y = args.y.f32();
+  const float* base = args.base.defined() ? args.base.f32() : nullptr;
   parallel_for(T, 16, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * to * D, size = (end - begin) * to * D;
+    if (!base)
+      std::fill_n(y + first, size, 0.0f);
+    else if (base != y)
+      std::copy_n(base + first, size, y + first);
     for (int64_t t = begin; t < end; ++t)
       for (int64_t h = 0; h < from; ++h)
         add(y + (t * to + args.map[h]) * D, args.x.f32() + (t * from + h) * D, D);
@@ -72,9 +78,14 @@ void concat_backward(const Stream&, const ConcatBackwardArgs& args) {
   const int64_t width = args.dy.dim(-1), rows = width ? args.dy.numel() / width : 0;
   const auto give = [&](const Gradient& g, bool first) {
     if (!g.defined()) return;
-    float* sum = g.begun().f32();
     const int64_t own = g.out.dim(-1), skipped = first ? 0 : width - own;
-    for (int64_t i = 0; i < rows; ++i) add(sum + i * own, args.dy.f32() + i * width + skipped, own);
+    add_to(g, [&](auto sum) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const float* dy = args.dy.f32() + i * width + skipped;
+#pragma omp simd
+        for (int64_t c = 0; c < own; ++c) sum(i * own + c, dy[c]);
+      }
+    });
   };
   give(args.da, true);
   give(args.db, false);

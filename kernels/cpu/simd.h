@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "runtime/tensor.h"
+#include "runtime/gradient.h"
 
 namespace wuneng::kernels::cpu {
 
@@ -54,5 +54,15 @@ class F32In {
  private:
   Tensor tensor_;
 };
+
+// loop(sum), where sum(i, x) puts base[i] + x into element i of the gradient: two loops, so that a gradient
+// that nothing has reached yet is only written. Every element is to come once.
+template <class Loop>
+void add_to(const Gradient& gradient, const Loop& loop) {
+  float* out = gradient.out.f32();
+  if (!gradient.base.defined()) return loop([out](int64_t i, float x) { out[i] = x; });
+  const float* base = gradient.base.f32();
+  loop([out, base](int64_t i, float x) { out[i] = base[i] + x; });
+}
 
 }  // namespace wuneng::kernels::cpu

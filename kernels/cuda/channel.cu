@@ -126,6 +126,31 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& ar
                   });
 }
 
+void scale_channels(const Stream& stream, const ScaleChannelsArgs& args) {
+  const Operand x(args.x), y(args.y);
+  const AnyTypeOperand w(args.w);
+  const float factor = args.factor;
+  const int64_t C = args.w.numel();
+  for_each_in_rows(stream, "scale_channels", VectorWidth({args.x, args.y}, {args.w}), args.x.dim(0), C, C,
+                   [=] __device__(int64_t t, auto c) { y.store(t * C + c, factor * w[c] * x[t * C + c]); });
+}
+
+void scale_channels_backward(const Stream& stream, const ScaleChannelsBackwardArgs& args) {
+  const Operand x(args.x), dy(args.dy);
+  const AnyTypeOperand w(args.w);
+  const GradientOutput dx(args.dx);
+  const VectorWidth width({args.dy, args.x, args.dx.out, args.dx.base}, {args.w});
+  const float factor = args.factor;
+  const int64_t T = args.dy.dim(0), C = args.w.numel();
+  if (args.dx.defined())
+    for_each_in_rows(stream, "scale_channels backward", width, T, C, C, [=] __device__(int64_t t, auto c) {
+      dx.write(t * C + c, factor * w[c] * dy[t * C + c]);
+    });
+  if (args.dw.defined())
+    column_reduce(stream, "scale_channels backward", width, T, C, C, args.dw,
+                  [=] __device__(int64_t t, auto c) { return factor * x[t * C + c] * dy[t * C + c]; });
+}
+
 void scale_heads(const Stream& stream, const ScaleHeadsArgs& args) {
   const Operand x(args.x), base(args.base), y(args.y);
   const AnyTypeOperand s(args.s);

@@ -56,7 +56,7 @@ void generate(const GenerateOptions& o) {
     const int64_t T = std::min<int64_t>(o.window, static_cast<int64_t>(tokens.size()));
     const std::vector<int32_t> context(tokens.end() - T, tokens.end());
     Tape no_grad(model->stream(), false);
-    const Var hidden = model->forward(no_grad, {Tensor::from(context, {T}), Tensor(), {0, T}}, {});
+    const Var hidden = model->forward(no_grad, {Tensor::from(context, {T}), Tensor(), {0, T}}, {}).hidden;
     const Tensor last = model->logits(hidden.value().rows(T - 1, T)).to(Device{});
     tokens.push_back(sample(last.f32(), vocab, o.temperature, random));
     if (codec.ends(tokens.back())) break;

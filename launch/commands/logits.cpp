@@ -48,7 +48,7 @@ void logits(const LogitsOptions& o) {
   const auto model = open_model(o.model, parse_device(o.device, 0));
   const MicroBatch batch = read_tokens(o.tokens, model->config().vocab_size);
   Tape no_grad(model->stream(), false);
-  const Tensor out = model->logits(model->forward(no_grad, batch, {}).value());
+  const Tensor out = model->logits(model->forward(no_grad, batch, {}).hidden.value());
   const h5::Handle file = h5::create_file(o.out);
   h5::write(file, "logits", out);
   h5::write(file, "tokens", batch.tokens);

@@ -4,7 +4,7 @@
 
 #include "data/batches/packing.h"
 #include "model/config.h"
-#include "model/loss.h"
+#include "model/objectives/objective.h"
 #include "parallel/learning_rate.h"
 #include "parallel/mesh.h"
 #include "parallel/optimizer.h"
@@ -27,8 +27,7 @@ struct TrainRecipe {
   std::string init_from;  // a Hugging Face directory to start from; empty: random
   DType student_dtype = DType::f32;
   std::vector<std::string> freeze;  // name patterns with *
-  // [teacher]; none where the objective is "ce"
-  bool has_teacher = false;
+  // [teacher]; none where the objective needs no signals
   std::string teacher_path;
   DType teacher_dtype = DType::f32;
   bool teacher_streams = true;  // on ranks of its own, or in the student's last-stage processes
@@ -38,6 +37,7 @@ struct TrainRecipe {
   // [layout], [teacher.layout]
   Layout layout;
   std::optional<Layout> teacher_layout;
+  std::string schedule;  // of the student's pipeline, by name: see parallel/schedule.h
   // [data]
   std::vector<DataSource> sources;
   int64_t held_out_every = 0;
@@ -46,7 +46,7 @@ struct TrainRecipe {
   uint64_t data_seed = 0;
   int data_threads = 1;
   // [loss], [optimizer]
-  LossOptions loss;
+  std::shared_ptr<const Objective> objective;
   AdamwOptions adamw;
   LearningRate learning_rate;
   double clip = 1;
@@ -61,6 +61,7 @@ struct TrainRecipe {
   std::vector<std::string> notes;  // of the recipe, for the user: keys by their former names
   std::string resolved;            // the whole recipe with its defaults, as TOML
 
+  bool has_teacher() const { return teacher.has_value(); }
   int64_t steps() const { return learning_rate.steps; }
   int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch
   // Of a model whose weights are of type `weights`: f32 on the CPU; on a GPU the weights', if not said.

@@ -2,8 +2,8 @@
 
 namespace wuneng {
 
-std::vector<Round> plan_rounds(int64_t steps, int64_t eval_every, int64_t parts) {
-  std::vector<Round> out;
+std::vector<Pass> plan_passes(int64_t steps, int64_t eval_every, int64_t parts) {
+  std::vector<Pass> out;
   for (int64_t step = 0; step <= steps; ++step) {
     if (eval_every > 0 && (step % eval_every == 0 || step == steps))
       for (int64_t part = 0; part < parts; ++part) out.push_back({false, step, part, part + 1 == parts});
@@ -12,9 +12,9 @@ std::vector<Round> plan_rounds(int64_t steps, int64_t eval_every, int64_t parts)
   return out;
 }
 
-int64_t first_round(const std::vector<Round>& rounds, int64_t done) {
+int64_t first_pass(const std::vector<Pass>& passes, int64_t steps_done) {
   int64_t i = 0;
-  while (i < static_cast<int64_t>(rounds.size()) && rounds[i].step < done) ++i;
+  while (i < static_cast<int64_t>(passes.size()) && passes[i].step < steps_done) ++i;
   return i;
 }
 

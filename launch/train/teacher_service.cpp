@@ -1,41 +1,63 @@
-// The teacher's ranks: forward alone over the same micro-batches as the student, logits into the stream.
-#include "launch/train/train.h"
+#include "launch/train/teacher_service.h"
+
 #include "model/hugging_face.h"
 #include "parallel/pipeline.h"
 
 namespace wuneng {
 
+std::vector<SourcedSignal> streamed_signals(const TrainRecipe& r, const Mesh& mesh) {
+  return teacher_signals(r.objective->teacher_signals(), {*r.teacher, r.student, *mesh.teacher, mesh.student},
+                         r.stream_dtype);
+}
+
+StreamOptions stream_options(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data,
+                             int64_t steps_done, Device device) {
+  StreamOptions o;
+  for (const SourcedSignal& s : streamed_signals(r, mesh)) o.signals.push_back(s.signal);
+  o.rows = r.rows();
+  o.micro_batches = static_cast<int>(r.accumulation);
+  o.credits = r.credits;
+  o.device = device;
+  o.first_pass = first_pass(data.passes(), steps_done);
+  o.end_pass = static_cast<int64_t>(data.passes().size());
+  return o;
+}
+
 double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                     int64_t done, Device device) {
+                     int64_t steps_done, Device device) {
   Decoder model(
       *r.teacher,
       Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device, r.activations_on(device, r.teacher_dtype)},
       r.teacher_dtype);
   load_hugging_face(model, r.teacher_path, 0);
-  const StreamOptions options = stream_options(r, data, done, device);
-  std::unique_ptr<TeacherSender> sender;
-  if (mesh.last_stage()) sender = std::make_unique<TeacherSender>(stream, mesh, options);
+
+  std::vector<SourcedSignal> signals = streamed_signals(r, mesh);
+  std::erase_if(signals, [&](const SourcedSignal& s) { return s.signal.teacher.stage != mesh.pp_rank; });
+  const StreamOptions options = stream_options(r, mesh, data, steps_done, device);
+  TeacherSender sender(stream, mesh, options);
+
+  const auto served = [shape = stream_shape(mesh, options.micro_batches),
+                       dp_rank = mesh.dp_rank](int64_t pass) { return items_served(shape, pass, dp_rank); };
+  PassReader reader(data, options.first_pass, r.data_threads, served);
   const Pipeline pipeline(mesh.pp, model.hidden_size(), model.stream(), model.placement().activations);
-  const auto served = [shape = options.shape, dp_rank = mesh.dp_rank](int64_t round) {
-    return items_served(shape, round, dp_rank);
-  };
-  RoundReader reader(data, options.first_round, r.data_threads, served);
-  for (int64_t i = options.first_round; i < options.end_round; ++i) {
-    const std::vector<StreamItem> items = served(i);
+  for (int64_t pass = options.first_pass; pass < options.end_pass; ++pass) {
+    const std::vector<StreamItem> items = served(pass);
     const std::vector<MicroBatch> batches = reader.next();
     PipelineWork work;
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
-    work.forward = [&](Tape& tape, int m, const Var& hidden) {
-      const Var out = model.forward(tape, batches[m], hidden);
-      if (sender)
-        sender->send(items[m],
-                     [&](Range columns, const Tensor& frame) { model.logits(out.value(), columns, frame); });
+    work.carried_in = [&](int /*chunk*/) { return model.carried_in(); };
+    work.carried_out = [&](int /*chunk*/) { return model.carried_out(); };
+    work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
+      const StageState out = model.forward(tape, batches[m], input);
+      for (const auto& [signal, source] : signals)
+        sender.send(signal.name, items[m],
+                    [&](const SignalPart& part) { source->write(signal, model, out.hidden.value(), part); });
       return out;
     };
-    pipeline.run(forward_only(mesh.layout.pp, mesh.pp_rank, static_cast<int>(items.size())), work);
+    pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);
   }
-  if (sender) sender->flush();
+  sender.flush();
   return reader.seconds_waited();
 }
 

@@ -1,17 +1,10 @@
-// The student's ranks: the training loop. Phases: 1 model and optimizer, 2 resume, 3 rounds of training and
-// evaluation, 4 the last checkpoint.
-#include <fnmatch.h>
+#include "launch/train/trainer.h"
 
 #include <chrono>
-#include <optional>
+#include <cmath>
 
 #include "launch/train/colocated_teacher.h"
-#include "launch/train/train.h"
-#include "launch/train/training_state.h"
-#include "model/initialize.h"
-#include "parallel/gradients.h"
-#include "parallel/pipeline.h"
-#include "runtime/metrics.h"
+#include "launch/train/teacher_service.h"
 
 namespace wuneng {
 namespace {
@@ -19,246 +12,145 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
-class StudentRun {
- public:
-  StudentRun(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-             int64_t done, Device device)
-      : r_(recipe),
-        mesh_(mesh),
-        data_(data),
-        groups_{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
-        model_(recipe.student,
-               Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
-                         recipe.activations_on(device, recipe.student_dtype)},
-               recipe.student_dtype, recipe.recompute),
-        done_(done),
-        reader_(data, first_round(data.rounds(), done), recipe.data_threads, own_items()) {
-    freeze();
-    gradients_.emplace(model_.parameters(), groups_);
-    optimizer_.emplace(model_.parameters(), recipe.adamw, model_.stream());
-    if (done == 0)
-      initialize();
-    else
-      resume();
-    if (mesh.last_stage() && recipe.has_teacher) {
-      if (recipe.teacher_streams)
-        teacher_ =
-            std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, done, device));
-      else
-        teacher_ = std::make_unique<InProcessTeacher>(recipe, mesh, batches_, device);
-    }
-    if (is_logging_rank()) metrics_.emplace(recipe.out + "/metrics.jsonl", done);
-  }
-
-  // Returns the seconds that this rank waited for data.
-  double run() {
-    const auto& rounds = data_.rounds();
-    const Clock::time_point start = Clock::now();
-    LossSums evaluation;
-    for (int64_t i = first_round(rounds, done_); i < static_cast<int64_t>(rounds.size()); ++i) {
-      const Clock::time_point begin = Clock::now();
-      batches_ = reader_.next();
-      if (rounds[i].trains) {
-        train_step(i, begin, start);
-        continue;
-      }
-      if (rounds[i].part == 0) evaluation = {};
-      const LossSums part = pass(i, 0);
-      evaluation.kl += part.kl;
-      evaluation.ce += part.ce;
-      evaluation.tokens += part.tokens;
-      if (rounds[i].last_part) report_evaluation(rounds[i].step, evaluation);
-    }
-    if (done_ < r_.steps()) save(r_.steps());
-    return reader_.seconds_waited();
-  }
-
- private:
-  // The rank that writes metrics: the last stage knows the loss.
-  bool is_logging_rank() const { return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0; }
-
-  // This rank's micro-batches of a round: its replica's.
-  RoundReader::Items own_items() const {
-    return [count = static_cast<int>(r_.accumulation), dp_rank = mesh_.dp_rank](int64_t round) {
-      std::vector<StreamItem> items;
-      for (int m = 0; m < count; ++m) items.push_back({round, m, dp_rank});
-      return items;
-    };
-  }
-
-  void freeze() {
-    for (const std::string& pattern : r_.freeze) {
-      bool any = false;
-      for (Parameter* p : model_.parameters())
-        if (fnmatch(pattern.c_str(), p->name.c_str(), 0) == 0) {
-          p->trainable = false;
-          p->var = Var(p->var.value(), false);
-          any = true;
-        }
-      require(mesh_.role_comm.all_reduce(any, Reduce::max, "freeze patterns") > 0,
-              "student.freeze: no parameter matches '{}'", pattern);
-    }
-  }
-
-  void initialize() {
-    if (!r_.init_from.empty())
-      load_hugging_face(model_, r_.init_from, r_.seed);
-    else
-      for (const Parameter* p : model_.parameters()) initialize_random(*p, r_.student, r_.seed);
-    optimizer_.emplace(model_.parameters(), r_.adamw,
-                       model_.stream());  // masters of what has just been loaded
-  }
-
-  void resume() {
-    CheckpointReader reader(r_.resume == "auto" ? r_.out + "/checkpoints" : r_.resume);
-    require(reader.step() == done_, "{}: step {}, rank 0 found step {}", reader.directory(), reader.step(),
-            done_);
-    const auto& meta = reader.meta();
-    require(meta.at("config") == r_.student.to_json(),
-            "{}: the checkpoint's model is not the recipe's: {} against {}", reader.directory(),
-            meta.at("config").dump(), r_.student.to_json().dump());
-    require(meta.at("data").at("fingerprint") == data_.fingerprint(),
-            "{}: the checkpoint's data is not the recipe's: expected fingerprint {}, found {}. The files, "
-            "weights, packing, seq_len and seed of [data] must stay; for other data start a run from the "
-            "weights (wuneng convert, then student.init_from)",
-            reader.directory(), meta.at("data").at("fingerprint").dump(), data_.fingerprint());
-    load_model(model_, reader);
-    load_optimizer(*optimizer_, reader);
-    if (is_logging_rank())
-      progress_.line(fmt::format("resumed from {} at step {}", reader.directory(), done_));
-  }
-
-  void save(int64_t step) {
-    const nlohmann::json meta = {
-        {"config", r_.student.to_json()},
-        {"recipe", r_.resolved},
-        {"seed", r_.seed},
-        {"tokenizer_from", r_.init_from.empty() ? r_.teacher_path : r_.init_from},
-        {"optimizer_steps", optimizer_->steps_done()},
-        {"data",
-         {{"fingerprint", data_.fingerprint()},
-          {"seed", r_.data_seed},
-          {"next_step", step},
-          {"next_sequence", data_.cursor(step).sequence}}},
-        {"layout", {{"dp", r_.layout.dp}, {"pp", r_.layout.pp}, {"tp", r_.layout.tp}}}};
-    save_checkpoint(mesh_.role_comm, r_.out + "/checkpoints", step,
-                    checkpoint_pieces(model_, *optimizer_, mesh_.dp_rank), meta);
-    if (mesh_.role_comm.rank() == 0) prune_checkpoints(r_.out + "/checkpoints", r_.keep);
-  }
-
-  // All micro-batches of a round through the pipeline; sums over all replicas, known on the last stage.
-  // loss_tokens > 0: with gradients, summed over the ranks.
-  LossSums pass(int64_t index, double loss_tokens) {
-    const int count = static_cast<int>(r_.accumulation);
-    const LossTotals totals(model_.placement().device);
-    PipelineWork work;
-    work.train = loss_tokens > 0;
-    const Schedule schedule = work.train ? one_f_one_b(mesh_.layout.pp, mesh_.pp_rank, count)
-                                         : forward_only(mesh_.layout.pp, mesh_.pp_rank, count);
-    const auto completed = [&](const Parameter* first) { gradients_->complete_from(first); };
-    work.rows = [&](int) { return r_.rows(); };
-    work.forward = [&](Tape& tape, int m, const Var& hidden) {
-      const MicroBatch& batch = batches_[m];
-      const Var out = model_.forward(tape, batch, hidden,
-                                     m == last_backward(schedule) ? Stage::Completed(completed) : nullptr);
-      if (!mesh_.last_stage()) return out;
-      const std::vector<TeacherSlice> slices =
-          teacher_ ? teacher_->take(index, m) : std::vector<TeacherSlice>();
-      const Var loss = distillation_loss(tape, mesh_.tp, out, model_.head(), batch.labels, slices, r_.loss,
-                                         loss_tokens > 0 ? loss_tokens : 1, totals);
-      if (teacher_) teacher_->release();
-      return loss;
-    };
-    const Pipeline pipeline(mesh_.pp, model_.hidden_size(), model_.stream(), model_.placement().activations);
-    pipeline.run(schedule, work);
-    if (work.train) gradients_->finish();
-    if (!mesh_.last_stage()) return {};
-    mesh_.dp.all_reduce(totals.tensor(), Reduce::sum, "loss over dp");
-    return totals.read();
-  }
-
-  // Tokens with a label in the whole step: what the loss is a mean over.
-  double labelled_tokens() const {
-    double count = 0;
-    for (const MicroBatch& batch : batches_)
-      for (int64_t t = 0; t < batch.rows(); ++t) count += batch.labels.data<int32_t>()[t] >= 0;
-    return std::max(1.0, mesh_.dp.all_reduce(count, Reduce::sum, "labelled tokens"));
-  }
-
-  void train_step(int64_t index, Clock::time_point begin, Clock::time_point start) {
-    const Round& round = data_.rounds()[index];
-    const double loss_tokens = labelled_tokens();
-    const LossSums sums = pass(index, loss_tokens);
-    const double norm = gradient_norm(model_.parameters(), groups_);
-    // The last stage alone knows the loss; the gradients' norm is known to all, and is not finite where the
-    // loss is not.
-    require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated",
-            round.step + 1, norm);
-    const double lr = r_.learning_rate.at(round.step);
-    optimizer_->step(lr, clip_factor(norm, r_.clip));
-    const double wait = waited_since_last();
-    report_step(round.step + 1, sums, loss_tokens, lr, norm, seconds_since(begin), seconds_since(start),
-                wait);
-    if (r_.checkpoint_every > 0 && (round.step + 1) % r_.checkpoint_every == 0 && round.step + 1 < r_.steps())
-      save(round.step + 1);
-  }
-
-  // Of the student's ranks, the one that waited longest for data since the step before.
-  double waited_since_last() {
-    const double now = reader_.seconds_waited(), mine = now - std::exchange(waited_, now);
-    return mesh_.role_comm.all_reduce(mine, Reduce::max, "waited for data");
-  }
-
-  void report_step(int64_t step, const LossSums& sums, double loss_tokens, double lr, double norm,
-                   double seconds, double elapsed, double data_wait) {
-    if (!is_logging_rank()) return;
-    const double kl = sums.kl / loss_tokens, ce = sums.ce / loss_tokens,
-                 loss = (1 - r_.loss.ce_weight) * kl + r_.loss.ce_weight * ce;
-    const double speed = double(r_.tokens_per_step()) / seconds,
-                 left = elapsed / double(step - done_) * double(r_.steps() - step);
-    metrics_->write({{"step", step},
-                     {"loss", loss},
-                     {"kl", kl},
-                     {"ce", ce},
-                     {"lr", lr},
-                     {"grad_norm", norm},
-                     {"tokens_per_second", speed},
-                     {"seconds", seconds},
-                     {"data_wait", data_wait},
-                     {"peak_tensor_bytes", memory_use(model_.placement().device.kind).peak}});
-    progress_.show({step, r_.steps(), loss, kl, ce, lr, norm, speed, left, r_.has_teacher});
-  }
-
-  void report_evaluation(int64_t step, const LossSums& sums) {
-    if (!is_logging_rank() || sums.tokens == 0) return;
-    const double kl = sums.kl / double(sums.tokens), ce = sums.ce / double(sums.tokens);
-    metrics_->write(
-        {{"step", step}, {"held_out_kl", kl}, {"held_out_ce", ce}, {"held_out_tokens", sums.tokens}});
-    progress_.line(fmt::format("held out at step {}: ce {:.4f}{}", step, ce,
-                               r_.has_teacher ? fmt::format("  kl {:.4f}", kl) : ""));
-  }
-
-  const TrainRecipe& r_;
-  const Mesh& mesh_;
-  const TrainingData& data_;
-  GradientGroups groups_;
-  Decoder model_;
-  std::optional<GradientSums> gradients_;
-  std::optional<Optimizer> optimizer_;
-  std::unique_ptr<TeacherSource> teacher_;
-  std::optional<MetricsFile> metrics_;
-  Progress progress_{r_.log_every};
-  int64_t done_;
-  RoundReader reader_;
-  std::vector<MicroBatch> batches_;  // of the round under way
-  double waited_ = 0;                // reader_'s, at the last report
-};
+// The micro-batches of a replica, in order.
+PassReader::Items micro_batches_of(int dp_rank, int64_t accumulation) {
+  return [=](int64_t pass) {
+    std::vector<StreamItem> items;
+    for (int m = 0; m < accumulation; ++m) items.push_back({pass, m, dp_rank});
+    return items;
+  };
+}
 
 }  // namespace
 
-double train_student(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                     const Comm& stream, int64_t done, Device device) {
-  return StudentRun(recipe, mesh, data, stream, done, device).run();
+Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+                 int64_t steps_done, Device device)
+    : recipe_(recipe),
+      mesh_(mesh),
+      data_(data),
+      objective_(*recipe.objective),
+      state_(recipe, mesh, data, steps_done, device),
+      reader_(data, first_pass(data.passes(), steps_done), recipe.data_threads,
+              micro_batches_of(mesh.dp_rank, recipe.accumulation)),
+      reporter_(recipe, is_logging_rank(), steps_done) {
+  if (mesh.teacher)
+    teacher_ = std::make_unique<StreamedTeacher>(stream, mesh,
+                                                 stream_options(recipe, mesh, data, steps_done, device));
+  else if (recipe.has_teacher() && objective_.has_loss(mesh.pp_rank, mesh.layout.pp))
+    teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+  if (steps_done > 0)
+    reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, steps_done));
+}
+
+double Trainer::run() {
+  const int64_t start = state_.step, end = static_cast<int64_t>(data_.passes().size());
+  for (int64_t pass = first_pass(data_.passes(), start); pass < end; ++pass)
+    data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
+  if (start < recipe_.steps()) state_.save();
+  return reader_.seconds_waited();
+}
+
+void Trainer::train_step(int64_t pass) {
+  const Clock::time_point begin = Clock::now();
+  // 1. Micro-batches, and the rows that the loss is a mean over.
+  batches_ = reader_.next();
+  const double tokens = std::max(1.0, loss_tokens());
+
+  // 2. Forward, loss and backward of all micro-batches; gradients summed over the ranks.
+  const std::vector<double> sums = run_pass(pass, true, tokens);
+  state_.gradients->finish();
+
+  // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
+  // not finite where the loss is not.
+  const double norm = gradient_norm(state_.model.parameters(), state_.groups);
+  require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated",
+          state_.step + 1, norm);
+  const double lr = recipe_.learning_rate.at(state_.step);
+  state_.optimizer->step(lr, clip_factor(norm, recipe_.clip));
+  ++state_.step;
+
+  // 4. Report, and save where it is time; the last checkpoint is run()'s.
+  const double data_wait = data_wait_of_step();
+  if (is_logging_rank())
+    reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), data_wait,
+                    memory_use(state_.model.placement().device.kind).peak});
+  if (recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
+      state_.step < recipe_.steps())
+    state_.save();
+}
+
+void Trainer::evaluate(int64_t pass) {
+  const Pass& planned = data_.passes()[pass];
+  batches_ = reader_.next();
+  if (planned.part == 0) evaluation_ = {std::vector<double>(objective_.sums().size()), 0};
+  evaluation_.tokens += loss_tokens();
+  const std::vector<double> sums = run_pass(pass, false, 1);
+  for (size_t i = 0; i < sums.size(); ++i) evaluation_.sums[i] += sums[i];
+  if (planned.last_part && is_logging_rank() && evaluation_.tokens > 0)
+    reporter_.evaluation(planned.step, objective_.metrics(evaluation_.sums),
+                         static_cast<int64_t>(evaluation_.tokens));
+}
+
+std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tokens) {
+  const int stages = mesh_.layout.pp, stage = mesh_.pp_rank, count = static_cast<int>(recipe_.accumulation);
+  const Tensor sums = Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64,
+                                    state_.model.placement().device);
+  const PipelineSchedule& kind = trains ? schedule_named(recipe_.schedule) : forward_only;
+  const Schedule schedule = kind({stages}, stage, count);
+  const Stage::Completed completed = [&](const Parameter* first) { state_.gradients->complete_from(first); };
+  PipelineWork work;
+  work.train = trains;
+  work.rows = [&](int) { return recipe_.rows(); };
+  work.carried_in = [&](int /*chunk*/) { return state_.model.carried_in(); };
+  work.carried_out = [&](int /*chunk*/) { return state_.model.carried_out(); };
+  work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
+    const bool completes = trains && m == last_backward(schedule);
+    return forward(tape, pass, m, input, completes ? completed : nullptr, loss_tokens, sums);
+  };
+  Pipeline(mesh_.pp, state_.model.hidden_size(), state_.model.stream(), state_.model.placement().activations)
+      .run(schedule, work);
+
+  // Stages without a loss have nothing to add; where others than the last have one, all stages meet.
+  bool elsewhere = false;
+  for (int s = 0; s + 1 < stages; ++s) elsewhere = elsewhere || objective_.has_loss(s, stages);
+  if (objective_.has_loss(stage, stages)) mesh_.dp.all_reduce(sums, Reduce::sum, "objective's sums over dp");
+  if (elsewhere) mesh_.pp.all_reduce(sums, Reduce::sum, "objective's sums over pp");
+  const Tensor host = sums.to(Device{});
+  return {host.data<double>(), host.data<double>() + host.numel()};
+}
+
+StageState Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+                            const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
+  const MicroBatch& batch = batches_[micro_batch];
+  const StageState out = state_.model.forward(tape, batch, input, completed);
+  if (!objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp)) return out;
+  static const SignalParts none;
+  const SignalParts& signals = teacher_ ? teacher_->take(pass, micro_batch) : none;
+  const Var loss = objective_.loss(tape, {state_.model, out.hidden, batch, signals, loss_tokens}, sums);
+  if (teacher_) teacher_->release();
+  if (mesh_.last_stage()) return {loss, {}};
+  // The pipeline gives the last stage's loss its gradient; this one's is 1 as well.
+  if (tape.recording()) loss.set_grad(Tensor::from<float>({1.0f}, {1}));
+  return out;
+}
+
+// The last stage, where the sums of all stages are known.
+bool Trainer::is_logging_rank() const {
+  return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0;
+}
+
+// Rows with a label in the whole pass, over all replicas.
+double Trainer::loss_tokens() const {
+  double count = 0;
+  for (const MicroBatch& batch : batches_)
+    for (int64_t t = 0; t < batch.rows(); ++t) count += batch.labels.data<int32_t>()[t] >= 0;
+  return mesh_.dp.all_reduce(count, Reduce::sum, "rows with a label");
+}
+
+// Seconds since the last report, of the student's rank that waited longest for its micro-batches.
+double Trainer::data_wait_of_step() {
+  const double now = reader_.seconds_waited(), mine = now - std::exchange(data_wait_, now);
+  return mesh_.role_comm.all_reduce(mine, Reduce::max, "waited for data");
 }
 
 }  // namespace wuneng

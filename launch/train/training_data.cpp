@@ -9,7 +9,7 @@
 namespace wuneng {
 namespace {
 
-constexpr int kRoundsAhead = 2;
+constexpr int kPassesAhead = 2;
 
 std::unique_ptr<Corpus> open_source(const TrainRecipe& r, const DataSource& s) {
   const int64_t vocab =
@@ -59,20 +59,20 @@ TrainingData::TrainingData(const TrainRecipe& r) : sources_(r.sources), seq_len_
           "{}: run.eval_every = {}: expected something held out, found nothing (data.held_out_every = {}, "
           "run.eval_batches = {})",
           r.path, r.eval_every, r.held_out_every, r.eval_batches);
-  const int64_t per_round = r.accumulation * r.layout.dp;
-  rounds_ = plan_rounds(r.steps(), r.eval_every, (held_out_ + per_round - 1) / per_round);
+  const int64_t per_pass = r.accumulation * r.layout.dp;
+  passes_ = plan_passes(r.steps(), r.eval_every, (held_out_ + per_pass - 1) / per_pass);
 }
 
-void TrainingData::go_on(const DataCursor& cursor) {
+void TrainingData::resume_at(const DataCursor& cursor) {
   order_.first_step = cursor.step;
   order_.first_sequence = cursor.sequence;
 }
 
-MicroBatch TrainingData::batch(const Round& round, int m, int dp_rank) const {
-  if (round.trains) return batches_->at(order_.sequence(round.step, m, dp_rank));
-  // What a last round has room for beyond the evaluation's end is padding: the same part is held out in every
+MicroBatch TrainingData::batch(const Pass& pass, int m, int dp_rank) const {
+  if (pass.trains) return batches_->at(order_.sequence(pass.step, m, dp_rank));
+  // What a last pass has room for beyond the evaluation's end is padding: the same part is held out in every
   // layout.
-  const int64_t index = (round.part * order_.accumulation + m) * order_.dp + dp_rank;
+  const int64_t index = (pass.part * order_.accumulation + m) * order_.dp + dp_rank;
   return batches_->held_out(index < held_out_ ? index : batches_->held_out_count());
 }
 
@@ -94,14 +94,14 @@ std::vector<std::string> TrainingData::summary() const {
   return lines;
 }
 
-RoundReader::RoundReader(const TrainingData& data, int64_t first_round, int threads, Items items)
+PassReader::PassReader(const TrainingData& data, int64_t first_pass, int threads, Items items)
     : ahead_(
-          [&data, items = std::move(items)](int64_t round) {
+          [&data, items = std::move(items)](int64_t pass) {
             std::vector<MicroBatch> out;
-            for (const StreamItem& i : items(round))
-              out.push_back(data.batch(data.rounds()[round], i.micro_batch, i.student_dp));
+            for (const StreamItem& i : items(pass))
+              out.push_back(data.batch(data.passes()[pass], i.micro_batch, i.student_dp));
             return out;
           },
-          first_round, static_cast<int64_t>(data.rounds().size()), kRoundsAhead, threads) {}
+          first_pass, static_cast<int64_t>(data.passes().size()), kPassesAhead, threads) {}
 
 }  // namespace wuneng

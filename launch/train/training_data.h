@@ -1,4 +1,4 @@
-// The micro-batches of a run: what round, micro-batch and replica stand for in the data, and how a rank gets
+// The micro-batches of a run: what pass, micro-batch and replica stand for in the data, and how a rank gets
 // them before it needs them.
 //
 // Nothing here is told from rank to rank: the sources, the recipe and where the run goes on decide every
@@ -25,10 +25,10 @@ class TrainingData {
   // Opens the sources and plans the packing; errors name the recipe's key.
   explicit TrainingData(const TrainRecipe& recipe);
   // The run goes on after a checkpoint, maybe with another number of replicas or sequences a micro-batch.
-  void go_on(const DataCursor& cursor);
+  void resume_at(const DataCursor& cursor);
 
-  MicroBatch batch(const Round& round, int micro_batch, int dp_rank) const;
-  const std::vector<Round>& rounds() const { return rounds_; }
+  MicroBatch batch(const Pass& pass, int micro_batch, int dp_rank) const;
+  const std::vector<Pass>& passes() const { return passes_; }
   DataCursor cursor(int64_t step) const { return {step, order_.seen_before(step)}; }
   // Equal where sequence numbers mean the same tokens.
   std::string fingerprint() const;
@@ -39,19 +39,19 @@ class TrainingData {
   std::vector<DataSource> sources_;
   std::vector<std::unique_ptr<Corpus>> corpora_;
   std::unique_ptr<BatchSource> batches_;
-  std::vector<Round> rounds_;
+  std::vector<Pass> passes_;
   StepOrder order_;
   int64_t held_out_;  // micro-batches of an evaluation
   int64_t seq_len_;
 };
 
-// A rank's micro-batches round by round, made two rounds ahead on other threads, so that all of the next one
+// A rank's micro-batches pass by pass, made two passes ahead on other threads, so that all of the next one
 // is there when its step begins.
-class RoundReader {
+class PassReader {
  public:
-  // Which micro-batches of a round this rank works on, in order; called on those threads.
-  using Items = std::function<std::vector<StreamItem>(int64_t round)>;
-  RoundReader(const TrainingData& data, int64_t first_round, int threads, Items items);
+  // Which micro-batches of a pass this rank works on, in order; called on those threads.
+  using Items = std::function<std::vector<StreamItem>(int64_t pass)>;
+  PassReader(const TrainingData& data, int64_t first_pass, int threads, Items items);
 
   std::vector<MicroBatch> next() { return ahead_.next(); }
   double seconds_waited() const { return ahead_.seconds_waited(); }

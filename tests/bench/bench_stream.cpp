@@ -10,9 +10,9 @@
 #include <random>
 
 #include "model/decoder.h"
-#include "model/initialize.h"
-#include "model/loss.h"
+#include "model/objectives/vocabulary_loss.h"
 #include "parallel/optimizer.h"
+#include "parallel/stream.h"
 #include "runtime/threads.h"
 
 namespace wuneng {
@@ -24,12 +24,15 @@ struct Sizes {
 
 class PreloadedTeacher : public TeacherSource {
  public:
-  explicit PreloadedTeacher(TeacherSlice slice) : slice_(std::move(slice)) {}
-  std::vector<TeacherSlice> take(int64_t, int) override { return {slice_}; }
+  explicit PreloadedTeacher(SignalPart logits) {
+    parts_.expect("logits");
+    parts_.add("logits", std::move(logits));
+  }
+  const SignalParts& take(int64_t, int) override { return parts_; }
   void release() override {}
 
  private:
-  TeacherSlice slice_;
+  SignalParts parts_;
 };
 
 Tensor random_logits(const Sizes& s) {
@@ -52,7 +55,7 @@ class Student {
   explicit Student(const Sizes& s)
       : model_(student_config(s), Placement{}, DType::f32),
         batch_{Tensor::empty({s.rows}, DType::i32), Tensor::empty({s.rows}, DType::i32), {0, s.rows}} {
-    for (const Parameter* p : model_.parameters()) initialize_random(*p, student_config(s), 1);
+    model_.initialize_random(1);
     std::mt19937 random(2);
     for (int64_t t = 0; t < s.rows; ++t)
       for (const Tensor* x : {&batch_.tokens, &batch_.labels})
@@ -60,13 +63,14 @@ class Student {
     optimizer_.emplace(model_.parameters(), AdamwOptions{});
   }
 
-  double step(TeacherSource& teacher, int64_t round) {  // milliseconds
+  double step(TeacherSource& teacher, int64_t pass) {  // milliseconds
     const auto begin = std::chrono::steady_clock::now();
     Tape tape;
-    const LossTotals totals;
-    const Var hidden = model_.forward(tape, batch_, {});
-    const Var loss = distillation_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
-                                       teacher.take(round, 0), {}, double(batch_.tokens.numel()), totals);
+    const Tensor totals = Tensor::zeros({3}, DType::f64);
+    const Var hidden = model_.forward(tape, batch_, {}).hidden;
+    const Var loss =
+        vocabulary_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
+                        teacher.take(pass, 0).of("logits"), {}, double(batch_.tokens.numel()), totals);
     teacher.release();
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();
@@ -88,23 +92,24 @@ double median(std::vector<double> x) {
 void run(const Sizes& s, DType dtype) {
   const Mesh mesh = Mesh::make(Comm::world(), Layout{}, Layout{});
   StreamOptions o;
-  o.shape = {1, 1, 1, 1, s.vocab, s.vocab, 1};
-  o.dtype = dtype, o.rows = s.rows, o.end_round = s.steps + 2;
+  const SignalLayout whole = replicated_columns(0, 1, s.vocab);
+  o.signals = {{"logits", s.vocab, dtype, whole, whole}};
+  o.rows = s.rows, o.end_pass = s.steps + 2;
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "stream");
   const Tensor logits = random_logits(s);
   if (mesh.role == Role::teacher) {
     TeacherSender sender(stream, mesh, o);
-    for (int64_t round = 0; round < o.end_round; ++round)
-      sender.send({round, 0, 0}, [&](Range, const Tensor& frame) { frame.copy_from(logits); });
+    for (int64_t pass = 0; pass < o.end_pass; ++pass)
+      sender.send("logits", {pass, 0, 0}, [&](const SignalPart& part) { part.values.copy_from(logits); });
     return sender.flush();
   }
   Student student(s);
   StreamedTeacher streamed(stream, mesh, o);
-  PreloadedTeacher preloaded({{0, s.vocab}, logits.to(dtype)});
+  PreloadedTeacher preloaded({{0, s.rows}, {0, s.vocab}, logits.to(dtype)});
   std::vector<double> with, without;
-  for (int64_t round = 0; round < o.end_round; ++round) {
-    const double a = student.step(preloaded, round), b = student.step(streamed, round);
-    if (round >= 2) without.push_back(a), with.push_back(b);
+  for (int64_t pass = 0; pass < o.end_pass; ++pass) {
+    const double a = student.step(preloaded, pass), b = student.step(streamed, pass);
+    if (pass >= 2) without.push_back(a), with.push_back(b);
   }
   const double megabytes = double(s.rows * s.vocab * size_of(dtype)) / 1e6;
   fmt::print("{}: {:.0f} MB of logits a step; preloaded {:.2f} ms, streamed {:.2f} ms, ratio {:.3f}\n",

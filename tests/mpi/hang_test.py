@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 
-env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_pml": "ob1",
-       "OMPI_MCA_btl": "self,vader", "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
-       "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1", "WUNENG_HANG_TIMEOUT": "2",
-       "WUNENG_EMULATOR_GPU_PER_RANK": "1"}
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import ranks  # noqa: E402
+
+# Without the check of collectives: it would wait for the other rank before the call that is to hang begins.
+ENVIRONMENT = ranks.environment(WUNENG_HANG_TIMEOUT="2", WUNENG_CHECK_COLLECTIVES="0", WUNENG_EMULATOR_GPU_PER_RANK="1")
 RECEIVE = ["receive 'a tensor that never comes'", "with world rank 1", "a call that ends"]
 WANTED = {"receive": RECEIVE, "stopped": RECEIVE, "locked output": RECEIVE, "receive on a GPU": RECEIVE,
           "all_reduce": ["all_reduce sum 'a sum that never comes' f32[3] on world (world ranks 0,1)", "a call that ends"],
@@ -22,8 +23,8 @@ LONGEST = 12  # seconds: 2 until it is a hang, 2 of grace, and a loaded machine
 
 def check(mode):
     begin = time.time()
-    run = subprocess.Popen(["mpirun", "--bind-to", "none", "-n", "2", sys.argv[1], mode], env=env, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    run = subprocess.Popen(ranks.command(2, sys.argv[1], mode), env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, start_new_session=True)
     try:
         _, stderr = run.communicate(timeout=40)
     except subprocess.TimeoutExpired:

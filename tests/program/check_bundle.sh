@@ -21,7 +21,10 @@ mkdir -p "$root/work"
 cp -r launch docs "$root/work/"
 chroot "$root" /bin/sh -euc '
   cd /work
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  /opt/wuneng/bin/mpirun --bind-to none --oversubscribe -n 2 /opt/wuneng/bin/wuneng train launch/recipes/quickstart_teacher.toml "data.paths=[\"launch\", \"docs\"]" optimizer.steps=5 optimizer.warmup=0
+  set -a
+  . launch/mpi.env
+  set +a
+  /opt/wuneng/bin/mpirun -n 2 /opt/wuneng/bin/wuneng train launch/recipes/quickstart_teacher.toml \
+    "data.paths=[\"launch\", \"docs\"]" optimizer.steps=5 optimizer.warmup=0
   /opt/wuneng/bin/wuneng inspect --no-tensors out/quickstart/teacher/checkpoints'
 echo "the bundle runs on a bare Debian 11"

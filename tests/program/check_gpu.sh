@@ -8,7 +8,11 @@
 set -uo pipefail
 folder=$(cd "$(dirname "$0")/.." && pwd)
 export GTEST_COLOR=no PATH="$folder/bin:$PATH" WUNENG_GOLDEN="$folder/tests/golden"
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 WUNENG_HANG_TIMEOUT=60 WUNENG_CHECK_COLLECTIVES=1
+set -a
+source "$folder/launch/mpi.env"
+source "$folder/tests/ranks.env"
+set +a
+unset WUNENG_THREADS  # all cores, on a machine of this size
 passed=0 failed=() left=()
 
 # run NAME COMMAND...: 77 and a skip for want of a GPU are no pass.
@@ -35,7 +39,7 @@ has_python() {  # has_python NAME MODULE...
 
 run unit "$folder/bin/unit_tests"
 for program in device_comm_test gradients_test tensor_parallel_test pipeline_test stream_test; do
-  for ranks in 1 2 4; do run "$program, $ranks ranks" mpirun --bind-to none -n $ranks "$folder/bin/$program"; done
+  for ranks in 1 2 4; do run "$program, $ranks ranks" mpirun -n $ranks "$folder/bin/$program"; done
 done
 if has_python models numpy; then
   run models python3 "$folder/tests/reference/check_models.py" "$folder/bin/reference_probe" quick cuda

@@ -20,6 +20,8 @@ import wuneng_reference as ref  # noqa: E402
 from model_files import file_tensor, file_tensors, read_safetensors, write_model  # noqa: E402
 
 TOKENS = 11
+# A config.json of that time does not name it: see make_case.
+EPS_BEFORE_IT_WAS_AN_OPTION = ref.Config.head_dim * 1e-5
 
 
 def combinations():
@@ -30,6 +32,7 @@ def combinations():
                    state_heads=2 if read == "linear" else 4, token_shift=state != "sum",
                    state_query="grouped" if value == ("attention",) else "full", state_key="shared" if cross == "additive" else "own",
                    state_rank=0 if cross == "gated" else 3, multi_token=value != ("token",), chunk=(1, 3, 4, 256)[i % 4],
+                   state_norm="none" if i % 3 == 1 else "rms", state_norm_eps=1e-2 if i % 2 else EPS_BEFORE_IT_WAS_AN_OPTION,
                    tie_word_embeddings=i % 3 != 0)
 
 
@@ -44,14 +47,28 @@ def head_counts():
 
 
 def presets():
-    yield dict(state_heads=2, chunk=4)                                                     # full
-    yield dict(state_heads=2, cross_head="none", multi_token=False, state_value=("token",))  # lean
+    yield dict(state_heads=4, chunk=4)                                                     # full
+    yield dict(state_heads=4, cross_head="none", multi_token=False, state_value=("token",))  # lean
     yield dict(state_heads=2, token_shift=False, state_query="full", state_key="shared", state_value=("attention", "middle"),
                combine_state="concat", combine_middle="concat", chunk=4)                     # literal
 
 
+def mixed_layers():
+    yield dict(num_layers=3, state_heads=4, layer_mixers=((1, "qwen2"),))
+    yield dict(num_layers=3, state_heads=4, mixer="qwen2", layer_mixers=((0, "wuneng"), (2, "wuneng")), multi_token=False, state_value=("token",))
+
+
 def loss(c, model, case):
     return ref.sft_loss(ref.forward(c, model, case["tokens"], case["starts"]), case["labels"])
+
+
+def write_config_before_state_norm(directory):
+    path = os.path.join(directory, "config.json")
+    with open(path) as f:
+        config = json.load(f)
+    config["wuneng"] = {k: v for k, v in config["wuneng"].items() if not k.startswith("state_norm")}
+    with open(path, "w") as f:
+        json.dump(config, f)
 
 
 def make_case(directory, option, rng, gradient, recompute=False):
@@ -65,6 +82,8 @@ def make_case(directory, option, rng, gradient, recompute=False):
     labels = rng.integers(0, c.vocab_size, TOKENS)
     labels[5] = -100
     write_model(directory, c, model)
+    if c.state_norm_eps == EPS_BEFORE_IT_WAS_AN_OPTION and c.state_norm == "rms":
+        write_config_before_state_norm(directory)
     with open(os.path.join(directory, "tokens.json"), "w") as f:
         json.dump({"tokens": tokens.tolist(), "labels": labels.tolist(), "documents": cut, "recompute": recompute}, f)
     return dict(directory=directory, option=option, c=c, model=model, tokens=tokens, starts=starts, labels=labels, gradient=gradient)
@@ -185,10 +204,12 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         cases = []
         options = [(o, i % 4 == 0, False) for i, o in enumerate(combinations())]
-        options += [(o, True, False) for o in itertools.chain(qwen2_cases(), head_counts(), presets())]
-        options += [(o, True, True) for o in presets()]  # with recomputation
+        options += [(o, True, False) for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers())]
+        options += [(o, True, True) for o in itertools.chain(presets(), mixed_layers())]  # with recomputation
+        options += [({**o, "state_norm": "none"}, True, False) for o in presets()]
         small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)
         options += [({**small, **o, "state_heads": 1}, "every", False) for o in presets()]
+        options.append(({**small, "state_heads": 1, "state_norm": "none"}, "every", False))
         if "quick" in sys.argv[2:]:
             options = options[::13]
         for i, (option, gradient, recompute) in enumerate(options):

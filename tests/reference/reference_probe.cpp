@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "model/hugging_face.h"
-#include "model/loss.h"
+#include "model/objectives/vocabulary_loss.h"
 #include "runtime/file.h"
 #include "runtime/safetensors.h"
 
@@ -25,13 +25,13 @@ void probe(const std::string& directory, Device device, DType activations) {
   Tape tape(model.stream());
   const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),
                          input["documents"].get<std::vector<int64_t>>()};
-  const Var hidden = model.forward(tape, batch, {});
+  const Var hidden = model.forward(tape, batch, {}).hidden;
   const Tensor logits = model.logits(hidden.value());
-  const LossTotals totals(device);
+  const Tensor sums = Tensor::zeros({3}, DType::f64, device);
   const double loss_tokens =
       static_cast<double>(std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l >= 0; }));
-  const Var loss = distillation_loss(tape, Comm(), hidden, model.head(), batch.labels, {},
-                                     {.ce_weight = 1, .chunk_tokens = 4}, loss_tokens, totals);
+  const Var loss = vocabulary_loss(tape, Comm(), hidden, model.head(), batch.labels, {},
+                                   {.ce_weight = 1, .chunk_tokens = 4}, loss_tokens, sums);
   loss.set_grad(Tensor::from<float>({1.0f}, {1}));
   tape.backward();
   const Tensor mean = loss.value().to(Device{});

@@ -10,6 +10,7 @@ All matrices are stored as [out, in] and applied as x @ W.T, as in a Hugging Fac
 
 Run `python3 wuneng_reference.py` for a self-check.
 """
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,16 @@ class Config:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     # WuNeng
-    mixer: str = "wuneng"         # "qwen2" (plain attention) | "wuneng"
+    mixer: str = "wuneng"         # "qwen2" (plain attention) | "wuneng" | "rwkv7" (ARWKV)
+    layer_mixers: tuple = ()      # of single layers: ((0, "qwen2"), ...)
     state_heads: int = 2          # N
     token_shift: bool = True      # the state's inputs see the token before (RWKV-7)
     state_query: str = "grouped"  # "grouped": r_h = R_h W^r_s x | "full": r_h = W^K^_h x
     state_key: str = "own"        # "own": k_s = W^k_s x | "shared": the attention's W^K x
     state_rank: int = 0           # 0: full W^r, W^k, W^kappa | else each a product of two of this rank
     state_read: str = "linear"    # "linear": z = S r | "quadratic": z = S^T W (S r)
+    state_norm: str = "rms"       # "rms": RMSNorm of z with a weight per channel | "none": z times sqrt(D) and that weight
+    state_norm_eps: float = 1e-2  # of "rms"; small values make training chaotic (model.md)
     state_value: tuple = ("token", "attention", "middle")  # what v_t sums: Eq. 4 and 10 "attention", Eq. 9 both, and the token's own
     cross_head: str = "concat"    # middle heads: "none" | "concat" (Eq. 6) | "additive" (Eq. 7) | "gated" (Eq. 8)
     combine_state: str = "concat"   # F over the state readings: "concat" | "sum" | "learned"
@@ -45,6 +49,16 @@ class Config:
     chunk: int = 4                # m, tokens between boundary states
     decay_rank: int = 4
     rate_rank: int = 4
+    # ARWKV: its own heads of rwkv_head_dim channels, d = heads * rwkv_head_dim
+    rwkv_head_dim: int = 8
+    rwkv_gate: bool = False
+    rwkv_group_norm: bool = False
+    value_rank: int = 4
+    gate_rank: int = 4
+
+    def of_layer(self, i):
+        """The same with layer i's mixer."""
+        return dataclasses.replace(self, mixer=dict(self.layer_mixers).get(i, self.mixer))
 
 
 # ----------------------------------------------------------------------------- small functions
@@ -101,6 +115,18 @@ def init_layer(c, rng, preserve=False):
         "down_proj": mat(d, c.intermediate_size),
     }
     if c.mixer == "qwen2":
+        return p
+    if c.mixer == "rwkv7":
+        for name in [n for n in p if n.startswith(("q_", "k_", "v_", "o_"))]:
+            del p[name]
+        heads = d // c.rwkv_head_dim
+        p |= {"mu_" + n: rng.uniform(0, 1, d) for n in "rwkvag"}
+        p |= {n + "_proj": mat(d, d) for n in ("r", "k", "v", "o")}
+        for n, rank in (("w", c.decay_rank), ("a", c.rate_rank), ("v", c.value_rank)):
+            p |= {n + "0": rng.standard_normal(d), n + "1": mat(rank, d), n + "2": mat(d, rank)}
+        p |= {"g1": mat(c.gate_rank, d), "g2": mat(d, c.gate_rank)}
+        p |= {"k_k": rng.uniform(.5, 1, d), "k_a": rng.uniform(.5, 1, d), "r_k": 0.1 * rng.standard_normal((heads, c.rwkv_head_dim)),
+              "ln_x_weight": 1 + 0.1 * rng.standard_normal(d), "ln_x_bias": 0.1 * rng.standard_normal(d)}
         return p
     p |= {
         # decay w and in-context learning rate a: per state head and channel, low rank (RWKV-7)
@@ -160,7 +186,7 @@ def init_layer(c, rng, preserve=False):
 def init_model(c, rng, preserve=False):
     model = {"embed_tokens": rng.standard_normal((c.vocab_size, c.hidden_size)) * 0.5,
              "norm": 1 + 0.1 * rng.standard_normal(c.hidden_size),
-             "layers": [init_layer(c, rng, preserve) for _ in range(c.num_layers)]}
+             "layers": [init_layer(c.of_layer(i), rng, preserve) for i in range(c.num_layers)]}
     if not c.tie_word_embeddings:
         model["lm_head"] = rng.standard_normal((c.vocab_size, c.hidden_size)) / np.sqrt(c.hidden_size)
     return model
@@ -243,13 +269,15 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
     else:
         key = l2_normalize(k_plain.reshape(T, G, D))[:, group]  # before bias and rotary
     key = key * (1 + (rate - 1) * p["k_a"].reshape(N, D))       # [T, N, D]
-    eps = D * 1e-5
 
     def read(S, h, t):
         y = S[h // P] @ r[t, h]
         if c.state_read == "quadratic":
             y = S[h // P].T @ (p["khat"][h] @ y)
-        return rms_norm(y, p["state_norm"].reshape(H, D)[h], eps)
+        weight = p["state_norm"].reshape(H, D)[h]
+        if c.state_norm == "none":                  # r and k are unit vectors: sqrt(D) brings S r to the size of the values
+            return np.sqrt(D) * y * weight
+        return rms_norm(y, weight, c.state_norm_eps)
 
     S = np.zeros((N, D, D))
     boundary = S.copy()
@@ -298,6 +326,42 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
     return out
 
 
+def rwkv7_mixer(c, p, x, starts, v_first):
+    """RWKV-7 time mixing as ARWKV uses it. x: [T, d] normalised input. v_first: [T, d], the first such layer's
+    values, or None in that layer. Returns (a [T, d], v_first [T, d])."""
+    T, D = len(x), c.rwkv_head_dim
+    heads = x.shape[1] // D
+    before = shift(x, starts)
+    xr, xw, xk, xv, xa, xg = (x + (before - x) * p["mu_" + n] for n in "rwkvag")
+    r, k, v = xr @ p["r_proj"].T, xk @ p["k_proj"].T, xv @ p["v_proj"].T
+    decay = np.exp(-np.exp(-0.5) * sigmoid(p["w0"] + np.tanh(xw @ p["w1"].T) @ p["w2"].T))
+    rate = sigmoid(p["a0"] + (xa @ p["a1"].T) @ p["a2"].T)
+    if v_first is None:
+        v_first = v
+    else:
+        v = v + (v_first - v) * sigmoid(p["v0"] + (xv @ p["v1"].T) @ p["v2"].T)
+    kappa = l2_normalize((k * p["k_k"]).reshape(T, heads, D))
+    k = k * (1 + (rate - 1) * p["k_a"])
+    r, k, vh, decay, rate = (u.reshape(T, heads, D) for u in (r, k, v, decay, rate))
+    y = np.zeros((T, heads, D))
+    for t in range(T):
+        if t == starts[t]:
+            S = np.zeros((heads, D, D))
+        for n in range(heads):
+            transition = np.diag(decay[t, n]) - np.outer(kappa[t, n], rate[t, n] * kappa[t, n])
+            S[n] = S[n] @ transition + np.outer(vh[t, n], k[t, n])
+            y[t, n] = S[n] @ r[t, n]
+    if c.rwkv_group_norm:
+        mean, var = y.mean(-1, keepdims=True), y.var(-1, keepdims=True)
+        y = ((y - mean) / np.sqrt(var + D * 1e-5)).reshape(T, -1) * p["ln_x_weight"] + p["ln_x_bias"]
+        y = y.reshape(T, heads, D)
+    y = y + np.sum(r * k * p["r_k"], axis=-1, keepdims=True) * vh
+    y = y.reshape(T, -1)
+    if c.rwkv_gate:
+        y = y * (1 + sigmoid(xg @ p["g1"].T) @ p["g2"].T)
+    return y @ p["o_proj"].T, v_first
+
+
 # ----------------------------------------------------------------------------- the model and its losses
 
 def forward(c, model, tokens, starts=None, taps=None):
@@ -305,9 +369,14 @@ def forward(c, model, tokens, starts=None, taps=None):
     T = len(tokens)
     starts = np.zeros(T, dtype=int) if starts is None else starts
     h = model["embed_tokens"][tokens]
-    for p in model["layers"]:
+    v_first = None
+    for i, p in enumerate(model["layers"]):
+        mixer = c.of_layer(i).mixer
         x = rms_norm(h, p["input_layernorm"], c.rms_norm_eps)
-        a = (attention_mixer if c.mixer == "qwen2" else wuneng_mixer)(c, p, x, starts)
+        if mixer == "rwkv7":
+            a, v_first = rwkv7_mixer(c, p, x, starts, v_first)
+        else:
+            a = (attention_mixer if mixer == "qwen2" else wuneng_mixer)(c, p, x, starts)
         if taps is not None:
             taps.append((x, a))
         h = h + a
@@ -371,7 +440,16 @@ def _self_check():
         tokens2 = tokens.copy()
         tokens2[-1] = (tokens2[-1] + 1) % c.vocab_size
         assert np.allclose(forward(c, model, tokens2, starts)[:-1], got[:-1]), option       # causality
-    print(f"{len(options)} configurations hold: function-preserving start, packed documents, causality")
+    checked = len(options)
+    for gate in (False, True):
+        for norm in (False, True):
+            c = Config(mixer="rwkv7", rwkv_gate=gate, rwkv_group_norm=norm)
+            model = init_model(c, rng)
+            tokens = rng.integers(0, c.vocab_size, 11)
+            got = forward(c, model, tokens, np.array([0] * 6 + [6] * 5))
+            assert np.allclose(forward(c, model, tokens[6:]), got[6:], atol=1e-9)
+            checked += 1
+    print(f"{checked} configurations hold: function-preserving start, packed documents, causality")
 
 
 if __name__ == "__main__":

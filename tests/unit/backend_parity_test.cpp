@@ -128,6 +128,20 @@ TEST(BackendParity, SumsOfAHeadOverManyRows) {  // several partial sums of more 
   });
 }
 
+TEST_P(Weights, ScaleChannels) {
+  for (const int64_t D : kChannels)
+    expect_backends_agree([&](Side& side) {
+      const Shape shape = {T, H, D};
+      const Tensor x = side.normal(shape), w = side.normal({H * D}, GetParam()), dy = side.normal(shape);
+      scale_channels(side.stream, {.x = x, .w = w, .factor = 4, .y = side.out(shape)});
+      const Tensor dw = side.sum({H * D}, DType::f32);
+      scale_channels_backward(side.stream,
+                              {.x = x, .w = w, .dy = dy, .factor = 4, .dx = side.sum(shape), .dw = dw});
+      scale_channels_backward(side.stream,
+                              {.x = x, .w = w, .dy = dy, .factor = 4, .dx = {side.out(shape), {}}});
+    });
+}
+
 TEST_P(Weights, ScaleHeads) {
   for (const int64_t heads : {int64_t{H}, int64_t{4}})  // rows are multiples of a vector, heads are not
     for (const int64_t D : kChannels)

@@ -1,13 +1,13 @@
-// In the backward pass a decoder reports, layer by layer, which gradients are complete.
+// A decoder's backward pass: layer by layer it says which gradients are complete, and it may go in halves.
 #include "model/decoder.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
-#include "model/initialize.h"
-#include "model/loss.h"
+#include "model/objectives/vocabulary_loss.h"
 
 namespace wuneng {
 namespace {
@@ -17,32 +17,55 @@ struct Case {
   bool wuneng, tied, recompute;
 };
 
-class Completed : public testing::TestWithParam<Case> {};
-
-TEST_P(Completed, GradientsStayAsTheyAreOnceSaidToBe) {
-  const auto [name, wuneng, tied, recompute] = GetParam();
-  ModelConfig c{.hidden_size = 16,
-                .intermediate_size = 12,
-                .num_layers = 3,
-                .num_heads = 4,
-                .num_kv_heads = 2,
-                .head_dim = 4,
-                .vocab_size = 30,
-                .tie_word_embeddings = tied};
-  if (wuneng) c.mixer = "wuneng", c.wuneng = preset("full", c), c.wuneng.chunk = 4;
-  c.check("test");
-  Decoder model(c, {}, DType::f32, recompute);
-  const Parameters parameters = model.parameters();
-  for (const Parameter* p : parameters) initialize_random(*p, c, 1);
+// A small model of a case, and a micro-batch that goes through it.
+struct Small {
+  ModelConfig config;
+  std::unique_ptr<Decoder> model;
+  Parameters parameters;
   MicroBatch batch{Tensor::empty({12}, DType::i32), Tensor::empty({12}, DType::i32), {0, 5, 12}};
-  for (int t = 0; t < 12; ++t)
-    batch.tokens.data<int32_t>()[t] = 7 * t % 30, batch.labels.data<int32_t>()[t] = 11 * t % 30;
+  Tape tape;
 
+  explicit Small(const Case& which)
+      : config{.hidden_size = 16,
+               .intermediate_size = 12,
+               .num_layers = 3,
+               .num_heads = 4,
+               .num_kv_heads = 2,
+               .head_dim = 4,
+               .vocab_size = 30,
+               .tie_word_embeddings = which.tied} {
+    ModelConfig& c = config;
+    if (which.wuneng) c.set_mixer("wuneng"), c.options["wuneng"]["chunk"] = int64_t{2};
+    c.check("test");
+    model = std::make_unique<Decoder>(c, Placement{}, DType::f32, which.recompute);
+    parameters = model->parameters();
+    model->initialize_random(1);
+    // Some start as zeros, behind which gradients are zero.
+    for (const Parameter* p : parameters)
+      for (int64_t i = 0; i < p->var.value().numel(); ++i)
+        p->var.value().f32()[i] += 0.1f * std::sin(float(i + 1));
+    for (int t = 0; t < 12; ++t)
+      batch.tokens.data<int32_t>()[t] = 7 * t % 30, batch.labels.data<int32_t>()[t] = 11 * t % 30;
+  }
+
+  // Records the pass up to the loss, and sets its gradient.
+  void forward(const Stage::Completed& completed = {}) {
+    const Var hidden = model->forward(tape, batch, {}, completed).hidden;
+    vocabulary_loss(tape, {}, hidden, model->head(), batch.labels, {}, {.ce_weight = 1}, 12,
+                    Tensor::zeros({3}, DType::f64))
+        .set_grad(Tensor::from<float>({1.0f}, {1}));
+  }
+};
+
+class DecoderBackward : public testing::TestWithParam<Case> {};
+
+TEST_P(DecoderBackward, GradientsStayAsTheyAreOnceSaidToBe) {
+  Small small(GetParam());
+  const Parameters& parameters = small.parameters;
   std::vector<size_t> calls;  // the first complete parameter, by call
   std::vector<Tensor> then(parameters.size());
   size_t end = parameters.size();
-  Tape tape(model.stream());
-  const Var hidden = model.forward(tape, batch, {}, [&](const Parameter* first) {
+  small.forward([&](const Parameter* first) {
     const size_t begin = std::find(parameters.begin(), parameters.end(), first) - parameters.begin();
     for (size_t i = begin; i < end; ++i) {
       ASSERT_TRUE(parameters[i]->var.has_grad()) << parameters[i]->name;
@@ -50,15 +73,12 @@ TEST_P(Completed, GradientsStayAsTheyAreOnceSaidToBe) {
     }
     calls.push_back(end = begin);
   });
-  distillation_loss(tape, {}, hidden, model.head(), batch.labels, {}, {.ce_weight = 1}, 12,
-                    LossTotals(Device{}))
-      .set_grad(Tensor::from<float>({1.0f}, {1}));
   EXPECT_TRUE(calls.empty());
-  tape.backward();
+  small.tape.backward();
 
   // The final norm and the head, then the layers from the last: all but the embedding.
   ASSERT_EQ(calls.size(), 4);
-  EXPECT_EQ(calls[0], parameters.size() - (tied ? 1 : 2));
+  EXPECT_EQ(calls[0], parameters.size() - (GetParam().tied ? 1 : 2));
   for (int i = 1; i < 4; ++i)
     EXPECT_EQ(parameters[calls[i]]->name, fmt::format("model.layers.{}.input_layernorm.weight", 3 - i));
   EXPECT_EQ(calls[3], 1);
@@ -69,7 +89,27 @@ TEST_P(Completed, GradientsStayAsTheyAreOnceSaidToBe) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Completed,
+TEST_P(DecoderBackward, HalvesGiveTheSameGradientsToTheBit) {
+  Small whole(GetParam()), halves(GetParam());
+  whole.forward();
+  whole.tape.backward();
+  int calls = 0;
+  halves.forward([&](const Parameter*) { ++calls; });
+  halves.tape.backward_inputs();
+  // Matrices' gradients are left to the weight half, but for the output matrix's, which comes with the loss.
+  EXPECT_EQ(calls, 0);
+  for (const Parameter* p : halves.parameters)
+    EXPECT_TRUE(!p->name.ends_with("_proj.weight") || !p->var.has_grad()) << p->name;
+  halves.tape.backward_weights();
+  EXPECT_EQ(calls, 4);
+  for (size_t i = 0; i < whole.parameters.size(); ++i) {
+    const Tensor &expected = whole.parameters[i]->var.grad(), &found = halves.parameters[i]->var.grad();
+    ASSERT_TRUE(expected.defined() && found.defined()) << whole.parameters[i]->name;
+    EXPECT_EQ(std::memcmp(expected.raw(), found.raw(), found.bytes()), 0) << whole.parameters[i]->name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, DecoderBackward,
                          testing::Values(Case{"tied", false, true, false}, Case{"untied", false, false, true},
                                          Case{"wuneng", true, true, false},
                                          Case{"wuneng_recomputed", true, false, true}),

@@ -269,7 +269,7 @@ TEST_F(OrderTest, LayoutChangesMidEpochSeeExactlyTheUnseen) {
 }
 
 TEST_F(OrderTest, SeedMovesSequencesAndTheFingerprintTells) {
-  EXPECT_NE(source(1, 4).at(0).tokens, source(1, 3).at(0).tokens);
+  EXPECT_NE(tokens_of(source(1, 4).at(0)), tokens_of(source(1, 3).at(0)));
   EXPECT_NE(source(1, 4).fingerprint(), source(1, 3).fingerprint());
   EXPECT_EQ(source(1).fingerprint(), source(4).fingerprint());
   const BatchOptions options{.seq_len = 16, .seed = 3, .packing = PackingRule::best_fit};

@@ -8,6 +8,7 @@ namespace wuneng {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
 using testing::IsEmpty;
 
 // A chain of operators a, b, c that record what runs, with marks before b and after c.
@@ -36,7 +37,7 @@ struct Chain {
           note(name + " input");
           in.add_grad(out.grad());
         },
-        [=, this] { note(name + " weight"); });
+        [=, this](const Tensor&) { note(name + " weight"); });
     return out;
   }
 };
@@ -81,7 +82,7 @@ TEST(Tape, WeightGradientsOverlapAllReduces) {
             ran.push_back(name);
             in.add_grad(out.grad());
           },
-          note("weight " + name));
+          [note = note("weight " + name)](const Tensor&) { note(); });
       return out;
     };
     const auto sum = [&](const std::string& name, const Var& in) {
@@ -107,10 +108,117 @@ TEST(Tape, WeightGradientsOverlapAllReduces) {
                         : "d, begin second, weight d, end second, prompt mark, c, b, begin first, weight c, "
                           "late mark, weight b, end first, mark, a, weight a, z, weight z");
     ran.clear();
-    tape.backward_weights();
+    if (in_halves) tape.backward_weights();
     EXPECT_EQ(
         fmt::format("{}", fmt::join(ran, ", ")),
         in_halves ? "weight d, prompt mark, weight c, late mark, weight b, mark, weight a, weight z" : "");
+  }
+}
+
+TEST(Tape, AMarkWaitsForWeightsLeftForASumThatHasNoGradient) {
+  Chain chain;  // its marks and operators, a sum that nothing reads, then an operator
+  const Var unused = chain.tape.output(Tensor::zeros({1}), true);
+  chain.tape.record_sum(
+      unused, [] { FAIL(); }, [] { FAIL(); });
+  chain.step("d", chain.x).set_grad(Tensor::zeros({1}));
+  chain.tape.backward();
+  EXPECT_THAT(chain.ran, ElementsAre("d input", "d weight", "behind c", "c input", "c weight", "b input",
+                                     "b weight", "before b", "a input", "a weight"));
+}
+
+TEST(Tape, HalvesInTheWrongOrderAreRefused) {
+  const auto error_of = [](const std::function<void(Tape&)>& run) -> std::string {
+    Chain chain;
+    try {
+      run(chain.tape);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  EXPECT_THAT(error_of([](Tape& tape) { tape.backward_weights(); }),
+              HasSubstr("backward_weights: expected backward_inputs before it, found 5 operators and marks"));
+  EXPECT_THAT(
+      error_of([](Tape& tape) {
+        tape.backward_inputs();
+        tape.backward();
+      }),
+      HasSubstr("backward: expected backward_weights after backward_inputs, found 5 weight gradients"));
+  EXPECT_EQ(error_of([](Tape& tape) {
+              tape.backward_inputs();
+              tape.backward_weights();
+              tape.backward();
+            }),
+            "nothing");
+}
+
+// y = w x, element by element.
+Var product(Tape& tape, const Var& x, const Var& w) {
+  const auto times = [](const Tensor& a, const Tensor& b) {
+    const Tensor out = Tensor::empty(a.shape());
+    for (int64_t i = 0; i < a.numel(); ++i) out.f32()[i] = a.f32()[i] * b.f32()[i];
+    return out;
+  };
+  const Var y = tape.output(times(x.value(), w.value()), tape.wants(x, w));
+  tape.record(
+      y, [=] { x.add_grad(times(y.grad(), w.value())); },
+      [=, x = x.value()](const Tensor& dy) { w.add_grad(times(dy, x)); });
+  return y;
+}
+
+// Two layers, y = w1 w0 x, as they are or recomputed.
+struct TwoLayers {
+  static constexpr int64_t kCount = 1024;
+  Tape tape;
+  std::vector<Var> weights;
+  Var x;
+
+  explicit TwoLayers(bool recomputed) {
+    const auto numbers = [](float first) {
+      const Tensor out = Tensor::empty({kCount});
+      for (int64_t i = 0; i < kCount; ++i) out.f32()[i] = first + 0.001f * float(i);
+      return out;
+    };
+    weights = {Var(numbers(1), true), Var(numbers(2), true)};
+    x = Var(numbers(3), true);
+    const auto both = [w = weights](Tape& on, const std::vector<Var>& in) {
+      return std::vector<Var>{product(on, product(on, in[0], w[0]), w[1])};
+    };
+    const Var y = (recomputed ? recompute(tape, {x}, both) : both(tape, {x}))[0];
+    y.set_grad(numbers(4));
+  }
+  static std::vector<float> gradient(const Var& v) {
+    return {v.grad().f32(), v.grad().f32() + v.grad().numel()};
+  }
+};
+
+TEST(Tape, HalvesGiveTheGradientsOfAWholeBackward) {
+  for (const bool recomputed : {false, true}) {
+    SCOPED_TRACE(recomputed ? "recomputed" : "recorded");
+    TwoLayers whole(recomputed), halves(recomputed);
+    whole.tape.backward();
+    halves.tape.backward_inputs();
+    EXPECT_EQ(TwoLayers::gradient(halves.x), TwoLayers::gradient(whole.x));
+    for (const Var& w : halves.weights) EXPECT_FALSE(w.has_grad());
+    halves.tape.backward_weights();
+    for (int i = 0; i < 2; ++i)
+      EXPECT_EQ(TwoLayers::gradient(halves.weights[i]), TwoLayers::gradient(whole.weights[i])) << i;
+  }
+}
+
+TEST(Tape, BetweenTheHalvesItHoldsWhatWeightGradientsRead) {
+  const int64_t tensor = TwoLayers::kCount * int64_t(sizeof(float));
+  for (const bool recomputed : {false, true}) {
+    SCOPED_TRACE(recomputed ? "recomputed" : "recorded");
+    const int64_t before = memory_use(DeviceKind::cpu).current;
+    TwoLayers two(recomputed);
+    two.tape.backward_inputs();
+    two.x.drop_grad();
+    // w0, w1 and x; of each product its input and its output's gradient, of which one input is x.
+    EXPECT_EQ(memory_use(DeviceKind::cpu).current - before, 3 * tensor + 3 * tensor);
+    two.tape.backward_weights();
+    // w0, w1, x and the weights' gradients.
+    EXPECT_EQ(memory_use(DeviceKind::cpu).current - before, 3 * tensor + 2 * tensor);
   }
 }
 

@@ -76,12 +76,12 @@ struct Rows {
   bool operator==(const Rows&) const = default;
 };
 
-// The sequences of all replicas in a round, in the order of their numbers.
-Rows rows_of(const TrainRecipe& r, const TrainingData& data, const Round& round) {
+// All that a pass's replicas see, in the order of their numbers.
+Rows rows_of(const TrainRecipe& r, const TrainingData& data, const Pass& pass) {
   Rows out;
   for (int m = 0; m < r.accumulation; ++m)
     for (int rank = 0; rank < r.layout.dp; ++rank) {
-      const MicroBatch batch = data.batch(round, m, rank);
+      const MicroBatch batch = data.batch(pass, m, rank);
       for (const int32_t t : values(batch.tokens)) out.tokens.push_back(t);
       for (const int32_t t : values(batch.labels)) out.labels.push_back(t);
     }
@@ -101,8 +101,8 @@ TEST_F(TrainingDataTest, OneTwoAndFourReplicasSeeTheSameSamples) {
     const TrainRecipe r = tokens(layout(dp, micro_batch, accumulation));
     const TrainingData data(r);
     auto& steps = runs.emplace_back();
-    for (const Round& round : data.rounds())
-      if (round.trains) steps.push_back(rows_of(r, data, round));
+    for (const Pass& pass : data.passes())
+      if (pass.trains) steps.push_back(rows_of(r, data, pass));
     EXPECT_EQ(steps, runs[0]) << "dp " << dp;
     if (fingerprint.empty()) fingerprint = data.fingerprint();
     EXPECT_EQ(data.fingerprint(), fingerprint);
@@ -123,7 +123,7 @@ TEST_F(TrainingDataTest, ResumedUnderOtherLayoutsSeesExactlyTheUnseen) {
     while (cursor.step < 60) {
       const TrainRecipe r = tokens(layout(1 << random() % 3, 1 + int(random() % 3), 1 + int(random() % 3)));
       TrainingData data(r);
-      data.go_on(cursor);
+      data.resume_at(cursor);
       const int64_t stop = std::min<int64_t>(60, cursor.step + 1 + int64_t(random() % 20));
       for (int64_t step = cursor.step; step < stop; ++step) {
         const Rows rows = rows_of(r, data, {true, step, 0});
@@ -148,44 +148,44 @@ TEST_F(TrainingDataTest, EvaluationsAreTheSamePartInEveryLayout) {
     const TrainRecipe r = tokens(overrides);
     const TrainingData data(r);
     std::multiset<int32_t> labels;
-    for (const Round& round : data.rounds())
-      if (!round.trains && round.step == 20)
-        for (const int32_t label : rows_of(r, data, round).labels)
+    for (const Pass& pass : data.passes())
+      if (!pass.trains && pass.step == 20)
+        for (const int32_t label : rows_of(r, data, pass).labels)
           if (label != kNoLabel) labels.insert(label);
     return labels;
   };
   EXPECT_GT(held_out(layout(1, 1, 1)).size(), 20u);
-  EXPECT_EQ(held_out(layout(1, 1, 1)), held_out(layout(2, 1, 1)));  // 5 micro-batches in 3 rounds of 2
-  EXPECT_EQ(held_out(layout(1, 1, 1)), held_out(layout(4, 1, 2)));  // in one round of 8
+  EXPECT_EQ(held_out(layout(1, 1, 1)), held_out(layout(2, 1, 1)));  // 5 micro-batches in 3 passes of 2
+  EXPECT_EQ(held_out(layout(1, 1, 1)), held_out(layout(4, 1, 2)));  // in one pass of 8
 }
 
 TEST_F(TrainingDataTest, StudentAndTeacherReadersAgree) {
   const TrainRecipe r = tokens(layout(3, 1, 2));
   TrainingData data(r);
-  data.go_on({7, 31});
+  data.resume_at({7, 31});
   const StreamShape shape{.student_dp = 3, .teacher_dp = 2, .micro_batches = 2};
-  const int64_t first = first_round(data.rounds(), 7);
+  const int64_t first = first_pass(data.passes(), 7);
   const auto student = [](int dp) {
-    return [dp](int64_t round) { return std::vector<StreamItem>{{round, 0, dp}, {round, 1, dp}}; };
+    return [dp](int64_t pass) { return std::vector<StreamItem>{{pass, 0, dp}, {pass, 1, dp}}; };
   };
   const auto teacher = [&](int dp) {
-    return [shape, dp](int64_t round) { return items_served(shape, round, dp); };
+    return [shape, dp](int64_t pass) { return items_served(shape, pass, dp); };
   };
-  std::vector<std::unique_ptr<RoundReader>> students, teachers;
+  std::vector<std::unique_ptr<PassReader>> students, teachers;
   for (int dp = 0; dp < 3; ++dp)
-    students.push_back(std::make_unique<RoundReader>(data, first, 1 + dp, student(dp)));
+    students.push_back(std::make_unique<PassReader>(data, first, 1 + dp, student(dp)));
   for (int dp = 0; dp < 2; ++dp)
-    teachers.push_back(std::make_unique<RoundReader>(data, first, 2, teacher(dp)));
-  for (int64_t round = first; round < static_cast<int64_t>(data.rounds().size()); ++round) {
+    teachers.push_back(std::make_unique<PassReader>(data, first, 2, teacher(dp)));
+  for (int64_t pass = first; pass < static_cast<int64_t>(data.passes().size()); ++pass) {
     std::vector<std::vector<MicroBatch>> theirs;
     for (auto& reader : students) theirs.push_back(reader->next());
     for (int dp = 0; dp < 2; ++dp) {
-      const auto items = items_served(shape, round, dp);
+      const auto items = items_served(shape, pass, dp);
       const auto served = teachers[dp]->next();
       ASSERT_EQ(served.size(), items.size());
       for (size_t i = 0; i < items.size(); ++i) {
         const MicroBatch& same = theirs[items[i].student_dp][items[i].micro_batch];
-        const MicroBatch batch = data.batch(data.rounds()[round], items[i].micro_batch, items[i].student_dp);
+        const MicroBatch batch = data.batch(data.passes()[pass], items[i].micro_batch, items[i].student_dp);
         ASSERT_EQ(values(served[i].tokens), values(batch.tokens));
         ASSERT_EQ(values(same.tokens), values(batch.tokens));
         ASSERT_EQ(values(same.labels), values(batch.labels));

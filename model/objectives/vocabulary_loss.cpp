@@ -1,4 +1,4 @@
-#include "model/loss.h"
+#include "model/objectives/vocabulary_loss.h"
 
 #include <algorithm>
 #include <utility>
@@ -80,32 +80,29 @@ class ChunkLoss {
   Tensor maxima_, sums_;
 };
 
-// The slices in order of their columns; an error where one lies outside the head's.
-std::vector<TeacherSlice> in_order(std::vector<TeacherSlice> slices, const Parameter* head, int64_t T) {
-  for (const TeacherSlice& s : slices)
-    require(
-        s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.logits.dim(0) == T &&
-            s.logits.dim(1) == s.columns.size(),
-        "teacher slice of columns {}..{} and shape {}: expected {} rows inside the student's columns {}..{}",
-        s.columns.begin, s.columns.end, to_string(s.logits.shape()), T, head->held.begin, head->held.end);
-  std::sort(slices.begin(), slices.end(),
-            [](const TeacherSlice& a, const TeacherSlice& b) { return a.columns.begin < b.columns.begin; });
-  return slices;
+// The teacher's logits in order of their columns; an error where one lies outside the head's.
+std::vector<SignalPart> in_order(std::vector<SignalPart> parts, const Parameter* head, int64_t T) {
+  for (const SignalPart& s : parts)
+    require(s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.rows == Range{0, T} &&
+                s.values.shape() == Shape{T, s.columns.size()},
+            "teacher's logits, rows {}..{}, columns {}..{} of shape {}: expected all {} rows inside the "
+            "student's columns {}..{}",
+            s.rows.begin, s.rows.end, s.columns.begin, s.columns.end, to_string(s.values.shape()), T,
+            head->held.begin, head->held.end);
+  std::sort(parts.begin(), parts.end(),
+            [](const SignalPart& a, const SignalPart& b) { return a.columns.begin < b.columns.begin; });
+  return parts;
 }
 
 }  // namespace
 
-LossSums LossTotals::read() const {
-  const Tensor host = totals_.to(Device{});
-  const double* t = host.data<double>();
-  return {t[0], t[1], static_cast<int64_t>(t[2])};
-}
+std::vector<std::string> vocabulary_loss_sums() { return {"kl", "ce", "tokens"}; }
 
-Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
-                      const Tensor& labels, const std::vector<TeacherSlice>& given,
-                      const LossOptions& options, double loss_tokens, const LossTotals& totals) {
+Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
+                    const Tensor& labels, const std::vector<SignalPart>& teacher, const LossOptions& options,
+                    double loss_tokens, const Tensor& sums) {
   const int64_t T = hidden.dim(0), d = hidden.dim(1), V = head->var.dim(0);
-  const std::vector<TeacherSlice> slices = in_order(given, head, T);
+  const std::vector<SignalPart> parts = in_order(teacher, head, T);
   const bool wanted = tape.recording() && (hidden.needs_grad() || head->var.needs_grad());
   const Device device = tape.stream().device;
   const Tensor labels_here = labels.to(device);
@@ -125,12 +122,12 @@ Var distillation_loss(Tape& tape, const Comm& tp, const Var& hidden, const Param
                   .inverse_temperature = 1 / options.temperature,
                   .labels = labels_here.rows(begin, end),
                   .begin = head->held.begin};
-    for (const TeacherSlice& s : slices)
-      in.teacher.push_back({s.logits, begin, s.columns.begin - head->held.begin});
+    for (const SignalPart& s : parts)
+      in.teacher.push_back({s.values, begin, s.columns.begin - head->held.begin});
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
     ChunkLoss chunk(tape.stream(), in);
     chunk.reduce(tp);
-    chunk.add_to(totals.tensor(), loss, options, loss_tokens);
+    chunk.add_to(sums, loss, options, loss_tokens);
     if (!wanted) continue;
     chunk.gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);
     matmul(tape.stream(), {.a = g, .b = head->var.value(), .c = dhidden.rows(begin, end)});

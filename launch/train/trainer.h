@@ -1,0 +1,55 @@
+// Trainer: the student's ranks. A training step reads top to bottom in Trainer::train_step; what a
+// micro-batch goes through on a stage, in Trainer::forward.
+#pragma once
+#include "launch/train/reporter.h"
+#include "launch/train/training_state.h"
+#include "parallel/pipeline.h"
+#include "parallel/teacher_signal.h"
+
+namespace wuneng {
+
+class Trainer {
+ public:
+  // Collective over the student's ranks. `stream` is the teacher stream's communicator, over the world.
+  Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+          int64_t steps_done, Device device);
+
+  // All passes that are left, and the last checkpoint. Returns the seconds that this rank waited for
+  // micro-batches.
+  double run();
+
+ private:
+  // What the passes of an evaluation add up to.
+  struct Evaluation {
+    std::vector<double> sums;
+    double tokens = 0;
+  };
+
+  void train_step(int64_t pass);
+  void evaluate(int64_t pass);
+  // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
+  // replicas and stages, known on the logging rank.
+  std::vector<double> run_pass(int64_t pass, bool trains, double loss_tokens);
+  // One micro-batch through this stage. Returns what the pipeline passes on: the hidden state, or on the last
+  // stage the loss.
+  StageState forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+                     const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
+
+  bool is_logging_rank() const;
+  double loss_tokens() const;
+  double data_wait_of_step();
+
+  const TrainRecipe& recipe_;
+  const Mesh& mesh_;
+  const TrainingData& data_;
+  const Objective& objective_;
+  TrainingState state_;
+  PassReader reader_;
+  std::vector<MicroBatch> batches_;         // of the pass under way
+  std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
+  Reporter reporter_;
+  Evaluation evaluation_;
+  double data_wait_ = 0;  // seconds that reader_ had waited at the last report
+};
+
+}  // namespace wuneng

@@ -1,0 +1,62 @@
+// Objective: what a run minimises. One file here and a line in registry.cpp make a new one
+// (docs/extending.md).
+//
+// An objective says which teacher signals it needs, forms its loss on the stages that have one, and adds to
+// named sums, from which its metrics are made. A loss may stand on any stage of the student, or on all.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/decoder.h"
+#include "parallel/teacher_signal.h"
+
+namespace wuneng {
+
+// What an objective gets of one micro-batch on one stage.
+struct ObjectiveInputs {
+  const Decoder& student;      // this stage of it: its tensor-parallel group, its output matrix
+  const Var& hidden;           // [T, d], the stage's output; on the last stage after the final norm
+  const MicroBatch& batch;     // tokens, labels, documents
+  const SignalParts& teacher;  // the signals that are for this stage
+  double loss_tokens;          // rows with a label in the whole step: what a loss is a mean over
+};
+
+struct Metric {
+  std::string name;
+  double value;
+  bool in_progress_line = true;  // or in metrics.jsonl alone
+};
+
+// From the keys of [loss] in a recipe.
+struct LossOptions {
+  float temperature = 1;
+  float ce_weight = 0;       // loss = (1 - ce_weight) KL temperature^2 + ce_weight CE
+  int64_t chunk_tokens = 0;  // tokens whose logits are held at a time; 0: what suits the device
+};
+
+class Objective {
+ public:
+  virtual ~Objective() = default;
+  // By name (model/teacher_signals/). Empty: the run has no teacher.
+  virtual std::vector<std::string> teacher_signals() const = 0;
+  // Is there a loss on this pipeline stage of the student?
+  virtual bool has_loss(int stage, int stages) const { return stage == stages - 1; }
+  // The names of the sums over a step's or an evaluation's micro-batches, replicas and stages, in the order
+  // of `sums` below.
+  virtual std::vector<std::string> sums() const = 0;
+  // The loss of one micro-batch on a stage that has one, [1] f64: its share of the step's loss, whose
+  // gradient is 1. Adds to `sums` [sums().size()] f64, on the stage's device. On a tape that does not record
+  // (evaluation) only the sums are of use.
+  virtual Var loss(Tape& tape, const ObjectiveInputs& inputs, const Tensor& sums) const = 0;
+  // What is reported of the sums. The first is "loss", what the run minimises.
+  virtual std::vector<Metric> metrics(const std::vector<double>& sums) const = 0;
+};
+
+using ObjectiveMaker = std::unique_ptr<Objective> (*)(const LossOptions&);
+// By the name in a recipe's loss.objective. Objectives from outside this folder add themselves before a
+// recipe is read.
+std::map<std::string, ObjectiveMaker>& objective_registry();
+
+}  // namespace wuneng

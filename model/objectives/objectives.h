@@ -1,0 +1,10 @@
+// The makers of the objectives of this folder, one file each; registry.cpp gives them their names.
+#pragma once
+#include "model/objectives/objective.h"
+
+namespace wuneng {
+
+std::unique_ptr<Objective> make_kl_objective(const LossOptions& options);
+std::unique_ptr<Objective> make_ce_objective(const LossOptions& options);
+
+}  // namespace wuneng

@@ -1,0 +1,13 @@
+#include "model/objectives/objectives.h"
+
+namespace wuneng {
+
+std::map<std::string, ObjectiveMaker>& objective_registry() {
+  static std::map<std::string, ObjectiveMaker> registry = {
+      {"kl", make_kl_objective},
+      {"ce", make_ce_objective},
+  };
+  return registry;
+}
+
+}  // namespace wuneng

@@ -1,0 +1,25 @@
+#include "model/teacher_signals/signal_source.h"
+
+namespace wuneng {
+
+std::map<std::string, SignalSourceMaker>& signal_source_registry() {
+  static std::map<std::string, SignalSourceMaker> registry = {
+      {"logits", make_logits_source},
+  };
+  return registry;
+}
+
+std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names, const SignalEnds& ends,
+                                           DType dtype) {
+  std::vector<SourcedSignal> out;
+  for (const std::string& name : names) {
+    const auto found = signal_source_registry().find(name);
+    require(found != signal_source_registry().end(), "teacher signal '{}': there is no source of that name",
+            name);
+    const std::shared_ptr<const SignalSource> source = found->second();
+    for (TeacherSignal& signal : source->signals(ends, dtype)) out.push_back({std::move(signal), source});
+  }
+  return out;
+}
+
+}  // namespace wuneng

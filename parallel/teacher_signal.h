@@ -1,0 +1,83 @@
+// TeacherSignal: something that the teacher computes of every micro-batch and an objective of the student
+// reads: logits, the final hidden state, a layer's output, log-probabilities of labels.
+//
+// A signal is a matrix [rows, width] per micro-batch, a row for each token. Where it is made and where it is
+// wanted is data, so that what moves it (stream.h) knows no signal by name.
+#pragma once
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "parallel/parameter.h"
+
+namespace wuneng {
+
+// How a signal lies on the tensor-parallel ranks of one pipeline stage. Ranges may be uneven, overlap, be all
+// columns (replicated), or be empty; the student's need not cover the signal.
+struct SignalLayout {
+  int stage = 0;
+  std::vector<Range> columns;  // by tp rank: what it holds (teacher) or wants (student)
+};
+inline SignalLayout sharded_columns(int stage, int tp, int64_t width) {
+  SignalLayout out{stage, {}};
+  for (int rank = 0; rank < tp; ++rank) out.columns.push_back(shard_range(width, tp, rank));
+  return out;
+}
+inline SignalLayout replicated_columns(int stage, int tp, int64_t width) {
+  return {stage, std::vector<Range>(tp, Range{0, width})};
+}
+
+struct TeacherSignal {
+  std::string name;  // "logits", "final_hidden", "layer.3.mixer_output", "label_logprob"
+  int64_t width = 0;
+  DType dtype = DType::f32;
+  SignalLayout teacher, student;
+};
+
+// A rectangle of one signal of one micro-batch.
+struct SignalPart {
+  Range rows, columns;
+  Tensor values;  // [rows.size(), columns.size()]
+};
+
+// What a student's rank gets of one micro-batch: of every signal for its stage, the parts that tile the
+// columns that it wants, each over some or all of the rows.
+class SignalParts {
+ public:
+  void expect(const std::string& name) { parts_[name]; }  // a signal for this rank's stage
+  void add(const std::string& name, SignalPart part) {    // of an expected signal, in any order
+    const auto begins = [](const SignalPart& p) { return std::tuple(p.columns.begin, p.rows.begin); };
+    auto& parts = parts_.at(name);
+    const auto behind = std::find_if(parts.begin(), parts.end(),
+                                     [&](const SignalPart& p) { return begins(p) > begins(part); });
+    parts.insert(behind, std::move(part));
+  }
+  // Ordered by column, then row. Empty where this rank wants none of the signal; throws where it is not for
+  // this rank's stage.
+  const std::vector<SignalPart>& of(const std::string& name) const {
+    if (const auto found = parts_.find(name); found != parts_.end()) return found->second;
+    std::string names;
+    for (const auto& [known, parts] : parts_) names += (names.empty() ? "" : ", ") + known;
+    fail("teacher signal '{}': expected a signal for this rank's pipeline stage, which are: {}", name,
+         names.empty() ? "none" : names);
+  }
+  void clear() { parts_.clear(); }
+
+ private:
+  std::map<std::string, std::vector<SignalPart>> parts_;
+};
+
+// Where a student's rank gets the teacher's signals from: the stream (stream.h), or a teacher in the same
+// process.
+class TeacherSource {
+ public:
+  virtual ~TeacherSource() = default;
+  // Valid until release(). Who needs a part longer (a second model chunk of this rank, a backward pass) keeps
+  // a copy of its Tensor, which is never written to again.
+  virtual const SignalParts& take(int64_t pass, int micro_batch) = 0;
+  virtual void release() = 0;
+};
+
+}  // namespace wuneng

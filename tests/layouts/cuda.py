@@ -1,0 +1,71 @@
+"""Ranks that share a GPU, or emulated ones, against one rank on the CPU."""
+import subprocess
+
+import parity
+import ranks
+import results
+from runs import ONE, Layout
+
+GPU = {"run.device": "cuda"}
+NARROW = {"student.dtype": "bf16", "teacher.dtype": "bf16", "teacher.stream_dtype": "bf16"}
+NARROW_LOSSES = 2e-3  # relative; the CPU's activations are f32
+STEPS = 4
+
+# Emulated, one short run alone is guarded against host code that touches device memory: the guard is slow.
+UNGUARDED = {"WUNENG_EMULATOR_GUARD": "0"}
+BY_NCCL = {**UNGUARDED, "WUNENG_EMULATOR_GPU_PER_RANK": "1"}
+
+# name, student, teacher where it streams, settings, environment
+PARITY = [
+    ("one rank", ONE, None, {}, UNGUARDED),
+    ("through the host", Layout(tp=2, pp=2), Layout(tp=2), {}, UNGUARDED),
+    ("by NCCL", Layout(tp=2, pp=2), Layout(tp=2), {}, BY_NCCL),
+    ("by NCCL, recomputation", Layout(dp=2), None, {"run.recompute": True}, BY_NCCL),
+]
+# student, settings, run.overlap of the runs that must be equal to the bit: each kind of sum that may go beside computation
+OVERLAP = [
+    ("f32", Layout(dp=2, tp=2), {}, (False, True)),
+    ("bf16", Layout(dp=2, tp=2), NARROW, (False, True, True)),
+    ("bf16", Layout(dp=2, pp=2), NARROW, (False, True)),
+]
+
+
+def missing(program):
+    """Why there is no GPU for these tests; empty where there is one."""
+    found = subprocess.run([program, "generate", "none", "--prompt", "x", "--device", "cuda"], env=ranks.environment(),
+                           capture_output=True, text=True)
+    return found.stderr.strip() if "no GPU found" in found.stderr else ""
+
+
+def check(runs, tally):
+    runs.run("guarded", Layout(tp=2), ONE, {**GPU, "run.eval_every": 1, "optimizer.steps": 2})
+    short = {"optimizer.steps": STEPS}
+    cpu = runs.run("cpu", settings=short)
+    for number, (name, student, teacher, settings, environment) in enumerate(PARITY):
+        out = runs.run(f"gpu{number}", student, teacher, {**GPU, **short, **settings}, environment=environment)
+        tally.check(f"cuda: {name}, student {student}", *parity.compare(cpu, out, STEPS))
+    results.rewind(runs.out("gpu2"), runs.out("resumed"), 2)
+    name, student, teacher, settings, environment = PARITY[2]
+    out = runs.run("resumed", student, teacher, {**GPU, **short, **settings}, environment=environment)
+    tally.check("cuda: stopped after step 2 and resumed is equal to the bit",
+                not results.identical(runs.out("gpu2"), out, STEPS))
+    check_narrow(runs, tally, short)
+    check_overlap(runs, tally)
+
+
+def check_narrow(runs, tally, short):
+    cases = (("cpu", ONE, ONE, UNGUARDED), ("cuda", ONE, ONE, UNGUARDED), ("cuda", Layout(tp=2, pp=2), Layout(tp=2), BY_NCCL))
+    found = [results.losses(runs.run("narrow", student, teacher, {**NARROW, **short, "run.device": device, "run.resume": "none"},
+                                     environment=environment)) for device, student, teacher, environment in cases]
+    for name, a, b in (("as on the CPU", *found[:2]), ("tp 2 pp 2 by NCCL", *found[1:])):
+        far = results.relative(a, b)
+        tally.check(f"cuda: bf16 parameters, activations and logits, {name}", not far <= NARROW_LOSSES, f"losses {far:.0e}")
+
+
+def check_overlap(runs, tally):
+    for number, (name, student, settings, overlaps) in enumerate(OVERLAP):
+        first, *others = (runs.run(f"overlap{number}_{i}", student, None,
+                                   {**GPU, **settings, "optimizer.steps": 2, "student.vocab_size": 263, "run.overlap": overlap},
+                                   environment=BY_NCCL) for i, overlap in enumerate(overlaps))
+        tally.check(f"cuda: sums beside computation or not, {name}, student {student}",
+                    [f"{other} differs" for other in others if not results.identical(first, other, 2)])

@@ -1,0 +1,18 @@
+"""Bad input to several ranks: one message, no work, a non-zero exit."""
+import os
+
+from runs import ONE, Layout
+
+CASES = [  # name, settings, ranks to start, what the message says
+    ("unknown key", {"optimizer.lrr": 1}, 2, "did you mean optimizer.lr"),
+    ("wrong type", {"data.seq_len": "abc"}, 1, "expected a whole number"),
+    ("wrong number of ranks", {"layout.pp": 2}, 3, "recipe asks for 2 ranks"),
+    ("missing file", {"teacher.path": "nowhere"}, 1, "nowhere/config.json"),
+]
+
+
+def check(runs, tally):
+    for name, settings, started, text in CASES:
+        code, printed = runs.attempt("bad", ONE, None, settings, started)
+        good = code and text in printed and printed.count("wuneng: error") == 1 and not os.path.exists(runs.out("bad"))
+        tally.check(f"bad input: {name}", [] if good else [f"exit {code}", printed])

@@ -1,0 +1,64 @@
+"""Runs that are stopped, killed or resumed: to the bit in the same layout, within rounding in another."""
+import shutil
+
+import numpy as np
+
+import parity
+import results
+from runs import ONE, Layout, token_sources
+
+LAYOUT, TEACHER = Layout(tp=2), ONE
+
+
+def check(runs, tally, quick=False):
+    base = runs.run("base")
+    once = runs.run("once", LAYOUT, TEACHER)
+    resumed = runs.out("resumed")
+
+    def check_identical(name, out):
+        tally.check(f"{name} is equal to the bit", not results.identical(once, out, runs.steps))
+
+    check_identical("the same run twice", runs.run("twice", LAYOUT, TEACHER))
+    for stop in (4,) if quick else range(1, runs.steps):
+        results.rewind(once, resumed, stop)
+        runs.run("resumed", LAYOUT, TEACHER)
+        check_identical(f"stopped after step {stop} and resumed", resumed)
+    for step in (3,) if quick else (1, 3, 6, 8):
+        runs.kill("killed", step, LAYOUT, TEACHER)
+        check_identical(f"killed after step {step} and started again", runs.run("killed", LAYOUT, TEACHER))
+        shutil.rmtree(runs.out("killed"))
+    results.rewind(once, resumed, 4)
+    runs.run("resumed", Layout(dp=2, pp=2), TEACHER)
+    tally.check("resumed in another layout", *parity.compare(base, resumed, runs.steps))
+    check_frozen(runs, tally)
+    check_samples(runs, tally)
+
+
+def check_frozen(runs, tally):
+    frozen = runs.run("frozen", Layout(pp=2), None, {"student.freeze": ["*.mlp.*"], "student.dtype": "bf16"})
+    moved = results.differing_tensors(results.parameters(frozen, 1), results.parameters(frozen, runs.steps))
+    tally.check("frozen weights stay", [k for k in moved if ".mlp." in k])
+    tally.check("the others move, in bf16 too", len(moved) <= 50, f"{len(moved)} tensors moved")
+
+
+def check_samples(runs, tally):
+    """Twice the sequences a step from step 4 on, over the end of an epoch: where a run goes on is a number of sequences,
+    which step and layout do not give."""
+    tokens = token_sources(runs.root)
+    base = runs.run("tokens", settings=tokens)
+    waits = [x["data_wait"] for x in results.metrics(base) if "loss" in x]
+    tally.check("data_wait is written for each step", not (len(waits) == runs.steps and min(waits) >= 0), f"{waits}")
+    found = {}
+    for student, changes in ((ONE, {"data.accumulation": 8}), (Layout(dp=2), {"data.accumulation": 4}),
+                             (Layout(dp=4), {"data.micro_batch": 1, "data.accumulation": 4, "run.eval_batches": 8})):
+        results.rewind(base, runs.out("doubled"), 4)
+        out = runs.run("doubled", student, None, tokens | changes)
+        found[student] = results.losses(out), results.held_out(out)
+    for student, figures in found.items():
+        far = [results.relative(*pair) for pair in zip(found[ONE], figures)]
+        tally.check(f"resumed with twice the sequences a step, {student}", not max(far) <= parity.LOSSES, f"{max(far):.0e}")
+    same = np.allclose(found[ONE][0], results.losses(base), rtol=parity.LOSSES)
+    tally.check("twice the sequences a step is another run", bool(same))
+    code, printed = runs.attempt("doubled", settings=tokens | {"data.seed": 1})
+    wanted = "data is not the recipe's: expected fingerprint"
+    tally.check("resumed on other data is refused", [] if code and wanted in printed else [printed])
