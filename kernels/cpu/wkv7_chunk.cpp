@@ -122,6 +122,13 @@ void keep_causal(float* pairs, bool strict) {
   }
 }
 
+void keep_causal_transposed(float* pairs, bool strict) {
+  for (int j = 0; j < kC; ++j)
+    for (float* row : {pairs + j * kC, pairs + (kC + j) * kC})
+#pragma omp simd
+      for (int t = 0; t < kC; ++t) row[t] = t >= j + strict ? row[t] : 0.0f;
+}
+
 void load_state(const Tensor& states, int64_t index, int64_t W, Scratch& to) {
   if (!states.defined()) return std::fill(to.begin(), to.end(), 0.0f);
   const int64_t D = states.dim(-1);

@@ -52,10 +52,7 @@ class States {
     transpose(kC, W(), c_.A.data(), W(), At_.data(), kC);
     // A_ak^T over A_ab^T [32, 16]: row j holds what the rows t > j see of it.
     multiply(2 * kC, kC, W(), {c_.KB.data(), W(), 1}, At_.data(), kC, pairs_.data(), kC);
-    for (int j = 0; j < kC; ++j)
-      for (float* half : {pairs_.data(), pairs_.data() + kC * kC})
-#pragma omp simd
-        for (int t = 0; t < kC; ++t) half[j * kC + t] = t > j ? half[j * kC + t] : 0.0f;
+    keep_causal_transposed(pairs_.data(), true);
     unit_inverse<true>(pairs_.data() + kC * kC, kC, solve_.data());
     multiply(W(), kC, W(), {state_.data(), W(), 1}, At_.data(), kC, Pt_.data(), kC);
     multiply_add(W(), kC, kC, {c_.V(), 1, W()}, pairs_.data(), kC, Pt_.data(), kC);

@@ -65,7 +65,7 @@ template <bool kAdd, int kRows, int kVectors>
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) sum[i][j] = kAdd ? load(c + i * ldc + j * kLanes) : Lanes{};
-  // Unrolled, row[] stays in registers: in a plain loop GCC 12 loads it again for every row of the block.
+      // Unrolled, row[] stays in registers: in a plain loop GCC 12 loads it again for every row of the block.
 #pragma GCC unroll 4
   for (int64_t p = 0; p < depth; ++p) {
     Lanes row[kVectors];
