@@ -88,7 +88,7 @@ void Event::wait(const std::string& call) const {
   if (event_) wait_for(static_cast<cudaEvent_t>(event_.get()), call);
 }
 
-void Event::hold(void* stream) const {
+void Event::block(void* stream) const {
   if (!event_) return;
   check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event_.get()), 0),
         "cudaStreamWaitEvent");
