@@ -76,9 +76,10 @@ std::map<int64_t, std::string> parse_layer_mixers(const std::vector<std::string>
     mixer_type(mixer, fmt::format("{}: '{}'", where, entry));
     require(last < num_layers, "{}: '{}': layer {} with mixer {}: expected a layer from 0 to {}", where,
             entry, last, mixer, num_layers - 1);
-    for (int64_t layer = first; layer <= last; ++layer)
-      require(out.emplace(layer, mixer).second, "{}: '{}': layer {} has mixer {} already", where, entry,
-              layer, out[layer]);
+    for (int64_t layer = first; layer <= last; ++layer) {
+      const auto [it, added] = out.emplace(layer, mixer);
+      require(added, "{}: '{}': layer {} has mixer {} already", where, entry, layer, it->second);
+    }
   }
   return out;
 }
