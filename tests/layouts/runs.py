@@ -1,7 +1,7 @@
 """Runs of the program for tests: a recipe, its data, a teacher and the ranks.
 
-A recipe is a dict, key -> value, of what docs/../launch/recipes/every_key.toml lists. RECIPE is the base; a case gives
-what differs from it, with None for a key to leave out.
+A recipe is a dict of the keys in launch/recipes/every_key.toml. RECIPE is the base; a case gives what differs from it,
+with None for a key to leave out.
 """
 import dataclasses
 import json
@@ -28,8 +28,7 @@ RECIPE = {
     "loss.temperature": 1.5, "loss.ce_share": 0.25, "loss.chunk_tokens": 20,
     "data.held_out_every": 4, "data.seq_len": 24, "data.micro_batch": 2,
     "optimizer.lr": 1e-3, "optimizer.warmup": 2, "optimizer.steps": 10, "optimizer.clip": 0,
-    "run.device": "cpu", "run.eval_every": 5, "run.eval_batches": 4, "run.checkpoint_every": 1, "run.keep": 0,
-    "run.log_every": 100,
+    "run.device": "cpu", "run.eval_every": 5, "run.eval_batches": 4, "run.keep": 0, "run.log_every": 100,
 }
 
 
@@ -66,7 +65,8 @@ class Runs:
 
     def __init__(self, program, root, recipe=None, steps=10):
         self.program, self.root, self.steps = program, root, steps
-        self.recipe = {**(recipe or RECIPE), "optimizer.steps": steps}
+        # Two checkpoints: each takes longer than several steps.
+        self.recipe = {**(recipe or RECIPE), "optimizer.steps": steps, "run.checkpoint_every": steps // 2}
         rng = np.random.default_rng(3)
         self.text = os.path.join(root, "text.txt")
         with open(self.text, "wb") as f:
@@ -129,6 +129,7 @@ def latest_step(out):
 
 
 def children(parent):
+    """Process ids."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
