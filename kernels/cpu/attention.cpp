@@ -37,10 +37,11 @@ Sizes checked_sizes(const Args& args) {
   for (const AttentionSegment& s : args.segments)
     if (s.q_begin < 0 || s.q_count < 0 || s.q_begin + s.q_count > args.q.dim(0) || s.k_begin < 0 ||
         s.offset < 0 || s.k_begin + s.offset + s.q_count > args.k.dim(0))
-      fail("attention: segment of query rows [{}, {}) at position {} of the document at key row {} lies outside "
-           "q {} or k {}",
-           s.q_begin, s.q_begin + s.q_count, s.offset, s.k_begin, to_string(args.q.shape()),
-           to_string(args.k.shape()));
+      fail(
+          "attention: segment of query rows [{}, {}) at position {} of the document at key row {} lies "
+          "outside q {} or k {}",
+          s.q_begin, s.q_begin + s.q_count, s.offset, s.k_begin, to_string(args.q.shape()),
+          to_string(args.k.shape()));
   return {H, G, D, 1 / std::sqrt(static_cast<float>(D))};
 }
 
@@ -104,9 +105,8 @@ void forward_block(const AttentionForwardArgs& args, const Sizes& x, const Block
     args.lse.f32()[(b.q_row + i) * x.H + h] = softmax(row, seen);
     std::fill(row + seen, row + b.keys, 0.0f);
   }
-  sgemm(false, false, b.rows, x.D, b.keys, 1, scores.data(), b.keys,
-        args.v.f32() + (b.k_row * x.G + g) * x.D, x.G * x.D, 0, args.out.f32() + (b.q_row * x.H + h) * x.D,
-        x.H * x.D);
+  sgemm(false, false, b.rows, x.D, b.keys, 1, scores.data(), b.keys, args.v.f32() + (b.k_row * x.G + g) * x.D,
+        x.G * x.D, 0, args.out.f32() + (b.q_row * x.H + h) * x.D, x.H * x.D);
 }
 
 struct BackwardScratch {

@@ -3,8 +3,8 @@
 
 usage: check_layouts.py WUNENG PART [quick]
 
-PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), or cuda (a few layouts
-on a GPU, or emulated, against one rank on the CPU). quick: a sample, for sanitizer builds.
+PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), or cuda (a few
+layouts on a GPU, or emulated, against one rank on the CPU). quick: a sample, for sanitizer builds.
 """
 import os
 import sys

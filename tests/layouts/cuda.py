@@ -23,7 +23,8 @@ PARITY = [
     ("by NCCL", Layout(tp=2, pp=2), Layout(tp=2), {}, BY_NCCL),
     ("by NCCL, recomputation", Layout(dp=2), None, {"run.recompute": True}, BY_NCCL),
 ]
-# student, settings, run.overlap of the runs that must be equal to the bit: each kind of sum that may go beside computation
+# student, settings, run.overlap of the runs that must be equal to the bit: each kind of sum that may go
+# beside computation
 OVERLAP = [
     ("f32", Layout(dp=2, tp=2), {}, (False, True)),
     ("bf16", Layout(dp=2, tp=2), NARROW, (False, True, True)),

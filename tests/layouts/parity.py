@@ -1,8 +1,8 @@
 """Every layout trains as one rank does: the table of cases, and the bounds that they keep.
 
-AdamW divides a gradient by its own size: an element whose gradient is near zero moves by a full step in a direction that
-rounding decides. The bounds of parameters and moments are therefore wider than rounding; a wrong gradient of any tensor
-is far beyond them, and losses and gradient norms show what is left of it.
+AdamW divides a gradient by its own size: an element whose gradient is near zero moves by a full step in a
+direction that rounding decides. The bounds of parameters and moments are therefore wider than rounding; a
+wrong gradient of any tensor is far beyond them, and losses and gradient norms show what is left of it.
 """
 import dataclasses
 import os

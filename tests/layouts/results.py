@@ -1,4 +1,5 @@
-"""What a run leaves behind, read and compared: metrics.jsonl, and checkpoints through index.h5 as an h5py user would."""
+"""What a run leaves behind, read and compared: metrics.jsonl, and checkpoints through index.h5 as an h5py
+user would."""
 import json
 import os
 import shutil
@@ -45,7 +46,8 @@ def parameters(out, step):
 
 
 def largest_difference(a, b):
-    """(relative norm, name) of the tensor that differs most; a tensor that is zero in both counts as equal."""
+    """(relative norm, name) of the tensor that differs most; a tensor that is zero in both counts as
+    equal."""
     assert a and a.keys() == b.keys(), sorted(a.keys() ^ b.keys())
     worst, where = 0.0, ""
     for k in a:

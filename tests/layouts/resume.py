@@ -43,8 +43,8 @@ def check_frozen(runs, tally):
 
 
 def check_samples(runs, tally):
-    """Twice the sequences a step from step 4 on, over the end of an epoch: where a run goes on is a number of sequences,
-    which step and layout do not give."""
+    """Twice the sequences a step from step 4 on, over the end of an epoch: where a run goes on is a number of
+    sequences, which step and layout do not give."""
     tokens = token_sources(runs.root)
     base = runs.run("tokens", settings=tokens | {"run.checkpoint_every": 4})
     waits = [x["data_wait"] for x in results.metrics(base) if "loss" in x]

@@ -1,7 +1,7 @@
 """Runs of the program for tests: a recipe, its data, a teacher and the ranks.
 
-A recipe is a dict of the keys in launch/recipes/every_key.toml. RECIPE is the base; a case gives what differs from it,
-with None for a key to leave out.
+A recipe is a dict of the keys in launch/recipes/every_key.toml. RECIPE is the base; a case gives what differs
+from it, with None for a key to leave out.
 """
 import dataclasses
 import json
@@ -71,7 +71,8 @@ class Runs:
         self.text = os.path.join(root, "text.txt")
         with open(self.text, "wb") as f:
             f.write(bytes(rng.integers(32, 127, 40000, dtype=np.uint8)))
-        # A teacher of another shape and a larger vocabulary than the student's, which is not a multiple of any tp.
+        # A teacher of another shape and a larger vocabulary than the student's, which is not a multiple of
+        # any tp.
         c = ref.Config(mixer="qwen2", vocab_size=263, hidden_size=32, num_heads=4, num_kv_heads=2)
         self.teacher = os.path.join(root, "teacher")
         write_model(self.teacher, c, ref.init_model(c, rng))
@@ -80,8 +81,8 @@ class Runs:
         return os.path.join(self.root, name)
 
     def command(self, name, student=ONE, teacher=None, settings=None, started=None):
-        """Writes NAME.toml and gives the command line. teacher: its layout where it streams; None: in process.
-        started: the ranks to start, where they are not those of the layouts."""
+        """Writes NAME.toml and gives the command line. teacher: its layout where it streams; None: in
+        process. started: the ranks to start, where they are not those of the layouts."""
         keys = {"teacher.path": self.teacher, "data.paths": [self.text], "run.out": self.out(name), **self.recipe,
                 **student.keys("layout"), "data.accumulation": REPLICA_BATCHES // student.dp}
         keys |= teacher.keys("teacher.layout") if teacher else {"teacher.mode": "in_process"}
@@ -153,7 +154,8 @@ def write_token_file(prefix, documents):
 
 
 def token_sources(root, lengths=range(1, 40)):
-    """Two token files of 40 documents, each of one of `lengths` tokens, and the settings that mix them 2 : 1."""
+    """Two token files of 40 documents, each of one of `lengths` tokens, and the settings that mix them 2 :
+    1."""
     rng = np.random.default_rng(5)
     sources = []
     for name, weight in (("one", 2), ("two", 1)):
