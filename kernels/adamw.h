@@ -1,4 +1,4 @@
-// AdamW with decoupled weight decay, one fused pass over all of a rank's shards.
+// AdamW (Loshchilov and Hutter 2019, decoupled weight decay), one fused pass over all shards of a rank.
 #pragma once
 #include <cmath>
 #include <vector>
@@ -7,11 +7,11 @@
 
 namespace wuneng::kernels {
 
-// A shard and what belongs to it, all of n elements.
+// One parameter shard with its gradient and optimizer state, all of n elements.
 struct AdamwTensors {
   Tensor master, m, v;  // f32
-  Tensor gradient;      // f32; zero afterwards
-  Tensor stored;        // bf16 copy of master to write, or undefined where master is the parameter itself
+  Tensor gradient;      // f32; set to zero by the kernel
+  Tensor stored;        // out: master rounded to bf16; undefined where master is the parameter itself
   float decay;
 };
 
@@ -25,7 +25,7 @@ struct AdamwArgs {
   int64_t step;          // t, from 1
 
   float rate() const { return static_cast<float>(lr / (1 - std::pow(double(beta1), double(step)))); }
-  // Of sqrt(v).
+  // The factor of sqrt(v).
   float correction() const {
     return static_cast<float>(1 / std::sqrt(1 - std::pow(double(beta2), double(step))));
   }

@@ -6,29 +6,30 @@
 
 namespace wuneng::kernels {
 
-// One run of consecutive query rows of one document. Query row q_begin + i sees key rows [k_begin, k_begin +
+// Consecutive query rows of one document. Query row q_begin + i attends to key rows [k_begin, k_begin +
 // offset + i].
 struct AttentionSegment {
   int64_t q_begin;  // first row in q
   int64_t q_count;
   int64_t k_begin;  // the document's first row in k and v
-  int64_t offset;   // the first query's position in its document
+  int64_t offset;   // position of the first query row in its document
 };
 
-// Tq query rows, Tk key rows, H query heads, G key/value heads, D channels.
+// Tq query rows, Tk key rows, H query heads, G key/value heads, D channels. q, k, v, out and their gradients
+// are activations (kernels/backend.h): f32 on the CPU, on a GPU all f32 or all bf16.
 struct AttentionForwardArgs {
-  Tensor q;     // [Tq, H, D] f32
-  Tensor k, v;  // [Tk, G, D] f32
-  Tensor out;   // [Tq, H, D] f32
-  Tensor lse;   // [Tq, H] f32: log of each row's sum of exponentials, for the backward
-  std::vector<AttentionSegment> segments;  // rows of q that no segment names are left as they are
+  Tensor q;     // [Tq, H, D]
+  Tensor k, v;  // [Tk, G, D]
+  Tensor out;   // [Tq, H, D]
+  Tensor lse;   // [Tq, H] f32: log-sum-exp of each row's scaled scores, for the backward
+  std::vector<AttentionSegment> segments;  // rows of q outside all segments are not written
   std::vector<int> kv_head;                // [H]: the key/value head of each query head, non-decreasing
 };
 WUNENG_KERNEL(attention_forward, AttentionForwardArgs);
 
-// dq is written (rows named by the segments), dk and dv are added to.
+// dq is overwritten in the rows of the segments; dk and dv are accumulated into.
 struct AttentionBackwardArgs {
-  Tensor q, k, v, out, lse;  // as above
+  Tensor q, k, v, out, lse;  // as in the forward
   Tensor dout;               // [Tq, H, D]
   Tensor dq;                 // [Tq, H, D]
   Tensor dk, dv;             // [Tk, G, D]

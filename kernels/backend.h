@@ -2,9 +2,9 @@
 // signature and kernels::name, which picks the backend by the stream's device.
 //
 // Args is a struct of named arguments: tensors (shapes in its comments) and numbers. Activations and their
-// gradients are f32, on a GPU f32 or bf16, all of a call alike; sums are f32 until they are stored. Weights
-// are f32 or bf16 where the comment says "weight"; their gradients are f32, as is what the comment says is.
-// An activation's gradient is a Gradient: where it is put, and what it is added to.
+// gradients have one type in a call: f32, or on a GPU f32 or bf16. Sums are formed in f32. A tensor whose
+// comment says "weight" may be f32 or bf16 whatever the activations are; gradients of weights are f32, and so
+// is every tensor whose comment says f32. The gradient of an activation is a Gradient (runtime/gradient.h).
 #pragma once
 #include "runtime/device.h"
 #include "runtime/error.h"

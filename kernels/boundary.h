@@ -7,7 +7,7 @@
 
 namespace wuneng::kernels {
 
-// y[t, h] (+)= B[s, head_state[h]] r[t, h], or B^T where transposed, for the rows t of segment s.
+// y[t, h] (+)= B[s, head_state[h]] r[t, h], or B^T if transposed, for the rows t of segment s.
 struct BoundaryReadArgs {
   Tensor states;  // [segments, N, D, D]
   Tensor r, y;    // [T, R, D]

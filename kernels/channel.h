@@ -1,5 +1,5 @@
-// Functions with a parameter per channel or per head, the same for all T rows. Backward kernels add to
-// parameters' gradients; all gradients may be undefined: not wanted.
+// Functions with a parameter per channel or per head, the same for all T rows. Backward kernels accumulate
+// into the gradients of parameters. Every gradient may be undefined: it is then not computed.
 #pragma once
 #include "kernels/backend.h"
 
@@ -17,7 +17,7 @@ struct ColumnSumArgs {
 };
 WUNENG_KERNEL(column_sum, ColumnSumArgs);
 
-// y = scale * sigmoid(x + bias): the decay's logarithm (scale = -e^(-1/2)) and the rate (scale = 1).
+// y = scale * sigmoid(x + bias): the log of the decay (scale = -e^(-1/2)) and the rate (scale = 1).
 struct BiasSigmoidArgs {
   Tensor x, bias;  // [T, C], weight [C]
   float scale;
@@ -45,10 +45,10 @@ struct KeyScaleBackwardArgs {
 WUNENG_KERNEL(key_scale_backward, KeyScaleBackwardArgs);
 
 // y_t = x_t + (x_{t-1} - x_t) mu, with x_{-1} = 0 before each document's first row.
-inline constexpr int32_t kDocumentBegins = 1, kDocumentEnds = 2;  // of a document, what a row does
+inline constexpr int32_t kDocumentBegins = 1, kDocumentEnds = 2;  // bits of document_boundaries
 struct TokenShiftArgs {
   Tensor x, mu, y;             // [T, C], weight [C]
-  Tensor document_boundaries;  // [T] i32: what each row does, together
+  Tensor document_boundaries;  // [T] i32: the bits of the documents that begin or end at the row
 };
 WUNENG_KERNEL(token_shift, TokenShiftArgs);
 struct TokenShiftBackwardArgs {

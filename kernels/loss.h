@@ -1,11 +1,11 @@
-// Word-level losses over vocabulary shards (model.md, "Losses"): two passes over the logits, between which
-// ranks meet.
+// KL and cross-entropy losses over vocabulary shards (model.md, "Losses"): two passes over the logits with a
+// tensor-parallel reduction in between.
 //
-// C tokens (a chunk), V local vocabulary columns of the student. x is the student's logit, s = x / t and u =
-// the teacher's logit / t, with the temperature t. loss_statistics finds maxima over this rank's columns and
-// sums of exponentials beside them; the caller reduces the maxima over the ranks, loss_rebase makes the sums
-// relative to those, and the caller adds them up. Then loss_totals has the losses, loss_gradient the
-// logits' gradient.
+// C tokens (one token block), V local vocabulary columns of the student. x is the student's logit, s = x / t
+// and u = the teacher's logit / t, with the temperature t. loss_statistics computes, over this rank's
+// columns, maxima and sums of exponentials relative to them. The caller reduces the maxima over the ranks,
+// loss_rebase makes the sums relative to the reduced maxima, and the caller sums them over the ranks. From
+// these loss_totals computes the losses and loss_gradient the gradient of the logits.
 #pragma once
 #include <vector>
 
@@ -13,16 +13,16 @@
 
 namespace wuneng::kernels {
 
-// A slice of the teacher's logits for the same tokens, and where its columns are among the student's local
-// ones. row: the first row of `logits` that belongs to the chunk.
+// A slice of the teacher's logits for the same tokens. row: the first row of `logits` that belongs to the
+// token block.
 struct TeacherColumns {
   Tensor logits;  // [>= row + C, columns] f32 or bf16
   int64_t row = 0;
-  int64_t first = 0;  // the student's local column of the slice's column 0
+  int64_t first = 0;  // the student's local column that column 0 of the slice belongs to
 };
 inline constexpr size_t kMostTeacherSlices = 32;
 
-// What both passes read.
+// Inputs of both passes.
 struct LossInputs {
   Tensor logits;                        // [C, V] f32
   std::vector<TeacherColumns> teacher;  // in order of their columns, which do not overlap; none: no KL
@@ -31,7 +31,7 @@ struct LossInputs {
   int64_t begin = 0;  // vocabulary index of local column 0
 };
 
-// The columns that no slice of the teacher covers, as ranges {first, count}.
+// The student's columns outside all teacher slices, as ranges {first, count}.
 inline std::vector<std::pair<int64_t, int64_t>> columns_without_teacher(const LossInputs& in) {
   std::vector<std::pair<int64_t, int64_t>> gaps;
   int64_t at = 0;
@@ -46,23 +46,25 @@ inline std::vector<std::pair<int64_t, int64_t>> columns_without_teacher(const Lo
   return gaps;
 }
 
-// maxima [3, C] f32 = { s over shared columns, u, x over all columns }, -inf where there are none.
-// sums [5, C] f64 = { sum e^(s - max s), sum e^(u - max u), sum e^(u - max u) (u - s), sum e^(x - max x), x
-// of the label where it is here, else 0 }.
+// maxima [3, C] f32 = { s over the columns that the teacher has, u, x over all columns }; -inf over no
+// column. sums [5, C] f64 = { sum e^(s - max s), sum e^(u - max u), sum e^(u - max u) (u - s), sum e^(x - max
+// x), x of the label if its column is on this rank, else 0 }.
 struct LossStatisticsArgs {
   LossInputs in;
   Tensor maxima, sums;
 };
 WUNENG_KERNEL(loss_statistics, LossStatisticsArgs);
 
-// sums, relative to the maxima `from`, become relative to `to`.
+// Makes sums that are relative to the maxima `from` relative to the maxima `to`.
 struct LossRebaseArgs {
   Tensor from, to, sums;
 };
 WUNENG_KERNEL(loss_rebase, LossRebaseArgs);
 
-// Over the tokens with a label: totals [3] f64 += { KL t^2, cross entropy, their number }; loss [1] f64 +=
-// ((1 - ce_weight) KL t^2 + ce_weight CE) / loss_tokens. Maxima and sums are over all ranks.
+// Over the tokens with a label:
+//   totals [3] f64 += { KL t^2, cross-entropy, number of tokens }
+//   loss [1] f64 += ((1 - ce_weight) KL t^2 + ce_weight CE) / loss_tokens
+// Maxima and sums are those reduced over all ranks.
 struct LossTotalsArgs {
   Tensor maxima, sums, labels;
   float temperature = 1, ce_weight = 0;
@@ -72,7 +74,7 @@ struct LossTotalsArgs {
 WUNENG_KERNEL(loss_totals, LossTotalsArgs);
 
 // gradient [C, V] = ce_scale (softmax(x) - one_hot(label)) + kl_scale (softmax(s) - softmax(u)), f32 or bf16;
-// may be the logits themselves. Scales are [C] f32, 0 where a token has no label.
+// may alias the logits. Scales are [C] f32, 0 for a token without a label.
 struct LossGradientArgs {
   LossInputs in;
   Tensor maxima, sums;

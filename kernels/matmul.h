@@ -4,12 +4,12 @@
 
 namespace wuneng::kernels {
 
-// c = scale * op(a) op(b) + accumulate * c + base + bias, all 2-D row-major, op = transpose where said.
-// a, b: f32 or bf16; c: f32, or bf16 on a GPU, [M, N]. Empty M, N or K are allowed (the product of K = 0 is
-// zero).
+// c = scale * op(a) op(b) + accumulate * c + base + bias, all 2-D row-major; op transposes if transpose_a or
+// transpose_b is set. a, b: f32 or bf16; c: f32, or bf16 on a GPU, [M, N]. M, N and K may be 0 (K = 0: the
+// product is zero).
 //
-// With a bf16 operand a GPU rounds the other one to bf16 as well and multiplies in tensor cores, summing in
-// f32. The CPU computes in f32 throughout.
+// If one operand is bf16, a GPU rounds the other one to bf16 as well and multiplies on tensor cores with f32
+// accumulation. The CPU computes in f32 throughout.
 struct MatmulArgs {
   Tensor a;  // [M, K], or [K, M] transposed
   Tensor b;  // [K, N], or [N, K] transposed
@@ -18,10 +18,10 @@ struct MatmulArgs {
   bool transpose_b = false;
   float scale = 1.0f;
   float accumulate = 0.0f;  // 0: overwrite, 1: add
-  Tensor base;              // [M, N], of c's type, may be c, or undefined: none. Not with accumulate.
-  Tensor bias;              // weight [N], for every row, or undefined: none
-  Tensor sums;              // [M] f32 += the sums of op(a)'s rows, a transposed; or undefined: not wanted
-  DType like = DType::f32;  // bf16: as if an operand were bf16 (a weight's gradient, from two activations)
+  Tensor base;              // [M, N], of c's type, may be c; undefined: none. Not with accumulate.
+  Tensor bias;              // weight [N], added to every row; undefined: none
+  Tensor sums;              // [M] f32 += row sums of op(a), a transposed; undefined: not computed
+  DType like = DType::f32;  // bf16: compute as if an operand were bf16 (weight gradients)
 };
 WUNENG_KERNEL(matmul, MatmulArgs);
 
@@ -33,15 +33,15 @@ struct HeadMatmulArgs {
   Tensor w;  // weight
   Tensor y;
   bool transpose = false;
-  Tensor base;  // as y, may be y, or undefined: none
+  Tensor base;  // as y, may be y; undefined: none
 };
 WUNENG_KERNEL(head_matmul, HeadMatmulArgs);
 
-// Weight gradient of the above: dw[h] += sum_t dy[t, h] x[t, h]^T.  dy [T, H, O], x [T, H, I], dw [H, O, I]
+// Weight gradient of head_matmul: dw[h] += sum_t dy[t, h] x[t, h]^T.  dy [T, H, O], x [T, H, I], dw [H, O, I]
 // f32.
 struct HeadMatmulWeightGradArgs {
   Tensor dy, x, dw;
-  DType like = DType::f32;  // as above
+  DType like = DType::f32;  // as MatmulArgs::like
 };
 WUNENG_KERNEL(head_matmul_weight_grad, HeadMatmulWeightGradArgs);
 

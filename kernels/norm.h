@@ -6,17 +6,17 @@ namespace wuneng::kernels {
 
 // y = x * rsqrt(mean(x^2) + eps) * w over the last dimension D. Rows are [T, H, D] flattened; row i uses
 // weight row i mod H, so a hidden state has H = 1 and per-head norms share the kernel. With a base, x + base
-// is what is normalised, and is kept in sum.
+// is normalised, and written to sum (residual add and norm in one pass).
 struct RmsNormArgs {
   Tensor x;       // [T, H, D] (or [T, D])
   Tensor weight;  // weight, H * D elements
   float eps;
   Tensor y;          // as x
-  Tensor base, sum;  // as x, or undefined: no base; sum may be x or base
+  Tensor base, sum;  // as x; undefined: no base; sum may alias x or base
 };
 WUNENG_KERNEL(rms_norm, RmsNormArgs);
 
-// Adds to dweight (f32, H * D) where defined. dx undefined: not wanted.
+// Accumulates into dweight (f32, H * D). dx and dweight may be undefined: not computed.
 struct RmsNormBackwardArgs {
   Tensor x, weight;
   float eps;

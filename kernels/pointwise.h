@@ -1,4 +1,4 @@
-// Functions of single elements, and their gradients.
+// Elementwise functions and their gradients.
 #pragma once
 #include "kernels/backend.h"
 
@@ -15,12 +15,13 @@ enum class Pointwise {
 
 struct PointwiseArgs {
   Pointwise function;
-  Tensor a, b, c;  // inputs that the function names, all of one shape
+  Tensor a, b, c;  // the inputs in the function's formula, all of one shape
   Tensor y;
 };
 WUNENG_KERNEL(pointwise, PointwiseArgs);
 
-// Gradients of the inputs that the function names; those of swiglu, mix and add may be undefined: not wanted.
+// Gradients of the inputs in the function's formula; those of swiglu, mix and add may be undefined: not
+// computed.
 struct PointwiseBackwardArgs {
   Pointwise function;
   Tensor a, b, c, y, dy;

@@ -6,8 +6,8 @@
 
 namespace wuneng::kernels {
 
-// sum [1] f64 += the sum of x^2 over all tensors, of any shape, f32: a part of the gradient's norm. The order
-// of summation is fixed.
+// sum [1] f64 += the sum of x^2 over all tensors (f32, any shape), for the gradient norm. The order of
+// summation is fixed.
 struct SumOfSquaresArgs {
   std::vector<Tensor> x;
   Tensor sum;

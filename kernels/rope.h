@@ -7,7 +7,7 @@
 
 namespace wuneng::kernels {
 
-// The cosines and sines of the angles, for all that is rotated of a micro-batch.
+// The cosines and sines of all rotation angles of a micro-batch.
 struct RopeCosSinArgs {
   Tensor positions;  // [T] i32, counted from the document's start
   float theta;
@@ -17,10 +17,10 @@ WUNENG_KERNEL(rope_cos_sin, RopeCosSinArgs);
 
 struct RopeArgs {
   Tensor x;              // [T, H, D]
-  Tensor cos_sin;        // as above
-  bool inverse = false;  // turn back: the gradient of a rotation
+  Tensor cos_sin;        // [2, T, D / 2] f32, from rope_cos_sin
+  bool inverse = false;  // rotate by the negative angle: the gradient
   Tensor y;              // [T, H, D]; may be x itself
-  Tensor base;           // added to what is turned: of y's shape, may be y, or undefined: none
+  Tensor base;           // added to the rotated x: of y's shape, may be y; undefined: none
 };
 WUNENG_KERNEL(rope, RopeArgs);
 

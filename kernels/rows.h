@@ -1,4 +1,4 @@
-// Moving rows and heads about.
+// Gather, scatter and reduction of rows and heads, and the embedding.
 #pragma once
 #include <vector>
 
@@ -11,12 +11,13 @@ namespace wuneng::kernels {
 struct HeadMapArgs {
   Tensor x, y;  // [T, heads, D]
   std::vector<int> map;
-  Tensor base;  // added: of y's shape, may be y, or undefined: none
+  Tensor base;  // added to the result: of y's shape, may be y; undefined: none
 };
 WUNENG_KERNEL(select_heads, HeadMapArgs);
 WUNENG_KERNEL(sum_heads, HeadMapArgs);
 
-// Runs of rows copied between a tall and a packed tensor: packed holds the runs one after another.
+// Copies runs of consecutive rows between a tall tensor and a packed one, which holds the runs one after
+// another.
 struct RowRun {
   int64_t begin, count;
 };
@@ -34,7 +35,7 @@ struct ConcatArgs {
 };
 WUNENG_KERNEL(concat, ConcatArgs);
 struct ConcatBackwardArgs {
-  Gradient da, db;  // either may be undefined: not wanted
+  Gradient da, db;  // either may be undefined: not computed
   Tensor dy;
 };
 WUNENG_KERNEL(concat_backward, ConcatBackwardArgs);
@@ -50,9 +51,9 @@ struct EmbeddingArgs {
 WUNENG_KERNEL(embedding, EmbeddingArgs);
 struct EmbeddingBackwardArgs {
   Tensor dy;      // [T, d]
-  Tensor tokens;  // [T] i32, on the host: who adds to a row is found out there
+  Tensor tokens;  // [T] i32, on the host, which sorts them by row
   int64_t begin;
-  Tensor dtable;  // [rows, d] f32, added to
+  Tensor dtable;  // [rows, d] f32, accumulated into
 };
 WUNENG_KERNEL(embedding_backward, EmbeddingBackwardArgs);
 

@@ -1,20 +1,21 @@
-// The WKV-7 recurrence in chunked form (model.md Eq. 4, 9, 10; RWKV-7), split so that readers and the
-// recurrence meet only in the states:
+// The WKV-7 recurrence in chunked form (model.md Eq. 4, 9, 10; RWKV-7), as separate kernels for the
+// recurrence and for reading from its states:
 //
 //   S_t = S_{t-1} (diag(w_t) - kappa_t (rate_t o kappa_t)^T) + v_t k_t^T          S is [D (value), D (key)]
 //
-// wkv7_states runs the recurrence and keeps what any reading needs; wkv7_read gives S_t r (z = S r),
-// wkv7_read_transposed gives S_t^T u. The backward takes the readings as pairs: a reading y = S_t r with
-// gradient dy adds dy r^T to dS_t, and a transposed reading z = S_t^T u with gradient dz adds u dz^T, so it
-// is the pair (dy := u, r := dz). The gradient of r comes out of the backward too, where it is wanted, for it
-// is nearly there; that of u is wkv7_read of dz.
+// wkv7_states runs the recurrence and stores what the other kernels need; wkv7_read computes S_t r (z = S r),
+// wkv7_read_transposed S_t^T u. The backward takes the readings as pairs: a reading y = S_t r with gradient
+// dy adds dy r^T to dS_t, and a transposed reading z = S_t^T u with gradient dz adds u dz^T, so it is the
+// pair (dy := u, r := dz). The backward also computes the gradient of r if it is wanted, since its products
+// are at hand; the gradient of u is wkv7_read of dz.
 //
 // T rows, N state heads, R readers (query heads), D channels. A segment is a run of consecutive rows of one
-// document; segment s starts from initial[s] and ends in final[s]. Inside, it is cut in chunks of wkv7_chunk
-// rows from its own start. States are f32. Everything else is an activation: all f32, or on a GPU all bf16.
-// What each step takes out is one too: rounded, it is 2^-9 of itself off, which the readings of bf16 models
-// lose anyway (4e-3 of y are allowed), and the state goes on with the rounded rows, so that whoever computes
-// it again gets the same state.
+// document; segment s starts from initial[s] and ends in final[s]. It is split into kernel chunks of
+// wkv7_chunk rows, counted from its start (not to be confused with the student's option `chunk`, the distance
+// of boundary states). States are f32. Everything else is an activation: all f32, or on a GPU all bf16.
+// `removed` is an activation too: rounding it to bf16 changes it by up to 2^-9, which is within the rounding
+// of the readings (tolerance 4e-3 of y). The recurrence continues with the rounded rows, so that recomputing
+// a state from a stored one gives the same bits.
 #pragma once
 #include <vector>
 
@@ -23,8 +24,8 @@
 namespace wuneng::kernels {
 
 inline constexpr int64_t wkv7_chunk = 16;
-// The state before every so many rows of a segment is kept; the readings and the backward compute those
-// before the chunks between anew. A GPU's arithmetic is cheaper than its memory.
+// Rows between two states of a segment that are stored; the readings and the backward recompute the states
+// before the chunks in between. A GPU stores fewer of them: its arithmetic is cheaper than its memory.
 constexpr int64_t wkv7_kept(DeviceKind kind) { return kind == DeviceKind::cpu ? wkv7_chunk : 64; }
 
 struct Wkv7Segment {
@@ -47,9 +48,9 @@ struct Wkv7Inputs {
 struct Wkv7StatesArgs {
   Wkv7Inputs in;
   Tensor initial;       // [segments, N, D, D]; undefined: zero
-  Tensor chunk_states;  // out [wkv7_kept_count, N, D, D]: the states that are kept, in the segments' order
-  Tensor removed;       // out [T, N, D]: u_t = -S_{t-1} kappa_t, what each step takes out
-  Tensor final;         // out [segments, N, D, D]; undefined: not wanted
+  Tensor chunk_states;  // out [wkv7_kept_count, N, D, D]: the stored states, in the order of the segments
+  Tensor removed;       // out [T, N, D]: u_t = -S_{t-1} kappa_t, the removed value of each token
+  Tensor final;         // out [segments, N, D, D]; undefined: not computed
 };
 WUNENG_KERNEL(wkv7_states, Wkv7StatesArgs);
 
@@ -65,25 +66,25 @@ WUNENG_KERNEL(wkv7_read, Wkv7ReadArgs);
 // y[t, h] = S_t[head_state[h]]^T r[t, h]
 WUNENG_KERNEL(wkv7_read_transposed, Wkv7ReadArgs);
 
-// Given pairs (dy, r), each [T, R, D], and the final state's gradient: gradients of the inputs and the
-// readers, written (not added to) for the rows of the segments, and of the initial state.
+// From pairs (dy, r), each [T, R, D], and the gradient of the final state: the gradients of the inputs and of
+// the readers, overwritten in the rows of the segments, and of the initial state.
 struct Wkv7BackwardArgs {
   Wkv7Inputs in;
   Tensor chunk_states, removed;
   std::vector<int> head_state;
   struct Pair {
     Tensor dy, r;
-    Tensor dr;  // out: S_t^T dy_t, r's gradient; undefined: not wanted
+    Tensor dr;  // out: S_t^T dy_t, the gradient of r; undefined: not computed
   };
-  std::vector<Pair> readings;            // zero, one or two of them
+  std::vector<Pair> readings;            // at most two
   Tensor dfinal;                         // [segments, N, D, D]; undefined: zero
   Tensor dlog_w, dk, dv, dkappa, drate;  // [T, N, D] out
-  Tensor dinitial;                       // [segments, N, D, D] out; undefined: not wanted
+  Tensor dinitial;                       // [segments, N, D, D] out; undefined: not computed
 };
 WUNENG_KERNEL(wkv7_backward, Wkv7BackwardArgs);
 
-// The same recurrence token by token, forward only with one reading: the plain form that tests and benchmarks
-// hold the chunked one against.
+// The recurrence token by token, forward only with one reading: the direct form that tests and benchmarks
+// compare the chunked one with.
 struct Wkv7RecurrentArgs {
   Wkv7Inputs in;
   std::vector<int> head_state;

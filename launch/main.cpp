@@ -1,4 +1,4 @@
-// The program: one subcommand a file, errors with the rank's name, all ranks ended together.
+// main(): the command line. Errors are printed with the rank's name and end all ranks.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <optional>
@@ -10,14 +10,16 @@ namespace {
 
 constexpr int kFailed = 1;
 
-// Everything that can be wrong before work begins is looked at by all ranks, told by one, and ends all.
-struct Told {};
+// Thrown after check_on_all_ranks() has printed an error.
+struct ErrorReported {};
 
+// Runs `check` on all ranks before any work starts; if it fails on any, the first of them prints its error
+// and all throw ErrorReported.
 template <class F>
-void check_together(const F& look) {
+void check_on_all_ranks(const F& check) {
   std::string problem;
   try {
-    look();
+    check();
   } catch (const std::exception& e) {
     problem = e.what();
   }
@@ -26,7 +28,7 @@ void check_together(const F& look) {
   for (int r = 0; r < world.size(); ++r) {
     if (all[r].empty()) continue;
     if (r == world.rank()) std::fprintf(stderr, "wuneng: error: %s\n", all[r].c_str());
-    throw Told{};
+    throw ErrorReported{};
   }
 }
 
@@ -34,20 +36,20 @@ int run(int argc, char** argv) {
   using namespace wuneng;
   CLI::App app{
       "wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
-      "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes explain "
+      "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes document "
       "every setting."};
   app.require_subcommand(1);
   app.set_version_flag("--version", "wuneng 0.1.0");
 
   std::string recipe;
   std::vector<std::string> overrides;
-  CLI::App* train_command = app.add_subcommand(
-      "train",
-      "Train or distil as a recipe says. Under mpirun, one process per rank; the number of ranks is\n"
-      "student dp x pp x tp plus teacher dp x pp x tp.");
+  CLI::App* train_command = app.add_subcommand("train",
+                                               "Train or distil a model as configured by a recipe. Under "
+                                               "mpirun, one process per rank; the number of ranks is\n"
+                                               "student dp x pp x tp plus teacher dp x pp x tp.");
   train_command
       ->add_option("recipe", recipe,
-                   "a TOML file, such as launch/recipes/quickstart_student.toml; every_key.toml beside it "
+                   "a TOML file, such as launch/recipes/quickstart_student.toml; every_key.toml there "
                    "has all settings")
       ->required();
   train_command->add_option("overrides", overrides,
@@ -55,7 +57,7 @@ int run(int argc, char** argv) {
   train_command->callback([&] {
     std::optional<TrainRecipe> loaded;
     std::optional<TrainingData> data;
-    check_together([&] {
+    check_on_all_ranks([&] {
       loaded = TrainRecipe::load(recipe, overrides);
       Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
       data.emplace(*loaded);
@@ -71,74 +73,79 @@ int run(int argc, char** argv) {
       ".zst.\n"
       "A line of JSON is {\"text\"}, {\"messages\"}, {\"conversations\"} (ShareGPT), {\"instruction\", "
       "\"output\"}\n"
-      "(LLaMA-Factory), {\"prompt\", \"completion\"} or {\"prompt\", \"chosen\", \"rejected\"}. Chats go "
-      "through\n"
-      "the model's chat template. The loss mask of chats and completions (1: the token is trained on) is "
-      "written to\n"
-      "OUT_mask.bin and .idx; preference pairs become OUT_chosen and OUT_rejected, document by document.\n"
+      "(LLaMA-Factory), {\"prompt\", \"completion\"} or {\"prompt\", \"chosen\", \"rejected\"}. Chats are "
+      "rendered with\n"
+      "the model's chat template. The loss mask of chats and completions (1: the token has a loss) is "
+      "written "
+      "to\n"
+      "OUT_mask.bin and .idx; preference pairs are written to OUT_chosen and OUT_rejected, with equal "
+      "indices.\n"
       "Examples:\n"
       "  wuneng tokenize books/ code.jsonl.zst --tokenizer models/Qwen2.5-7B --out data/pretrain\n"
       "  wuneng tokenize chats.jsonl --tokenizer models/Qwen2.5-7B-Instruct --out data/sft --bad-lines skip\n"
-      "A recipe then says data.paths = [\"data/pretrain\"].");
-  tokenize_command->add_option("paths", t.paths, "files, directories (searched to the bottom) or globs")
-      ->required();
-  tokenize_command->add_option("--out", t.out, "the files' path without .bin and .idx")->required();
+      "In a recipe: data.paths = [\"data/pretrain\"].");
+  tokenize_command->add_option("paths", t.paths, "files, directories (recursive) or globs")->required();
+  tokenize_command->add_option("--out", t.out, "path of the output files without .bin and .idx")->required();
   tokenize_command
       ->add_option(
           "--tokenizer", t.tokenizer,
-          "a model's directory with tokenizer.json, or vocab.json and merges.txt; bytes: a token a byte")
+          "a model's directory with tokenizer.json, or vocab.json and merges.txt; bytes: one token per byte")
       ->required();
-  tokenize_command->add_option(
-      "--extensions", t.extensions,
-      "which files of directories and globs, such as .txt .jsonl.gz; all by default");
+  tokenize_command->add_option("--extensions", t.extensions,
+                               "extensions of the files to read from directories and globs, such as .txt "
+                               ".jsonl.gz; default: all files");
   const auto templates = CLI::IsMember({"Qwen2.5", "Qwen2.5 Instruct"});
   tokenize_command
       ->add_option("--chat-template", t.chat_template,
-                   "of chats, by name where it is not to be the one in the tokenizer's directory")
+                   "name of the chat template; default: the one in the tokenizer's directory")
       ->check(templates);
   tokenize_command
       ->add_option("--kind", t.kind,
-                   "text: a loss on every token; supervised: on answers; preference: pairs; auto: what the "
-                   "first record is")
+                   "text: all tokens have a loss; supervised: answers have a loss; preference: pairs; auto: "
+                   "from the first record")
       ->check(CLI::IsMember({"auto", "text", "supervised", "preference"}));
   tokenize_command
       ->add_option("--format", t.format,
-                   "text: a file is text; jsonl: lines of JSON; auto: .jsonl, .ndjson and .json are lines")
+                   "text or jsonl (JSON lines); auto: jsonl for .jsonl, .ndjson and .json, else text")
       ->check(CLI::IsMember({"auto", "text", "jsonl"}));
-  tokenize_command->add_option("--separator", t.separator,
-                               "what stands between the documents of a text file (\\n: a line feed); without "
-                               "it a file is one document");
+  tokenize_command->add_option(
+      "--separator", t.separator,
+      "separator of the documents in a text file (\\n: a line feed); default: a file is "
+      "one document");
   tokenize_command->add_option("--end", t.end,
-                               "the token behind each document that is not a chat; auto: <|endoftext|> where "
-                               "the tokenizer has it; none");
+                               "the token after each document that is not a chat; auto: <|endoftext|> if the "
+                               "tokenizer has it; none: no token");
   tokenize_command
-      ->add_option(
-          "--bad-lines", t.bad_lines,
-          "stop: the first bad line ends the run; skip: leave them out, count them, tell the first ten")
+      ->add_option("--bad-lines", t.bad_lines,
+                   "stop: the first bad line ends the run; skip: skip and count them, print the first ten")
       ->check(CLI::IsMember({"stop", "skip"}));
-  tokenize_command->add_option("--longest-bytes", t.longest_bytes, "a longer line or document is a bad one")
+  tokenize_command
+      ->add_option("--longest-bytes", t.longest_bytes,
+                   "maximum size of a line or document; a longer one is a bad line")
       ->check(CLI::PositiveNumber);
   tokenize_command->callback([&] { tokenize(t); });
 
   ConvertOptions c;
   CLI::App* convert_command = app.add_subcommand("convert",
-                                                 "Write a Hugging Face directory from a checkpoint, or make "
-                                                 "a student from a Qwen2 directory (--preset).");
+                                                 "Convert a checkpoint to a Hugging Face directory, or a "
+                                                 "Qwen2 directory to a student (--preset).");
   convert_command->add_option("from", c.from, "a checkpoint or a Hugging Face directory")->required();
   convert_command->add_option("to", c.to, "the directory to write")->required();
-  convert_command->add_option("--preset", c.preset,
-                              "full, lean or literal: add WuNeng's parts, function-preserving");
+  convert_command->add_option(
+      "--preset", c.preset,
+      "full, lean or literal: add the parameters of WuNeng; the function of the model does not change");
   convert_command->add_option("--dtype", c.dtype, "f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
-  convert_command->add_option("--seed", c.seed, "of what starts at random");
-  convert_command->add_option("--tokenizer", c.tokenizer,
-                              "a directory to copy the tokenizer's files from; by default the one the model, "
-                              "or the checkpoint's teacher, came from");
-  convert_command->add_option("--max-file-bytes", c.max_file_bytes, "start another file beyond this size");
+  convert_command->add_option("--seed", c.seed, "seed of the random initialisation");
+  convert_command->add_option(
+      "--tokenizer", c.tokenizer,
+      "directory to copy the tokenizer's files from; default: that of the model, or of "
+      "the checkpoint's teacher");
+  convert_command->add_option("--max-file-bytes", c.max_file_bytes, "maximum size of a safetensors file");
   convert_command->callback([&] { convert(c); });
 
   LogitsOptions l;
-  CLI::App* logits_command = app.add_subcommand(
-      "logits", "Write a model's logits for given tokens to HDF5, to compare with other code.");
+  CLI::App* logits_command =
+      app.add_subcommand("logits", "Write a model's logits for given tokens to an HDF5 file.");
   logits_command->add_option("model", l.model, "a Hugging Face directory or a checkpoint")->required();
   logits_command
       ->add_option("--tokens", l.tokens,
@@ -146,30 +153,33 @@ int run(int argc, char** argv) {
       ->required();
   logits_command->add_option("--out", l.out, "the HDF5 file to write")->required();
   const auto device_option = [](CLI::App* command, std::string& device) {
-    command->add_option("--device", device, "cpu, cuda, or auto: a GPU where there is one")
+    command->add_option("--device", device, "cpu, cuda, or auto: a GPU if there is one")
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   };
   device_option(logits_command, l.device);
   logits_command->callback([&] { logits(l); });
 
   GenerateOptions g;
-  CLI::App* generate_command = app.add_subcommand("generate", "Continue a text, or answer it (--chat).");
+  CLI::App* generate_command =
+      app.add_subcommand("generate", "Generate text after a prompt, or an answer to it (--chat).");
   generate_command->add_option("model", g.model, "a Hugging Face directory or a checkpoint")->required();
-  generate_command->add_option("--prompt", g.prompt, "the text to continue")->required();
+  generate_command->add_option("--prompt", g.prompt, "text to continue")->required();
   generate_command->add_option("--tokenizer", g.tokenizer,
-                               "a model's directory, or bytes; by default the model's own, if it has one");
-  generate_command->add_option("--chat-template", g.chat_template, "by name, where the model has none")
+                               "a model's directory, or bytes; default: the model's own tokenizer");
+  generate_command
+      ->add_option("--chat-template", g.chat_template, "name of the chat template; default: the model's own")
       ->check(templates);
-  generate_command->add_flag("--chat", g.chat, "the prompt is a user's message, set in the chat template");
-  generate_command->add_option("--tokens", g.tokens, "how many tokens to add");
-  generate_command->add_option("--temperature", g.temperature, "0: always the most likely token");
-  generate_command->add_option("--seed", g.seed, "of the choice of tokens");
+  generate_command->add_flag("--chat", g.chat, "render the prompt as a user message with the chat template");
+  generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate");
+  generate_command->add_option("--temperature", g.temperature, "0: greedy decoding");
+  generate_command->add_option("--seed", g.seed, "seed of sampling");
   device_option(generate_command, g.device);
   generate_command->callback([&] { generate(g); });
 
   InspectOptions i;
   CLI::App* inspect_command = app.add_subcommand(
-      "inspect", "Show a model's or checkpoint's tensors, its size, and what WuNeng adds.");
+      "inspect",
+      "Print the tensors and the size of a model or checkpoint, and the parameters that WuNeng adds.");
   inspect_command->add_option("path", i.path, "a Hugging Face directory or a checkpoint")->required();
   inspect_command->add_flag("--tensors,!--no-tensors", i.tensors, "list every tensor");
   inspect_command->callback([&] { inspect(i); });
@@ -189,7 +199,7 @@ int main(int argc, char** argv) {
   try {
     runtime.emplace(&argc, &argv);
     return run(argc, argv);
-  } catch (const Told&) {
+  } catch (const ErrorReported&) {
     return kFailed;
   } catch (const std::exception& e) {
     const std::string& rank = wuneng::rank_name();

@@ -1,14 +1,20 @@
 #include "model/config.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+
+#include "model/mixers/registry.h"
 
 namespace wuneng {
 namespace {
 
 using nlohmann::json;
+
+// The model_type of a model whose layers have different mixers, which "mixer" and "layer_mixers" name.
+constexpr const char* kMixed = "mixed";
 
 template <class T>
 T field(const json& j, const char* key, const std::string& where, const T* fallback = nullptr) {
@@ -29,18 +35,91 @@ T field_or(const json& j, const char* key, const std::string& where, T fallback)
   return field<T>(j, key, where, &fallback);
 }
 
-void one_of(const std::string& value, std::initializer_list<const char*> allowed, const char* key,
-            const std::string& where) {
-  if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
-  std::string list;
-  for (const char* a : allowed) list += (list.empty() ? "" : ", ") + std::string(a);
-  fail("{}: {} = '{}': expected one of {}", where, key, value, list);
+OptionValues options_from_json(const json& j, const MixerType& type, const ModelConfig& c,
+                               const std::string& where) {
+  OptionValues values;
+  for (const Option& option : type.options) {
+    const auto it = j.find(option.name);
+    const bool there = it != j.end() && !it->is_null();
+    require(there || option.when_absent.defined(), "{}: key '{}' is missing", where, option.name);
+    values[option.name] = there ? option.from_json(*it, where) : option.when_absent(c, values);
+  }
+  return values;
+}
+
+// A layer's number at the beginning of `text`, which is cut off.
+int64_t take_layer(std::string_view& text, const std::string& entry, const std::string& where) {
+  int64_t layer = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
+  require(error == std::errc() && layer >= 0,
+          "{}: '{}': expected LAYER:MIXER or FIRST-LAST:MIXER, such as \"5-7:wuneng\"", where, entry);
+  text.remove_prefix(end - text.data());
+  return layer;
 }
 
 }  // namespace
 
-bool WunengConfig::value_from(const char* what) const {
-  return std::find(state_value.begin(), state_value.end(), what) != state_value.end();
+std::map<int64_t, std::string> parse_layer_mixers(const std::vector<std::string>& entries, int64_t num_layers,
+                                                  const std::string& where) {
+  std::map<int64_t, std::string> out;
+  for (const std::string& entry : entries) {
+    std::string_view rest = entry;
+    const int64_t first = take_layer(rest, entry, where);
+    int64_t last = first;
+    if (rest.starts_with('-')) {
+      rest.remove_prefix(1);
+      last = take_layer(rest, entry, where);
+    }
+    require(rest.starts_with(':') && first <= last,
+            "{}: '{}': expected LAYER:MIXER or FIRST-LAST:MIXER, such as \"5-7:wuneng\"", where, entry);
+    const std::string mixer(rest.substr(1));
+    mixer_type(mixer, fmt::format("{}: '{}'", where, entry));
+    require(last < num_layers, "{}: '{}': layer {} with mixer {}: expected a layer from 0 to {}", where,
+            entry, last, mixer, num_layers - 1);
+    for (int64_t layer = first; layer <= last; ++layer) {
+      const auto [it, added] = out.emplace(layer, mixer);
+      require(added, "{}: '{}': layer {} has mixer {} already", where, entry, layer, it->second);
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> layer_mixers_to_text(const std::map<int64_t, std::string>& layer_mixers) {
+  std::vector<std::string> out;
+  for (auto it = layer_mixers.begin(); it != layer_mixers.end();) {
+    const auto [first, mixer] = *it;
+    int64_t last = first;
+    while (++it != layer_mixers.end() && it->first == last + 1 && it->second == mixer) ++last;
+    out.push_back(first == last ? fmt::format("{}:{}", first, mixer)
+                                : fmt::format("{}-{}:{}", first, last, mixer));
+  }
+  return out;
+}
+
+const std::string& ModelConfig::mixer_of(int64_t layer) const {
+  const auto it = layer_mixers.find(layer);
+  return it == layer_mixers.end() ? mixer : it->second;
+}
+
+std::vector<std::string> ModelConfig::mixers() const {
+  std::vector<std::string> out;
+  for (int64_t i = 0; i < num_layers; ++i)
+    if (std::find(out.begin(), out.end(), mixer_of(i)) == out.end()) out.push_back(mixer_of(i));
+  return out;
+}
+
+bool ModelConfig::is_qwen2() const { return mixers() == std::vector<std::string>{"qwen2"}; }
+
+const OptionValues& ModelConfig::options_of(const std::string& name) const {
+  static const OptionValues none;
+  const auto it = options.find(name);
+  return it == options.end() ? none : it->second;
+}
+
+void ModelConfig::set_mixer(const std::string& name, const std::string& preset) {
+  mixer = name;
+  layer_mixers.clear();
+  options[name] = default_options(mixer_type(name, "mixer"), preset, *this);
 }
 
 void ModelConfig::check(const std::string& where) const {
@@ -56,35 +135,24 @@ void ModelConfig::check(const std::string& where) const {
           num_kv_heads);
   require(head_dim % 2 == 0, "{}: head_dim {} is odd; rotary embedding turns pairs of channels", where,
           head_dim);
-  one_of(mixer, {"qwen2", "wuneng"}, "mixer", where);
-  if (!is_wuneng()) return;
-  const WunengConfig& w = wuneng;
-  require(w.state_heads > 0 && w.state_heads % num_kv_heads == 0 && num_heads % w.state_heads == 0,
-          "{}: state_heads = {}: expected a multiple of the {} kv_heads that divides the {} heads", where,
-          w.state_heads, num_kv_heads, num_heads);
-  one_of(w.state_query, {"grouped", "full"}, "state_query", where);
-  one_of(w.state_key, {"own", "shared"}, "state_key", where);
-  one_of(w.state_read, {"linear", "quadratic"}, "state_read", where);
-  one_of(w.state_norm, {"rms", "none"}, "state_norm", where);
-  require(w.state_norm_eps >= 0, "{}: state_norm_eps = {}: expected at least 0", where, w.state_norm_eps);
-  one_of(w.cross_head, {"none", "concat", "additive", "gated"}, "cross_head", where);
-  one_of(w.combine_state, {"concat", "sum", "learned"}, "combine_state", where);
-  one_of(w.combine_middle, {"concat", "sum", "learned"}, "combine_middle", where);
-  require(!w.state_value.empty(), "{}: state_value is empty: expected any of token, attention, middle",
-          where);
-  for (const auto& v : w.state_value) one_of(v, {"token", "attention", "middle"}, "state_value", where);
-  require(w.chunk > 0, "{}: chunk = {}: expected at least 1 token", where, w.chunk);
-  require(w.state_rank >= 0 && w.decay_rank > 0 && w.rate_rank > 0,
-          "{}: ranks: state_rank {} (>= 0), decay_rank {} and rate_rank {} (> 0)", where, w.state_rank,
-          w.decay_rank, w.rate_rank);
+  for (const auto& [layer, name] : layer_mixers)
+    require(layer >= 0 && layer < num_layers, "{}: layer {} with mixer {}: expected a layer from 0 to {}",
+            where, layer, name, num_layers - 1);
+  for (const std::string& name : mixers()) {
+    const MixerType& type = mixer_type(name, where);
+    const std::string at = fmt::format("{}, mixer {}", where, name);
+    const OptionValues& values = options_of(name);
+    for (const Option& option : type.options) {
+      require(values.contains(option.name), "{}: option {} is not set", at, option.name);
+      option.check(values.at(option.name), at);
+    }
+    if (type.check) type.check(*this, values, at);
+  }
 }
 
 ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
   require(j.is_object(), "{}: expected a JSON object", where);
   ModelConfig c;
-  const auto type = field_or<std::string>(j, "model_type", where, "qwen2");
-  require(type == "qwen2" || type == "wuneng", "{}: model_type '{}': expected qwen2 or wuneng", where, type);
-  c.mixer = type;
   c.hidden_size = field<int64_t>(j, "hidden_size", where);
   c.intermediate_size = field<int64_t>(j, "intermediate_size", where);
   c.num_layers = field<int64_t>(j, "num_hidden_layers", where);
@@ -106,27 +174,19 @@ ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
           where);
   require(field_or<std::string>(j, "hidden_act", where, "silu") == "silu", "{}: hidden_act: expected silu",
           where);
-  if (c.is_wuneng()) {
-    const json w = field<json>(j, "wuneng", where);
-    const std::string at = where + " (wuneng)";
-    WunengConfig& o = c.wuneng;
-    o.state_heads = field<int64_t>(w, "state_heads", at);
-    o.token_shift = field<bool>(w, "token_shift", at);
-    o.state_query = field<std::string>(w, "state_query", at);
-    o.state_key = field<std::string>(w, "state_key", at);
-    o.state_rank = field<int64_t>(w, "state_rank", at);
-    o.state_read = field<std::string>(w, "state_read", at);
-    // A model written before these two were options was trained with an RMSNorm of this eps.
-    o.state_norm = field_or<std::string>(w, "state_norm", at, "rms");
-    o.state_norm_eps = field_or<double>(w, "state_norm_eps", at, double(c.head_dim) * 1e-5);
-    o.state_value = field<std::vector<std::string>>(w, "state_value", at);
-    o.cross_head = field<std::string>(w, "cross_head", at);
-    o.combine_state = field<std::string>(w, "combine_state", at);
-    o.combine_middle = field<std::string>(w, "combine_middle", at);
-    o.multi_token = field<bool>(w, "multi_token", at);
-    o.chunk = field<int64_t>(w, "chunk", at);
-    o.decay_rank = field<int64_t>(w, "decay_rank", at);
-    o.rate_rank = field<int64_t>(w, "rate_rank", at);
+  const auto type = field_or<std::string>(j, "model_type", where, "qwen2");
+  if (type == kMixed) {
+    c.mixer = field<std::string>(j, "mixer", where);
+    c.layer_mixers = parse_layer_mixers(field<std::vector<std::string>>(j, "layer_mixers", where),
+                                        c.num_layers, where + ": layer_mixers");
+  } else {
+    c.mixer = mixer_type(type, where + ": model_type").name;
+  }
+  for (const std::string& name : c.mixers()) {
+    const MixerType& mixer = mixer_type(name, where);
+    if (!mixer.options.empty())
+      c.options[name] = options_from_json(field<json>(j, name.c_str(), where), mixer, c,
+                                          fmt::format("{} ({})", where, name));
   }
   c.check(where);
   return c;
@@ -144,8 +204,10 @@ ModelConfig ModelConfig::from_directory(const std::string& directory) {
 }
 
 json ModelConfig::to_json() const {
-  json j = {{"architectures", {is_wuneng() ? "WunengForCausalLM" : "Qwen2ForCausalLM"}},
-            {"model_type", mixer},
+  const std::vector<std::string> used = mixers();
+  const bool mixed = used.size() > 1;
+  json j = {{"architectures", {mixed ? "MixedForCausalLM" : mixer_type(used[0], "mixer").architecture}},
+            {"model_type", mixed ? kMixed : used[0]},
             {"hidden_size", hidden_size},
             {"intermediate_size", intermediate_size},
             {"num_hidden_layers", num_layers},
@@ -160,51 +222,15 @@ json ModelConfig::to_json() const {
             {"use_sliding_window", false},
             {"attention_dropout", 0.0},
             {"initializer_range", 0.02}};
-  if (is_wuneng()) {
-    const WunengConfig& o = wuneng;
-    j["wuneng"] = {{"state_heads", o.state_heads},     {"token_shift", o.token_shift},
-                   {"state_query", o.state_query},     {"state_key", o.state_key},
-                   {"state_rank", o.state_rank},       {"state_read", o.state_read},
-                   {"state_norm", o.state_norm},       {"state_norm_eps", o.state_norm_eps},
-                   {"state_value", o.state_value},     {"cross_head", o.cross_head},
-                   {"combine_state", o.combine_state}, {"combine_middle", o.combine_middle},
-                   {"multi_token", o.multi_token},     {"chunk", o.chunk},
-                   {"decay_rank", o.decay_rank},       {"rate_rank", o.rate_rank}};
+  if (mixed) {
+    j["mixer"] = mixer;
+    std::map<int64_t, std::string> others = layer_mixers;
+    std::erase_if(others, [&](const auto& layer) { return layer.second == mixer; });
+    j["layer_mixers"] = layer_mixers_to_text(others);
   }
+  for (const std::string& name : used)
+    for (const auto& [option, value] : options_of(name)) j[name][option] = wuneng::to_json(value);
   return j;
-}
-
-WunengConfig preset(const std::string& name, const ModelConfig& shape) {
-  one_of(name, {"full", "lean", "literal"}, "preset", "recipe");
-  WunengConfig w;
-  w.state_heads = name == "literal" ? shape.num_kv_heads : shape.num_heads;
-  const int64_t rank = std::max<int64_t>(32, std::lround(std::sqrt(double(shape.hidden_size)) / 32) * 32);
-  w.decay_rank = w.rate_rank = rank;
-  // A factorised [out, d] matrix of rank r holds r (out + d) elements; out is N D.
-  const int64_t out = w.state_heads * shape.head_dim, bounded = 2 * shape.head_dim;
-  w.state_rank = bounded * (out + shape.hidden_size) < out * shape.hidden_size ? bounded : 0;
-  if (name == "lean") {
-    w.cross_head = "none";
-    w.multi_token = false;
-    w.state_value = {"token"};
-  }
-  if (name == "literal") {
-    w.token_shift = false;
-    w.state_query = "full";
-    w.state_key = "shared";
-    w.state_value = {"attention", "middle"};
-    w.combine_state = w.combine_middle = "concat";
-  }
-  return w;
-}
-
-int64_t rwkv7_student_parameter_count(const ModelConfig& c) {
-  // ARWKV (docs/model.md): r, k, v, o of [d, d], six mu, four biases and low ranks (w, a 64, v 32, g 128),
-  // k_k, k_a, r_k.
-  const int64_t d = c.hidden_size;
-  const int64_t mixer = 4 * d * d + 6 * d + 3 * d + 2 * d * (64 + 64 + 32 + 128) + 3 * d;
-  const int64_t layer = mixer + 3 * d * c.intermediate_size + 2 * d;
-  return c.num_layers * layer + d + c.vocab_size * d * (c.tie_word_embeddings ? 1 : 2);
 }
 
 }  // namespace wuneng

@@ -1,54 +1,30 @@
-// ModelConfig: the shape of a model and every option of WuNeng, as config.json of a Hugging Face directory
-// spells them.
+// ModelConfig: the shape of a model, which mixer each layer has and the mixers' options, as config.json of a
+// Hugging Face directory spells them.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
-#include "runtime/tensor.h"
+#include "model/options.h"
 
 namespace wuneng {
 
-enum class Combine {
-  concat,
-  sum,
-  learned
-};  // how the states or the middles join the layer's output (model.md, row "a")
-
-// The options of model.md. Names of values are the ones in config.json and recipes.
-struct WunengConfig {
-  int64_t state_heads = 0;  // N; G divides N, N divides H
-  bool token_shift = true;
-  std::string state_query = "grouped";  // grouped | full
-  std::string state_key = "own";        // own | shared
-  int64_t state_rank = 0;               // 0: full matrices
-  std::string state_read = "linear";    // linear | quadratic
-  std::string state_norm = "rms";       // rms | none
-  double state_norm_eps = 1e-2;         // of rms
-  std::vector<std::string> state_value = {"token", "attention", "middle"};
-  std::string cross_head = "concat";     // none | concat | additive | gated
-  std::string combine_state = "concat";  // concat | sum | learned
-  std::string combine_middle = "learned";
-  bool multi_token = true;
-  int64_t chunk = 256;  // m
-  int64_t decay_rank = 32, rate_rank = 32;
-
-  bool value_from(const char* what) const;
-  bool middles() const { return cross_head != "none"; }
-  bool middle_feedback() const { return middles() && value_from("middle"); }
-  bool loops() const { return multi_token || middle_feedback(); }  // does the layer go chunk by chunk?
-};
-
 struct ModelConfig {
-  std::string mixer = "qwen2";  // qwen2 | wuneng
+  std::string mixer = "qwen2";                  // of every layer that layer_mixers does not name
+  std::map<int64_t, std::string> layer_mixers;  // layer -> its mixer
+  std::map<std::string, OptionValues> options;  // mixer -> its options
   int64_t hidden_size = 0, intermediate_size = 0, num_layers = 0;
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;  // H, G, D
   int64_t vocab_size = 0;
   float rope_theta = 1e6f, rms_norm_eps = 1e-6f;
   bool tie_word_embeddings = true;
-  WunengConfig wuneng;
 
-  bool is_wuneng() const { return mixer == "wuneng"; }
+  const std::string& mixer_of(int64_t layer) const;
+  std::vector<std::string> mixers() const;  // those in use, in the order of their first layers
+  bool is_qwen2() const;                    // is every layer's mixer Qwen2's attention?
+  const OptionValues& options_of(const std::string& mixer) const;
+  // Gives all layers this mixer, with the options of a preset (empty: the default ones).
+  void set_mixer(const std::string& mixer, const std::string& preset = "");
   // Throws with the equation that does not hold. `where` names the file or recipe.
   void check(const std::string& where) const;
 
@@ -57,11 +33,10 @@ struct ModelConfig {
   nlohmann::json to_json() const;
 };
 
-// The presets `full`, `lean` and `literal` of model.md for a model of this shape.
-WunengConfig preset(const std::string& name, const ModelConfig& shape);
-
-// Parameters of a whole model of this configuration, and of the RWKV-7 (ARWKV) student of the same shape.
-int64_t parameter_count(const ModelConfig& config);
-int64_t rwkv7_student_parameter_count(const ModelConfig& config);
+// "0:qwen2" or "5-7:wuneng" (layers count from 0) to layer -> mixer, and back. Throws for layers that a model
+// of `num_layers` does not have, for unknown mixers, and for a layer that is named twice.
+std::map<int64_t, std::string> parse_layer_mixers(const std::vector<std::string>& entries, int64_t num_layers,
+                                                  const std::string& where);
+std::vector<std::string> layer_mixers_to_text(const std::map<int64_t, std::string>& layer_mixers);
 
 }  // namespace wuneng

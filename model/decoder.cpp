@@ -1,8 +1,10 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/matmul.h"
+#include "model/mixers/registry.h"
 
 namespace wuneng {
 
@@ -10,32 +12,40 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
     : config_(config),
       placement_(placement),
       recompute_(recompute),
-      store_(placement.tp.size(), placement.tp.rank(), dtype, placement.device) {
+      store_(placement.tp.size(), placement.tp.rank(), dtype, placement.device, placement.allocate),
+      layer_range_(stage_layers(config, placement.stages, placement.stage)) {
   const ModelConfig& c = config_;
   require(placement.activations == DType::f32 || placement.device.kind == DeviceKind::cuda,
           "activations: expected f32 on {}, found {}: the CPU computes in f32", to_string(placement.device),
           to_string(placement.activations));
   require(placement.stages <= c.num_layers, "pp = {}: more pipeline stages than the model's {} layers",
           placement.stages, c.num_layers);
-  const int64_t d = c.hidden_size;
+  const int64_t d = c.hidden_size, F = c.intermediate_size;
   const bool tied = c.tie_word_embeddings;
-  const auto table = [&](const char* name) { return store_.sharded_evenly(name, {c.vocab_size, d}, 0); };
+  // Qwen2's own: normal(0, 0.02), less where a layer joins the residual stream.
+  const Init matrix = copied(normal(0.02f)), ones = copied(constant(1)),
+             residual = copied(normal(0.02f / std::sqrt(2.0f * c.num_layers)));
+  const auto table = [&](const char* name) {
+    return store_.sharded_evenly(name, {c.vocab_size, d}, matrix, 0);
+  };
   if (placement.first()) embedding_ = table("model.embed_tokens.weight");
-  const Range mine = stage_layers(c, placement.stages, placement.stage);
-  for (int64_t i = mine.begin; i < mine.end; ++i) {
+  for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
     const std::string at = fmt::format("model.layers.{}.", i);
     Layer layer;  // its parameters behind those of the layers before it: see forward's marks
-    layer.input_norm = store_.whole(at + "input_layernorm.weight", {d});
-    layer.mixer = c.is_wuneng() ? make_wuneng_mixer(c, store_, placement.tp, at + "self_attn.")
-                                : make_attention_mixer(c, store_, placement.tp, at + "self_attn.");
-    layer.post_attention_norm = store_.whole(at + "post_attention_layernorm.weight", {d});
-    layer.gate = store_.sharded_evenly(at + "mlp.gate_proj.weight", {c.intermediate_size, d}, 0);
-    layer.up = store_.sharded_evenly(at + "mlp.up_proj.weight", {c.intermediate_size, d}, 0);
-    layer.down = store_.sharded_evenly(at + "mlp.down_proj.weight", {d, c.intermediate_size}, 1);
+    layer.input_norm = store_.whole(at + "input_layernorm.weight", {d}, ones);
+    layer.mixer = mixer_type(c.mixer_of(i), at).make({c, i, at + "self_attn.", placement_.tp, store_});
+    layer.post_attention_norm = store_.whole(at + "post_attention_layernorm.weight", {d}, ones);
+    layer.gate = store_.sharded_evenly(at + "mlp.gate_proj.weight", {F, d}, matrix, 0);
+    layer.up = store_.sharded_evenly(at + "mlp.up_proj.weight", {F, d}, matrix, 0);
+    layer.down = store_.sharded_evenly(at + "mlp.down_proj.weight", {d, F}, residual, 1);
+    for (const CarriedTensor& t : carried_by(c.mixer_of(i)))
+      if (const auto before = carried_into(i); std::none_of(
+              before.begin(), before.end(), [&](const CarriedTensor& b) { return b.name == t.name; }))
+        layer.makes.push_back(t.name);
     layers_.push_back(std::move(layer));
   }
   if (placement.last()) {
-    norm_ = store_.whole("model.norm.weight", {d});
+    norm_ = store_.whole("model.norm.weight", {d}, ones);
     if (!tied)
       head_ = table("lm_head.weight");
     else
@@ -49,40 +59,95 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
       }
 }
 
-Var Decoder::forward(Tape& tape, const MicroBatch& batch, const Var& hidden, const Completed& completed) {
-  const auto packing = std::make_shared<Packing>(
-      Packing::make(batch.documents, config_.is_wuneng() && config_.wuneng.loops() ? config_.wuneng.chunk : 0,
-                    placement_.device));
-  packing->make_rope_cos_sin(tape.stream(), config_.head_dim, config_.rope_theta);
-  Var h = placement_.first() ? reduce_from_tensor_parallel(
-                                   tape, placement_.tp,
-                                   ops::embedding(tape, batch.tokens, embedding_, placement_.activations))
-                             : hidden;
+void Decoder::initialize_random(uint64_t seed) {
+  const Parameters all = parameters();
+  for (size_t i = 0; i < all.size(); ++i) init(i).random(*all[i], seed);
+}
+
+std::vector<CarriedTensor> Decoder::carried_by(const std::string& mixer) const {
+  const MixerType& type = mixer_type(mixer, "mixer");
+  return type.carried ? type.carried(config_, placement_.tp.size(), placement_.tp.rank())
+                      : std::vector<CarriedTensor>();
+}
+
+// What layers before `layer` leave for it or for later ones.
+std::vector<CarriedTensor> Decoder::carried_into(int64_t layer) const {
+  std::vector<CarriedTensor> out;
+  for (const std::string& mixer : config_.mixers()) {
+    bool before = false, after = false;
+    for (int64_t i = 0; i < config_.num_layers; ++i)
+      if (config_.mixer_of(i) == mixer) (i < layer ? before : after) = true;
+    if (!before || !after) continue;
+    for (CarriedTensor& tensor : carried_by(mixer)) out.push_back(std::move(tensor));
+  }
+  return out;
+}
+
+std::vector<CarriedTensor> Decoder::carried_in() const { return carried_into(layer_range_.begin); }
+std::vector<CarriedTensor> Decoder::carried_out() const { return carried_into(layer_range_.end); }
+
+StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in,
+                            const Completed& completed) {
+  // One packing for each size of chunks; a layer without chunks takes any.
+  std::map<int64_t, std::shared_ptr<Packing>> packings;
+  for (const Layer& layer : layers_)
+    if (layer.mixer->chunk()) packings[layer.mixer->chunk()];
+  if (packings.empty()) packings[0];
+  for (auto& [chunk, packing] : packings) {
+    packing = std::make_shared<Packing>(Packing::make(batch.documents, chunk, placement_.device));
+    packing->make_rope_cos_sin(tape.stream(), config_.head_dim, config_.rope_theta);
+  }
+  StageState state = in;
+  if (placement_.first())
+    state.hidden = reduce_from_tensor_parallel(
+        tape, placement_.tp, ops::embedding(tape, batch.tokens, embedding_, placement_.activations));
   const auto mark = [&](const Parameter* first) {
     if (completed) tape.mark([=] { completed(first); });
   };
   for (const Layer& layer : layers_) {
     mark(layer.input_norm);
-    if (recompute_ && tape.recording())
-      h = wuneng::recompute(tape, {h}, [this, &layer, packing](Tape& inner, const std::vector<Var>& in) {
-        return run(inner, layer, in[0], *packing);
-      });
-    else
-      h = run(tape, layer, h, *packing);
+    const int64_t chunk = layer.mixer->chunk();
+    const auto& packing = chunk ? packings.at(chunk) : packings.begin()->second;
+    state = recompute_ && tape.recording() ? run_recomputed(tape, layer, state, packing)
+                                           : run(tape, layer, state, *packing);
   }
-  if (!placement_.last()) return h;
+  if (!placement_.last()) return state;
   mark(norm_);
-  return ops::rms_norm(tape, h, norm_, config_.rms_norm_eps);
+  return {ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps), {}};
 }
 
-Var Decoder::run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const {
-  const Projections mixer =
-      layer.mixer->forward(tape, ops::rms_norm(tape, h, layer.input_norm, config_.rms_norm_eps), packing);
+StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, const Packing& packing) const {
+  StageState out = in;
+  const Var x = ops::rms_norm(tape, in.hidden, layer.input_norm, config_.rms_norm_eps);
+  const Projections mixer = layer.mixer->forward(tape, x, packing, out.carried);
   const auto [mixed, normed] =
-      add_projections(tape, placement_.tp, h, mixer, layer.post_attention_norm, config_.rms_norm_eps);
-  const Var x = copy_to_tensor_parallel(tape, placement_.tp, normed);
-  const Var inner = ops::swiglu(tape, ops::linear(tape, x, layer.gate), ops::linear(tape, x, layer.up));
-  return add_projections(tape, placement_.tp, mixed, {{inner, layer.down}});
+      add_projections(tape, placement_.tp, in.hidden, mixer, layer.post_attention_norm, config_.rms_norm_eps);
+  const Var y = copy_to_tensor_parallel(tape, placement_.tp, normed);
+  const Var inner = ops::swiglu(tape, ops::linear(tape, y, layer.gate), ops::linear(tape, y, layer.up));
+  out.hidden = add_projections(tape, placement_.tp, mixed, {{inner, layer.down}});
+  return out;
+}
+
+StageState Decoder::run_recomputed(Tape& tape, const Layer& layer, const StageState& in,
+                                   const std::shared_ptr<Packing>& packing) const {
+  std::vector<std::string> names;
+  std::vector<Var> inputs = {in.hidden};
+  for (const auto& [name, var] : in.carried) {
+    names.push_back(name);
+    inputs.push_back(var);
+  }
+  const std::vector<Var> made =
+      recompute(tape, inputs, [this, &layer, packing, names](Tape& inner, const std::vector<Var>& given) {
+        StageState state{given[0], {}};
+        for (size_t i = 0; i < names.size(); ++i) state.carried[names[i]] = given[i + 1];
+        state = run(inner, layer, state, *packing);
+        std::vector<Var> outputs = {state.hidden};
+        for (const std::string& name : layer.makes) outputs.push_back(state.carried.at(name));
+        return outputs;
+      });
+  StageState out{made[0], in.carried};
+  for (size_t i = 0; i < layer.makes.size(); ++i) out.carried[layer.makes[i]] = made[i + 1];
+  return out;
 }
 
 void Decoder::logits(const Tensor& hidden, Range columns, const Tensor& out) const {
@@ -110,34 +175,6 @@ Tensor Decoder::logits(const Tensor& hidden) const {
   const Tensor out = Tensor::empty({hidden.dim(0), head_->held.size()}, DType::f32, placement_.device);
   logits(hidden, head_->held, out);
   return out;
-}
-
-int64_t parameter_count(const ModelConfig& config) {
-  const ModelConfig& c = config;
-  const int64_t d = c.hidden_size, D = c.head_dim, H = c.num_heads, G = c.num_kv_heads;
-  int64_t layer = 2 * d + (H + 2 * G) * D * (d + 1) + H * D * d + 3 * d * c.intermediate_size;
-  if (c.is_wuneng()) {
-    const WunengConfig& o = c.wuneng;
-    const int64_t N = o.state_heads, square = H * D * D;
-    const auto projection = [&](int64_t n) { return o.state_rank ? o.state_rank * (d + n * D) : n * D * d; };
-    layer += projection(o.state_query == "grouped" ? N : H) + projection(N) +
-             (o.state_key == "own" ? projection(N) : 0);
-    if (o.state_query == "grouped") layer += square;
-    layer += (o.decay_rank + o.rate_rank) * (d + N * D) + 3 * N * D + (o.token_shift ? 5 * d : 0) + H * D +
-             H;  // w, a, k_a, mu, norm, alpha
-    if (o.middles()) layer += 2 * H + square;
-    if (o.value_from("attention")) layer += square;
-    if (o.middle_feedback()) layer += square;
-    if (o.state_read == "quadratic") layer += square;
-    if (o.cross_head == "additive") layer += square;
-    if (o.cross_head == "gated") layer += 2 * square;
-    if (o.multi_token) layer += square + H;
-    const auto join = [&](const std::string& how) {
-      return how == "concat" ? d * H * D : how == "learned" ? square : 0;
-    };
-    layer += join(o.combine_state) + (o.middles() ? join(o.combine_middle) : 0);
-  }
-  return c.num_layers * layer + d + c.vocab_size * d * (c.tie_word_embeddings ? 1 : 2);
 }
 
 }  // namespace wuneng

@@ -1,4 +1,5 @@
-// Decoder: Qwen2 or WuNeng, or the pipeline stage of one that this rank holds.
+// Decoder: a model, or the pipeline stage of one that this rank holds: embedding, layers of a mixer and an
+// MLP each (docs/model.md, "One layer"), final norm and output matrix.
 #pragma once
 #include <memory>
 
@@ -14,19 +15,25 @@ struct Placement {
   int stage = 0, stages = 1;
   Device device = {};              // where its parameters and activations are
   DType activations = DType::f32;  // bf16 on a GPU alone
+  bool allocate = true;            // false: the parameters' names and shapes alone, without values
   bool first() const { return stage == 0; }
   bool last() const { return stage == stages - 1; }
 };
 
 class Decoder : public Stage {
  public:
-  // All parameters are zero; see initialize.h and hugging_face.h.
+  // All parameters are zero; see initialize_random and hugging_face.h.
   Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute = false);
 
+  void initialize_random(uint64_t seed);  // a new model
+
   Parameters parameters() override { return store_.all(); }
+  const Init& init(size_t i) const { return store_.init(i); }  // of parameters()[i]
   int64_t hidden_size() const override { return config_.hidden_size; }
-  Var forward(Tape& tape, const MicroBatch& batch, const Var& hidden,
-              const Completed& completed = {}) override;  // see Stage
+  std::vector<CarriedTensor> carried_in() const override;
+  std::vector<CarriedTensor> carried_out() const override;
+  StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in,
+                     const Completed& completed = {}) override;  // see Stage
 
   const ModelConfig& config() const { return config_; }
   const Placement& placement() const { return placement_; }
@@ -42,13 +49,19 @@ class Decoder : public Stage {
   struct Layer {
     const Parameter *input_norm, *post_attention_norm, *gate, *up, *down;
     std::unique_ptr<Mixer> mixer;
+    std::vector<std::string> makes;  // of the carried tensors, those that this layer leaves for later ones
   };
-  Var run(Tape& tape, const Layer& layer, const Var& h, const Packing& packing) const;
+  std::vector<CarriedTensor> carried_into(int64_t layer) const;
+  std::vector<CarriedTensor> carried_by(const std::string& mixer) const;
+  StageState run(Tape& tape, const Layer& layer, const StageState& in, const Packing& packing) const;
+  StageState run_recomputed(Tape& tape, const Layer& layer, const StageState& in,
+                            const std::shared_ptr<Packing>& packing) const;
 
   ModelConfig config_;
   Placement placement_;
   bool recompute_;
   ParameterStore store_;
+  Range layer_range_;
   const Parameter *embedding_ = nullptr, *norm_ = nullptr, *head_ = nullptr;
   std::vector<Layer> layers_;
 };

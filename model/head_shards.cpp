@@ -2,12 +2,11 @@
 
 namespace wuneng {
 
-HeadShards HeadShards::make(const ModelConfig& c, int ranks, int rank) {
-  require(ranks <= c.num_heads, "tp = {}: more tensor-parallel ranks than the model's {} heads", ranks,
-          c.num_heads);
+HeadShards HeadShards::make(const HeadCounts& counts, int ranks, int rank) {
+  const auto& [H, G, N] = counts;
+  require(ranks <= H, "tp = {}: more tensor-parallel ranks than the model's {} heads", ranks, H);
   HeadShards out;
   out.rank = rank;
-  const int64_t H = c.num_heads, G = c.num_kv_heads, N = c.is_wuneng() ? c.wuneng.state_heads : 0;
   for (int r = 0; r < ranks; ++r) {
     const Range h = shard_range(H, ranks, r);
     out.heads.push_back(h);

@@ -1,8 +1,9 @@
 #include "model/hugging_face.h"
 
+#include <algorithm>
 #include <cstring>
 
-#include "model/initialize.h"
+#include "model/mixers/registry.h"
 #include "runtime/safetensors.h"
 
 namespace wuneng {
@@ -23,6 +24,13 @@ void take_shard(const Parameter& p, const Tensor& whole) {
   to.copy_from(piece);
 }
 
+// The layer of "model.layers.3.self_attn.q_proj.weight".
+int64_t layer_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  WUNENG_ASSERT(name.starts_with(kPrefix));
+  return std::stoll(name.substr(kPrefix.size()));
+}
+
 }  // namespace
 
 void check_same_shape(const ModelConfig& config, const ModelConfig& source, const std::string& directory) {
@@ -38,8 +46,13 @@ void check_same_shape(const ModelConfig& config, const ModelConfig& source, cons
   same("head_dim", config.head_dim, source.head_dim);
   same("vocab_size", config.vocab_size, source.vocab_size);
   same("tie_word_embeddings", config.tie_word_embeddings, source.tie_word_embeddings);
-  require(config.is_wuneng() || !source.is_wuneng(),
-          "{} holds a WuNeng model; a qwen2 model cannot start from it", directory);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const std::string &ours = config.mixer_of(i), &theirs = source.mixer_of(i);
+    const std::vector<std::string>& known = mixer_type(ours, directory).starts_from;
+    require(ours == theirs || std::find(known.begin(), known.end(), theirs) != known.end(),
+            "{}: layer {}: mixer {} cannot start from mixer {}: expected {}", directory, i, ours, theirs,
+            known.empty() ? ours : fmt::format("{} or {}", ours, fmt::join(known, ", ")));
+  }
 }
 
 void load_hugging_face(Decoder& model, const std::string& directory, uint64_t seed) {
@@ -50,10 +63,15 @@ void load_hugging_face(Decoder& model, const std::string& directory, uint64_t se
   const SourceRows rows = [&](const std::string& name, int64_t begin, int64_t end) {
     return files.tensor(name).rows(begin, end).to(DType::f32);
   };
-  for (const Parameter* p : model.parameters()) {
-    if (is_state_parameter(p->name) && !source.is_wuneng()) {
-      initialize_preserving(*p, config, seed, rows);
-      continue;
+  const Parameters parameters = model.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter* const p = parameters[i];
+    if (const SourceInitializer& from_source = model.init(i).from_source; from_source) {
+      const int64_t layer = layer_of(p->name);
+      if (config.mixer_of(layer) != source.mixer_of(layer)) {
+        from_source(*p, seed, rows);
+        continue;
+      }
     }
     require(files.contains(p->name), "{}: tensor {} is missing; expected shape {}", directory, p->name,
             to_string(p->global_shape));

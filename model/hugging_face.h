@@ -8,8 +8,8 @@
 namespace wuneng {
 
 // Fills every parameter of `model` from a directory whose config.json describes a model of the same shape. A
-// WuNeng model may start from a Qwen2 directory: then the states start function-preserving. Errors name file,
-// tensor, expected and found shape.
+// layer may start from one with another mixer (MixerType::starts_from): then what its mixer adds starts so
+// that the model's function stays (Init::from_source). Errors name file, tensor, expected and found shape.
 void load_hugging_face(Decoder& model, const std::string& directory, uint64_t seed);
 
 // Throws unless a model of `config` can start from `directory`, naming the first field that differs.

@@ -1,5 +1,5 @@
-// Initialisation: random parameters of a new model, and the WuNeng parts of a student that starts from a
-// teacher.
+// How a parameter starts: at random in a new model, and in a student that starts from another model. A model
+// declares it with the parameter itself (model/parameter_store.h).
 //
 // Every element depends on the seed, the tensor's name and its place in the logical tensor, never on the
 // layout.
@@ -7,7 +7,6 @@
 #include <functional>
 #include <string>
 
-#include "model/config.h"
 #include "parallel/parameter.h"
 
 namespace wuneng {
@@ -16,15 +15,29 @@ namespace wuneng {
 // of that name.
 using SourceRows = std::function<Tensor(const std::string& name, int64_t begin, int64_t end)>;
 
-// A new model: normal(0, 0.02) matrices as Qwen2, and the states as RWKV-7 starts them.
-void initialize_random(const Parameter& parameter, const ModelConfig& config, uint64_t seed);
+// Fill the shard that `parameter` holds.
+using Initializer = std::function<void(const Parameter& parameter, uint64_t seed)>;
+using SourceInitializer =
+    std::function<void(const Parameter& parameter, uint64_t seed, const SourceRows& source)>;
 
-// A parameter of the state heads in a student that starts function-preserving from a Qwen2 checkpoint
-// (model.md, "A start that changes nothing").
-void initialize_preserving(const Parameter& parameter, const ModelConfig& config, uint64_t seed,
-                           const SourceRows& teacher);
+struct Init {
+  Initializer random;
+  // In a student whose layer starts from a layer with another mixer; empty: the source's tensor of this name.
+  SourceInitializer from_source = {};
+};
 
-// Is this one of the parameters that WuNeng adds to Qwen2?
-bool is_state_parameter(const std::string& name);
+Initializer constant(float value);
+// mean(i) + scale * a standard normal number, where i is an element's index in the logical tensor.
+Initializer normal(float scale, std::function<float(int64_t)> mean = {});
+Initializer values(std::function<float(int64_t index)> value);  // of an element's index in the logical tensor
+// The logical tensor as `value` makes it.
+SourceInitializer from_tensor(std::function<Tensor(const SourceRows&)> value);
+
+// A parameter that the source has under the same name.
+inline Init copied(Initializer random) { return {std::move(random)}; }
+// A parameter that a mixer adds to the source's: it starts the same way in either case, or in two.
+Init added(Initializer either);
+Init added(Initializer random, SourceInitializer from_source);
+Init added(Initializer random, Initializer from_source);
 
 }  // namespace wuneng

@@ -1,8 +1,9 @@
-// Mixers: what stands where a transformer has its attention. x [T, d] normalised input -> what is projected
-// back to a [T, d].
+// Mixers: what a layer has in the place of a transformer's attention. A mixer is one file in model/mixers/:
+// its options, its parameters with their starts, and its forward. model/mixers/registry.h lists them.
 #pragma once
 #include <memory>
 
+#include "model/config.h"
 #include "model/head_shards.h"
 #include "model/packing.h"
 #include "model/parameter_store.h"
@@ -14,21 +15,49 @@ namespace wuneng {
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  // x is equal on all tensor-parallel ranks; each gives its part of the sum.
-  virtual Projections forward(Tape& tape, const Var& x, const Packing& packing) const = 0;
+  // x [T, d], normalised, equal on all tensor-parallel ranks -> what is projected back to [T, d], of which
+  // each rank gives its part of the sum. carried: see MixerType.
+  virtual Projections forward(Tape& tape, const Var& x, const Packing& packing,
+                              CarriedVars& carried) const = 0;
+  // Tokens of the chunks that the layer goes by (Packing::chunk_steps); 0: it has no loop over chunks.
+  virtual int64_t chunk() const { return 0; }
 };
 
-// prefix: "model.layers.3.self_attn."
-std::unique_ptr<Mixer> make_attention_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp,
-                                            const std::string& prefix);
-std::unique_ptr<Mixer> make_wuneng_mixer(const ModelConfig& config, ParameterStore& store, const Comm& tp,
-                                         const std::string& prefix);
+// Where a mixer is made.
+struct LayerContext {
+  const ModelConfig& config;
+  int64_t layer;
+  std::string prefix;  // of its parameters' names: "model.layers.3.self_attn."
+  const Comm& tp;
+  ParameterStore& store;
+  const OptionValues& options() const { return config.options_of(config.mixer_of(layer)); }
+};
 
-// Qwen2's projections, which both mixers have (biases on q, k and v only).
+// A named set of options: what differs from the table's own defaults.
+struct Preset {
+  std::string name;
+  std::map<std::string, OptionDefault> defaults;
+};
+
+struct MixerType {
+  std::string name;  // in a recipe (student.mixer), and in config.json the model_type and the options' key
+  std::string architecture;  // in config.json
+  std::string help;          // one line
+  OptionTable options;
+  std::vector<Preset> presets;           // the first is the default; may be empty
+  std::vector<std::string> starts_from;  // other mixers that a layer of this one can start from (Init)
+  // Throws where options and shape do not fit; each option's own range is checked already. May be empty.
+  std::function<void(const ModelConfig&, const OptionValues&, const std::string& where)> check;
+  // What the first layer of this type leaves for its later ones, also on other pipeline stages: [T, width]
+  // each, on a tensor-parallel rank. May be empty.
+  std::function<std::vector<CarriedTensor>(const ModelConfig&, int tp_ranks, int tp_rank)> carried;
+  std::function<std::unique_ptr<Mixer>(const LayerContext&)> make;
+};
+
+// Qwen2's projections, which several mixers have (biases on q, k and v only).
 struct Qwen2Projections {
   const Parameter *q, *q_bias, *k, *k_bias, *v, *v_bias, *o;
-  static Qwen2Projections make(const ModelConfig& config, ParameterStore& store, const HeadShards& heads,
-                               const std::string& prefix);
+  static Qwen2Projections make(const LayerContext& at, const HeadShards& heads);
 };
 
 }  // namespace wuneng

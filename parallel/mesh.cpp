@@ -64,7 +64,7 @@ Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<La
 
 void Mesh::connect(Device device, bool overlap) const {
   for (const Comm* group : {&tp, &pp, &dp, &embedding}) group->connect(device, overlap);
-  std::vector<Comm::Way> between_stages;
+  std::vector<Comm::Channel> between_stages;
   for (int stage = 1; stage < layout.pp; ++stage) {
     between_stages.push_back({stage - 1, stage});
     between_stages.push_back({stage, stage - 1});

@@ -9,50 +9,62 @@ namespace {
 
 enum class Direction { forward, backward };
 
-// A hidden state from a virtual stage to the next, or its gradient back.
+// A state from a virtual stage to the next, or its gradient back: tensors [T, width], the hidden state first.
 struct Message {
   int micro_batch;
-  int made_by;  // the virtual stage whose hidden state it is
+  int made_by;  // the virtual stage whose state it is
   Direction direction;
+  int64_t rows;                 // T
+  std::vector<int64_t> widths;  // of the tensors
 };
 
 // This stage's messages with other stages. Sent buffers are kept by their requests, which are let go at the
 // next send when they have ended, so that a slow receiver costs memory rather than time.
 class Link {
  public:
-  Link(const Comm& pp, const VirtualStages& on, Stream stream, int64_t hidden_size, DType dtype)
-      : pp_(pp), on_(on), stream_(stream), hidden_size_(hidden_size), dtype_(dtype) {}
+  Link(const Comm& pp, const VirtualStages& on, Stream stream, DType dtype)
+      : pp_(pp), on_(on), stream_(stream), dtype_(dtype) {}
 
   // Has the next message that will be received come while this stage still computes.
-  void expect(const Message& message, int64_t rows) {
-    const int key = tag(message);
-    if (expected_.contains(key)) return;
+  void expect(const Message& message) {
     const int peer =
         on_.stage_of(message.direction == Direction::forward ? message.made_by : message.made_by + 1);
-    const Tensor buffer = Tensor::empty({rows, hidden_size_}, dtype_, stream_.device);
-    expected_.emplace(key, Expected{buffer, pp_.irecv(buffer, peer, key, name(message))});
+    for (size_t i = 0; i < message.widths.size(); ++i) {
+      const int key = tag(message, i);
+      if (expected_.contains(key)) continue;
+      const Tensor buffer = Tensor::empty({message.rows, message.widths[i]}, dtype_, stream_.device);
+      expected_.emplace(key, Expected{buffer, pp_.irecv(buffer, peer, key, name(message))});
+    }
   }
 
-  Tensor receive(const Message& message, int64_t rows) {  // [T, d]
-    expect(message, rows);
-    auto [buffer, request] = std::move(expected_.extract(tag(message)).mapped());
-    request.wait();
-    return buffer;
+  std::vector<Tensor> receive(const Message& message) {
+    expect(message);
+    std::vector<Tensor> out;
+    for (size_t i = 0; i < message.widths.size(); ++i) {
+      auto [buffer, request] = std::move(expected_.extract(tag(message, i)).mapped());
+      request.wait();
+      out.push_back(buffer);
+    }
+    return out;
   }
 
-  void send(const Tensor& tensor, const Message& message, int64_t rows) {  // [T, d]
+  void send(const std::vector<Tensor>& tensors, const Message& message) {
     const int peer =
         on_.stage_of(message.direction == Direction::forward ? message.made_by + 1 : message.made_by);
-    require_shape(tensor, message, rows, peer);
+    require_shapes(tensors, message, peer);
     std::erase_if(sends_, [](Request& r) { return r.done(); });
-    sends_.push_back(pp_.isend(tensor, peer, tag(message), name(message)));
+    for (size_t i = 0; i < tensors.size(); ++i)
+      sends_.push_back(pp_.isend(tensors[i], peer, tag(message, i), name(message)));
   }
 
-  void require_shape(const Tensor& tensor, const Message& message, int64_t rows, int peer) const {
-    require(tensor.shape() == Shape{rows, hidden_size_} && tensor.dtype() == dtype_,
-            "{} of micro-batch {} to stage {}: expected {}{}, found {}{}", name(message), message.micro_batch,
-            peer, to_string(dtype_), to_string(Shape{rows, hidden_size_}), to_string(tensor.dtype()),
-            to_string(tensor.shape()));
+  void require_shapes(const std::vector<Tensor>& tensors, const Message& message, int peer) const {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const Shape expected = {message.rows, message.widths[i]};
+      require(tensors[i].shape() == expected && tensors[i].dtype() == dtype_,
+              "{} of micro-batch {} to stage {}: expected {}{}, found {}{}", name(message),
+              message.micro_batch, peer, to_string(dtype_), to_string(expected),
+              to_string(tensors[i].dtype()), to_string(tensors[i].shape()));
+    }
   }
 
   void finish() {
@@ -67,9 +79,13 @@ class Link {
   };
 
   // The tag tells messages of one pair of ranks apart, whatever the order in which either side names them.
-  int tag(const Message& message) const {
-    return 2 * (message.micro_batch * on_.chunks + on_.chunk_of(message.made_by)) +
-           (message.direction == Direction::backward);
+  int tag(const Message& message, size_t tensor) const {
+    constexpr int kMostTensors = 8;
+    WUNENG_ASSERT(message.widths.size() <= kMostTensors);
+    return (2 * (message.micro_batch * on_.chunks + on_.chunk_of(message.made_by)) +
+            (message.direction == Direction::backward)) *
+               kMostTensors +
+           static_cast<int>(tensor);
   }
   static const char* name(const Message& message) {
     return message.direction == Direction::forward ? "pipeline activation" : "pipeline gradient";
@@ -78,7 +94,6 @@ class Link {
   const Comm& pp_;
   const VirtualStages& on_;
   Stream stream_;
-  int64_t hidden_size_;
   DType dtype_;
   std::map<int, Expected> expected_;  // by tag
   std::vector<Request> sends_;
@@ -87,17 +102,56 @@ class Link {
 // A micro-batch in a model chunk. Each part is let go when nothing needs it any more:
 struct InFlight {
   std::optional<Tape> tape;  // when its gradients are complete
-  Var hidden;                // when its gradient has been passed on
-  Var out;  // when it has been passed on and, in training, its backward or input half is done
+  StageState in;             // when its gradient has been passed on
+  StageState out;  // when it has been passed on and, in training, its backward or input half is done
 
-  bool done() const { return !tape && !hidden.defined() && !out.defined(); }
+  bool done() const { return !tape && !in.hidden.defined() && !out.hidden.defined(); }
 };
+
+using Carried = std::vector<CarriedTensor>;
+
+// A state's tensors in the order of their messages.
+std::vector<Var> vars(const StageState& state, const Carried& carried) {
+  std::vector<Var> out = {state.hidden};
+  for (const CarriedTensor& tensor : carried) {
+    const auto it = state.carried.find(tensor.name);
+    require(it != state.carried.end(), "pipeline: expected '{}' beside the hidden state, found none",
+            tensor.name);
+    out.push_back(it->second);
+  }
+  return out;
+}
+
+std::vector<Tensor> values(const std::vector<Var>& vars) {
+  std::vector<Tensor> out;
+  for (const Var& v : vars) out.push_back(v.value());
+  return out;
+}
+
+// A chunk that does not read its input still owes the previous one a gradient: zero.
+std::vector<Tensor> gradients(const std::vector<Var>& vars) {
+  std::vector<Tensor> out;
+  for (const Var& v : vars) out.push_back(v.grad_buffer());
+  return out;
+}
+
+void set_gradients(const std::vector<Var>& vars, const std::vector<Tensor>& gradients) {
+  for (size_t i = 0; i < vars.size(); ++i) vars[i].set_grad(gradients[i]);
+}
+
+// The other way round: leaves of a tape.
+StageState state_of(const std::vector<Tensor>& tensors, const Carried& carried, bool needs_grad) {
+  StageState out{Var(tensors[0], needs_grad), {}};
+  for (size_t i = 0; i < carried.size(); ++i) out.carried[carried[i].name] = Var(tensors[i + 1], needs_grad);
+  return out;
+}
 
 // One run of a stage's schedule.
 class Run {
  public:
-  Run(const VirtualStages& on, int stage, const PipelineWork& work, Stream stream, Link& link)
-      : on_(on), stage_(stage), work_(work), stream_(stream), link_(link) {}
+  Run(const VirtualStages& on, int stage, int64_t hidden_size, const PipelineWork& work, Stream stream,
+      Link& link)
+      : on_(on), stage_(stage), hidden_size_(hidden_size), work_(work), stream_(stream), link_(link) {}
 
   void step(const Action& action) {
     a_ = &action;
@@ -111,36 +165,36 @@ class Run {
     InFlight& f = at(action.chunk);
     switch (action.kind) {
       case Action::receive_activation:
-        f.hidden = Var(link_.receive(from_previous(Direction::forward), rows()), work_.train);
+        f.in =
+            state_of(link_.receive(from_previous(Direction::forward)), carried_in(action.chunk), work_.train);
         break;
       case Action::forward:
         forward(f);
         break;
       case Action::send_activation:
-        link_.send(f.out.value(), to_next(Direction::forward), rows());
+        link_.send(values(vars(f.out, carried_out(action.chunk))), to_next(Direction::forward));
         if (!work_.train) f.out = {};
         break;
       case Action::receive_gradient:
-        f.out.set_grad(link_.receive(to_next(Direction::backward), rows()));
+        set_gradients(vars(f.out, carried_out(action.chunk)), link_.receive(to_next(Direction::backward)));
         break;
       case Action::backward:
       case Action::backward_input:
         backward(f);
         break;
       case Action::backward_weight:
-        require(f.tape && !f.out.defined(),
+        require(f.tape && !f.out.hidden.defined(),
                 "pipeline stage {}, {}: expected its backward_input before it, found none", stage_,
                 to_string(action));
         f.tape->backward_weights();
         f.tape.reset();
         break;
       case Action::send_gradient:
-        require(f.hidden.defined() && !f.out.defined(),
+        require(f.in.hidden.defined() && !f.out.hidden.defined(),
                 "pipeline stage {}, {}: expected its backward or backward_input before it, found none",
                 stage_, to_string(action));
-        // A chunk that does not read its input still owes the previous one a gradient: zero.
-        link_.send(f.hidden.grad_buffer(), from_previous(Direction::backward), rows());
-        f.hidden = {};
+        link_.send(gradients(vars(f.in, carried_in(action.chunk))), from_previous(Direction::backward));
+        f.in = {};
         break;
     }
     std::erase_if(flight_, [](const auto& entry) { return entry.second.done(); });
@@ -149,58 +203,71 @@ class Run {
   void expect(const Action& receive) {
     const int v = on_.at(stage_, receive.chunk);
     const bool forward = receive.kind == Action::receive_activation;
-    link_.expect(
-        {receive.micro_batch, forward ? v - 1 : v, forward ? Direction::forward : Direction::backward},
-        work_.rows(receive.micro_batch));
+    link_.expect({receive.micro_batch, forward ? v - 1 : v,
+                  forward ? Direction::forward : Direction::backward, work_.rows(receive.micro_batch),
+                  widths(forward ? carried_in(receive.chunk) : carried_out(receive.chunk))});
   }
 
   void require_done() const {
     for (const auto& [key, f] : flight_)
       fail("pipeline stage {}, after the schedule's last action: micro-batch {} of chunk {} has not been {}",
            stage_, key.first, key.second,
-           !f.tape           ? "passed on"
-           : f.out.defined() ? "taken backward"
-                             : "through its backward_weight");
+           !f.tape                  ? "passed on"
+           : f.out.hidden.defined() ? "taken backward"
+                                    : "through its backward_weight");
   }
 
  private:
   InFlight& at(int chunk) { return flight_[{a_->micro_batch, chunk}]; }
-  int64_t rows() const { return work_.rows(a_->micro_batch); }
+  Carried carried_in(int chunk) const { return work_.carried_in ? work_.carried_in(chunk) : Carried(); }
+  Carried carried_out(int chunk) const { return work_.carried_out ? work_.carried_out(chunk) : Carried(); }
+  std::vector<int64_t> widths(const Carried& carried) const {
+    std::vector<int64_t> out = {hidden_size_};
+    for (const CarriedTensor& tensor : carried) out.push_back(tensor.width);
+    return out;
+  }
   bool first() const { return virtual_stage_ == 0; }
   bool last() const { return virtual_stage_ == on_.count() - 1; }
   // The messages with the previous and the next virtual stage.
   Message from_previous(Direction direction) const {
-    return {a_->micro_batch, virtual_stage_ - 1, direction};
+    return {a_->micro_batch, virtual_stage_ - 1, direction, work_.rows(a_->micro_batch),
+            widths(carried_in(a_->chunk))};
   }
-  Message to_next(Direction direction) const { return {a_->micro_batch, virtual_stage_, direction}; }
+  Message to_next(Direction direction) const {
+    return {a_->micro_batch, virtual_stage_, direction, work_.rows(a_->micro_batch),
+            widths(carried_out(a_->chunk))};
+  }
   // Is the virtual stage v one of this stage's chunks?
   bool here(int v) const { return v >= 0 && v < on_.count() && on_.stage_of(v) == stage_; }
 
   void forward(InFlight& f) {
-    require(first() || f.hidden.defined(),
+    require(first() || f.in.hidden.defined(),
             "pipeline stage {}, {}: expected its hidden state before it, found none", stage_, to_string(*a_));
     f.tape.emplace(stream_, work_.train);
-    f.out = work_.forward(*f.tape, a_->micro_batch, a_->chunk, f.hidden);
+    f.out = work_.forward(*f.tape, a_->micro_batch, a_->chunk, f.in);
     if (here(virtual_stage_ + 1)) {
-      link_.require_shape(f.out.value(), to_next(Direction::forward), rows(), stage_);
-      at(on_.chunk_of(virtual_stage_ + 1)).hidden = Var(f.out.value(), work_.train);
+      const Carried carried = carried_out(a_->chunk);
+      const std::vector<Tensor> passed_on = values(vars(f.out, carried));
+      link_.require_shapes(passed_on, to_next(Direction::forward), stage_);
+      at(on_.chunk_of(virtual_stage_ + 1)).in = state_of(passed_on, carried, work_.train);
     }
     if (work_.train) return;
     f.tape.reset();
-    f.hidden = {};
+    f.in = {};
     if (last() || here(virtual_stage_ + 1)) f.out = {};
   }
 
   void backward(InFlight& f) {
-    require(work_.train && f.tape && f.out.defined(),
+    require(work_.train && f.tape && f.out.hidden.defined(),
             "pipeline stage {}, {}: expected a recorded forward before it, found none", stage_,
             to_string(*a_));
     if (last()) {
-      require(f.out.shape() == Shape{1}, "pipeline stage {}, {}: expected a loss [1], found {}", stage_,
-              to_string(*a_), to_string(f.out.shape()));
-      f.out.set_grad(Tensor::from<float>({1.0f}, {1}));
+      const Var& loss = f.out.hidden;
+      require(loss.shape() == Shape{1}, "pipeline stage {}, {}: expected a loss [1], found {}", stage_,
+              to_string(*a_), to_string(loss.shape()));
+      loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     }
-    require(f.out.has_grad(),
+    require(f.out.hidden.has_grad(),
             "pipeline stage {}, {}: expected the gradient of its hidden state before it, found none", stage_,
             to_string(*a_));
     if (a_->kind == Action::backward_input) {
@@ -211,13 +278,15 @@ class Run {
     }
     f.out = {};
     if (here(virtual_stage_ - 1)) {
-      at(on_.chunk_of(virtual_stage_ - 1)).out.set_grad(f.hidden.grad_buffer());
-      f.hidden = {};
+      const Carried carried = carried_in(a_->chunk);
+      set_gradients(vars(at(on_.chunk_of(virtual_stage_ - 1)).out, carried), gradients(vars(f.in, carried)));
+      f.in = {};
     }
   }
 
   const VirtualStages& on_;
   const int stage_;
+  const int64_t hidden_size_;
   const PipelineWork& work_;
   const Stream stream_;
   Link& link_;
@@ -243,8 +312,8 @@ Pipeline::Pipeline(const Comm& pp, const VirtualStages& on, int64_t hidden_size,
 }
 
 void Pipeline::run(const Schedule& schedule, const PipelineWork& work) const {
-  Link link(pp_, on_, stream_, hidden_size_, activations_);
-  Run run(on_, pp_.rank(), work, stream_, link);
+  Link link(pp_, on_, stream_, activations_);
+  Run run(on_, pp_.rank(), hidden_size_, work, stream_, link);
   for (size_t at = 0; at < schedule.size(); ++at) {
     if (const Action* const next = next_receive(schedule, at); next && schedule[at].computes())
       run.expect(*next);

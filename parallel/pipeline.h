@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "parallel/schedule.h"
+#include "parallel/stage.h"
 #include "runtime/comm.h"
 #include "runtime/tape.h"
 
@@ -11,11 +12,14 @@ namespace wuneng {
 
 struct PipelineWork {
   std::function<int64_t(int micro_batch)> rows;  // T of a micro-batch, which all stages know
-  // A model chunk of this stage. hidden [T, d] is undefined on the first virtual stage. Returns the hidden
-  // state [T, d] to pass on; on the last virtual stage of a training schedule the loss [1], whose gradient is
-  // 1, and of a schedule of forwards anything.
-  std::function<Var(Tape&, int micro_batch, int chunk, const Var& hidden)> forward;
+  // A model chunk of this stage. in.hidden [T, d] is undefined on the first virtual stage. Returns the state
+  // to pass on; on the last virtual stage of a training schedule as its hidden state the loss [1], whose
+  // gradient is 1, and of a schedule of forwards anything.
+  std::function<StageState(Tape&, int micro_batch, int chunk, const StageState& in)> forward;
   bool train = true;  // false: tapes do not record, and a micro-batch is forgotten when it has gone forward
+  // What is passed on beside the hidden state, to a model chunk of this stage and from it; empty: nothing.
+  // The virtual stages on both sides name the same.
+  std::function<std::vector<CarriedTensor>(int chunk)> carried_in = {}, carried_out = {};
 };
 
 class Pipeline {

@@ -1,24 +1,40 @@
 // Stage: what a pipeline rank runs, and all that parallel/ needs to know of a model.
 #pragma once
 #include <functional>
+#include <map>
+#include <string>
 
 #include "parallel/parameter.h"
 #include "runtime/micro_batch.h"
 
 namespace wuneng {
 
-// A range of layers on one rank. `hidden` is undefined on the first stage, which embeds batch.tokens.
+// What passes from layer to layer and from stage to stage.
+using CarriedVars = std::map<std::string, Var>;  // by name
+struct StageState {
+  Var hidden;           // [T, d]
+  CarriedVars carried;  // what a layer leaves for later ones beside it, [T, width] each
+};
+struct CarriedTensor {
+  std::string name;
+  int64_t width;
+};
+
+// A range of layers on one rank.
 class Stage {
  public:
   virtual ~Stage() = default;
   virtual Parameters parameters() = 0;
   virtual int64_t hidden_size() const = 0;
-  // Returns the hidden state [T, d] after this stage's layers (on the last stage: after the final norm).
-  // completed: called backwards, layer by layer, with the first of parameters(); its gradient and those of
-  // all behind it are complete.
+  // What a stage before this one has left, and what this one hands on beside the hidden state.
+  virtual std::vector<CarriedTensor> carried_in() const { return {}; }
+  virtual std::vector<CarriedTensor> carried_out() const { return {}; }
+  // in.hidden is undefined on the first stage, which embeds batch.tokens. Returns the state after this
+  // stage's layers (on the last stage: the hidden state after the final norm). completed: called backwards,
+  // layer by layer, with the first of parameters(); its gradient and those of all behind it are complete.
   using Completed = std::function<void(const Parameter* first)>;
-  virtual Var forward(Tape& tape, const MicroBatch& batch, const Var& hidden,
-                      const Completed& completed = {}) = 0;
+  virtual StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in,
+                             const Completed& completed = {}) = 0;
 };
 
 }  // namespace wuneng

@@ -74,7 +74,7 @@ StreamShape stream_shape(const Mesh& mesh, int micro_batches) {
           .micro_batches = micro_batches};
 }
 
-std::vector<Comm::Way> stream_channels(const Mesh& mesh, const StreamOptions& options) {
+std::vector<Comm::Channel> stream_channels(const Mesh& mesh, const StreamOptions& options) {
   const StreamShape shape = stream_shape(mesh, options.micro_batches);
   std::set<std::pair<int, int>> pairs;
   for (const Transfer& t : checked_transfers(mesh, options))
@@ -86,7 +86,7 @@ std::vector<Comm::Way> stream_channels(const Mesh& mesh, const StreamOptions& op
         pairs.emplace(mesh.world_rank(Role::teacher, from, signal.teacher.stage, t.teacher_tp),
                       mesh.world_rank(Role::student, to, signal.student.stage, t.student_tp));
       }
-  std::vector<Comm::Way> out;
+  std::vector<Comm::Channel> out;
   for (const auto& [from, to] : pairs) out.push_back({from, to});
   return out;
 }

@@ -8,25 +8,24 @@
 // groups on either side's device and nobody waits for the other's step. The receiver checks every header
 // against what it expects: a mismatch is an error, never a wrong loss.
 //
-// Why nobody waits in a circle. Count micro-batches through the whole run, as item_index does, and say of a
-// wait which micro-batch it is for.
-// - A teacher's stage takes its micro-batches in order. For micro-batch n it waits for the stage before it
-//   (for n), and for each student stage q that it sends to: until that has released micro-batch n - c(q),
-//   with c(q) = stream_credits >= 1. Sends themselves do not block.
-// - A student's stage takes its micro-batches in order: for m it waits for the teacher's frames of m, and for
-//   whatever else its schedule puts before that. Through the student alone this never leads to another
-//   stage's take of m + 1 or later, were credits 1 everywhere: a stage's forward of n needs the forwards of n
-//   on all stages before it, and each stage goes forward in order. Had stage q to wait for stage r's forward
-//   of n > m before its own of m, either r >= q, which needs q's forward of n, or the way there leads from a
-//   stage a <= r, by backwards, which climb from a stage to later ones, and r's forward of n needs a's, which
-//   comes after what waits for it: the schedule would wait in a circle without any teacher, and the validator
-//   refuses that. When backwards run, and whether those of weights run apart, does not matter.
-// - So along any chain of waits the micro-batch falls at each credit and never rises: no chain comes back.
-// - Interleaved (several model chunks a rank): a rank takes m once, at its first chunk's forward, keeps
-// copies
-//   of the tensors that later chunks read, and releases at once. There a rank may wait for takes ahead of its
-//   own, in interleaved 1F1B by at most q - r - 2 on rank r: fewer than c(q), so a chain that comes back to
-//   the teacher has still fallen. stream_plan_test plays these schedules.
+// Why nobody waits in a circle. Number the micro-batches of the run through all its passes.
+// - A teacher's stage takes them in order. For n it waits for the stage before it (for the same n) and, for
+//   each student stage q that it sends to, until q has released n - c(q), where c(q) = stream_credits >= 1.
+//   Sends do not block.
+// - A student's stage takes them in order. For m it waits for the teacher's frames of m and for whatever its
+//   schedule puts before that. Replicas wait for each other between passes only.
+// - So it is enough that no stage q, before its take of m, waits for another stage's take of m + c(q) or
+//   later: along any chain of waits from the teacher to the student and back the number falls.
+// - Where a rank holds one chunk of the model, it waits for no take after m at all. Suppose that it waits for
+//   stage r's forward of n > m. What follows that forward on r in the chain is a backward, since forwards are
+//   in order; backwards wait for those of later stages, so the chain came from a stage a <= r and its forward
+//   of some m' <= m. But r's forward of n needs a's of n, which comes after a's of m': the schedule would
+//   wait in a circle without any teacher, and validate() in schedule_validator.h refuses it. When backwards
+//   run, and whether those of weights run apart, does not matter.
+// - Interleaved (several chunks on a rank): a rank takes m once, at its first chunk's forward, keeps copies
+//   of what later chunks read, and releases at once. In interleaved 1F1B stage q may wait for a take of stage
+//   r < q that is q - r - 2 micro-batches ahead, which is less than c(q).
+// tests/unit/stream_plan_test.cpp runs such schedules against the stream's waits.
 #pragma once
 #include <deque>
 #include <functional>
@@ -50,7 +49,7 @@ struct StreamOptions {
 
 StreamShape stream_shape(const Mesh& mesh, int micro_batches);
 // Whom frames go from and to, by world rank, each pair once.
-std::vector<Comm::Way> stream_channels(const Mesh& mesh, const StreamOptions& options);
+std::vector<Comm::Channel> stream_channels(const Mesh& mesh, const StreamOptions& options);
 
 class TeacherSender {
  public:

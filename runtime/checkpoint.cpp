@@ -25,10 +25,9 @@ std::string checksum(const std::string& path) {
   return fmt::format("{:016x}", XXH3_64bits(file.data, file.size));
 }
 
-// All ranks agree whether `work` failed on any of them; then each throws what went wrong, its own error or
-// the first of the others.
+// Runs `work` on all ranks; if it fails on any, all ranks throw the error of the first rank that failed.
 template <class F>
-void together(const Comm& comm, const char* what, const F& work) {
+void collectively(const Comm& comm, const char* what, const F& work) {
   std::string problem;
   try {
     work();
@@ -41,7 +40,7 @@ void together(const Comm& comm, const char* what, const F& work) {
     require(all[r].empty(), "checkpoint: rank {} of {}: {}", r, comm.name(), all[r]);
 }
 
-// Throws unless the parts [(begin, size)] tile a tensor of this shape: no part outside, no two overlapping,
+// Throws unless the parts [(begin, size)] tile a tensor of this shape: every part inside, no two overlapping,
 // all elements covered.
 void check_tiling(const std::string& name, const Shape& shape,
                   const std::vector<std::pair<Shape, Shape>>& parts) {
@@ -56,11 +55,11 @@ void check_tiling(const std::string& name, const Shape& shape,
               to_string(begin), to_string(size));
     covered += element_count(size);
     for (size_t j = 0; j < i; ++j) {
-      bool apart = false;
+      bool disjoint = false;
       for (size_t k = 0; k < shape.size(); ++k)
-        apart |=
+        disjoint |=
             begin[k] >= parts[j].first[k] + parts[j].second[k] || parts[j].first[k] >= begin[k] + size[k];
-      require(apart, "checkpoint: tensor {}: parts at {} and {} overlap", name, to_string(parts[j].first),
+      require(disjoint, "checkpoint: tensor {}: parts at {} and {} overlap", name, to_string(parts[j].first),
               to_string(begin));
     }
   }
@@ -155,18 +154,18 @@ std::string save_checkpoint(const Comm& comm, const std::string& root, int64_t s
                             const std::vector<CheckpointPiece>& pieces, const json& meta) {
   const std::string final = root + "/" + directory_name(step), partial = final + ".partial",
                     old = final + ".old";
-  together(comm, "checkpoint: making the directory", [&] {
+  collectively(comm, "checkpoint: making the directory", [&] {
     if (comm.rank() != 0) return;
     fs::remove_all(partial);
     fs::create_directories(partial);
   });
   std::string mine;
-  together(comm, "checkpoint: writing shards", [&] {
+  collectively(comm, "checkpoint: writing shard files", [&] {
     if (!pieces.empty())
       mine = shard_manifest(partial, fmt::format("shard_{:05}.h5", comm.rank()), pieces).dump();
   });
   const auto texts = comm.all_gather_text(mine, "checkpoint: manifests");
-  together(comm, "checkpoint: committing", [&] {
+  collectively(comm, "checkpoint: committing", [&] {
     if (comm.rank() != 0) return;
     const json manifest = merge_manifests(texts, step, meta);
     write_index(partial + "/index.h5", manifest);
@@ -204,15 +203,15 @@ CheckpointReader::CheckpointReader(const std::string& path) {
     if (at != candidates.end())
       std::rotate(candidates.begin(), at, at + 1);
     else
-      std::fprintf(stderr, "wuneng: %s/latest names %s, which is not a whole checkpoint there\n",
+      std::fprintf(stderr, "wuneng: %s/latest names %s, which is not a complete checkpoint there\n",
                    path.c_str(), latest.c_str());
   }
-  require(!candidates.empty(), "{}: no checkpoint there", path);
+  require(!candidates.empty(), "{}: expected a checkpoint, found none", path);
   std::string problems;
   for (const std::string& name : candidates) {
     try {
       open(path + "/" + name);
-      for (Shard& shard : shards_) verify(shard);
+      for (ShardFile& shard : shards_) verify(shard);
       if (!problems.empty())
         std::fprintf(stderr, "wuneng: using the older checkpoint %s\n", directory_.c_str());
       return;
@@ -221,7 +220,7 @@ CheckpointReader::CheckpointReader(const std::string& path) {
       problems += std::string(problems.empty() ? "" : "; ") + e.what();
     }
   }
-  fail("{}: no checkpoint there can be used: {}", path, problems);
+  fail("{}: expected a usable checkpoint, found none: {}", path, problems);
 }
 
 void CheckpointReader::open(const std::string& directory) {
@@ -244,12 +243,13 @@ void CheckpointReader::open(const std::string& directory) {
       shards_.push_back({file, s.at("size"), s.at("xxh3")});
     }
     for (const auto& [name, t] : manifest.at("tensors").items()) {
-      Stored stored{t.at("shape"), parse_dtype(t.at("dtype").get<std::string>()), {}};
+      StoredTensor stored{t.at("shape"), parse_dtype(t.at("dtype").get<std::string>()), {}};
       std::vector<std::pair<Shape, Shape>> parts;
       for (const json& part : t.at("parts")) {
         const int shard = part.at("shard");
-        require(shard >= 0 && shard < static_cast<int>(shards_.size()), "{}: tensor {}: no shard {}", path,
-                name, shard);
+        require(shard >= 0 && shard < static_cast<int>(shards_.size()),
+                "{}: tensor {}: expected a shard file in [0, {}), found {}", path, name, shards_.size(),
+                shard);
         parts.emplace_back(part.at("begin"), part.at("size"));
         stored.parts.emplace_back(shard, parts.back());
       }
@@ -261,18 +261,18 @@ void CheckpointReader::open(const std::string& directory) {
   }
 }
 
-void CheckpointReader::verify(Shard& shard) const {
+void CheckpointReader::verify(ShardFile& shard) const {
   if (shard.verified) return;
   const std::string path = directory_ + "/" + shard.file;
-  require(fs::exists(path), "{}: is missing", path);
-  require(static_cast<int64_t>(fs::file_size(path)) == shard.size, "{}: {} bytes, expected {}", path,
-          fs::file_size(path), shard.size);
+  require(fs::exists(path), "{}: expected a file, found none", path);
+  require(static_cast<int64_t>(fs::file_size(path)) == shard.size, "{}: expected {} bytes, found {}", path,
+          shard.size, fs::file_size(path));
   const std::string found = checksum(path);
-  require(found == shard.checksum, "{}: damaged: xxh3 {}, expected {}", path, found, shard.checksum);
+  require(found == shard.checksum, "{}: damaged: expected xxh3 {}, found {}", path, shard.checksum, found);
   shard.verified = true;
 }
 
-const CheckpointReader::Stored& CheckpointReader::tensor(const std::string& name) const {
+const CheckpointReader::StoredTensor& CheckpointReader::tensor(const std::string& name) const {
   const auto it = tensors_.find(name);
   require(it != tensors_.end(), "{}: no tensor {}", directory_, name);
   return it->second;
@@ -291,17 +291,17 @@ Tensor CheckpointReader::read(const std::string& name) {
 }
 
 void CheckpointReader::read(const std::string& name, const Shape& begin, const Tensor& into) {
-  const Stored& stored = tensor(name);
+  const StoredTensor& stored = tensor(name);
   const size_t n = stored.shape.size();
   require(into.dtype() == stored.dtype && into.shape().size() == n && begin.size() == n,
-          "{}: tensor {}: stored as {} {}, asked for {} {}", directory_, name, to_string(stored.dtype),
+          "{}: tensor {}: stored as {} {}, requested as {} {}", directory_, name, to_string(stored.dtype),
           to_string(stored.shape), to_string(into.dtype()), to_string(into.shape()));
   for (size_t k = 0; k < n; ++k)
     require(begin[k] >= 0 && begin[k] + into.shape()[k] <= stored.shape[k],
             "{}: tensor {} {}: the part at {} of size {} lies outside", directory_, name,
             to_string(stored.shape), to_string(begin), to_string(into.shape()));
   for (const auto& [index, part] : stored.parts) {
-    // What this part and the wanted rectangle have in common.
+    // The intersection of this part and the requested rectangle.
     Shape from(n), size(n);
     bool any = true;
     for (size_t k = 0; k < n; ++k) {
@@ -310,14 +310,14 @@ void CheckpointReader::read(const std::string& name, const Shape& begin, const T
       any &= size[k] > 0;
     }
     if (!any) continue;
-    Shard& shard = shards_[index];
+    ShardFile& shard = shards_[index];
     verify(shard);
     const h5::Handle file = h5::open_file(directory_ + "/" + shard.file);
     const Tensor common = Tensor::empty(size, stored.dtype);
     Shape inside(n);
     for (size_t k = 0; k < n; ++k) inside[k] = from[k] - part.first[k];
     h5::read(file, name, inside, common);
-    // Row by row into place.
+    // Copy row by row.
     const int64_t width = n ? size[n - 1] : 1, bytes = width * size_of(stored.dtype),
                   rows = common.numel() / width;
     std::vector<int64_t> at(n, 0);

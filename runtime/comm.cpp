@@ -7,17 +7,17 @@
 #include "runtime/comm_impl.h"
 #include "runtime/cuda/device.h"
 #include "runtime/request.h"
-#include "runtime/ring.h"
+#include "runtime/ring_all_reduce.h"
 #include "runtime/staged.h"
 
 namespace wuneng {
 namespace {
 
-constexpr int64_t kRingBytes = 1 << 20;   // above this our ring beats MPI_Allreduce
-constexpr int64_t kPieceBytes = 1 << 28;  // what one collective call of MPI carries, below its int counts
+constexpr int64_t kRingBytes = 1 << 20;   // above this ring_all_reduce is faster than MPI_Allreduce
+constexpr int64_t kPieceBytes = 1 << 28;  // of one MPI collective call, whose counts are int
 
-// Of a GPU: equal for ranks that share it.
-std::string place_of(Device device) {
+// Identifies a GPU: equal for ranks that share it.
+std::string gpu_location(Device device) {
   char host[256] = {};
   gethostname(host, sizeof host - 1);
   return fmt::format("{} {}", host, cuda::bus_id(device.index));
@@ -35,37 +35,37 @@ cuda::NcclId to_id(const Tensor& bytes) {
   return id;
 }
 
-// The compute stream goes on when a collective on this tensor has ended.
-void hold_compute(const Tensor& tensor, const cuda::Event& ended) {
-  ended.hold(compute_stream(tensor.device()).handle);
+// Makes the compute stream wait until a collective on this tensor has ended.
+void block_compute_stream(const Tensor& tensor, const cuda::Event& ended) {
+  ended.block(compute_stream(tensor.device()).handle);
 }
 
-class GpuSum : public Request::Impl {
+class GpuAllReduce : public Request::Impl {
  public:
-  GpuSum(const Tensor& tensor, const std::string& call, cuda::Event ended)
+  GpuAllReduce(const Tensor& tensor, const std::string& call, cuda::Event ended)
       : Impl(tensor, call), ended_(std::move(ended)) {
-    owes_ = true;
+    pending_ = true;
   }
 
  private:
   bool finish(bool wait) override {
-    if (wait) hold_compute(tensor_, ended_);
-    return wait || ended_.passed();
+    if (wait) block_compute_stream(tensor_, ended_);
+    return wait || ended_.completed();
   }
   cuda::Event ended_;
 };
 
-class HostSum : public Request::Impl {
+class HostAllReduce : public Request::Impl {
  public:
-  HostSum(const Tensor& tensor, const std::string& call, const Comm& group, Reduce op, const char* what)
+  HostAllReduce(const Tensor& tensor, const std::string& call, const Comm& group, Reduce op, const char* what)
       : Impl(tensor, call), group_(group), op_(op), what_(what) {
-    owes_ = true;
+    pending_ = true;
   }
 
  private:
   bool finish(bool wait) override {
     if (!wait) return false;
-    owes_ = false;  // also where it throws
+    pending_ = false;  // even if it throws
     group_.all_reduce(tensor_, op_, what_.c_str());
     return true;
   }
@@ -97,7 +97,7 @@ Comm Comm::split(int color, int key, const std::string& name) const {
   auto self = std::make_shared<Impl>();
   self->name = name;
   if (impl_->comm == MPI_COMM_NULL) return Comm(self);
-  const Gate call(*impl_, {.operation = "split", .what = "into groups"});
+  const CallGuard call(*impl_, {.operation = "split", .what = "into groups"});
   MPI_Comm part = MPI_COMM_NULL;
   call(MPI_Comm_split(impl_->comm, color < 0 ? MPI_UNDEFINED : color, key, &part));
   return Comm(part == MPI_COMM_NULL ? self : std::make_shared<Impl>(part, name));
@@ -105,41 +105,43 @@ Comm Comm::split(int color, int key, const std::string& name) const {
 
 void Comm::connect(Device device, bool overlap) const {
   if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
-  std::vector<std::string> places = all_gather_text(place_of(device), "places of the GPUs");
-  std::sort(places.begin(), places.end());
-  if (std::adjacent_find(places.begin(), places.end()) != places.end()) return;
+  std::vector<std::string> locations = all_gather_text(gpu_location(device), "GPU locations");
+  std::sort(locations.begin(), locations.end());
+  if (std::adjacent_find(locations.begin(), locations.end()) != locations.end()) return;
   cuda::NcclId id = {};
   if (rank() == 0) id = cuda::make_nccl_id();
   const Tensor bytes = to_tensor(id);
-  broadcast(bytes, 0, "name of the NCCL communicator");
-  const Gate call(*impl_, {.operation = "connect", .what = "GPUs by NCCL"});
+  broadcast(bytes, 0, "NCCL unique id");
+  const CallGuard call(*impl_, {.operation = "connect", .what = "GPUs by NCCL"});
   impl_->nccl = std::make_unique<cuda::NcclGroup>(to_id(bytes), rank(), size(), device, overlap);
 }
 
-// One way after the other, in the same order on all ranks: a rank waits for its partner in ways of its own
-// alone, and the first that is not made has both.
-void Comm::connect_messages(Device device, const std::vector<Way>& ways) const {
+// One channel after the other, in the same order on all ranks. A rank waits only for the peer of its own
+// channels, so the first channel that is not connected yet has both its ranks waiting for it: no deadlock.
+void Comm::connect_messages(Device device, const std::vector<Channel>& channels) const {
   if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
-  const std::vector<std::string> places = all_gather_text(place_of(device), "places of the GPUs");
-  for (const Way& way : ways) {
-    const bool sends = way.from == rank();
-    if ((!sends && way.to != rank()) || places.at(way.from) == places.at(way.to)) continue;
-    const int peer = sends ? way.to : way.from;
+  const std::vector<std::string> locations = all_gather_text(gpu_location(device), "GPU locations");
+  for (const Channel& channel : channels) {
+    const bool sends = channel.from == rank();
+    if ((!sends && channel.to != rank()) || locations.at(channel.from) == locations.at(channel.to)) continue;
+    const int peer = sends ? channel.to : channel.from;
     const Tensor bytes = to_tensor(sends ? cuda::make_nccl_id() : cuda::NcclId{});
-    const char* const what = "name of the NCCL communicator";
+    const char* const what = "NCCL unique id";
     sends ? send(bytes, peer, 0, what) : recv(bytes, peer, 0, what);
-    const Gate call(*impl_, Call::message(sends ? "connect to" : "connect from", "messages", bytes, peer, 0));
+    const CallGuard call(*impl_,
+                         Call::message(sends ? "connect to" : "connect from", "messages", bytes, peer, 0));
     const watchdog::Waiting waiting(call.text());
-    impl_->ways.push_back(std::make_shared<cuda::NcclWay>(to_id(bytes), sends, device, call.text()));
-    (sends ? impl_->ways_to : impl_->ways_from)[peer] = impl_->ways.back();
+    impl_->channels.push_back(std::make_shared<cuda::NcclChannel>(to_id(bytes), sends, device, call.text()));
+    (sends ? impl_->channels_to : impl_->channels_from)[peer] = impl_->channels.back();
   }
 }
 
 void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   const MPI_Op ops[] = {MPI_SUM, mpi::state().max, mpi::state().min};
-  const Gate call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
+  const CallGuard call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
   if (call.alone()) return;
-  if (impl_->by_nccl(tensor)) return hold_compute(tensor, impl_->nccl->all_reduce(tensor, op, call.text()));
+  if (impl_->by_nccl(tensor))
+    return block_compute_stream(tensor, impl_->nccl->all_reduce(tensor, op, call.text()));
   const Staged staged(tensor, true, call.text());
   const Tensor& given = staged.host();
   const Tensor summed = given.dtype() == DType::bf16 ? given.to(DType::f32) : given;
@@ -153,14 +155,14 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
 }
 
 Request Comm::iall_reduce(const Tensor& tensor, Reduce op, const char* what) const {
-  const Gate call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
+  const CallGuard call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
   Request out;
   if (call.alone()) return out;
   if (impl_->by_nccl(tensor))
     out.impl_ =
-        std::make_shared<GpuSum>(tensor, call.text(), impl_->nccl->all_reduce(tensor, op, call.text()));
+        std::make_shared<GpuAllReduce>(tensor, call.text(), impl_->nccl->all_reduce(tensor, op, call.text()));
   else
-    out.impl_ = std::make_shared<HostSum>(tensor, call.text(), *this, op, what);
+    out.impl_ = std::make_shared<HostAllReduce>(tensor, call.text(), *this, op, what);
   return out;
 }
 
@@ -172,10 +174,11 @@ double Comm::all_reduce(double value, Reduce op, const char* what) const {
 }
 
 void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
-  const Gate call(
+  const CallGuard call(
       *impl_, {.operation = "broadcast", .what = what, .tensor = &tensor, .needs_peer = true, .peer = root});
   if (call.alone()) return;
-  if (impl_->by_nccl(tensor)) return hold_compute(tensor, impl_->nccl->broadcast(tensor, root, call.text()));
+  if (impl_->by_nccl(tensor))
+    return block_compute_stream(tensor, impl_->nccl->broadcast(tensor, root, call.text()));
   const Staged staged(tensor, rank() == root, call.text());
   for (int64_t at = 0; at < tensor.bytes(); at += kPieceBytes)
     call(MPI_Bcast(static_cast<char*>(staged.host().raw()) + at,
@@ -185,16 +188,16 @@ void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
 }
 
 void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
-  const Gate call(*impl_, {.operation = "all_gather", .what = what, .tensor = &mine});
+  const CallGuard call(*impl_, {.operation = "all_gather", .what = what, .tensor = &mine});
   require(all.defined() && all.dtype() == mine.dtype() && all.numel() == mine.numel() * impl_->size,
-          "all_gather '{}' on {}: {} ranks of {}{} do not fill {}{}", what, impl_->name, impl_->size,
+          "all_gather '{}' on {}: {} ranks of {}{} do not make {}{}", what, impl_->name, impl_->size,
           to_string(mine.dtype()), to_string(mine.shape()), to_string(all.dtype()), to_string(all.shape()));
   if (call.alone()) return all.view(mine.shape()).copy_from(mine);
-  if (impl_->by_nccl(mine)) return hold_compute(all, impl_->nccl->all_gather(mine, all, call.text()));
+  if (impl_->by_nccl(mine)) return block_compute_stream(all, impl_->nccl->all_gather(mine, all, call.text()));
   const Staged from(mine, true, call.text()), to(all, false, call.text());
   for (int64_t at = 0; at < mine.bytes(); at += kPieceBytes) {
     const int bytes = static_cast<int>(std::min(kPieceBytes, mine.bytes() - at));
-    MPI_Datatype piece, spaced;  // this piece of one rank's part, the next rank's a whole part further on
+    MPI_Datatype piece, spaced;  // this piece of one rank's tensor; stride: a whole tensor
     call(MPI_Type_contiguous(bytes, MPI_BYTE, &piece));
     call(MPI_Type_create_resized(piece, 0, mine.bytes(), &spaced));
     call(MPI_Type_commit(&spaced));
@@ -207,12 +210,12 @@ void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) c
 }
 
 void Comm::barrier(const char* what) const {
-  const Gate call(*impl_, {.operation = "barrier", .what = what});
+  const CallGuard call(*impl_, {.operation = "barrier", .what = what});
   if (!call.alone()) call(MPI_Barrier(impl_->comm));
 }
 
 std::vector<std::string> Comm::all_gather_text(const std::string& mine, const char* what) const {
-  const Gate call(*impl_, {.operation = "all_gather_text", .what = what});
+  const CallGuard call(*impl_, {.operation = "all_gather_text", .what = what});
   return call.alone() ? std::vector{mine} : call.gather_text(mine);
 }
 

@@ -1,9 +1,9 @@
-// Comm: a named group of ranks and the one entry point for everything that ranks say to each other.
+// Comm: a named group of ranks, and the single entry point for all communication between ranks.
 //
-// Every call goes through one gate that checks types and sizes, counts and names the call for the trace and
-// the hang report, and dispatches: identity for one rank, MPI for host tensors, and for a GPU's NCCL (see
-// connect and connect_messages) or their copies on the host. A rank that waits in one call longer than the
-// hang timeout prints who it is, what it waits for and with whom, and aborts the run.
+// Every call is guarded (CallGuard in comm_impl.h): it is checked for types and sizes, counted and named for
+// the trace and the hang report, and dispatched: identity for one rank, MPI for host tensors; for GPU tensors
+// NCCL (see connect and connect_messages), or MPI on copies in host memory. A rank that waits in one call
+// longer than the hang timeout prints its name, the call and its peers, and aborts the run.
 #pragma once
 #include <memory>
 #include <string>
@@ -15,15 +15,15 @@ namespace wuneng {
 
 enum class Reduce { sum, max, min };
 
-// An operation under way. Keeps its buffer alive; must be waited for (the destructor aborts the run
-// otherwise, unless an exception is unwinding).
+// A pending operation. Keeps its buffer alive. Must be waited for: its destructor aborts the run otherwise,
+// except during stack unwinding.
 class Request {
  public:
-  struct Impl;  // messages.cpp's
+  struct Impl;  // request.h
 
   Request() = default;
-  // True when finished: what was sent may be written to and what was received be read, on a GPU in the
-  // compute stream's order. Never blocks.
+  // True when finished: a sent tensor may be overwritten and a received one read, on a GPU by later work in
+  // the compute stream. Never blocks.
   bool done();
   void wait();
   bool active() const { return impl_ != nullptr; }
@@ -47,40 +47,41 @@ class Comm {
   // (size-1 identity).
   Comm split(int color, int key, const std::string& name) const;
 
-  // Collective. From now on collective calls on tensors of this GPU go from GPU to GPU by NCCL, in the
-  // compute stream's order, those of iall_reduce beside it; max and min may then drop a NaN. Where ranks of
-  // the group share a GPU, which NCCL refuses, or the build has no NCCL, or on the CPU, nothing changes:
-  // messages are staged through the host. overlap: false has iall_reduce run in the compute stream's order as
-  // well, to measure what overlap gives; results stay the same to the bit.
+  // Collective. Later collective calls on tensors of this GPU use NCCL, ordered with the compute stream;
+  // those of iall_reduce run on a stream of their own. max and min may then drop a NaN. Does nothing if ranks
+  // of the group share a GPU (NCCL does not support that), if the build has no NCCL, or on the CPU: then
+  // calls are staged through host memory. overlap = false runs iall_reduce in the compute stream too, to
+  // measure the effect of overlap; results are bitwise the same.
   void connect(Device device, bool overlap = true) const;
 
-  // Collective. From now on messages of GPU tensors on these ways (the same on all ranks), each from one rank
-  // of this group to another, go from GPU to GPU by NCCL, on streams beside the compute stream: a send waits
-  // for the compute stream's work so far, and who waits for a message has the compute stream wait, not the
-  // host. On a way both tensors are on GPUs, and receives are waited for in the order of the sends. Where two
-  // ranks share a GPU, and else as for connect, nothing changes.
-  struct Way {
+  // Collective; `channels` must be equal on all ranks. Later messages of GPU tensors from channel.from to
+  // channel.to (ranks of this group) use NCCL on a stream per channel: a send waits for the work that is in
+  // the compute stream now, and Request::wait makes the compute stream wait, not the host. Both tensors of a
+  // message on a channel must be on GPUs, and receives must be waited for in the order of the sends. Has no
+  // effect for two ranks that share a GPU, and in the cases listed at connect.
+  struct Channel {
     int from, to;
   };
-  void connect_messages(Device device, const std::vector<Way>& ways) const;
+  void connect_messages(Device device, const std::vector<Channel>& channels) const;
 
-  // what: names the call in reports, e.g. "grad norm". Tensors of any type, reductions of f32, bf16, f64, i32
-  // and i64; shapes equal on all ranks (compared before each call with WUNENG_CHECK_COLLECTIVES=1). Of any
-  // length. Results are bitwise equal on all ranks and from run to run; max and min keep a NaN that any rank
-  // has. A sum of bf16 is formed in f32 and rounded once; NCCL may round after each rank.
+  // what: names the call in reports, e.g. "grad norm". Tensors of any type and length, for reductions f32,
+  // bf16, f64, i32 or i64; shapes must be equal on all ranks (compared before each call with
+  // WUNENG_CHECK_COLLECTIVES=1). Results are bitwise equal on all ranks and from run to run; max and min
+  // propagate a NaN of any rank. A sum of bf16 is computed in f32 and rounded once; NCCL may round after each
+  // rank.
   void all_reduce(const Tensor& tensor, Reduce op, const char* what) const;
-  // The same, begun: the tensor is left alone until the request is waited for. By NCCL the sum is formed
-  // beside the compute stream, after its work so far, and who waits has the compute stream wait, not the
-  // host. Else it is formed when it is waited for, and done() is false until then. All ranks begin and wait
-  // for a group's sums in one order.
+  // Non-blocking all_reduce: the tensor must not be accessed until the request is waited for. With NCCL it
+  // runs on a stream of its own after the work that is in the compute stream now, and Request::wait makes the
+  // compute stream wait, not the host. Without NCCL it runs in Request::wait, and done() is false until then.
+  // All ranks must start and wait for the all-reduces of a group in the same order.
   Request iall_reduce(const Tensor& tensor, Reduce op, const char* what) const;
   void broadcast(const Tensor& tensor, int root, const char* what) const;
   void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]
   void barrier(const char* what) const;
   std::vector<std::string> all_gather_text(const std::string& mine, const char* what) const;
 
-  // Point to point, of any length; peer is a rank of this group; sizes must be equal on both sides, checked
-  // on receipt.
+  // Point to point, any length; peer is a rank of this group. Sizes must be equal on both sides, which the
+  // receiver checks.
   Request isend(const Tensor& tensor, int peer, int tag, const char* what) const;
   Request irecv(const Tensor& tensor, int peer, int tag, const char* what) const;
   void send(const Tensor& tensor, int peer, int tag, const char* what) const;
@@ -91,22 +92,22 @@ class Comm {
  private:
   struct Impl;
   struct Call;
-  class Gate;
+  class CallGuard;
   explicit Comm(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;
 };
 
-// Starts and ends MPI where the program was launched under it, and runs the watchdog. Throws where the
+// Initialises and finalises MPI if the program was launched under it, and runs the watchdog. Throws if the
 // launcher started more ranks than MPI sees (srun without PMIx).
 class Runtime {
  public:
   explicit Runtime(int* argc, char*** argv);
   ~Runtime();
-  // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT, where set, wins.
+  // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT overrides it.
   static void set_hang_timeout(double seconds);
-  // This rank's number among the ranks of its node.
+  // This rank's index among the ranks of its node.
   static int local_rank();
-  // Ends all ranks with this exit code after an error on one of them.
+  // Aborts all ranks with this exit code after an error on one of them.
   [[noreturn]] static void abort(int code);
 };
 

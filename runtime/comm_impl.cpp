@@ -40,7 +40,7 @@ MPI_Datatype type_of(DType type) {
 Comm::Impl::Impl(MPI_Comm group, std::string group_name) : comm(group), name(std::move(group_name)) {
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
-  MPI_Group here, everywhere;  // translated without a message, so that world() is no collective call
+  MPI_Group here, everywhere;  // translated locally: world() must not be a collective call
   MPI_Comm_group(comm, &here);
   MPI_Comm_group(MPI_COMM_WORLD, &everywhere);
   std::vector<int> ranks(size);
@@ -55,26 +55,27 @@ Comm::Impl::Impl(MPI_Comm group, std::string group_name) : comm(group), name(std
 
 Comm::Impl::~Impl() {
   nccl.reset();
-  ways_to.clear();
-  ways_from.clear();
-  for (auto& way : ways) way.reset();  // in one order on all ranks: two ranks leave a way together
+  channels_to.clear();
+  channels_from.clear();
+  for (auto& channel : channels)
+    channel.reset();  // in the same order on all ranks: destroying a channel waits for its peer
   int finalized = 0;
   if (comm == MPI_COMM_NULL || comm == MPI_COMM_WORLD) return;
   if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);
 }
 
-Comm::Gate::Gate(const Impl& group, const Call& call) : group_(group) {
+Comm::CallGuard::CallGuard(const Impl& group, const Call& call) : group_(group) {
   check(call);
   if (alone() && call.collective) return;
   static std::atomic<int64_t> calls = 0;
   const std::string mine = signature(call);
   text_ = fmt::format("{} on {} (world ranks {}), call {}", mine, group_.name, group_.members, ++calls);
-  if (!call.collective) return;  // only posted; Request::wait waits
+  if (!call.collective) return;  // only posts the message; Request::wait registers with the watchdog
   waiting_.emplace(text_);
-  if (mpi::state().check_alike) check_alike(mine);
+  if (mpi::state().check_collectives) check_collectives(mine);
 }
 
-std::vector<std::string> Comm::Gate::gather_text(const std::string& mine) const {
+std::vector<std::string> Comm::CallGuard::gather_text(const std::string& mine) const {
   std::vector<int> lengths(group_.size), offsets(group_.size);
   const int length = static_cast<int>(mine.size());
   mpi::check(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, group_.comm), text_);
@@ -90,7 +91,7 @@ std::vector<std::string> Comm::Gate::gather_text(const std::string& mine) const 
   return out;
 }
 
-std::string Comm::Gate::signature(const Call& c) const {
+std::string Comm::CallGuard::signature(const Call& c) const {
   std::string out = fmt::format("{} '{}'", c.operation, c.what);
   if (c.tensor) out += fmt::format(" {}{}", to_string(c.tensor->dtype()), to_string(c.tensor->shape()));
   if (c.peer >= 0 && c.peer < group_.size)
@@ -98,37 +99,38 @@ std::string Comm::Gate::signature(const Call& c) const {
   return out;
 }
 
-std::string Comm::Gate::place(const Call& c) const {
+std::string Comm::CallGuard::description(const Call& c) const {
   return fmt::format("{} on {} (world ranks {})", signature(c), group_.name, group_.members);
 }
 
-// Names the call only where something is wrong: this runs before every call, also of a rank alone.
-void Comm::Gate::check(const Call& c) const {
+// Builds the description only on an error: this runs before every call.
+void Comm::CallGuard::check(const Call& c) const {
   if (c.tensor) {
     const DType type = c.tensor->dtype();
-    if (!c.tensor->defined()) fail("{}: the tensor is undefined", place(c));
+    if (!c.tensor->defined()) fail("{}: the tensor is undefined", description(c));
     if (c.reduces && (type == DType::f16 || type == DType::u8))
-      fail("{}: {} cannot be reduced, expected f32, bf16, f64, i32 or i64", place(c), to_string(type));
+      fail("{}: {} cannot be reduced, expected f32, bf16, f64, i32 or i64", description(c), to_string(type));
   }
   if (c.peer < (c.needs_peer ? 0 : -1) || c.peer >= group_.size)
-    fail("{}: expected a rank in [0, {}), found {}", place(c), group_.size, c.peer);
+    fail("{}: expected a rank in [0, {}), found {}", description(c), group_.size, c.peer);
   if (c.collective) return;
   if (group_.comm == MPI_COMM_NULL)
-    fail("{}: this rank is alone, it has nobody to send to or receive from", place(c));
-  const int tags = mpi::state().own_tag;
-  if (c.tag < 0 || c.tag >= tags) fail("{}: expected a tag in [0, {}), found {}", place(c), tags, c.tag);
+    fail("{}: the group has one rank, expected a peer to send to or receive from", description(c));
+  const int tags = mpi::state().reserved_tag;
+  if (c.tag < 0 || c.tag >= tags)
+    fail("{}: expected a tag in [0, {}), found {}", description(c), tags, c.tag);
 }
 
-// The ranks compare a hash; where it differs, all gather the full texts, so that each names a rank that
-// disagrees.
-void Comm::Gate::check_alike(const std::string& mine) const {
+// Compares a hash over the ranks; if it differs, gathers the full texts, so that each rank can name one that
+// is in another call.
+void Comm::CallGuard::check_collectives(const std::string& mine) const {
   const uint64_t hash = std::hash<std::string>{}(mine);
   std::vector<uint64_t> hashes(group_.size);
   mpi::check(MPI_Allgather(&hash, 1, MPI_UINT64_T, hashes.data(), 1, MPI_UINT64_T, group_.comm), text_);
   if (std::all_of(hashes.begin(), hashes.end(), [&](uint64_t h) { return h == hashes[0]; })) return;
   const std::vector<std::string> all = gather_text(mine);
   for (int r = 0; r < group_.size; ++r)
-    require(all[r] == mine, "{}: world rank {} is in {} meanwhile", text_, group_.world_ranks[r], all[r]);
+    require(all[r] == mine, "{}: world rank {} is in {}", text_, group_.world_ranks[r], all[r]);
 }
 
 }  // namespace wuneng

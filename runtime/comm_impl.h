@@ -1,5 +1,5 @@
-// What comm.cpp and messages.cpp share of a group of ranks: its state, and the gate that every call goes
-// through.
+// Shared by comm.cpp, comm_impl.cpp and messages.cpp: the state of a group of ranks, and the guard of every
+// call.
 #pragma once
 #include <map>
 #include <optional>
@@ -32,21 +32,22 @@ struct Comm::Call {
 };
 
 struct Comm::Impl {
-  MPI_Comm comm = MPI_COMM_NULL;  // null: this rank alone
+  MPI_Comm comm = MPI_COMM_NULL;  // null: a group of this rank only
   int rank = 0, size = 1;
   std::string name = "self";
   std::vector<int> world_ranks = {mpi::state().world_rank};
   std::string members = std::to_string(mpi::state().world_rank);  // "0,1,2", for messages
   std::unique_ptr<cuda::NcclGroup> nccl;                          // after connect()
 
-  using Ways = std::map<int, std::shared_ptr<cuda::NcclWay>>;  // by peer
-  Ways ways_to, ways_from;                                     // after connect_messages()
-  std::vector<std::shared_ptr<cuda::NcclWay>> ways;            // all of them, as they were made
+  using Channels = std::map<int, std::shared_ptr<cuda::NcclChannel>>;  // by peer
+  Channels channels_to, channels_from;                                 // after connect_messages()
+  std::vector<std::shared_ptr<cuda::NcclChannel>> channels;            // in the order of their creation
 
   bool by_nccl(const Tensor& tensor) const { return nccl && tensor.device().kind == DeviceKind::cuda; }
-  static std::shared_ptr<cuda::NcclWay> way(const Ways& ways, const Tensor& tensor, int peer) {
-    const auto found = tensor.device().kind == DeviceKind::cuda ? ways.find(peer) : ways.end();
-    return found == ways.end() ? nullptr : found->second;
+  static std::shared_ptr<cuda::NcclChannel> channel(const Channels& channels, const Tensor& tensor,
+                                                    int peer) {
+    const auto found = tensor.device().kind == DeviceKind::cuda ? channels.find(peer) : channels.end();
+    return found == channels.end() ? nullptr : found->second;
   }
 
   Impl() = default;
@@ -55,25 +56,25 @@ struct Comm::Impl {
   ~Impl();
 };
 
-// The gate that every call goes through: checks what one rank can check, names and counts the call, tells the
-// watchdog that this rank waits in it, and in check mode makes sure that all ranks are in the same call.
-class Comm::Gate {
+// Guards one call: checks what one rank can check, counts and names the call, registers it with the watchdog
+// while it lives, and with WUNENG_CHECK_COLLECTIVES=1 checks that all ranks are in the same call.
+class Comm::CallGuard {
  public:
-  Gate(const Impl& group, const Call& call);
+  CallGuard(const Impl& group, const Call& call);
 
   bool alone() const { return group_.size == 1; }
   const std::string& text() const { return text_; }
   void operator()(int code) const { mpi::check(code, text_); }
 
-  // Every rank's text, by rank.
+  // The texts of all ranks, by rank.
   std::vector<std::string> gather_text(const std::string& mine) const;
 
  private:
-  // "broadcast 'weights' f32[3, 4] with world rank 2": equal on all ranks of a collective call.
+  // "broadcast 'weights' f32[3, 4] with world rank 2"; equal on all ranks of a collective call.
   std::string signature(const Call& c) const;
-  std::string place(const Call& c) const;
+  std::string description(const Call& c) const;  // signature and group
   void check(const Call& c) const;
-  void check_alike(const std::string& mine) const;
+  void check_collectives(const std::string& mine) const;
 
   const Impl& group_;
   std::string text_;

@@ -23,7 +23,7 @@ bool is_list_of_tables(const toml::value& value) {
                      [](const toml::value& item) { return item.is_table(); });
 }
 
-// Settings by their whole key: a.b, and a[0].b in a list of tables ([[a]]).
+// Settings by their full key: a.b, and a[0].b in a list of tables ([[a]]).
 void flatten(const toml::value& value, const std::string& prefix, const std::string& file, bool lines,
              std::map<std::string, Setting>& out) {
   if (value.is_table()) {
@@ -75,7 +75,7 @@ std::string joined(const List& list) {
 
 struct Recipe::Impl {
   std::map<std::string, Setting> settings;
-  std::map<std::string, std::string> asked;  // key -> value as TOML
+  std::map<std::string, std::string> read_keys;  // key -> value as TOML
 
   const Setting* find(const std::string& key) {
     const auto it = settings.find(key);
@@ -98,7 +98,7 @@ Recipe::Recipe(const std::string& path, const std::vector<std::string>& override
   } catch (const toml::syntax_error& e) {
     fail("{}: not TOML: {}", path, e.what());
   } catch (const std::runtime_error& e) {
-    fail("recipe {}: cannot be read ({})", path, e.what());
+    fail("recipe {}: cannot be read: {}", path, e.what());
   }
   for (const std::string& text : overrides) {
     const size_t equals = text.find('=');
@@ -132,7 +132,7 @@ int64_t Recipe::integer(const std::string& key, int64_t fallback, int64_t least,
           key, *s,
           most == INT64_MAX ? fmt::format("at least {}", least) : fmt::format("{} to {}", least, most));
   }
-  impl_->asked[key] = std::to_string(value);
+  impl_->read_keys[key] = std::to_string(value);
   return value;
 }
 
@@ -145,7 +145,7 @@ double Recipe::number(const std::string& key, double fallback, double least, dou
   }
   std::string shown = fmt::format("{}", value);
   if (shown.find_first_not_of("-0123456789") == std::string::npos) shown += ".0";  // else a whole number
-  impl_->asked[key] = shown;
+  impl_->read_keys[key] = shown;
   return value;
 }
 
@@ -155,7 +155,7 @@ bool Recipe::boolean(const std::string& key, bool fallback) {
     if (!s->value.is_boolean()) Impl::wrong(key, *s, "true or false");
     value = s->value.as_boolean();
   }
-  impl_->asked[key] = value ? "true" : "false";
+  impl_->read_keys[key] = value ? "true" : "false";
   return value;
 }
 
@@ -167,7 +167,7 @@ std::string Recipe::text(const std::string& key, const std::string& fallback,
     value = s->value.as_string().str;
     Impl::check_allowed(key, *s, value, allowed);
   }
-  impl_->asked[key] = in_quotes(value);
+  impl_->read_keys[key] = in_quotes(value);
   return value;
 }
 
@@ -185,7 +185,7 @@ std::vector<std::string> Recipe::texts(const std::string& key, const std::vector
   }
   std::vector<std::string> list;
   for (const std::string& v : value) list.push_back(in_quotes(v));
-  impl_->asked[key] = "[" + joined(list) + "]";
+  impl_->read_keys[key] = "[" + joined(list) + "]";
   return value;
 }
 
@@ -216,10 +216,10 @@ void Recipe::require_key(const std::string& key) const { require(has(key), "{}: 
 void Recipe::finish() const {
   std::string problems;
   for (const auto& [key, setting] : impl_->settings) {
-    if (impl_->asked.count(key)) continue;
+    if (impl_->read_keys.count(key)) continue;
     std::string nearest;
     size_t best = std::max<size_t>(3, key.size() / 3);
-    for (const auto& [known, value] : impl_->asked)
+    for (const auto& [known, value] : impl_->read_keys)
       if (const size_t distance = edit_distance(key, known); distance < best)
         best = distance, nearest = known;
     problems += fmt::format("{}{}: unknown key {}{}", problems.empty() ? "" : "\n", setting.where, key,
@@ -230,8 +230,8 @@ void Recipe::finish() const {
 
 std::string Recipe::resolved() const {
   std::string out;
-  std::map<std::string, std::map<int64_t, std::string>> lists;  // key -> number -> what stands in the table
-  for (const auto& [key, value] : impl_->asked) {
+  std::map<std::string, std::map<int64_t, std::string>> lists;  // key -> index -> content of the table
+  for (const auto& [key, value] : impl_->read_keys) {
     const size_t open = key.find('['), close = key.find(']');
     if (open == std::string::npos) {
       out += key + " = " + value + "\n";

@@ -1,5 +1,5 @@
-// Recipe: a TOML file with key=value overrides, read key by key. A key that nobody asked for is an error, so
-// that a misspelt setting never passes for a default.
+// Recipe: a TOML file with key=value overrides, read key by key. A key that is never read is an error, so
+// that a misspelt key is not silently ignored.
 #pragma once
 #include <memory>
 #include <string>
@@ -13,8 +13,8 @@ class Recipe {
   Recipe(const std::string& path, const std::vector<std::string>& overrides);
   ~Recipe();
 
-  // Each names its key, its default and what it accepts; a wrong type or value throws, naming file, line,
-  // key, expected and found.
+  // Each takes a key, its default and the accepted values; a wrong type or value throws an error with file,
+  // line, key, expected and found.
   int64_t integer(const std::string& key, int64_t fallback, int64_t least, int64_t most = INT64_MAX);
   double number(const std::string& key, double fallback, double least, double most);
   bool boolean(const std::string& key, bool fallback);
@@ -22,19 +22,19 @@ class Recipe {
                    const std::vector<std::string>& allowed = {});
   std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& fallback,
                                  const std::vector<std::string>& allowed = {});
-  // A key of an earlier version: its setting is taken as `key`'s, with a word in notes(). Call it before
-  // `key` is read; throws where both are set.
+  // Accepts old_key, the former name of `key`, and adds a deprecation note to notes(). Must be called before
+  // `key` is read; throws if both are set.
   void renamed(const std::string& old_key, const std::string& key);
   const std::vector<std::string>& notes() const { return notes_; }
 
   bool has(const std::string& key) const;  // is it set, or a table with something set?
   // How many tables a list has ([[key]]); the settings of the first are read as key[0].NAME.
   int64_t tables(const std::string& key) const;
-  void require_key(const std::string& key) const;  // throws where it is not set
+  void require_key(const std::string& key) const;  // throws if it is not set
 
-  // Throws for every key of the file or the command line that was not asked for, with the nearest known one.
+  // Throws if a key of the file or the command line was never read, with the most similar known key.
   void finish() const;
-  // Everything that was asked for, as TOML: what the run really does.
+  // All keys that were read with their values, as TOML: the effective configuration.
   std::string resolved() const;
   const std::string& path() const { return path_; }
 

@@ -1,4 +1,4 @@
-// Device and Stream: where a tensor lives and in which order work on it runs.
+// Device and Stream.
 #pragma once
 #include <string>
 
@@ -16,7 +16,7 @@ inline std::string to_string(Device device) {
   return device.kind == DeviceKind::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
 }
 
-// An order of execution on a device. On the CPU every call has finished when it returns.
+// A queue of work on a device, in order of submission (CUDA stream). On the CPU calls are synchronous.
 struct Stream {
   Device device;
   void* handle = nullptr;  // cudaStream_t on a GPU

@@ -29,7 +29,7 @@ Counter& counter(DeviceKind kind) {
 
 void* allocate_host(int64_t bytes) {
   void* const memory = std::aligned_alloc(kAlignment, bytes);
-  require(memory != nullptr, "out of memory: {} bytes asked for, {} held by tensors", bytes,
+  require(memory != nullptr, "out of memory: {} bytes requested, {} held by tensors", bytes,
           counter(DeviceKind::cpu).current.load());
   return memory;
 }
@@ -85,23 +85,23 @@ void zero_bytes(void* at, Device device, int64_t bytes) {
     cuda::zero(at, device.index, bytes);
 }
 
-LockedBlock::LockedBlock(Device gpu, int64_t bytes)
-    : gpu_(gpu), bytes_(bytes), memory_(cuda::allocate_locked(bytes)) {
+PinnedBuffer::PinnedBuffer(Device gpu, int64_t bytes)
+    : gpu_(gpu), bytes_(bytes), memory_(cuda::allocate_pinned(bytes)) {
   counter(DeviceKind::cpu).add(bytes);
 }
 
-LockedBlock::~LockedBlock() {
+PinnedBuffer::~PinnedBuffer() {
   counter(DeviceKind::cpu).current -= bytes_;
-  cuda::release_locked(memory_, bytes_, last_);
+  cuda::release_pinned(memory_, bytes_, last_);
 }
 
-void LockedBlock::copy_from_gpu(const void* from) {
-  last_ = cuda::copy_locked(memory_, from, bytes_, gpu_.index);
+void PinnedBuffer::copy_from_gpu(const void* from) {
+  last_ = cuda::copy_pinned(memory_, from, bytes_, gpu_.index);
 }
-void LockedBlock::copy_to_gpu(void* to) { last_ = cuda::copy_locked(to, memory_, bytes_, gpu_.index); }
-void LockedBlock::wait(const std::string& call) const { last_.wait(call); }
+void PinnedBuffer::copy_to_gpu(void* to) { last_ = cuda::copy_pinned(to, memory_, bytes_, gpu_.index); }
+void PinnedBuffer::wait(const std::string& call) const { last_.wait(call); }
 
-int64_t locked_bytes() { return cuda::locked_bytes(); }
+int64_t pinned_bytes() { return cuda::pinned_bytes(); }
 
 MemoryUse memory_use(DeviceKind kind) { return {counter(kind).current, counter(kind).peak}; }
 void reset_memory_peak(DeviceKind kind) { counter(kind).peak = counter(kind).current.load(); }

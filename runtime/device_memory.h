@@ -1,8 +1,7 @@
-// Bytes on devices: where they come from and how they are moved. Tensor is built on this; nothing else
-// allocates device memory.
+// Allocation and copies of memory on devices. Tensor is built on this; nothing else allocates device memory.
 //
-// A device has one compute stream. Allocations, copies and fills are ordered in it, so memory that is given
-// back may be handed out at once.
+// A device has one compute stream. Allocations, copies and fills are ordered in it, so freed memory may be
+// reused at once.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -14,8 +13,8 @@
 namespace wuneng {
 
 int cuda_device_count();  // 0 without a GPU, a driver or CUDA in this build
-// "cpu", "cuda" or "auto" (a GPU where there is one): the CPU, or the GPU of this node's `local_rank`,
-// numbers wrapping round, so that ranks may share one. Throws where none is found but asked for.
+// "cpu", "cuda" or "auto" (a GPU if there is one): the CPU, or GPU number local_rank modulo the number of
+// GPUs of the node, so that ranks may share one. Throws for "cuda" if there is none.
 Device parse_device(const std::string& name, int local_rank);
 std::string device_name(Device device);  // "NVIDIA H100 80GB HBM3"
 
@@ -27,18 +26,19 @@ std::shared_ptr<void> allocate_bytes(Device device, int64_t bytes);  // 64-byte 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 void zero_bytes(void* at, Device device, int64_t bytes);
 
-// A block of the host's memory that a GPU copies to and from at full speed while the host goes on. Counted as
-// the host's while it lives; its pages stay locked and are used again when the last copy has ended.
-class LockedBlock {
+// A block of pinned host memory, for asynchronous copies to and from a GPU. Counted as host memory while it
+// lives; it returns to a cache when its last copy has ended.
+class PinnedBuffer {
  public:
-  LockedBlock(Device gpu, int64_t bytes);
-  ~LockedBlock();
-  LockedBlock(const LockedBlock&) = delete;
+  PinnedBuffer(Device gpu, int64_t bytes);
+  ~PinnedBuffer();
+  PinnedBuffer(const PinnedBuffer&) = delete;
   void* data() const { return memory_; }
-  // Of the whole block, in the compute stream's order; they return at once.
+  // Asynchronous copies of the whole block in the compute stream.
   void copy_from_gpu(const void* from);
   void copy_to_gpu(void* to);
-  void wait(const std::string& call) const;  // until the last copy has ended; call: for messages
+  void wait(
+      const std::string& call) const;  // blocks until the last copy has ended; call: for the hang report
 
  private:
   Device gpu_;
@@ -46,7 +46,7 @@ class LockedBlock {
   void* memory_;
   cuda::Event last_;
 };
-int64_t locked_bytes();  // page-locked by this process, in use or to be used again
+int64_t pinned_bytes();  // pinned by this process, in use or cached
 
 // Memory held by tensors of this process on a kind of device, in bytes.
 struct MemoryUse {

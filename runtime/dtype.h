@@ -1,4 +1,4 @@
-// Element types. bf16 is stored; on the CPU it is computed through float.
+// Element types. bf16 is a storage type; the CPU converts it to float to compute.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -13,7 +13,7 @@ enum class DType : uint8_t { f32, bf16, f16, f64, i32, i64, u8 };
 struct bf16 {
   uint16_t bits = 0;
   bf16() = default;
-  explicit bf16(float value) {  // round to nearest, ties to even; NaN stays NaN
+  explicit bf16(float value) {  // round to nearest, ties to even; keeps NaN
     const uint32_t u = std::bit_cast<uint32_t>(value);
     bits = (u & 0x7fffffffu) > 0x7f800000u ? static_cast<uint16_t>((u >> 16) | 0x40)
                                            : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1)) >> 16);

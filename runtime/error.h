@@ -1,5 +1,4 @@
-// Errors. Every error says what was expected, what was found and where; main() adds the rank's name before it
-// prints.
+// Errors. A message states what was expected, what was found and where; main() adds the rank's name.
 #pragma once
 #include <fmt/format.h>
 
@@ -8,7 +7,7 @@
 
 namespace wuneng {
 
-// The user's or the machine's fault or ours: one exception type, its message made to be read.
+// The exception type of all errors.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -20,7 +19,7 @@ template <class... Args>
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
 
-// require(condition, format, ...) for what a user can get wrong; the format names expected, found and where.
+// require(condition, format, ...) for errors in input; the message states expected, found and where.
 template <class... Args>
 void require(bool condition, fmt::format_string<Args...> format, Args&&... args) {
   if (!condition) [[unlikely]]
@@ -33,7 +32,7 @@ const std::string& rank_name();
 
 }  // namespace wuneng
 
-// For what only a bug of ours can break; adds file and line.
+// For internal invariants; the message has file and line.
 #define WUNENG_ASSERT(condition)                                                          \
   do {                                                                                    \
     if (!(condition)) [[unlikely]]                                                        \

@@ -32,15 +32,15 @@ void sync_path(const std::string& path) {
 }
 
 void write_file_durably(const std::string& path, const std::string& content) {
-  const std::string beside = path + ".partial";
+  const std::string partial = path + ".partial";
   {
-    std::ofstream out(beside, std::ios::binary | std::ios::trunc);
+    std::ofstream out(partial, std::ios::binary | std::ios::trunc);
     out.write(content.data(), static_cast<std::streamsize>(content.size()));
     out.flush();
-    require(out.good(), "{}: cannot be written: {}", beside, std::strerror(errno));
+    require(out.good(), "{}: cannot be written: {}", partial, std::strerror(errno));
   }
-  sync_path(beside);
-  std::filesystem::rename(beside, path);
+  sync_path(partial);
+  std::filesystem::rename(partial, path);
   const auto parent = std::filesystem::path(path).parent_path();
   sync_path(parent.empty() ? "." : parent.string());
 }

@@ -1,4 +1,4 @@
-// Files that must not be lost: written beside, synced, renamed.
+// Durable and memory-mapped files.
 #pragma once
 #include <memory>
 #include <string>
@@ -7,7 +7,8 @@ namespace wuneng {
 
 // Syncs a file, or a directory's entries, to the disk.
 void sync_path(const std::string& path);
-// Writes path whole: beside it first, synced, renamed over it, its directory synced.
+// Replaces path atomically: writes a temporary file next to it, syncs, renames it over path, syncs the
+// directory.
 void write_file_durably(const std::string& path, const std::string& content);
 std::string read_file(const std::string& path);
 

@@ -27,7 +27,8 @@ std::string short_count(double n) {
   return fmt::format("{:.{}f}{}", n, unit == 0 || n >= 100 ? 0 : n >= 10 ? 1 : 2, kUnits[unit]);
 }
 
-// mpirun gives every rank a terminal of its own, whatever stands behind mpirun; launch/mpi.sh says what does.
+// mpirun may give every rank a pseudo-terminal whatever its own stdout is; launch/mpi.sh passes on what that
+// is.
 bool stdout_is_terminal() {
   const char* said = std::getenv("WUNENG_TERMINAL");
   return said ? *said == '1' : !std::getenv("OMPI_COMM_WORLD_SIZE") && isatty(STDOUT_FILENO);

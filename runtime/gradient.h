@@ -1,4 +1,4 @@
-// Where a kernel puts a gradient: out = base + what it computes, element by element.
+// Gradient: the destination of a gradient that a kernel computes: out = base + gradient, elementwise.
 #pragma once
 #include <utility>
 
@@ -7,15 +7,15 @@
 namespace wuneng {
 
 struct Gradient {
-  Tensor out;   // undefined: the gradient is not wanted
-  Tensor base;  // undefined: nothing is there yet, out is only written; may be out
+  Tensor out;   // undefined: the gradient is not computed
+  Tensor base;  // undefined: zero, out is overwritten; may be out itself
 
   Gradient() = default;
-  Gradient(const Tensor& sum) : out(sum), base(sum) {}  // what is computed is added to it
+  Gradient(const Tensor& sum) : out(sum), base(sum) {}  // accumulates into `sum`
   Gradient(Tensor to, Tensor from) : out(std::move(to)), base(std::move(from)) {}
 
   bool defined() const { return out.defined(); }
-  // out, when it holds base: for a kernel that can only add.
+  // Copies base to out and returns out: for kernels that can only accumulate.
   const Tensor& begun() const {
     if (!base.defined())
       out.zero();

@@ -6,7 +6,7 @@
 namespace wuneng::h5 {
 namespace {
 
-void quiet() {  // HDF5 prints its error stack; ours are exceptions
+void quiet() {  // errors are exceptions here; HDF5 would print its error stack too
   static const herr_t once = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   (void)once;
 }
@@ -36,7 +36,7 @@ void check(herr_t status, const std::string& what) { require(status >= 0, "HDF5:
 Handle create_file(const std::string& path) {
   quiet();
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "file access");
-  check(H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), "pinning the format");
+  check(H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), "limiting the format version");
   return Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose, "creating " + path);
 }
 
@@ -80,7 +80,7 @@ DType dtype_of_dataset(hid_t dataset, const std::string& where) {
   for (DType d : {DType::f32, DType::f64, DType::i32, DType::i64, DType::u8})
     if (H5Tequal(type, type_of(d)) > 0) return d;
   require(H5Tequal(type, H5T_STD_U16LE) > 0 && H5Aexists(dataset, "dtype") > 0,
-          "{}: element type is none of ours", where);
+          "{}: unsupported HDF5 element type", where);
   const Handle attribute(H5Aopen(dataset, "dtype", H5P_DEFAULT), H5Aclose, where + ": attribute dtype");
   const Handle text(H5Aget_type(attribute), H5Tclose, where + ": attribute dtype");
   std::string name(H5Tget_size(text), '\0');

@@ -1,4 +1,4 @@
-// HDF5 handles that close themselves, and errors that name file and dataset.
+// RAII handles for HDF5, and errors that name file and dataset.
 #pragma once
 #include <hdf5.h>
 
@@ -8,7 +8,7 @@
 
 namespace wuneng::h5 {
 
-// An identifier with its closing function.
+// An HDF5 identifier and its close function.
 class Handle {
  public:
   Handle(hid_t id, herr_t (*close)(hid_t), const std::string& what);
@@ -22,7 +22,7 @@ class Handle {
   herr_t (*close_)(hid_t);
 };
 
-Handle create_file(const std::string& path);  // truncates; format bounds pinned, so that older readers cope
+Handle create_file(const std::string& path);  // truncates; limits the format version for older readers
 Handle open_file(const std::string& path);    // read-only
 hid_t type_of(DType dtype);  // little-endian file type; bf16 and f16 are stored as u16 (see mark_dtype)
 DType dtype_of_dataset(hid_t dataset, const std::string& where);
@@ -31,7 +31,7 @@ void check(herr_t status, const std::string& what);
 
 // Writes a tensor as a new dataset; groups in the name are made as needed.
 void write(hid_t file, const std::string& name, const Tensor& tensor);
-// Creates a dataset of `shape` whose content `properties` describes (virtual, say).
+// Creates a dataset of `shape` with the given creation properties (e.g. virtual).
 Handle create_dataset(hid_t file, const std::string& name, DType dtype, const Shape& shape, hid_t properties);
 // Reads the hyper-rectangle that begins at `begin` into a tensor of the same rank.
 void read(hid_t file, const std::string& name, const Shape& begin, const Tensor& into);

@@ -1,7 +1,7 @@
-// A bound on how deep JSON from outside may be nested.
+// A limit on the nesting depth of JSON from files.
 //
-// Copying and writing out a JSON value recurses, so a file of a hundred thousand brackets would end the
-// program without a word. What reads JSON that others wrote asks here first.
+// Copying and serialising a JSON value recurses, so a file of a hundred thousand brackets would overflow the
+// stack. Code that parses external JSON checks this first.
 #pragma once
 #include <string_view>
 
@@ -9,8 +9,8 @@ namespace wuneng {
 
 constexpr int kDeepestJson = 200;  // brackets; models' and data sets' files have fewer than 20
 
-// Whether more than kDeepestJson brackets are open at once, in one pass over the text; brackets in strings do
-// not count. Of text that is no JSON the answer may be either.
+// Whether more than kDeepestJson brackets are open at any point, not counting brackets in strings. For text
+// that is not JSON the result is unspecified.
 bool json_too_deep(std::string_view text);
 
 }  // namespace wuneng

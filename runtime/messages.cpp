@@ -1,9 +1,9 @@
-// Messages between two ranks: Comm's point to point calls and the requests that they give out.
+// Messages between two ranks: Comm's point-to-point calls and their requests.
 //
-// A message that goes by NCCL (see Comm::connect_messages) has a notice: an MPI message with its tag, sent
-// when the message itself is in the queue of the sender's GPU. The receiver puts its receive into its own
-// GPU's queue when the notice has come. So a rank that never sends is named as it is without NCCL, and what
-// NCCL does not check is checked here: that both sides mean the same message, of the same size.
+// A message by NCCL (see Comm::connect_messages) has an envelope: an MPI message with its tag, sent after the
+// ncclSend has been enqueued on the sender's GPU. The receiver enqueues its ncclRecv when the envelope has
+// arrived. So a missing send is detected by the watchdog as it is without NCCL, and the envelope allows
+// checks that NCCL lacks: that both sides mean the same message, of the same size.
 #include <array>
 #include <cstdio>
 #include <exception>
@@ -15,11 +15,11 @@
 namespace wuneng {
 namespace {
 
-constexpr int64_t kPlainBytes = 1 << 30;  // above this a message is counted in blocks, not in bytes
+constexpr int64_t kPlainBytes = 1 << 30;  // above this, a message is one item of a derived type
 constexpr int64_t kBlockBytes = 1 << 20;
 
-// A message of any length: above 1 GiB one item of a derived type, since MPI counts with int. Its elements
-// are bytes either way, so what arrives is counted alike.
+// A message of any length: above 1 GiB one item of a derived type, since MPI counts are int. The basic
+// elements are bytes in both cases, so MPI_Get_elements_x gives the number of bytes received.
 class LongMessage {
  public:
   LongMessage(int64_t bytes, const std::string& call) {
@@ -36,7 +36,7 @@ class LongMessage {
     mpi::check(MPI_Type_commit(&type_), call);
     MPI_Type_free(&block);
   }
-  ~LongMessage() {  // MPI keeps the type while a message under way needs it
+  ~LongMessage() {  // MPI defers freeing the type until pending messages have ended
     if (type_ != MPI_BYTE) MPI_Type_free(&type_);
   }
   LongMessage(const LongMessage&) = delete;
@@ -51,23 +51,24 @@ class LongMessage {
 }  // namespace
 
 Request::Impl::~Impl() {
-  if (!owes_) return;
+  if (!pending_) return;
   if (std::uncaught_exceptions() == 0) {
     std::fprintf(stderr, "wuneng: %s: %s was dropped before it ended\n", rank_name().c_str(), call.c_str());
     Runtime::abort(70);
   }
-  new std::array{tensor_, buffer_};  // somebody may still write there; the error on its way ends the run
+  new std::array{tensor_,
+                 buffer_};  // leaked: MPI or the GPU may still access them; the pending error ends the run
 }
 
 namespace {
 
-// MPI's part of a message, and by NCCL what the GPUs do.
+// Base of all messages: the MPI message (the body or the envelope), and what remains to be done on a GPU.
 class Message : public Request::Impl {
  public:
   using Impl::Impl;
 
  protected:
-  // MPI's part: of a send, or of a receive into `buffer`.
+  // Posts the MPI message: a send of `buffer` or a receive into it.
   void post(bool sends, const Tensor& buffer, int peer, int tag, MPI_Comm comm) {
     const LongMessage body(buffer.bytes(), call);
     buffer_ = buffer;
@@ -75,10 +76,10 @@ class Message : public Request::Impl {
     mpi::check(sends ? MPI_Isend(buffer.raw(), body.count(), body.type(), peer, tag, comm, &request_)
                      : MPI_Irecv(buffer.raw(), body.count(), body.type(), peer, tag, comm, &request_),
                call);
-    owes_ = true;
+    pending_ = true;
   }
-  virtual void received() {}                         // what MPI received is in the buffer
-  virtual bool finish_on_gpu(bool) { return true; }  // what is owed beyond MPI's part; as ended()
+  virtual void received() {}                         // called when the MPI message is in the buffer
+  virtual bool finish_on_gpu(bool) { return true; }  // work after the MPI message; returns as complete()
 
  private:
   bool finish(bool wait) override {
@@ -90,7 +91,7 @@ class Message : public Request::Impl {
     MPI_Status status;
     const int code = wait ? MPI_Wait(&request_, &status) : MPI_Test(&request_, &flag, &status);
     if (code == MPI_SUCCESS && !flag) return false;
-    owes_ = false;  // also where it throws
+    pending_ = false;  // even if it throws
     int error = MPI_SUCCESS;
     MPI_Error_class(code, &error);
     if (error != MPI_ERR_TRUNCATE) mpi::check(code, call);
@@ -109,7 +110,7 @@ class Message : public Request::Impl {
   bool receives_ = false;
 };
 
-// Through the host.
+// Staged through host memory.
 class HostMessage : public Message {
  public:
   HostMessage(bool sends, const Tensor& tensor, const std::string& call, int peer, int tag, MPI_Comm comm)
@@ -122,69 +123,71 @@ class HostMessage : public Message {
   Staged staged_;
 };
 
-using Way = std::shared_ptr<cuda::NcclWay>;
+using Channel = std::shared_ptr<cuda::NcclChannel>;
 
-// number: of messages before it from that rank.
-Tensor make_notice(int64_t number, int64_t bytes) { return Tensor::from<int64_t>({number, bytes}, {2}); }
+// number: of messages sent before it on the channel.
+Tensor make_envelope(int64_t number, int64_t bytes) { return Tensor::from<int64_t>({number, bytes}, {2}); }
 
 class GpuSend : public Message {
  public:
-  GpuSend(const Tensor& tensor, const Way& way, const std::string& call, int peer, int tag, MPI_Comm comm)
-      : Message(tensor, call), way_(way) {
-    const Tensor notice = make_notice(way->count(), tensor.bytes());
-    sent_ = way->send(tensor, call);
-    owes_ = true;
-    post(true, notice, peer, tag, comm);
+  GpuSend(const Tensor& tensor, const Channel& channel, const std::string& call, int peer, int tag,
+          MPI_Comm comm)
+      : Message(tensor, call), channel_(channel) {
+    const Tensor envelope = make_envelope(channel->count(), tensor.bytes());
+    sent_ = channel->send(tensor, call);
+    pending_ = true;
+    post(true, envelope, peer, tag, comm);
   }
 
  private:
-  // Who waits has the compute stream wait: the tensor may be written to in that stream's order.
+  // Makes the compute stream wait, so that later work in it may overwrite the tensor.
   bool finish_on_gpu(bool wait) override {
-    if (wait) sent_.hold(compute_stream(tensor_.device()).handle);
-    return wait || sent_.passed();
+    if (wait) sent_.block(compute_stream(tensor_.device()).handle);
+    return wait || sent_.completed();
   }
-  Way way_;
+  Channel channel_;
   cuda::Event sent_;
 };
 
 class GpuReceive : public Message {
  public:
-  GpuReceive(const Tensor& tensor, const Way& way, const std::string& call, int peer, int tag, MPI_Comm comm)
+  GpuReceive(const Tensor& tensor, const Channel& channel, const std::string& call, int peer, int tag,
+             MPI_Comm comm)
       : Message(tensor, call),
-        way_(way),
-        ready_(cuda::Event::after(compute_stream(tensor.device()).handle)),
-        notice_(make_notice(0, 0)) {
-    post(false, notice_, peer, tag, comm);
+        channel_(channel),
+        ready_(cuda::Event::record(compute_stream(tensor.device()).handle)),
+        envelope_(make_envelope(0, 0)) {
+    post(false, envelope_, peer, tag, comm);
   }
 
  private:
   void received() override {
-    const int64_t bytes = notice_.data<int64_t>()[1];
+    const int64_t bytes = envelope_.data<int64_t>()[1];
     require(bytes == tensor_.bytes(), "{}: expected {} bytes, received {}", call, tensor_.bytes(), bytes);
   }
   bool finish_on_gpu(bool wait) override {
     if (!started_ && !start(wait)) return false;
-    if (wait) there_.hold(compute_stream(tensor_.device()).handle);
-    return wait || there_.passed();
+    if (wait) arrived_.block(compute_stream(tensor_.device()).handle);
+    return wait || arrived_.completed();
   }
 
-  // In the order of the sends: NCCL knows messages by nothing else.
+  // In the order of the sends, by which alone NCCL matches messages.
   bool start(bool must) {
-    const int64_t number = notice_.data<int64_t>()[0];
-    if (!must && number != way_->count()) return false;
-    owes_ = number == way_->count();
+    const int64_t number = envelope_.data<int64_t>()[0];
+    if (!must && number != channel_->count()) return false;
+    pending_ = number == channel_->count();
     require(
-        owes_,
-        "{}: it is message {} from that GPU and message {} has not been waited for: messages between GPUs "
-        "are waited for in the order in which they were sent",
-        call, number, way_->count());
-    there_ = way_->receive(tensor_, ready_, call);
+        pending_,
+        "{}: it is message {} from that GPU, but message {} has not been waited for: messages between GPUs "
+        "must be waited for in the order in which they were sent",
+        call, number, channel_->count());
+    arrived_ = channel_->receive(tensor_, ready_, call);
     return started_ = true;
   }
 
-  Way way_;
-  cuda::Event ready_, there_;
-  Tensor notice_;
+  Channel channel_;
+  cuda::Event ready_, arrived_;
+  Tensor envelope_;
   bool started_ = false;
 };
 
@@ -192,8 +195,8 @@ class GpuReceive : public Message {
 
 bool Request::done() {
   if (!impl_) return true;
-  auto mine = std::move(impl_);  // and where it throws, nothing is under way any more
-  if (mine->ended(false)) return true;
+  auto mine = std::move(impl_);  // if complete() throws, the request is no longer active
+  if (mine->complete(false)) return true;
   impl_ = std::move(mine);
   return false;
 }
@@ -202,24 +205,24 @@ void Request::wait() {
   if (!impl_) return;
   const auto mine = std::move(impl_);
   const watchdog::Waiting waiting(mine->call);
-  mine->ended(true);
+  mine->complete(true);
 }
 
 Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) const {
-  const Gate call(*impl_, Call::message("send", what, tensor, peer, tag));
+  const CallGuard call(*impl_, Call::message("send", what, tensor, peer, tag));
   Request out;
-  if (const auto way = impl_->way(impl_->ways_to, tensor, peer))
-    out.impl_ = std::make_shared<GpuSend>(tensor, way, call.text(), peer, tag, impl_->comm);
+  if (const auto channel = impl_->channel(impl_->channels_to, tensor, peer))
+    out.impl_ = std::make_shared<GpuSend>(tensor, channel, call.text(), peer, tag, impl_->comm);
   else
     out.impl_ = std::make_shared<HostMessage>(true, tensor, call.text(), peer, tag, impl_->comm);
   return out;
 }
 
 Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) const {
-  const Gate call(*impl_, Call::message("receive", what, tensor, peer, tag));
+  const CallGuard call(*impl_, Call::message("receive", what, tensor, peer, tag));
   Request out;
-  if (const auto way = impl_->way(impl_->ways_from, tensor, peer))
-    out.impl_ = std::make_shared<GpuReceive>(tensor, way, call.text(), peer, tag, impl_->comm);
+  if (const auto channel = impl_->channel(impl_->channels_from, tensor, peer))
+    out.impl_ = std::make_shared<GpuReceive>(tensor, channel, call.text(), peer, tag, impl_->comm);
   else
     out.impl_ = std::make_shared<HostMessage>(false, tensor, call.text(), peer, tag, impl_->comm);
   return out;

@@ -16,7 +16,7 @@ MetricsFile::MetricsFile(const std::string& path, int64_t first_step) {
     std::ifstream in(path);
     for (std::string line; first_step > 0 && std::getline(in, line);) {
       const auto parsed =
-          nlohmann::json::parse(line, nullptr, false);  // a line that a killed run cut short is dropped
+          nlohmann::json::parse(line, nullptr, false);  // drops a line that a killed run left incomplete
       if (parsed.is_object() && parsed.value("step", int64_t{0}) <= first_step) kept += line + "\n";
     }
     in.close();

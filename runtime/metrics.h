@@ -1,4 +1,4 @@
-// What a run tells: one line in place for the person at the terminal, one JSON object a step for programs.
+// Output of a run: a progress line for a person at the terminal, one JSON object per step for programs.
 #pragma once
 #include <chrono>
 #include <fstream>
@@ -9,8 +9,8 @@
 
 namespace wuneng {
 
-// Appends one JSON object a line, flushed, so that a killed run loses none. A resumed run first cuts the
-// lines of steps that it will do again.
+// Appends one JSON object per line and flushes it, so that a killed run loses none. A resumed run first
+// removes the lines of steps that it repeats.
 class MetricsFile {
  public:
   MetricsFile(const std::string& path, int64_t first_step);
@@ -31,7 +31,8 @@ struct StepReport {
 // "step 120/300  loss 1.2345  kl 1.2345  lr 3.00e-04  grad 0.98  12,345 tok/s  0:42 left"
 std::string format_report(const StepReport& report);
 
-// Prints in place on a terminal; elsewhere a line at most every few seconds, and the last one always.
+// On a terminal redraws one line at every step; elsewhere prints a line for the first step, the last step and
+// every step that `every` divides.
 class Progress {
  public:
   explicit Progress(int64_t every);

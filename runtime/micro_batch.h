@@ -1,5 +1,5 @@
 // One micro-batch of one data-parallel replica: B sequences of L rows, flattened to T = B * L rows of packed
-// documents. All ranks of the replica see the same.
+// documents. Equal on all ranks of the replica.
 #pragma once
 #include <vector>
 
@@ -7,7 +7,7 @@
 
 namespace wuneng {
 
-constexpr int32_t kNoLabel = -100;  // a row that no loss counts
+constexpr int32_t kNoLabel = -100;  // a row without a loss
 
 struct MicroBatch {
   Tensor tokens;                   // [T] i32, on the host

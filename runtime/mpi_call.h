@@ -1,5 +1,5 @@
-// What the files that call MPI share; nothing outside runtime/comm*.cpp, ring.cpp and start.cpp includes
-// this.
+// Shared by the files that call MPI; no file outside runtime/comm*.cpp, ring_all_reduce.cpp and start.cpp
+// includes this.
 #pragma once
 #include <mpi.h>
 
@@ -9,17 +9,18 @@
 
 namespace wuneng::mpi {
 
-// Set once by Runtime, before any Comm exists, and read ever after.
+// Set once by Runtime, before any Comm exists.
 struct State {
-  bool started = false;      // a single process runs without MPI
-  bool check_alike = false;  // compare collectives across ranks before each (WUNENG_CHECK_COLLECTIVES=1)
+  bool started = false;  // false: a single process without MPI
+  bool check_collectives =
+      false;  // compare collectives across ranks before each (WUNENG_CHECK_COLLECTIVES=1)
   int world_rank = 0, local_rank = 0;
-  int own_tag = 0;  // the largest tag there is, kept for our own messages: users' tags are below it
-  MPI_Op max = MPI_OP_NULL, min = MPI_OP_NULL;  // ours; see combine() in ring.h for what they add to MPI's
+  int reserved_tag = 0;  // the largest tag, for internal messages; tags of callers are below it
+  MPI_Op max = MPI_OP_NULL, min = MPI_OP_NULL;  // combine() of ring_all_reduce.h
 };
 State& state();
 
-// Fails with MPI's own explanation; `call` says who called what with whom.
+// Throws with MPI's error text on failure; `call` describes the call.
 void check(int code, const std::string& call);
 
 MPI_Datatype type_of(DType type);  // of f32, f64, i32 and i64

@@ -1,5 +1,5 @@
-// Request::Impl: an operation under way, as its Request sees it. messages.cpp has those of messages, comm.cpp
-// those of sums.
+// Request::Impl: the base class of pending operations. messages.cpp derives sends and receives, comm.cpp
+// all-reduces.
 #pragma once
 #include <string>
 
@@ -14,16 +14,17 @@ struct Request::Impl {
   Impl(const Impl&) = delete;
   virtual ~Impl();
 
-  bool ended(bool wait) {  // wait: returns true alone
-    if (owes_) owes_ = !finish(wait);
-    return !owes_;
+  // Whether the operation has ended.
+  bool complete(bool wait) {  // wait: blocks until then and returns true
+    if (pending_) pending_ = !finish(wait);
+    return !pending_;
   }
 
  protected:
-  virtual bool finish(bool wait) = 0;  // as ended()
+  virtual bool finish(bool wait) = 0;  // as complete()
 
-  Tensor tensor_, buffer_;  // what is read or written meanwhile
-  bool owes_ = false;       // there is something to be waited for
+  Tensor tensor_, buffer_;  // read or written until it has ended
+  bool pending_ = false;    // has not ended
 };
 
 }  // namespace wuneng

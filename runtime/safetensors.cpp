@@ -25,7 +25,7 @@ std::string type_name(DType dtype) {
   return "?";
 }
 
-// JSON where no object repeats a key: a repeated tensor name could hide another.
+// Parses JSON and rejects duplicate keys: a repeated tensor name would hide a tensor.
 json parse_strict(const char* begin, const char* end, const std::string& where) {
   require(!json_too_deep({begin, static_cast<size_t>(end - begin)}),
           "{}: expected JSON nested at most {} deep, found deeper", where, kDeepestJson);
@@ -34,7 +34,7 @@ json parse_strict(const char* begin, const char* end, const std::string& where) 
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
     if (event == json::parse_event_t::key)
-      require(keys.back().insert(value.get<std::string>()).second, "{}: key '{}' stands twice in the header",
+      require(keys.back().insert(value.get<std::string>()).second, "{}: duplicate key '{}' in the header",
               where, value.get<std::string>());
     return true;
   };
@@ -76,7 +76,7 @@ SafetensorsEntry parse_entry(const json& j, const std::string& where) {
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(MappedFile::open(path)) {
-  require(file_.size >= 8, "{}: {} bytes; a safetensors file has at least 8", path, file_.size);
+  require(file_.size >= 8, "{}: expected at least 8 bytes, found {}", path, file_.size);
   uint64_t length = 0;
   std::memcpy(&length, file_.data, 8);
   require(length <= kMaxHeader && static_cast<int64_t>(length) <= file_.size - 8,
@@ -119,6 +119,11 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
   const Tensor copy = Tensor::empty(e.shape, e.dtype);
   std::memcpy(copy.raw(), data, e.end - e.begin);
   return copy;
+}
+
+bool SafetensorsDirectory::exists(const std::string& directory) {
+  return std::filesystem::exists(directory + "/model.safetensors") ||
+         std::filesystem::exists(directory + "/model.safetensors.index.json");
 }
 
 SafetensorsDirectory::SafetensorsDirectory(const std::string& directory) : directory_(directory) {
@@ -192,9 +197,9 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
     }
     std::string text = header.dump();
     text.resize((text.size() + 7) / 8 * 8, ' ');
-    const std::string path = directory + "/" + name, beside = path + ".partial";
+    const std::string path = directory + "/" + name, partial = path + ".partial";
     {
-      std::ofstream out(beside, std::ios::binary | std::ios::trunc);
+      std::ofstream out(partial, std::ios::binary | std::ios::trunc);
       const uint64_t length = text.size();
       out.write(reinterpret_cast<const char*>(&length), 8);
       out.write(text.data(), static_cast<std::streamsize>(text.size()));
@@ -206,10 +211,10 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
         out.write(static_cast<const char*>(t.raw()), t.bytes());
       }
       out.flush();
-      require(out.good(), "{}: cannot be written", beside);
+      require(out.good(), "{}: cannot be written", partial);
     }
-    sync_path(beside);
-    std::filesystem::rename(beside, path);
+    sync_path(partial);
+    std::filesystem::rename(partial, path);
   }
   if (files.size() > 1)
     write_file_durably(

@@ -1,8 +1,8 @@
-// safetensors: named tensors in one file, or in several with an index. u64 header length, a JSON header,
-// data.
+// safetensors: named tensors in one file, or in several with an index. A file is a u64 header length, a JSON
+// header and the data.
 //
-// Reading maps the file; a tensor is a view of the mapping, so that only touched pages are read. Everything
-// in the header is checked before any of it is used.
+// Reading maps the file; a tensor is a view of the mapping, so that only accessed pages are read. The whole
+// header is validated before use.
 #pragma once
 #include <functional>
 #include <map>
@@ -24,7 +24,7 @@ class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
-  // A view of the mapped file (a copy where the file does not align it). Read-only.
+  // A view of the mapped file, or a copy if it is not aligned there. Read-only.
   Tensor tensor(const std::string& name) const;
 
  private:
@@ -38,6 +38,7 @@ class SafetensorsFile {
 class SafetensorsDirectory {
  public:
   explicit SafetensorsDirectory(const std::string& directory);
+  static bool exists(const std::string& directory);  // has it a model.safetensors or an index of several?
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const { return file_of_.count(name) > 0; }
   const SafetensorsEntry& entry(const std::string& name) const;
@@ -49,8 +50,8 @@ class SafetensorsDirectory {
   std::map<std::string, std::string> file_of_;
 };
 
-// Writes tensors into model.safetensors, or into several files and an index where they are larger than
-// max_file_bytes together. `content` is asked for one tensor at a time. Files are written beside, synced and
+// Writes tensors to model.safetensors, or to several files and an index if they exceed max_file_bytes
+// together. Calls `content` for one tensor at a time. Files are written to a temporary name, synced and
 // renamed.
 struct SafetensorsItem {
   std::string name;

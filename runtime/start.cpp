@@ -1,4 +1,4 @@
-// Runtime: how MPI starts and ends, and what happens when it must end early.
+// Runtime: initialising and finalising MPI, and aborting a run.
 #include <unistd.h>
 
 #include <atomic>
@@ -8,7 +8,7 @@
 
 #include "runtime/cuda/device.h"
 #include "runtime/mpi_call.h"
-#include "runtime/ring.h"
+#include "runtime/ring_all_reduce.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
@@ -33,21 +33,20 @@ bool launched() {
   return false;
 }
 
-// The ranks that the launcher says it started; 0 where it does not say. Inside an allocation mpirun starts
-// its own daemons as Slurm tasks, so its word comes first.
+// The number of ranks according to the launcher's environment; 0 if it is not set. mpirun's variable is
+// first: inside a Slurm allocation mpirun starts its daemons as Slurm tasks.
 int ranks_started() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"})
     if (const char* text = std::getenv(name)) return std::atoi(text);
   return 0;
 }
 
-// Without this, `srun` without PMIx would run as many single processes, all writing to the same files.
+// Without this check, `srun` without PMIx would start single processes that all write to the same files.
 void require_ranks(int found) {
   const int started = ranks_started();
   require(started <= 1 || found == started,
           "{} ranks were started, but MPI sees {}: under Slurm start them with srun --mpi=pmix, or with "
-          "mpirun inside "
-          "the allocation",
+          "mpirun inside the allocation",
           started, found);
 }
 
@@ -57,14 +56,14 @@ void start(int* argc, char*** argv) {
   State& s = state();
   s.started = true;
   require(provided == MPI_THREAD_MULTIPLE,
-          "MPI gives thread level {}, expected {} (MPI_THREAD_MULTIPLE): the watchdog "
-          "ends the run while another thread waits",
+          "MPI provides thread level {}, expected {} (MPI_THREAD_MULTIPLE): the watchdog "
+          "aborts the run while another thread waits",
           provided, MPI_THREAD_MULTIPLE);
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);  // groups split from it inherit this
   MPI_Comm_rank(MPI_COMM_WORLD, &s.world_rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   require_ranks(size);
-  if (size > 1) cuda::expect_messages();
+  if (size > 1) cuda::set_driver_environment();
   MPI_Comm node;
   check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, s.world_rank, MPI_INFO_NULL, &node),
         "MPI_Comm_split_type");
@@ -73,18 +72,18 @@ void start(int* argc, char*** argv) {
   int found = 0;
   int* largest_tag = nullptr;
   MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &largest_tag, &found);
-  s.own_tag = found ? *largest_tag : 32767;  // the least that the standard allows
+  s.reserved_tag = found ? *largest_tag : 32767;  // the minimum of the MPI standard
   check(MPI_Op_create(combine_any<Reduce::max>, 1, &s.max), "MPI_Op_create");
   check(MPI_Op_create(combine_any<Reduce::min>, 1, &s.min), "MPI_Op_create");
   const char* wanted = std::getenv("WUNENG_CHECK_COLLECTIVES");
-  s.check_alike = wanted && std::strcmp(wanted, "0") != 0;
+  s.check_collectives = wanted && std::strcmp(wanted, "0") != 0;
   set_rank_name(fmt::format("rank {}", s.world_rank));
 }
 
 std::atomic<bool> g_finalizing = false;
 
-// From the watchdog's thread: no flush, since a thread that hangs may hold the lock of stdout. MPI_Abort
-// beside a running MPI_Finalize can wedge mpirun; an exit code that is not 0 ends the other ranks as well.
+// Called from the watchdog's thread. No flush: a thread that hangs may hold the lock of stdout. MPI_Abort
+// during MPI_Finalize can hang mpirun; a non-zero exit code makes it end the other ranks too.
 void end_hung_run() {
   if (state().started && !g_finalizing) MPI_Abort(MPI_COMM_WORLD, watchdog::kHung);
   _exit(watchdog::kHung);
@@ -102,8 +101,8 @@ Runtime::Runtime(int* argc, char*** argv) {
   watchdog::start(mpi::end_hung_run);
 }
 
-// MPI_Finalize waits for the other ranks, so it is watched like any call. An error that leaves main skips it:
-// those ranks wait for this one elsewhere, and the run ends through abort().
+// MPI_Finalize waits for the other ranks, so the watchdog covers it. It is skipped while an exception
+// propagates: the other ranks wait for this one in other calls, and the run ends through abort().
 Runtime::~Runtime() {
   if (mpi::state().started && std::uncaught_exceptions() == 0) {
     watchdog::Waiting waiting("MPI_Finalize: other ranks have not reached the end of the program");

@@ -31,7 +31,7 @@ const Tensor& Var::grad_buffer() const {
 
 Gradient Var::gradient() const {
   Tensor& grad = node_->grad;
-  // A piece's has its place, where nobody else reads before the whole is complete.
+  // The gradient of a slice is in place: the whole is not read before it is complete.
   if (grad.defined() && (node_->whole || !grad.shared())) return grad;
   Gradient to(fresh_grad(), grad);
   grad = to.out;
@@ -139,24 +139,36 @@ void Tape::backward() {
   }
 }
 
-Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
+std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
   Tape silent(tape.stream(), false);
-  const Var out(function(silent, inputs).value(), tape.recording());
+  std::vector<Var> outputs;
+  for (const Var& v : function(silent, inputs)) outputs.emplace_back(v.value(), tape.recording());
   // Inputs with gradients of their own, so that the inner tape never touches the outer one's.
   const auto fresh = std::make_shared<std::vector<Var>>();
+  const auto gradients = std::make_shared<std::vector<Tensor>>(outputs.size());  // of the outputs
   tape.record_tape(
-      out,
-      [stream = tape.stream(), inputs, function, out, fresh] {
+      outputs[0],
+      [stream = tape.stream(), inputs, function, first = outputs[0], fresh, gradients] {
+        (*gradients)[0] = first.grad();
         Tape again(stream);
         for (const Var& v : inputs) fresh->emplace_back(v.value(), v.needs_grad());
-        function(again, *fresh).set_grad(out.grad());
+        const std::vector<Var> results = function(again, *fresh);
+        for (size_t i = 0; i < results.size(); ++i)
+          if ((*gradients)[i].defined()) results[i].set_grad(std::move((*gradients)[i]));
         return again;
       },
       [inputs, fresh] {
         for (size_t i = 0; i < inputs.size(); ++i)
           if (inputs[i].needs_grad() && (*fresh)[i].has_grad()) inputs[i].add_grad((*fresh)[i].grad());
       });
-  return out;
+  // Backwards these run before the first output's, which differentiates all of them.
+  for (size_t i = 1; i < outputs.size(); ++i)
+    tape.record(outputs[i], [i, output = outputs[i], first = outputs[0], gradients] {
+      (*gradients)[i] = output.grad();
+      if (!first.has_grad())
+        first.set_grad(Tensor::zeros(first.shape(), first.value().dtype(), first.value().device()));
+    });
+  return outputs;
 }
 
 }  // namespace wuneng

@@ -1,4 +1,4 @@
-// Tape: what was computed, so that gradients can be computed backwards.
+// Tape: records operators for reverse-mode differentiation.
 //
 // An operator computes its value with kernels, then records itself: one closure for the gradient of its
 // inputs and, where it has weights, one for the gradient of its weights. The two are apart so that a schedule
@@ -18,7 +18,7 @@ class Var {
  public:
   Var() = default;
   explicit Var(Tensor value, bool needs_grad = false) : Var(value, needs_grad, value.dtype()) {}
-  // With a gradient of another type: f32 for a bf16 parameter, whose gradient many micro-batches add to.
+  // With a gradient of another type: f32 for a bf16 parameter, whose gradient accumulates over micro-batches.
   Var(Tensor value, bool needs_grad, DType gradient)
       : node_(std::make_shared<Node>(Node{std::move(value), {}, needs_grad, gradient})) {}
 
@@ -33,19 +33,19 @@ class Var {
   const Tensor& grad() const { return node_->grad; }
   void set_grad(Tensor grad) const;
   void drop_grad() const { node_->grad = {}; }
-  // An uninitialised tensor to be the gradient, or a part of it. While there is no gradient, a piece's (see
-  // rows) is always the same one.
+  // An uninitialised tensor for the gradient or a part of it. For a slice (see rows) without a gradient it is
+  // always the same memory, inside the gradient of the whole.
   Tensor fresh_grad() const;
-  // The gradient buffer to add into: zero when first asked for. For leaves, whose gradient nobody shares.
+  // The gradient buffer to accumulate into, zero at first. For leaves, whose gradient is not shared.
   const Tensor& grad_buffer() const;
-  // Where a kernel is to put what comes to the gradient, which is then all of it: ask once for each kernel. A
-  // tensor that others may still read is not written to.
+  // The destination for the next contribution to the gradient; call once per kernel. If other Vars share the
+  // present gradient tensor, the sum is written to a new one.
   Gradient gradient() const;
-  // Adds to the gradient; takes the tensor itself where there is none yet. No copy: see gradient().
+  // Accumulates; without a gradient so far it keeps a reference to `grad`, not a copy (see gradient()).
   void add_grad(const Tensor& grad) const;
 
-  // A piece: rows [begin, end) of the value, whose gradient lies among this one's. This one's is complete
-  // when every piece has one.
+  // A slice: rows [begin, end) of the value; its gradient is a slice of this Var's gradient, which is
+  // complete when every slice has one.
   Var rows(int64_t begin, int64_t end) const;
 
  private:
@@ -53,14 +53,14 @@ class Var {
     Tensor value, grad;
     bool needs_grad;
     DType gradient;
-    std::shared_ptr<Node> whole = {};  // of a piece ...
-    int64_t first_row = 0;             // ... and where it begins there
+    std::shared_ptr<Node> whole = {};  // of a slice ...
+    int64_t first_row = 0;             // ... and its first row
   };
   static Tensor fresh_grad(Node& node);
   std::shared_ptr<Node> node_;
 };
 
-// Uninitialised, of v's type and on its device: of its shape, or of another.
+// An uninitialised tensor of v's type on its device, with its shape or another.
 inline Tensor like(const Var& v, Shape shape) {
   return Tensor::empty(std::move(shape), v.value().dtype(), v.value().device());
 }
@@ -86,8 +86,9 @@ class Tape {
   using WeightGradient = std::function<void(const Tensor& out_gradient)>;
   void record(const Var& out, std::function<void()> input_gradient, WeightGradient weight_gradient = {});
 
-  // Records an operator whose input gradient is a sum over ranks: begin() starts it, weight gradients of what
-  // is recorded after it are formed meanwhile, and end() waits for the sum and adds it.
+  // Records an operator whose input gradient is an all-reduce over ranks: begin() starts it, weight gradients
+  // of operators that were recorded after it run in the meantime, and end() waits for it and accumulates the
+  // result.
   void record_sum(const Var& out, std::function<void()> begin, std::function<void()> end);
 
   // Records an operator that is a tape of its own. Backwards, `inner` makes it, with gradients set on its
@@ -98,7 +99,7 @@ class Tape {
   // Backwards, `function` runs as soon as what was recorded after it has all its gradients, weights included.
   void mark(std::function<void()> function);
 
-  // Gradients of everything, from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
+  // Runs the backward pass from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
   // The same in two halves, one after the other; gradients are the same to the bit.
   // - backward_inputs forms the gradients of values. It also forms those of weights where one closure forms
@@ -137,10 +138,10 @@ class Tape {
   std::vector<WeightHalf> waiting_;  // left for later, oldest first
 };
 
-// Runs `function` without recording its inside and keeps only its inputs; backwards it runs again, recorded,
-// and is differentiated. `function` must compute the same both times and reach no Var with needs_grad but
-// `inputs` and parameters (leaves).
-using Recomputed = std::function<Var(Tape&, const std::vector<Var>& inputs)>;
-Var recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
+// Activation checkpointing: runs `function` without recording and keeps only its inputs and outputs; the
+// backward pass runs it again with recording and differentiates it. `function` must compute the same results
+// both times and use no Var with needs_grad except `inputs` and parameters (leaves).
+using Recomputed = std::function<std::vector<Var>(Tape&, const std::vector<Var>& inputs)>;
+std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function);
 
 }  // namespace wuneng

@@ -82,7 +82,7 @@ void Tensor::copy_from(const Tensor& source) const {
   if (!numel_) return;
   if (source.dtype_ == dtype_)
     copy_bytes(data_, device_, source.data_, source.device_, bytes());
-  else if (source.device_ != device_)  // converted where the source is: a GPU has no f16 conversion of ours
+  else if (source.device_ != device_)  // converted on the source's device: there is no f16 conversion on GPUs
     copy_from(source.to(dtype_));
   else if (device_.kind == DeviceKind::cuda)
     cuda::convert(source, *this);

@@ -18,8 +18,8 @@ class Tensor {
   Tensor() = default;  // undefined: no storage
   static Tensor empty(Shape shape, DType dtype = DType::f32, Device device = {});
   static Tensor zeros(Shape shape, DType dtype = DType::f32, Device device = {});
-  // A host tensor over memory that somebody else owns and `owner` keeps alive (a mapped file, say). Read-only
-  // by custom.
+  // A host tensor over external memory that `owner` keeps alive (e.g. a mapped file). Read-only by
+  // convention.
   static Tensor wrap(void* data, Shape shape, DType dtype, std::shared_ptr<void> owner);
   template <class T>
   static Tensor from(const std::vector<T>& values, Shape shape) {
@@ -41,9 +41,10 @@ class Tensor {
   void* raw() const { return data_; }
   bool shared() const { return storage_.use_count() > 1; }  // with another Tensor
   template <class T>
-  T* data() const {  // typed access; a wrong type is a bug of ours
+  T* data() const {  // typed access; throws for another type
     if (dtype_of<T> != dtype_) [[unlikely]]
-      fail("tensor {} holds {}, asked for {}", to_string(shape_), to_string(dtype_), to_string(dtype_of<T>));
+      fail("tensor {}: expected element type {}, found {}", to_string(shape_), to_string(dtype_of<T>),
+           to_string(dtype_));
     return static_cast<T*>(data_);
   }
   float* f32() const { return data<float>(); }
@@ -54,8 +55,8 @@ class Tensor {
   void copy_from(const Tensor& source) const;     // same shape, from any device; converts
                                                   // between f32 and bf16/f16
   Tensor clone() const;
-  Tensor to(DType dtype) const;    // itself where the type is already that
-  Tensor to(Device device) const;  // itself where it is there already
+  Tensor to(DType dtype) const;    // itself if it has that type
+  Tensor to(Device device) const;  // itself if it is on that device
   void add(
       const Tensor& other) const;  // += other: as many elements, on the same device; f32, or bf16 on a GPU
 

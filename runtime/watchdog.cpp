@@ -19,9 +19,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kLook = std::chrono::milliseconds(200);
-constexpr auto kGrace = std::chrono::seconds(2);  // the others are stuck as well: let each say where
-constexpr unsigned kPatience = 7;  // seconds from the report to the kernel's kill, grace included
+constexpr auto kPollInterval = std::chrono::milliseconds(200);
+constexpr auto kGrace = std::chrono::seconds(2);  // lets the other ranks, which hang too, print their reports
+constexpr unsigned kKillSeconds = 7;              // seconds from the report to SIGALRM, grace period included
 constexpr size_t kTrace = 5;
 
 struct Call {
@@ -57,22 +57,22 @@ void report(const State& s, const Call& call) {
   std::fflush(stderr);
 }
 
-// Whatever follows may hang as well (a full pipe, MPI's locks): from here the kernel's alarm ends this
-// process, and the launcher, missing a rank, the others.
+// What follows may hang too (a full pipe, MPI's locks). The alarm signal then kills this process, and the
+// launcher ends the other ranks.
 void arm_alarm() {
   signal(SIGALRM, SIG_DFL);
   sigset_t alarm_only;
   sigemptyset(&alarm_only);
   sigaddset(&alarm_only, SIGALRM);
   pthread_sigmask(SIG_UNBLOCK, &alarm_only, nullptr);
-  alarm(kPatience);
+  alarm(kKillSeconds);
 }
 
 void watch(void (*end_run)()) {
   State& s = state();
   std::unique_lock lock(s.mutex);
   while (s.running) {
-    s.changed.wait_for(lock, kLook);
+    s.changed.wait_for(lock, kPollInterval);
     if (!s.running) return;
     if (s.open.empty() || s.timeout <= 0) continue;
     const Call& oldest = s.open.begin()->second;

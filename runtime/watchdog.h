@@ -1,6 +1,6 @@
-// Watchdog: no hang without a message. A thread that knows which call this rank is in and since when; a call
-// that takes longer than the hang timeout is printed with the rank's name and the calls before it, and the
-// run is ended.
+// Watchdog: detects hangs. A thread that records which call this rank is in and since when; if a call takes
+// longer than the hang timeout, it prints the rank's name, the call and the calls before it, and ends the
+// run.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -9,15 +9,15 @@ namespace wuneng::watchdog {
 
 constexpr int kHung = 86;  // exit code of a run that the watchdog ended
 
-// WUNENG_HANG_TIMEOUT in seconds, 0: never; fails where it is no number. It wins over set_timeout(), so that
-// whoever starts a run can bound it without editing its recipe.
+// Reads WUNENG_HANG_TIMEOUT (seconds, 0: never); fails if it is not a number. It overrides set_timeout(), so
+// that a run can be bounded without editing its recipe.
 void read_environment();
 void set_timeout(double seconds);
 
 void start(void (*end_run)());  // end_run ends all ranks; called from the watchdog's thread
 void stop();
 
-// While it lives, this rank waits in the call that `text` describes.
+// Marks, while it lives, that this rank waits in the call that `text` describes.
 class Waiting {
  public:
   explicit Waiting(std::string text);

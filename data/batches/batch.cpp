@@ -10,9 +10,9 @@
 namespace wuneng {
 namespace {
 
-// The image of i under a permutation of [0, n) that `key` picks: a Feistel network over the next even number
-// of bits, walked until it lands below n (under 4 steps on average). No list of n windows to make and keep at
-// each epoch.
+// The image of i under a pseudo-random permutation of [0, n) with the given key: a Feistel network over the
+// next even number of bits with cycle walking (under 4 steps on average). Needs no table of n entries per
+// epoch.
 uint64_t permute(uint64_t i, uint64_t n, uint64_t key) {
   const int half = (std::bit_width(n - 1) + 1) / 2;
   const uint64_t mask = (uint64_t{1} << half) - 1;

@@ -1,9 +1,9 @@
-// Micro-batches: corpora cut into sequences (data/batches/packing.h), mixed by weight
-// (data/batches/mixture.h), shuffled anew every epoch, each a pure function of its number.
+// Micro-batches: corpora packed into sequences (packing.h), mixed by weight (mixture.h) and shuffled in every
+// epoch. A micro-batch is a pure function of its index.
 //
-// Sequences of L rows are numbered from the run's first on; a micro-batch is B numbers in a row. The number
-// alone decides the content, so teacher and student agree without a word, a run resumes from its number, and
-// another layout of ranks trains on the same data in the same order.
+// Sequences of L rows are numbered over the whole run; a micro-batch is B consecutive numbers. The number
+// determines the content, so teacher and student need no communication, a run resumes from a number, and
+// another layout trains on the same data in the same order.
 #pragma once
 #include "data/batches/corpus.h"
 #include "data/batches/mixture.h"
@@ -19,35 +19,34 @@ struct BatchOptions {
   PackingRule packing = PackingRule::windows;
 };
 
-// A corpus and its share of the sequences.
+// A corpus and its sampling weight.
 struct WeightedCorpus {
   const Corpus* corpus;
   double weight = 1;
 };
 
-// Rows of a sequence keep their label where the next row of their document is in another sequence; what is
-// left of a sequence is padded with rows that have no label. The start of a sequence is the start of a
-// document.
+// A row whose next token is in another sequence still has that token as its label. The end of a sequence is
+// padded with rows without a label. A document begins at the start of every sequence.
 class BatchSource {
  public:
   // The corpora must outlive the source.
   BatchSource(const Corpus& corpus, const BatchOptions& options);
   BatchSource(const std::vector<WeightedCorpus>& corpora, const BatchOptions& options);
 
-  // Training sequences first_sequence ... + B of the endless order. Each corpus goes through epochs of its
-  // own, each a permutation of all its sequences.
+  // Training sequences [first_sequence, first_sequence + B) of the infinite sequence. Each corpus has its own
+  // epochs, each a permutation of all its sequences.
   MicroBatch at(int64_t first_sequence) const;
   MicroBatch get(int64_t micro_batch_index) const { return at(micro_batch_index * options_.micro_batch); }
 
-  // The held-out sequences, all corpora's in proportion from the first on. Numbers from held_out_count() on
-  // give padding only, so that ranks may share them out evenly.
+  // Held-out micro-batches, with the sequences of all corpora in proportion. Indices from held_out_count() on
+  // are padding only, so that every rank may get the same number.
   MicroBatch held_out(int64_t index) const;
   int64_t held_out_count() const;
 
   int64_t epoch_sequences(size_t corpus = 0) const { return sources_[corpus].train.sequences(); }
   double packing_efficiency(size_t corpus = 0) const { return sources_[corpus].train.efficiency(); }
-  // Equal where the order and its content are: corpora, weights and options, but not B, which moves no
-  // sequence.
+  // Equal if the order of sequences and their content are equal. It depends on corpora, weights and options,
+  // not on B.
   uint64_t fingerprint() const;
 
  private:
@@ -66,12 +65,12 @@ class BatchSource {
   int64_t held_out_sequences_ = 0;
 };
 
-// Which sequences a replica trains on: micro-batch after micro-batch, dealt to the replicas in turn. A run
-// that goes on under another layout begins at the sequence where the one before stopped, in the middle of an
-// epoch or not.
+// The sequences that a data-parallel replica trains on: micro-batches are assigned to the replicas
+// round-robin. A run that resumes with another layout starts at the sequence where the previous one stopped,
+// also within an epoch.
 struct StepOrder {
   int64_t micro_batch = 1, accumulation = 1, dp = 1;
-  int64_t first_step = 0, first_sequence = 0;  // where this layout took over
+  int64_t first_step = 0, first_sequence = 0;  // of the run with this layout
 
   int64_t sequence(int64_t step, int64_t m, int64_t dp_rank) const {
     return first_sequence + (((step - first_step) * accumulation + m) * dp + dp_rank) * micro_batch;

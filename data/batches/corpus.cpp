@@ -11,11 +11,11 @@
 namespace wuneng {
 namespace {
 
-// A run of one file's bytes that a stream holds: a document.
+// Consecutive bytes of one file in one split: a document.
 struct Document {
   size_t file;
   int64_t offset;  // in the file
-  int64_t begin;   // row of its first byte in the stream
+  int64_t begin;   // row of its first byte in the split
   int64_t size;
 };
 
@@ -93,16 +93,16 @@ class ByteCorpus : public Corpus {
   }
 
  private:
-  // Opened for each read: no limit on the number of files, nothing shared between threads, and the page cache
-  // does the rest.
+  // Opened for each read: no limit on the number of files, and no state shared between threads.
   static std::string read_bytes(const DataFile& file, int64_t offset, int64_t count) {
     std::string bytes(count, '\0');
     std::ifstream in(file.path, std::ios::binary);
-    require(in.good(), "{}: cannot be read any more; it had {} bytes at the start", file.path, file.bytes);
+    require(in.good(), "{}: cannot be read; it had {} bytes at the start of the run", file.path, file.bytes);
     in.seekg(offset);
     in.read(bytes.data(), count);
-    require(in.gcount() == count, "{}: expected {} bytes at {}, found {}: it changed since the start",
-            file.path, count, offset, in.gcount());
+    require(in.gcount() == count,
+            "{}: expected {} bytes at {}, found {}: it changed since the start of the run", file.path, count,
+            offset, in.gcount());
     return bytes;
   }
 

@@ -1,7 +1,7 @@
-// A corpus: documents laid end to end as two token streams, one to train on and one held out.
+// A corpus: two splits, training and held-out, each the concatenation of documents.
 //
-// A stream is addressed by row, reading is pure, and the two streams depend on the files and CorpusOptions
-// alone: every rank sees the same corpus without a word between them.
+// A split is addressed by row and reading is pure. The splits depend only on the files and the options, so
+// every rank sees the same corpus without communication.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -14,48 +14,48 @@ namespace wuneng {
 
 enum class Split { train, held_out };
 
-// Consecutive rows of a stream.
+// Consecutive rows of a split.
 struct Sample {
   std::vector<int32_t> tokens;  // [n]
   std::vector<int32_t> labels;  // [n] the document's next token; kNoLabel at its last
-  // The row of each document's first token here; row 0 always, even mid-document.
+  // First row of each document in the sample; always contains row 0, even if it is inside a document.
   std::vector<int64_t> document_begin;
 };
 
-// What any source of tokens answers, bytes or a tokenizer's.
+// The interface of all sources of tokens, bytes or token files.
 class Corpus {
  public:
   virtual ~Corpus() = default;
   virtual int32_t vocab_size() const = 0;
-  // What made the tokens (TextCodec::name()); empty where nobody knows.
+  // The tokenizer that made the tokens (TextCodec::name()); empty if unknown.
   virtual std::string tokenizer() const = 0;
-  virtual int64_t size(Split split) const = 0;  // rows of the stream
+  virtual int64_t size(Split split) const = 0;  // rows of the split
   virtual int64_t documents(Split split) const = 0;
-  // The row where a document begins; size() for the number after the last document.
+  // First row of a document; size() for document = documents().
   virtual int64_t document_begin(Split split, int64_t document) const = 0;
-  // Rows [begin, begin + count). The last label looks one row further, where the document does.
+  // Rows [begin, begin + count). The label of the last row is the next token if its document continues.
   virtual Sample read(Split split, int64_t begin, int64_t count) const = 0;
-  // Equal where the streams are: what ranks compare at the start and a checkpoint's cursor is valid for.
+  // Equal if the splits are equal. Compared over ranks at the start and with a checkpoint on resume.
   virtual uint64_t fingerprint() const = 0;
 };
 
-// Which files, and which part of them is held out.
+// The files, and the part of them that is held out.
 struct CorpusOptions {
-  std::vector<std::string> paths;       // files, directories (searched to the bottom) or globs
+  std::vector<std::string> paths;       // files, directories (recursive) or globs
   std::vector<std::string> extensions;  // e.g. {".txt", ".md"}, for directories and globs; empty: any
-  int64_t held_out_every = 64;          // about one block in so many is held out; 0: none
+  int64_t held_out_every = 64;          // on average one block in held_out_every is held out; 0: none
   int64_t block = 4096;                 // bytes
   uint64_t seed = 0;                    // of the choice of blocks
 };
 
-// Text files as bytes: the token is the byte, the vocabulary 256, each file one document.
+// Text files as bytes: a token is a byte, the vocabulary has 256, each file is one document.
 //
-// Block b of a file is held out when xxh3(seed, file, b) mod held_out_every == 0. Blocks rather than whole
-// files, because one rule then serves both kinds of corpus: a file below the block size is held out whole or
-// not at all, and one large file still gives a held-out part spread over all of it. Adding files or appending
-// to them moves no other block. Where the other stream cut a piece out, a new document begins, so that
-// nothing reads across the gap. A file is known by its path below the entry of `paths` that found it, so the
-// split survives a move of the folder.
+// Block b of a file is held out if xxh3(seed, file, b) mod held_out_every == 0. Blocks rather than whole
+// files serve both many small files, which are held out whole or not at all, and one large file, whose
+// held-out part is spread over all of it. Adding files or appending to them does not change the split of
+// other blocks. A new document begins after a block that belongs to the other split, so that no document
+// spans a gap. A file is identified by its path relative to the entry of `paths` that found it, so the split
+// does not change if a directory is moved.
 std::unique_ptr<Corpus> open_byte_corpus(const CorpusOptions& options);
 
 }  // namespace wuneng

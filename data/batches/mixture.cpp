@@ -16,18 +16,17 @@ Mixture Mixture::of_weights(const std::vector<double>& weights) {
   for (const double weight : weights) total += weight;
   std::vector<uint64_t> shares;
   for (const double weight : weights) {
-    // 2^40: fine enough for any weight a person writes, and products with a sequence number fit into 128
-    // bits.
+    // 2^40: products with a sequence number fit into 128 bits.
     shares.push_back(static_cast<uint64_t>(std::max(0.0, std::round(weight / total * 0x1p40))));
     require(weight > 0 && std::isfinite(total) && shares.back() > 0,
-            "data: weight {} of a source: expected a number > 0 that is not lost beside the sum {}", weight,
+            "data: weight {} of a source: expected a number > 0 of at least 2^-41 of the sum {}", weight,
             total);
   }
   return Mixture(shares);
 }
 
 Draw Mixture::at(int64_t n) const {
-  // Draws of source i among the first n that reach it.
+  // Draws of source i among the first n numbers that are not assigned to earlier sources.
   const auto drawn = [&](size_t i, int64_t n) {
     using Wide = unsigned __int128;
     return static_cast<int64_t>((static_cast<Wide>(n) * share_[i] + rest_[i] / 2) / rest_[i]);

@@ -1,5 +1,5 @@
-// Which source each number of an endless sequence is drawn from, so that sources keep their shares: exactly
-// over the whole, and within one draw a level at every point of the way.
+// Mixture: assigns each number of an infinite sequence to a source in proportion to weights: exact over a
+// whole period, and within one draw per level of the recursion at every point.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -8,17 +8,17 @@ namespace wuneng {
 
 struct Draw {
   int64_t source;
-  int64_t number;  // how many draws of this source came before
+  int64_t number;  // index among the draws of this source
 };
 
-// A pure function of the shares, with no state and no table: the first source takes the numbers at which
-// floor(n share + 1/2) grows, what is left is numbered anew and goes to the others by the same rule. So a
-// source's draws come in order, and the place in each source follows from the number alone.
+// A pure function of the shares, without state or tables: the first source gets the numbers at which floor(n
+// share + 1/2) increases; the rest is renumbered and assigned to the other sources by the same rule. So the
+// draws of a source are in order, and the index within a source follows from the number alone.
 class Mixture {
  public:
-  // Whole-number shares. Of the first sum(shares) numbers each source gets exactly its share.
+  // Integer shares. Of the first sum(shares) numbers each source gets exactly its share.
   explicit Mixture(const std::vector<uint64_t>& shares);
-  // Any weights > 0, of which 1 means as much as 3 in {3, 3}.
+  // Weights > 0 in any scale.
   static Mixture of_weights(const std::vector<double>& weights);
 
   Draw at(int64_t n) const;

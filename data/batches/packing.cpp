@@ -11,8 +11,7 @@ namespace {
 
 constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
 
-// Numbers in [0, n), with the smallest one not below x found in a few steps: a bit for each number, a bit
-// above for each word that has any, and so on.
+// A set of numbers in [0, n) with a fast lower bound: a bitmap with a hierarchy of summary bitmaps.
 class NumberSet {
  public:
   explicit NumberSet(int64_t n) {
@@ -33,7 +32,7 @@ class NumberSet {
       x /= 64;
     }
   }
-  // -1: there is none.
+  // The smallest element that is at least x; -1: none.
   int64_t at_least(int64_t x) const {
     for (size_t up = 0; up < levels_.size(); ++up, x = x / 64 + 1) {
       if (x / 64 >= static_cast<int64_t>(levels_[up].size())) return -1;
@@ -50,11 +49,11 @@ class NumberSet {
   std::vector<std::vector<uint64_t>> levels_;
 };
 
-// Sequences with room, by how much: the last one that came to have that much is the first to be filled.
+// Sequences by their number of free rows; among equals, last in first out.
 class Rooms {
  public:
   explicit Rooms(int64_t most) : any_(most + 1), last_(most + 1, kNone) {}
-  // The sequence with the least room that is enough, taken out; {kNone, 0} where there is none.
+  // Removes and returns the sequence with the fewest free rows that fits; {kNone, 0} if there is none.
   std::pair<uint32_t, int64_t> take(int64_t rows) {
     const int64_t room = any_.at_least(rows);
     if (room < 0) return {kNone, 0};
@@ -76,7 +75,7 @@ class Rooms {
   std::vector<uint32_t> last_, below_;
 };
 
-// 0..n-1 such that keys descend, equal ones as they came.
+// The permutation that sorts keys in descending order; stable.
 std::vector<uint32_t> descending(const std::vector<int32_t>& keys, int64_t most) {
   std::vector<uint32_t> first(most + 2, 0), order(keys.size());
   for (const int32_t key : keys) ++first[most - key + 1];
@@ -92,7 +91,7 @@ PackingPlan::PackingPlan(const Corpus& corpus, Split split, PackingRule packing,
   if (packing == PackingRule::best_fit)
     fit(corpus, split);
   else
-    // A last row alone would have no label.
+    // A sequence of only the last row would have no label.
     sequences_ = (std::max<int64_t>(size_ - 1, 0) + seq_len_ - 1) / seq_len_;
 }
 

@@ -21,7 +21,7 @@ struct Source {
   std::optional<TokenFile> mask;
 };
 
-// Prefixes of all files that the entries name; masks are not files of their own.
+// Prefixes of all files that the entries name, without loss masks.
 std::vector<std::string> find_prefixes(const TokenCorpusOptions& options) {
   std::vector<std::string> entries;
   for (const std::string& path : options.paths) {
@@ -43,11 +43,11 @@ std::vector<std::string> find_prefixes(const TokenCorpusOptions& options) {
   return prefixes;
 }
 
-// One split's documents, in order. 16 bytes each, for a corpus may have hundreds of millions.
-struct Stream {
-  std::vector<int64_t> row;         // of the document's first token
-  std::vector<int64_t> position;    // of that token in its file
-  std::vector<int64_t> file_first;  // by file: its first document here
+// The documents of one split, in order. 16 bytes each: a corpus may have hundreds of millions.
+struct SplitDocuments {
+  std::vector<int64_t> row;         // of the document's first token, in the split
+  std::vector<int64_t> position;    // of that token, in its file
+  std::vector<int64_t> file_first;  // by file: its first document in the split
   int64_t size = 0;
 };
 
@@ -80,7 +80,7 @@ class TokenCorpus : public Corpus {
   uint64_t fingerprint() const override { return fingerprint_; }
 
   Sample read(Split split, int64_t begin, int64_t count) const override {
-    const Stream& s = stream(split);
+    const SplitDocuments& s = stream(split);
     WUNENG_ASSERT(begin >= 0 && count >= 0 && begin + count <= s.size);
     Sample sample;
     sample.tokens.resize(count);
@@ -112,25 +112,26 @@ class TokenCorpus : public Corpus {
   void check_info(const std::string& prefix) {
     const std::optional<TokenInfo> info = read_token_info(prefix);
     if (!info) return;
-    require(info->vocab_size <= vocab_size_,
-            "{}.json: the tokens are of a tokenizer with {} ids, the model's vocabulary has {}", prefix,
-            info->vocab_size, vocab_size_);
+    require(
+        info->vocab_size <= vocab_size_,
+        "{}.json: expected tokens of a tokenizer with at most {} ids, as in the model's vocabulary, found {}",
+        prefix, vocab_size_, info->vocab_size);
     if (tokenizer_.empty()) tokenizer_ = info->tokenizer;
     require(info->tokenizer == tokenizer_, "{}.json: expected tokens of tokenizer {} as before, found {}",
             prefix, tokenizer_, info->tokenizer);
   }
 
   void add_documents(const TokenFile& file, const TokenCorpusOptions& options) {
-    for (Stream& s : streams_) s.file_first.push_back(static_cast<int64_t>(s.row.size()));
-    streams_[0].row.reserve(streams_[0].row.size() + file.documents());
-    streams_[0].position.reserve(streams_[0].position.size() + file.documents());
+    for (SplitDocuments& s : splits_) s.file_first.push_back(static_cast<int64_t>(s.row.size()));
+    splits_[0].row.reserve(splits_[0].row.size() + file.documents());
+    splits_[0].position.reserve(splits_[0].position.size() + file.documents());
     int64_t begin = 0;
     for (int64_t d = 0; d < file.documents(); ++d) {
       const int64_t end = file.document_begin(d + 1);
-      if (end > begin) {  // an empty one has no row
+      if (end > begin) {  // an empty document has no row
         const bool held_out = options.held_out_every > 0 &&
                               XXH3_64bits_withSeed(&d, sizeof d, options.seed) % options.held_out_every == 0;
-        Stream& s = stream(held_out ? Split::held_out : Split::train);
+        SplitDocuments& s = stream(held_out ? Split::held_out : Split::train);
         s.row.push_back(s.size);
         s.position.push_back(begin);
         s.size += end - begin;
@@ -140,11 +141,11 @@ class TokenCorpus : public Corpus {
   }
 
   void mix(uint64_t part) { fingerprint_ = XXH3_64bits_withSeed(&part, sizeof part, fingerprint_); }
-  Stream& stream(Split split) { return streams_[split == Split::held_out]; }
-  const Stream& stream(Split split) const { return streams_[split == Split::held_out]; }
+  SplitDocuments& stream(Split split) { return splits_[split == Split::held_out]; }
+  const SplitDocuments& stream(Split split) const { return splits_[split == Split::held_out]; }
 
   std::vector<Source> sources_;
-  Stream streams_[2];
+  SplitDocuments splits_[2];
   int32_t vocab_size_;
   std::string tokenizer_;
   uint64_t fingerprint_ = 0;

@@ -1,4 +1,5 @@
-// A corpus over token files (data/token_files/token_file.h), documents laid end to end in the files' order.
+// A corpus over token files (data/token_files/token_file.h): their documents concatenated in the order of the
+// files.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -12,15 +13,14 @@ namespace wuneng {
 struct TokenCorpusOptions {
   // Prefixes (the path without .bin and .idx), .idx or .bin files, directories or globs.
   std::vector<std::string> paths;
-  int32_t vocab_size = 0;  // of the tokenizer that made them; a token beyond is an error where it is read
-  int64_t held_out_every = 64;  // about one document in so many is held out; 0: none
+  int32_t vocab_size = 0;       // of the tokenizer; reading a token outside [0, vocab_size) is an error
+  int64_t held_out_every = 64;  // on average one document in held_out_every is held out; 0: none
   uint64_t seed = 0;            // of the choice of documents
 };
 
-// A document is held out, whole, when xxh3(seed, its number in its file) mod held_out_every == 0. Its number
-// and not its tokens: opening reads the index alone, however large the files, and a file that grows at its
-// end or moves keeps its split. Where a mask of labels lies beside a file (<prefix>_mask), only tokens it
-// marks are labels.
+// A document is held out if xxh3(seed, its index in its file) mod held_out_every == 0. It depends on the
+// index and not on the tokens, so that opening reads only the index, and a file that is moved or appended to
+// keeps its split. If a file has a loss mask (<prefix>_mask), only tokens with mask 1 are labels.
 std::unique_ptr<Corpus> open_token_corpus(const TokenCorpusOptions& options);
 
 }  // namespace wuneng

@@ -38,7 +38,7 @@ class PlainStream : public ByteStream {
   int64_t consumed_ = 0;
 };
 
-// What gzip and zstd share: packed bytes in a buffer, refilled when it is used up.
+// Base of the decompressors: a buffer of compressed bytes.
 class PackedStream : public ByteStream {
  public:
   explicit PackedStream(const std::string& path) : path_(path), file_(path), packed_(kPiece) {}
@@ -60,7 +60,7 @@ class PackedStream : public ByteStream {
 class GzipStream : public PackedStream {
  public:
   explicit GzipStream(const std::string& path) : PackedStream(path) {
-    // 16: gzip's header and checksum.
+    // + 16: gzip header and checksum.
     require(inflateInit2(&z_, 15 + 16) == Z_OK, "{}: zlib cannot be started", path);
   }
   ~GzipStream() override { inflateEnd(&z_); }
@@ -94,7 +94,7 @@ class GzipStream : public PackedStream {
 
  private:
   z_stream z_{};
-  bool inside_ = false;  // a member that has not ended
+  bool inside_ = false;  // inside a gzip member
 };
 
 class ZstdStream : public PackedStream {
@@ -107,7 +107,7 @@ class ZstdStream : public PackedStream {
   int64_t read(char* to, int64_t most) override {
     ZSTD_outBuffer out{to, static_cast<size_t>(most), 0};
     while (out.pos == 0) {
-      // Even with nothing left to read, the decoder may hold bytes that did not fit before.
+      // At the end of the file the decoder may still hold bytes that did not fit into the last output.
       if (available_ == 0 && !refill() && !full_before_) {
         require(!inside_, "{}: zstd: expected more after byte {}, found the end: the file is cut short",
                 path_, consumed());
@@ -133,7 +133,7 @@ class ZstdStream : public PackedStream {
 }  // namespace
 
 std::unique_ptr<ByteStream> ByteStream::open(const std::string& path) {
-  // Neither beginning is text: 8b and b5 are not where UTF-8 may have them.
+  // Neither is valid UTF-8: 8b and b5 cannot follow 1f and 28.
   constexpr std::string_view kGzip("\x1f\x8b"), kZstd("\x28\xb5\x2f\xfd");
   char begin[4];
   const std::string_view found(begin, static_cast<size_t>(PlainStream(path).read(begin, sizeof begin)));
@@ -141,7 +141,7 @@ std::unique_ptr<ByteStream> ByteStream::open(const std::string& path) {
   if (found.starts_with(kZstd)) return std::make_unique<ZstdStream>(path);
   const auto claims = [&](const char* ending) { return path.ends_with(ending); };
   require(!claims(".gz") && !claims(".zst"),
-          "{}: expected a packed file as its name says, found none (first bytes)", path);
+          "{}: expected a compressed file as its name says, found other first bytes", path);
   return std::make_unique<PlainStream>(path);
 }
 

@@ -1,4 +1,5 @@
-// A file's bytes in pieces, unpacked where it is gzip or zstd: known by its first bytes, whatever its name.
+// ByteStream: reads a file in pieces and decompresses gzip and zstd, recognised by the first bytes, not by
+// the name.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -6,15 +7,15 @@
 
 namespace wuneng {
 
-// Reads on from where it is, in bounded memory. Files of several gzip members or zstd frames are read
-// through; one that is cut short or damaged is an error that names the file.
+// Sequential reading in bounded memory. Files of several gzip members or zstd frames are read to the end; a
+// truncated or damaged file is an error that names it.
 class ByteStream {
  public:
   static std::unique_ptr<ByteStream> open(const std::string& path);
   virtual ~ByteStream() = default;
-  // Up to `most` bytes into `to`; 0 at the end alone.
+  // Reads up to `most` bytes into `to`; returns 0 only at the end.
   virtual int64_t read(char* to, int64_t most) = 0;
-  // Bytes of the file as it lies on the disk that have been taken so far.
+  // Bytes of the (compressed) file read so far.
   virtual int64_t consumed() const = 0;
 };
 

@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// XXH3 of the template's text with the default system message cut out.
+// XXH3 of the template's text without the default system message.
 constexpr uint64_t kTemplate = 0xeabb709d63012ada;
 constexpr struct {
   const char* name;
@@ -49,7 +49,7 @@ const std::string& text_of(const Json& object, const char* key, size_t message) 
   return value.get_ref<const std::string&>();
 }
 
-// What Jinja takes for true of a list that may be absent.
+// Jinja's truth value of a list that may be absent.
 bool has_elements(const Json& list, const std::string& what) {
   require(list.is_null() || list.is_array(), "{}: expected a list, found {}", what, list.dump());
   return !list.empty();
@@ -72,7 +72,7 @@ std::string tool_calls_of(const Json& message, size_t number) {
 }  // namespace
 
 ChatTemplate ChatTemplate::recognise(std::string text, const std::string& where) {
-  if (text.ends_with('\n')) text.pop_back();  // Jinja drops one as well
+  if (text.ends_with('\n')) text.pop_back();  // as Jinja does
   for (const auto& model : kModels) {
     const std::string_view system = model.default_system;
     std::string rest = text;
@@ -144,7 +144,7 @@ std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& 
       const bool calls =
           has_elements(member(message, "tool_calls"), fmt::format("chat message {}: tool_calls", i));
       const bool silent = calls && member(message, "content").is_null();
-      // Tool calls begin with a line feed; without content before them it is the one that ends the header.
+      // Tool calls begin with a line feed; without content, it is the line feed that ends the header.
       std::string text = silent ? "" : text_of(message, "content", i);
       if (calls) text += tool_calls_of(message, i).substr(text.empty() ? 1 : 0);
       add(false, "<|im_start|>assistant\n");
@@ -165,14 +165,14 @@ EncodedChat encode_chat(const Tokenizer& tokenizer, const ChatTemplate& chat_tem
                         const Json& tools, bool add_generation_prompt) {
   EncodedChat out;
   PretokenizerScratch scratch;
-  std::string context, buffer;  // text before the assistant's, not yet encoded
+  std::string context, buffer;  // text before the assistant's content, not yet encoded
   const auto encode = [&](std::string_view text, bool assistant) {
     tokenizer.encode(text, out.ids);
     out.assistant.resize(out.ids.size(), assistant);
   };
-  // Segments may be encoded apart because what comes behind "<|im_end|>\n" begins with an added token, and
-  // what comes behind a header's line feed is another word: but for white space up to a line feed, which one
-  // word holds together with the header's. That is encoded with the header.
+  // Segments can be encoded separately: after "<|im_end|>\n" comes an added token, and after the line feed of
+  // a header a new word begins, except for white space up to a line feed, which is one word with that of the
+  // header and is encoded with it.
   for (const ChatSegment& segment : chat_template.render(messages, tools, add_generation_prompt)) {
     if (!segment.assistant) {
       context = segment.text;

@@ -1,5 +1,5 @@
-// Qwen2.5's chat template: messages and tools to the text that the Jinja template in tokenizer_config.json
-// gives, and to tokens of which each is known to be the assistant's or not.
+// Qwen2.5's chat template: renders messages and tools to the text that the Jinja template in
+// tokenizer_config.json produces, and to tokens with the assistant mask.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -9,10 +9,10 @@
 
 namespace wuneng {
 
-// A stretch of the rendered text.
+// A part of the rendered text.
 struct ChatSegment {
   std::string text;
-  bool assistant;  // the assistant's content and the "<|im_end|>\n" behind it: what a model learns to write
+  bool assistant;  // the assistant's content with the "<|im_end|>\n" after it: tokens with a loss
 };
 
 struct EncodedChat {
@@ -23,21 +23,21 @@ struct EncodedChat {
 class ChatTemplate {
  public:
   // The template of a model's directory: chat_template.jinja, else tokenizer_config.json's chat_template.
-  // Qwen2.5's Instruct and base models have the same but for the default system message; any other template
-  // is refused.
+  // Qwen2.5's Instruct and base models differ only in the default system message; any other template is an
+  // error.
   static ChatTemplate load(const std::string& directory);
-  // The same from the template's text; where names it in messages.
+  // From the template's text; `where` names it in error messages.
   static ChatTemplate recognise(std::string text, const std::string& where);
   // "Qwen2.5 Instruct" or "Qwen2.5": without a directory.
   static ChatTemplate named(const std::string& name);
 
   // messages: [{"role": "system"|"user"|"assistant"|"tool", "content": ..., "tool_calls": [...]}, ...] and
-  // tools as in Hugging Face's apply_chat_template; null or [] for no tools. What the Jinja template would
-  // stumble over (no content) or drop without a word (an unknown role) is refused.
+  // tools as in Hugging Face's apply_chat_template; null or [] for no tools. A message without content or
+  // with an unknown role, which the Jinja template fails on or ignores, is an error.
   std::vector<ChatSegment> render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
                                   bool add_generation_prompt) const;
 
-  const std::string& name() const { return name_; }  // of the models that have it
+  const std::string& name() const { return name_; }  // of the models with this template
 
  private:
   ChatTemplate(std::string name, std::string default_system)
@@ -46,8 +46,8 @@ class ChatTemplate {
   std::string name_, default_system_;
 };
 
-// The rendered text's ids. A token that begins before the assistant's content and reaches into it ("\n\n"
-// where the content begins with a line feed) counts as the assistant's.
+// The ids of the rendered text. A token that begins before the assistant's content and extends into it
+// ("\n\n" if the content begins with a line feed) counts as the assistant's.
 EncodedChat encode_chat(const Tokenizer& tokenizer, const ChatTemplate& chat_template,
                         const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
                         bool add_generation_prompt);

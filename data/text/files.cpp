@@ -48,7 +48,7 @@ std::vector<DataFile> find_files(const std::vector<std::string>& paths,
       } else if (fs::is_regular_file(entry)) {
         add(entry, fs::path(entry).parent_path());
       } else {
-        // Names count from the last folder without a wildcard.
+        // Names are relative to the last directory without a wildcard.
         const std::string fixed = entry.substr(0, entry.find_first_of("*?["));
         const fs::path below = fs::path(fixed).parent_path();
         for (const std::string& match : expand_glob(entry)) {
@@ -64,7 +64,7 @@ std::vector<DataFile> find_files(const std::vector<std::string>& paths,
     require(files.size() > before, "data path {}: expected at least one file{}, found none", entry,
             endings.empty() ? "" : fmt::format(" ending in {}", fmt::join(endings, " or ")));
   }
-  // Stable: a file that two entries find is named by the first.
+  // Stable: the first entry that finds a file determines its name.
   std::stable_sort(files.begin(), files.end(),
                    [](const DataFile& a, const DataFile& b) { return a.path < b.path; });
   const auto same = [](const DataFile& a, const DataFile& b) { return a.path == b.path; };

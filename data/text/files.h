@@ -1,4 +1,4 @@
-// Which files a list of paths names: files, directories searched to the bottom, and globs.
+// Expands a list of paths: files, directories (recursive) and globs.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -8,13 +8,14 @@ namespace wuneng {
 
 struct DataFile {
   std::string path;
-  std::string name;  // below the entry that found it: the file's identity in hashes, kept when a folder moves
+  std::string name;  // relative to the entry that found it; identifies the file in hashes even if a directory
+                     // is moved
   int64_t bytes = 0;
 };
 
-// Every file that the entries name, once, sorted by path. A directory gives the files in it whose name ends
-// in one of `endings` (".txt", ".jsonl.gz"; none: any), a glob likewise; a file named outright is taken as it
-// is. An entry that names nothing is an error.
+// All files that the entries match, without duplicates, sorted by path. Of directories and globs only files
+// whose name ends in one of `endings` (".txt", ".jsonl.gz"; empty: any). An entry that matches nothing is an
+// error.
 std::vector<DataFile> find_files(const std::vector<std::string>& paths,
                                  const std::vector<std::string>& endings);
 

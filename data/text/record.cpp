@@ -126,7 +126,7 @@ void to_chat(Content& content, const char* role) {
   content.text.clear();
 }
 
-// Where one part is a chat all are: a string among messages is what one of them says.
+// If one part is a list of messages, converts the others: a string becomes the content of one message.
 void agree(Record& record) {
   if (!record.content.is_chat() && !record.chosen.is_chat() && !record.rejected.is_chat()) return;
   to_chat(record.content, "user");
@@ -193,8 +193,7 @@ Record read_record(const Json& line) {
   } else {
     fail(
         "expected one of text; messages; conversations; instruction and output; prompt and completion; "
-        "prompt, chosen "
-        "and rejected; found {}",
+        "prompt, chosen and rejected; found {}",
         members(line));
   }
   if (pair) {
@@ -216,9 +215,8 @@ Record parse_record(std::string_view line) {
   } catch (const Json::exception& e) {
     fail("expected a JSON object on the line: {}", e.what());
   }
-  require(
-      value.is_object(), "expected a JSON object, found {}{}", value.type_name(),
-      value.is_array() ? " (a file that is one list is to be written an object a line: jq -c '.[]')" : "");
+  require(value.is_object(), "expected a JSON object, found {}{}", value.type_name(),
+          value.is_array() ? " (convert a file that is one list to one object per line: jq -c '.[]')" : "");
   return read_record(value);
 }
 

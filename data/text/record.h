@@ -1,4 +1,4 @@
-// Records of training text: every form of a line of JSON that the program knows, made into one.
+// Records of training text, parsed from any of the supported forms of a JSON line.
 //
 //   {"text"}                                          text
 //   {"messages": [{"role", "content"}], "tools"?}     chat
@@ -8,7 +8,7 @@
 //   {"prompt", "chosen", "rejected"}                  preference; strings or lists of messages
 //   {"conversations" | "instruction", "chosen", "rejected"}            preference (LLaMA-Factory)
 //
-// Other members are ignored: data sets carry identifiers and scores.
+// Other members are ignored.
 #pragma once
 #include <nlohmann/json.hpp>
 #include <string>
@@ -17,7 +17,8 @@
 
 namespace wuneng {
 
-using Json = nlohmann::ordered_json;  // a chat template prints tools and arguments as they were written
+using Json =
+    nlohmann::ordered_json;  // ordered: chat templates print tools and arguments in their original order
 
 struct ToolCall {
   std::string name;
@@ -30,7 +31,7 @@ struct Message {
   std::vector<ToolCall> tool_calls = {};  // an assistant's
 };
 
-// Text, or messages where there are any.
+// Text, or a list of messages.
 struct Content {
   std::string text;
   std::vector<Message> messages;
@@ -41,11 +42,11 @@ struct Record {
   enum class Kind { text, chat, completion, preference };
   Kind kind = Kind::text;
   Content content;           // text and chat: all of it; else the prompt
-  Content chosen, rejected;  // completion: `chosen` is the completion. Messages wherever the prompt has them
+  Content chosen, rejected;  // completion: `chosen` is the completion. Messages if the prompt is messages
   Json tools;                // a list, or null
 };
 
-// One line. What is wrong with it is an Error that names the member, but not the file: that the caller knows.
+// Parses one line. An Error names the member but not the file and line, which the caller adds.
 Record parse_record(std::string_view line);
 
 }  // namespace wuneng

@@ -50,7 +50,8 @@ Tokens RecordEncoder::text(const std::string& text) const {
   return out;
 }
 
-// Encoded apart: what a model is asked to go on with is the prompt's own tokens.
+// Prompt and answer are encoded separately, because at inference the model gets the tokens of the prompt
+// alone.
 Tokens RecordEncoder::answer(const std::string& prompt, const std::string& answer) const {
   Tokens out;
   codec_.encode(prompt, out.ids);
@@ -66,15 +67,14 @@ Tokens RecordEncoder::chat(const std::vector<Message>& messages, const Json& too
   return {std::move(chat.ids), std::move(chat.assistant)};
 }
 
-// The prompt's own assistant turns are read, but have no loss.
+// Assistant messages of the prompt have no loss.
 Tokens RecordEncoder::chat_answer(const Record& record, const std::vector<Message>& answer) const {
   require(answer.front().role == "assistant",
-          "expected an answer that begins with an assistant's message, found one of role {}",
-          answer.front().role);
+          "expected an answer that begins with an assistant message, found role {}", answer.front().role);
   std::vector<Message> all = record.content.messages;
   all.insert(all.end(), answer.begin(), answer.end());
   Tokens out = chat(all, record.tools);
-  // A message begins with a special token, so the tokens before it are those of the prompt alone.
+  // A message begins with a special token, so the tokens before it are the same as those of the prompt alone.
   const Tokens prompt = chat(record.content.messages, record.tools);
   WUNENG_ASSERT(prompt.ids.size() <= out.ids.size() &&
                 std::equal(prompt.ids.begin(), prompt.ids.end(), out.ids.begin()));
@@ -87,7 +87,7 @@ std::vector<Tokens> RecordEncoder::encode(const Record& record) const {
   require(pair == (kind_ == DataKind::preference), "expected {}, found {}",
           kind_ == DataKind::preference ? "a preference pair (prompt, chosen, rejected)"
                                         : fmt::format("a record for {} data", to_string(kind_)),
-          pair ? "a preference pair" : "a record that is none");
+          pair ? "a preference pair" : "a record of another kind");
   const auto with = [&](const Content& answer_) {
     return record.content.is_chat() ? chat_answer(record, answer_.messages)
                                     : answer(record.content.text, answer_.text);
@@ -98,7 +98,7 @@ std::vector<Tokens> RecordEncoder::encode(const Record& record) const {
                                                    : with(record.chosen);
   if (kind_ == DataKind::text) std::fill(out.loss_mask.begin(), out.loss_mask.end(), 1);
   require(std::find(out.loss_mask.begin(), out.loss_mask.end(), 1) != out.loss_mask.end() || out.ids.empty(),
-          "expected something to learn, found no answer (an assistant's message, a completion)");
+          "expected at least one token with a loss, found no answer (an assistant message or a completion)");
   return {std::move(out)};
 }
 

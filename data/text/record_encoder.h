@@ -1,4 +1,4 @@
-// Records (data/text/record.h) to tokens and labels: and the loss mask of each.
+// RecordEncoder: records (data/text/record.h) to tokens with a loss mask.
 #pragma once
 #include <optional>
 #include <span>
@@ -10,33 +10,34 @@
 
 namespace wuneng {
 
-// What a data set is for.
+// Which tokens have a loss.
 //
-//   text        every token has a loss: text; chats and prompts with completions as well, if someone wants so
-//   supervised  answers have a loss: the assistant's turns of a chat, a completion; text whole
-//   preference  pairs: the same prompt with the chosen and the rejected answer, of each the answer has a loss
+//   text        all tokens, also of chats and prompts with completions
+//   supervised  answers: the assistant's messages of a chat, a completion; all tokens of text
+//   preference  pairs of the same prompt with the chosen and with the rejected answer: the answers
 enum class DataKind { text, supervised, preference };
 const char* to_string(DataKind kind);
-// The kind that a record is made for.
+// The natural kind of a record, for --kind auto.
 DataKind kind_of(const Record& record);
 
-// A document's tokens, and for each its loss mask: 1 where the token has a loss, 0 where it is only read.
+// The tokens of a document and their loss mask: 1 if the token has a loss, else 0.
 struct Tokens {
   std::vector<int32_t> ids;
   std::vector<uint8_t> loss_mask;
 };
 
-// Called by several threads at once.
+// Thread-safe.
 class RecordEncoder {
  public:
-  // end: a token behind each document that is not a chat, for a chat's template ends it itself.
+  // end: a token after each document that is not a chat (a chat template has its own end token).
   RecordEncoder(TextCodec codec, DataKind kind, std::optional<int32_t> end)
       : codec_(std::move(codec)), kind_(kind), end_(end) {}
 
   const TextCodec& codec() const { return codec_; }
   DataKind kind() const { return kind_; }
   int documents() const { return kind_ == DataKind::preference ? 2 : 1; }
-  // The record's documents: one, or of a pair the chosen, then the rejected. An Error makes it a bad line.
+  // The documents of the record: one, or for a pair the chosen and the rejected one. Throws an Error for a
+  // bad line.
   std::vector<Tokens> encode(const Record& record) const;
 
  private:

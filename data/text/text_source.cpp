@@ -24,9 +24,9 @@ bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") 
 
 }  // namespace
 
-// One file, cut at each separator. Holds a piece of the file and the part of a record that came before it.
-struct RawReader::Cutter {
-  Cutter(const std::string& path, bool json_, const TextOptions& options)
+// Splits one file at each separator. Holds a piece of the file and the part of a record before it.
+struct RawReader::Splitter {
+  Splitter(const std::string& path, bool json_, const TextOptions& options)
       : stream(ByteStream::open(path)),
         separator(json_ ? "\n" : options.separator),
         longest(options.longest),
@@ -45,7 +45,7 @@ struct RawReader::Cutter {
         at = searched = found + separator.size();
         return true;
       }
-      // What could be the beginning of a separator stays.
+      // Keep a tail that may be the beginning of a separator.
       const size_t tail = separator.empty() ? 0 : std::min(piece.size() - at, separator.size() - 1);
       take(record, piece.size() - tail);
       piece.erase(0, piece.size() - tail);
@@ -96,16 +96,16 @@ RawReader::~RawReader() = default;
 
 bool RawReader::next(RawRecord& record) {
   while (true) {
-    if (cutter_ && cutter_->next(record)) {
+    if (splitter_ && splitter_->next(record)) {
       if (!record.too_long && is_blank(record.bytes)) continue;
       record.file = file_;
       return true;
     }
-    if (cutter_) bytes_before_ += files_[file_].bytes;
-    cutter_.reset();
+    if (splitter_) bytes_before_ += files_[file_].bytes;
+    splitter_.reset();
     if (file_ + 1 >= static_cast<int32_t>(files_.size())) return false;
     const std::string& path = files_[++file_].path;
-    cutter_ = std::make_unique<Cutter>(path, is_json(path, options_.format), options_);
+    splitter_ = std::make_unique<Splitter>(path, is_json(path, options_.format), options_);
   }
 }
 
@@ -119,10 +119,12 @@ int64_t RawReader::bytes_total() const {
   return bytes;
 }
 
-int64_t RawReader::bytes_read() const { return bytes_before_ + (cutter_ ? cutter_->stream->consumed() : 0); }
+int64_t RawReader::bytes_read() const {
+  return bytes_before_ + (splitter_ ? splitter_->stream->consumed() : 0);
+}
 
 Record parse(const RawRecord& raw, const TextOptions& options) {
-  require(!raw.too_long, "expected at most {} bytes, found more (the limit is an option)", options.longest);
+  require(!raw.too_long, "expected at most {} bytes, found more (see --longest-bytes)", options.longest);
   if (raw.json) return parse_record(raw.bytes);
   Record record;
   record.content.text = raw.bytes;

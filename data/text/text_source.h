@@ -1,7 +1,7 @@
-// Text files, plain or JSON lines, packed with gzip or zstd or not, read piece by piece in bounded memory.
+// Reads text and JSON-lines files, plain or compressed (gzip, zstd), in bounded memory.
 //
-// Two steps, so that the second can run on all cores: RawReader cuts files into raw records (bytes and where
-// they stand), parse() makes a Record of one. TextSource does both, one record after another.
+// In two steps, so that the second can run on all cores: RawReader splits files into raw records (bytes and
+// their location), parse() parses one. TextSource does both sequentially.
 #pragma once
 #include <functional>
 #include <memory>
@@ -19,16 +19,16 @@ enum class OnBadLine { stop, skip };
 struct TextOptions {
   std::vector<std::string> paths;       // files, directories or globs
   std::vector<std::string> extensions;  // e.g. {".jsonl.gz", ".txt"}, for directories and globs; empty: any
-  // by_name: .jsonl, .ndjson and .json are lines of JSON, everything else is text (.gz and .zst taken off).
+  // by_name: .jsonl, .ndjson and .json are JSON lines, everything else is text (after removing .gz and .zst).
   TextFormat format = TextFormat::by_name;
   // Between documents of a text file, e.g. "<|endoftext|>" or "\n\n"; empty: a file is one document. Empty
-  // documents are left out.
+  // documents are skipped.
   std::string separator;
-  int64_t longest = int64_t{256} << 20;  // bytes of a line or document; one beyond is bad
+  int64_t longest = int64_t{256} << 20;  // bytes of a line or document; a longer one is a bad line
   OnBadLine on_bad = OnBadLine::stop;
 };
 
-// Where a record stands: lines of JSON are counted as lines, documents of text as documents, from 1.
+// A record with its location: the number of the line (JSON) or document (text) in the file, from 1.
 struct RawRecord {
   std::string bytes;
   int32_t file = 0;
@@ -37,7 +37,7 @@ struct RawRecord {
   bool too_long = false;  // beyond TextOptions::longest: `bytes` is empty
 };
 
-// All files' records in order; blank lines and empty documents are passed over.
+// The records of all files in order, without blank lines and empty documents.
 class RawReader {
  public:
   explicit RawReader(const TextOptions& options);
@@ -47,22 +47,22 @@ class RawReader {
   const std::vector<DataFile>& files() const { return files_; }
   // "file.jsonl.gz line 17" or "file.txt document 3"
   std::string place(const RawRecord& record) const;
-  int64_t bytes_total() const;  // of the files as they lie on the disk
+  int64_t bytes_total() const;  // of the files on disk (compressed)
   int64_t bytes_read() const;
 
  private:
-  struct Cutter;
+  struct Splitter;
   TextOptions options_;
   std::vector<DataFile> files_;
-  std::unique_ptr<Cutter> cutter_;  // of the file that is being read
+  std::unique_ptr<Splitter> splitter_;  // of the current file
   int32_t file_ = -1;
-  int64_t bytes_before_ = 0;  // of the files before it
+  int64_t bytes_before_ = 0;  // of earlier files
 };
 
-// Error where the record is bad; the message does not say where it stands.
+// Throws an Error for a bad record; the message does not contain its location.
 Record parse(const RawRecord& raw, const TextOptions& options);
 
-// Bad lines of a run: the first stops it, or all are counted and the first few are kept to be told.
+// Policy for bad lines: throw at the first, or count all and keep the first few messages.
 class BadLines {
  public:
   explicit BadLines(OnBadLine rule) : rule_(rule) {}

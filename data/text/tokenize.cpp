@@ -23,11 +23,11 @@ struct Encoded {
 
 struct RawBatch {
   std::vector<RawRecord> records;
-  int64_t bytes_read = 0;  // of the files, when the batch was complete
+  int64_t bytes_read = 0;  // of the files, at the end of the batch
 };
 
 RawBatch read_batch(RawReader& reader, int64_t bytes) {
-  constexpr int64_t kRecord = 128;  // what a short line costs beside its bytes
+  constexpr int64_t kRecord = 128;  // overhead of a record in bytes
   RawBatch batch;
   RawRecord record;
   for (int64_t size = 0; size < bytes && reader.next(record);) {
@@ -50,7 +50,7 @@ void encode_one(const RawRecord& raw, const TokenizeOptions& options, const Reco
 std::vector<Encoded> encode_batch(const RawBatch& batch, const TokenizeOptions& options,
                                   const RecordEncoder& encoder) {
   std::vector<Encoded> out(batch.records.size());
-  // Records differ in length by orders of magnitude: each thread takes the next one when it is free.
+  // Dynamic scheduling: records differ in length by orders of magnitude.
   std::atomic<size_t> next{0};
   parallel_for(thread_count(), 1, [&](int64_t, int64_t) {
     for (size_t i; (i = next++) < out.size();) encode_one(batch.records[i], options, encoder, out[i]);
@@ -58,18 +58,18 @@ std::vector<Encoded> encode_batch(const RawBatch& batch, const TokenizeOptions& 
   return out;
 }
 
-// The pairs of files of all documents of a record.
+// The output files of all documents of a record.
 class Writers {
  public:
   explicit Writers(const TokenizeOptions& o) : prefixes_(o.prefixes) {
     for (const std::string& prefix : o.prefixes)
-      writers_.push_back(std::make_unique<MaskedTokenWriter>(prefix, o.type, o.labels));
+      writers_.push_back(std::make_unique<MaskedTokenWriter>(prefix, o.type, o.loss_mask));
   }
   void add(const std::vector<Tokens>& documents) {
     for (size_t i = 0; i < writers_.size(); ++i) writers_[i]->add(documents[i].ids, documents[i].loss_mask);
   }
-  // Older tokens go before anything that is new is there, and an index comes last: a run that is killed in
-  // between leaves no tokens beside what does not belong to them.
+  // Removes old files first and writes an index last: a run that is killed in between leaves no mismatched
+  // files.
   void finish(TokenInfo info) {
     for (const std::string& prefix : prefixes_) std::filesystem::remove(prefix + ".idx");
     for (size_t i = 0; i < prefixes_.size(); ++i) {
@@ -103,7 +103,7 @@ TokenizeProgress tokenize_files(const TokenizeOptions& options, const RecordEnco
   const auto read = [&] {
     return std::async(std::launch::async, [&] { return read_batch(reader, options.batch); });
   };
-  // The next batch is read and unpacked while this one is encoded.
+  // Reads and decompresses the next batch while this one is encoded.
   for (std::future<RawBatch> coming = read();;) {
     const RawBatch batch = coming.get();
     if (batch.records.empty()) break;
@@ -120,7 +120,7 @@ TokenizeProgress tokenize_files(const TokenizeOptions& options, const RecordEnco
         ++progress.records;
         for (const Tokens& t : documents) {
           progress.tokens += static_cast<int64_t>(t.ids.size());
-          progress.loss_mask += std::count(t.loss_mask.begin(), t.loss_mask.end(), 1);
+          progress.loss_tokens += std::count(t.loss_mask.begin(), t.loss_mask.end(), 1);
         }
       }
     }

@@ -51,8 +51,8 @@ const char* token_type_name(TokenType type) {
 
 namespace {
 
-// The first i in [0, n) for which bad(i) holds, or n. All threads, and no branch in the inner loop, so that
-// the compiler makes vectors of it.
+// The first i in [0, n) for which bad(i) holds, or n. On all threads; branch-free inner loop for
+// vectorisation.
 template <class Bad>
 int64_t first_bad(int64_t n, const Bad& bad) {
   constexpr int64_t kBlock = 4096;
@@ -119,7 +119,7 @@ std::optional<TokenFile> TokenFile::open_mask(const TokenFile& tokens) {
   const std::string prefix = tokens.prefix_ + "_mask";
   if (!std::filesystem::exists(prefix + ".idx")) return std::nullopt;
   TokenFile mask = open(prefix);
-  require(mask.type_ == TokenType::u8, "{}.idx: a mask of labels is of type u8, found {}", prefix,
+  require(mask.type_ == TokenType::u8, "{}.idx: expected a loss mask of type u8, found {}", prefix,
           token_type_name(mask.type_));
   require(mask.sequences_ == tokens.sequences_ && mask.documents_ == tokens.documents_,
           "{}.idx: expected the {} sequences and {} documents of {}.idx, found {} and {}", prefix,
@@ -146,11 +146,11 @@ void TokenFile::check_header() {
   const int code = static_cast<uint8_t>(idx_.data[17]);
   require((code >= 1 && code <= 5) || code == 8,
           "{}: expected tokens of type u8 (1), i8 (2), i16 (3), i32 (4), i64 (5) or u16 (8), found code {}{}",
-          path, code, code == 6 || code == 7 ? ", numbers with a fraction" : "");
+          path, code, code == 6 || code == 7 ? ", a floating-point type" : "");
   type_ = static_cast<TokenType>(code);
   const uint64_t sequences = load<uint64_t>(idx_.data + 18), entries = load<uint64_t>(idx_.data + 26);
   const uint64_t room = static_cast<uint64_t>(idx_.size - kHeaderBytes);
-  // Counts that no file of this size holds, before anything is computed from them.
+  // Checks the counts against the file size before they are used.
   require(
       sequences <= room / 12 && entries >= 1 && entries <= room / 8 && 12 * sequences + 8 * entries == room,
       "{}: {} sequences and {} entries of the document index: expected {} bytes after the header, found {}",
@@ -166,7 +166,7 @@ void TokenFile::check_header() {
 
 void TokenFile::check_sequences() const {
   const int64_t size = token_bytes(type_), n = sequences_;
-  // Where sequence i must begin: where the one before ends.
+  // Expected offset of sequence i: the end of sequence i - 1.
   const auto begin = [&](int64_t i) {
     return i == 0 ? 0 : sequence_offset(i - 1) + size * sequence_length(i - 1);
   };
@@ -176,7 +176,7 @@ void TokenFile::check_sequences() const {
          sequence_length(bad));
   require(n == 0 || sequence_offset(0) == 0, "{}.idx: sequence 0: expected byte offset 0, found {}", prefix_,
           n == 0 ? 0 : sequence_offset(0));
-  // Offsets are compared as differences: they may be anything in a broken file, and sums could overflow.
+  // Compares differences of offsets: in a damaged file sums could overflow.
   const int64_t gap = first_bad(n - 1, [&](int64_t i) {
     return static_cast<uint64_t>(sequence_offset(i + 1)) - static_cast<uint64_t>(sequence_offset(i)) !=
            static_cast<uint64_t>(size * sequence_length(i));
@@ -191,8 +191,9 @@ void TokenFile::check_sequences() const {
 void TokenFile::check_documents() const {
   const int64_t n = documents_;
   require(document_sequence(0) == 0 && document_sequence(n) == sequences_,
-          "{}.idx: document index: expected it to go from 0 to the {} sequences, found {} to {}", prefix_,
-          sequences_, document_sequence(0), document_sequence(n));
+          "{}.idx: document index: expected it to begin with 0 and end with the number of sequences {}, "
+          "found {} and {}",
+          prefix_, sequences_, document_sequence(0), document_sequence(n));
   const int64_t bad =
       first_bad(n, [&](int64_t i) { return document_sequence(i + 1) < document_sequence(i); });
   if (bad < n)
@@ -244,8 +245,8 @@ void TokenFile::read(int64_t begin, int64_t count, int64_t limit, int32_t* out) 
 }
 
 uint64_t TokenFile::fingerprint() const {
-  // Lengths alone would not tell two tokenizers' files apart: pieces of the tokens too, but few, since a
-  // terabyte is not read at the start of a run.
+  // Lengths alone would not distinguish files of two tokenizers, so samples of the tokens are included; only
+  // a few, because files may have terabytes.
   constexpr int64_t kSamples = 16, kSampleBytes = 4096;
   uint64_t value = XXH3_64bits(idx_.data, idx_.size);
   for (int64_t i = 0; i < kSamples && bin_.size > 0; ++i) {

@@ -1,5 +1,4 @@
-// What reader and writer of token files share: the header's constants, and loads from memory that is not
-// aligned.
+// Shared by the reader and the writer of token files: constants of the header, and unaligned loads.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -8,8 +7,7 @@
 
 namespace wuneng::token_format {
 
-static_assert(std::endian::native == std::endian::little,
-              "token files are little-endian and mapped as they are");
+static_assert(std::endian::native == std::endian::little, "token files are little-endian and memory-mapped");
 
 constexpr std::string_view kMagic("MMIDIDX\0\0", 9);
 constexpr uint64_t kVersion = 1;

@@ -1,6 +1,5 @@
-// What made a pair of token files: <prefix>.json beside them. Megatron's format has no place for it, and
-// files from elsewhere have none, but where it is there a run can tell before it begins that a file's tokens
-// are not its model's.
+// Provenance of a pair of token files: <prefix>.json. It is not part of Megatron's format, and files from
+// elsewhere have none; if it exists, a run checks at its start that the tokens match the model's vocabulary.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -13,7 +12,7 @@ struct TokenInfo {
   std::string tokenizer;             // TextCodec::name()
   int32_t vocab_size = 0;            // of the tokenizer
   std::string kind;                  // to_string(DataKind)
-  std::string pair;                  // of a preference pair's file: the prefix of the other one
+  std::string pair;                  // for preference data: the prefix of the other file of the pair
   std::vector<std::string> sources;  // the paths that were tokenized
 };
 

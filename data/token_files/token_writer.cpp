@@ -99,7 +99,7 @@ void TokenWriter::finish() {
   write_index();
   sync_path(bin() + ".partial");
   sync_path(idx() + ".partial");
-  fs::remove(idx());  // of an older file: it must not stand beside the new tokens, not even for a moment
+  fs::remove(idx());  // an old index must never exist together with the new tokens
   fs::rename(bin() + ".partial", bin());
   fs::rename(idx() + ".partial", idx());
   const fs::path parent = fs::path(prefix_).parent_path();
@@ -116,7 +116,7 @@ void TokenWriter::write_index() {
   put(out, static_cast<uint8_t>(type_));
   put(out, static_cast<uint64_t>(documents_));
   put(out, static_cast<uint64_t>(documents_ + 1));
-  // The lengths twice: as they are, and summed up into offsets.
+  // Two passes over the lengths: the lengths themselves, then the offsets as their prefix sum.
   std::vector<int32_t> piece(1 << 16);
   const auto each_piece = [&](const auto& take) {
     std::ifstream in(lengths(), std::ios::binary);
@@ -147,17 +147,17 @@ MaskedTokenWriter::MaskedTokenWriter(const std::string& prefix, TokenType type, 
   if (masked) mask_.emplace(mask_prefix_, TokenType::u8);
 }
 
-void MaskedTokenWriter::add(std::span<const int32_t> tokens, std::span<const uint8_t> labels) {
+void MaskedTokenWriter::add(std::span<const int32_t> tokens, std::span<const uint8_t> loss_mask) {
   tokens_.add(tokens);
   if (!mask_) return;
-  WUNENG_ASSERT(labels.size() == tokens.size());
-  widened_.assign(labels.begin(), labels.end());
+  WUNENG_ASSERT(loss_mask.size() == tokens.size());
+  widened_.assign(loss_mask.begin(), loss_mask.end());
   mask_->add(widened_);
 }
 
 void MaskedTokenWriter::finish() {
-  fs::remove(tokens_.idx());  // older tokens must not meet the new mask
-  // A mask from an older file would be taken for this one's.
+  fs::remove(tokens_.idx());  // old tokens must never exist together with the new mask
+  // A mask of an old file would be read as the mask of this one.
   if (mask_)
     mask_->finish();
   else

@@ -1,5 +1,5 @@
-// Writes token files (data/token_files/token_file.h), of any size in bounded memory: tokens go to the disk as
-// they come, and so do lengths, from which the index is made at the end.
+// Writes token files (data/token_files/token_file.h) of any size in bounded memory: tokens and lengths are
+// written as they come, and the index is made from the lengths at the end.
 #pragma once
 #include <cstdint>
 #include <fstream>
@@ -12,8 +12,8 @@
 
 namespace wuneng {
 
-// One pair of files. Everything is written beside (".partial") and renamed by finish(): first .bin, last
-// .idx, so an index that is there is whole and so are its tokens. Without finish() nothing is left behind.
+// One pair of files. Written under temporary names (".partial") and renamed by finish(), .bin first and .idx
+// last, so that an existing index implies complete files. Without finish() no file is left.
 class TokenWriter {
  public:
   TokenWriter(const std::string& prefix, TokenType type);
@@ -21,7 +21,7 @@ class TokenWriter {
   TokenWriter(const TokenWriter&) = delete;
   TokenWriter& operator=(const TokenWriter&) = delete;
 
-  // One document of one sequence. Tokens that the type cannot hold are an error.
+  // Adds a document of one sequence. Throws if a token does not fit into the type.
   void add(std::span<const int32_t> tokens);
   void finish();
 
@@ -41,13 +41,12 @@ class TokenWriter {
   int64_t documents_ = 0, tokens_ = 0;
 };
 
-// Tokens with a mask of labels beside them where `masked`: finish() renames the mask before the tokens'
-// index.
+// Tokens and, if `masked`, their loss mask; finish() renames the mask before the index of the tokens.
 class MaskedTokenWriter {
  public:
   MaskedTokenWriter(const std::string& prefix, TokenType type, bool masked);
-  // labels: 1 where the token has a loss, as long as tokens; not looked at without a mask.
-  void add(std::span<const int32_t> tokens, std::span<const uint8_t> labels);
+  // loss_mask: 1 if the token has a loss, of the size of tokens; ignored without a mask.
+  void add(std::span<const int32_t> tokens, std::span<const uint8_t> loss_mask);
   void finish();
 
   int64_t documents() const { return tokens_.documents(); }

@@ -1,5 +1,4 @@
-// Added tokens: pieces of text that are one token as they stand, found before anything else is done to the
-// text.
+// Added tokens: strings that are one token each, found before any other processing of the text.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -12,15 +11,15 @@ namespace wuneng {
 struct AddedToken {
   std::string content;
   int32_t id = 0;
-  bool special = false;  // decode() can leave it out; makes no difference to encoding
+  bool special = false;  // decode() can skip it; encoding treats it like the others
 };
 
 class AddedTokens {
  public:
   explicit AddedTokens(std::vector<AddedToken> tokens);
 
-  // Calls text(piece) and token(id) in the text's order. Of two that overlap the leftmost is taken, of those
-  // that begin together the longest.
+  // Calls text(piece) and token(id) in order. Of overlapping tokens the leftmost is used, of those that begin
+  // at the same byte the longest.
   template <class Text, class Token>
   void split(std::string_view all, const Text& text, const Token& token) const {
     size_t begin = 0;
@@ -43,7 +42,7 @@ class AddedTokens {
   const AddedToken* match(std::string_view text) const;
 
   std::vector<AddedToken> tokens_;     // longest first
-  std::array<bool, 256> begins_ = {};  // whether any begins with the byte
+  std::array<bool, 256> begins_ = {};  // whether a token begins with the byte
 };
 
 }  // namespace wuneng

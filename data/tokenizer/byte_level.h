@@ -1,7 +1,8 @@
 // GPT-2's byte alphabet: how a vocabulary file writes a token's bytes as printable characters (0x20 as
 // U+0120).
 //
-// Bytes 21..7E, A1..AC and AE..FF stand for themselves; the others, in order, are U+0100, U+0101, ...
+// Bytes 21..7E, A1..AC and AE..FF are the characters with that code; the others, in order, U+0100, U+0101,
+// ...
 #pragma once
 #include <array>
 #include <string>
@@ -12,11 +13,11 @@ namespace wuneng {
 // byte -> its character
 const std::array<char32_t, 256>& byte_alphabet();
 
-// The bytes that a token of the vocabulary file means; a token with a character outside the alphabet is taken
-// as it stands (as `tokenizers` decodes it: only added tokens can have one).
+// The bytes of a token of the vocabulary file; a token with a character outside the alphabet (only added
+// tokens have one) is returned unchanged, as `tokenizers` does.
 std::string token_bytes(std::string_view token);
 
-// The other way: bytes as the vocabulary file writes them.
+// The inverse: bytes as the vocabulary file writes them.
 std::string byte_level(std::string_view bytes);
 
 }  // namespace wuneng

@@ -9,7 +9,7 @@
 namespace wuneng {
 namespace {
 
-constexpr size_t kShort = 48;  // up to here looking at all pairs beats a heap
+constexpr size_t kShort = 48;  // bytes; for shorter words scanning all pairs is faster than a heap
 constexpr int32_t kNowhere = -1;
 
 }  // namespace
@@ -29,8 +29,7 @@ BytePairs::BytePairs(const std::array<int32_t, 256>& byte_ids, const std::vector
 }
 
 void BytePairs::encode(std::string_view word, Scratch& s, std::vector<int32_t>& out) const {
-  require(word.size() < INT_MAX, "a word of {} bytes without a break: expected fewer than {}", word.size(),
-          INT_MAX);
+  require(word.size() < INT_MAX, "a word of {} bytes: expected fewer than {}", word.size(), INT_MAX);
   const size_t n = word.size();
   s.ids.resize(n);
   s.ranks.resize(n);
@@ -58,8 +57,8 @@ void BytePairs::merge_short(Scratch& s, std::vector<int32_t>& out) const {
   out.insert(out.end(), s.ids.begin(), s.ids.begin() + n);
 }
 
-// A heap of (rank, place). Entries are not taken out when their pair changes: they are stale when the place's
-// rank is another by then.
+// A heap of (rank, position). Entries are not removed when their pair changes; an entry is stale if the rank
+// at its position has changed.
 void BytePairs::merge_long(Scratch& s, std::vector<int32_t>& out) const {
   const int32_t n = static_cast<int32_t>(s.ids.size());
   s.before.resize(n);

@@ -1,5 +1,5 @@
-// Byte pair encoding of one word: the pair of neighbours with the lowest rank is merged, the leftmost of
-// equals first, until no pair is left that may be.
+// Byte-pair encoding of one word: repeatedly merges the adjacent pair with the lowest rank, the leftmost of
+// equals, until no pair has a rank.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -9,23 +9,23 @@
 
 namespace wuneng {
 
-// Two neighbouring tokens and the token that they become. A merge's rank is its place in the list.
+// Two adjacent tokens and the token that replaces them. The rank of a merge is its index in the list.
 struct Merge {
   int32_t left, right, result;
 };
 
 class BytePairs {
  public:
-  // Memory of one thread, kept between calls.
+  // Per-thread scratch memory, reused between calls.
   struct Scratch {
-    std::vector<int32_t> ids;     // token at each place
-    std::vector<int32_t> ranks;   // of the pair that begins there
-    std::vector<int32_t> before;  // the place before and the place behind, for long words
+    std::vector<int32_t> ids;     // token at each position
+    std::vector<int32_t> ranks;   // of the pair that begins at the position
+    std::vector<int32_t> before;  // linked list of positions, for long words
     std::vector<int32_t> behind;
     std::vector<uint64_t> heap;
   };
 
-  // byte_ids[b]: the token of the single byte b. Of two merges of the same pair the later one counts.
+  // byte_ids[b]: the token of the single byte b. Of two merges of the same pair the later one is used.
   BytePairs(const std::array<int32_t, 256>& byte_ids, const std::vector<Merge>& merges);
 
   // Appends the tokens of one word.
@@ -39,7 +39,7 @@ class BytePairs {
   static uint64_t pair(int32_t left, int32_t right) {
     return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
   }
-  // The slot that holds the pair or would: linear probing in a table at most half full.
+  // The slot of the pair, or the empty slot for it: linear probing in a table at most half full.
   static uint64_t hash(uint64_t pair) { return pair * 0x9e3779b97f4a7c15u; }
   size_t slot(uint64_t pair) const {
     size_t i = hash(pair) >> shift_;
@@ -61,8 +61,8 @@ class BytePairs {
   std::array<int32_t, 256> byte_ids_;
   std::vector<Entry> table_;
   int shift_ = 0;  // from a hash to its slot
-  // A bit for each eighth of a slot's hashes, set where a pair has it. Most pairs that are asked for are not
-  // in the table: the bits say so from half a megabyte, the table is 8 MB for a vocabulary of 150,000.
+  // A Bloom filter with one hash and 8 bits per slot. Most pairs that are looked up are not in the table; the
+  // filter has half a megabyte, the table 8 MB for a vocabulary of 150,000.
   std::vector<uint64_t> seen_;
 };
 

@@ -11,7 +11,7 @@
 namespace wuneng {
 namespace {
 
-constexpr size_t kChunk = 64 << 10;  // bytes; one with no character that can change is copied as it is
+constexpr size_t kChunk = 64 << 10;  // bytes; copied unchanged if NFC cannot change it
 
 void check(UErrorCode status, const char* what) {
   require(U_SUCCESS(status), "NFC: {}: expected success from ICU, found {}", what, u_errorName(status));
@@ -29,7 +29,7 @@ const icu::Normalizer2& unicode9_nfc() {
   return normalizer;
 }
 
-// Characters below U+0300 are in NFC among themselves, and their first byte is below 0xCC.
+// Text of characters below U+0300 is in NFC, and their first byte is below 0xCC.
 bool may_change(std::string_view text) {
   uint8_t highest = 0;
   for (const char c : text) highest = std::max(highest, static_cast<uint8_t>(c));
@@ -43,8 +43,8 @@ std::string_view nfc(std::string_view text, std::string& buffer) {
   buffer.clear();
   icu::StringByteSink<std::string> sink(&buffer);
   for (size_t begin = 0; begin < text.size();) {
-    // ICU counts in 32 bits. Nothing before an ASCII character ever combines with it, so text may be cut
-    // there.
+    // ICU's lengths have 32 bits. An ASCII character never combines with characters before it, so text may be
+    // split there.
     size_t end = std::min(begin + kChunk, text.size());
     while (end < text.size() && static_cast<uint8_t>(text[end]) >= 0x80) ++end;
     const std::string_view chunk = text.substr(begin, end - begin);

@@ -5,11 +5,11 @@
 
 namespace wuneng {
 
-// Valid UTF-8 in Unicode's normal form C; comes back as it is where a quick look shows that nothing can
-// change, otherwise the result lies in buffer.
+// Normalises valid UTF-8 to NFC. Returns the text itself if a quick check shows that it cannot change, else a
+// view of buffer.
 //
-// `tokenizers` normalises with Unicode 9's tables (its crate unicode-normalization-alignments): characters
-// that came later neither compose nor move. A newer library left alone would reorder and compose them.
+// `tokenizers` uses the tables of Unicode 9 (its crate unicode-normalization-alignments): characters of later
+// versions are neither composed nor reordered. ICU with newer tables would do that, so it is prevented here.
 std::string_view nfc(std::string_view text, std::string& buffer);
 
 }  // namespace wuneng

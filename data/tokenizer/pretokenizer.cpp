@@ -14,9 +14,10 @@ const std::string_view kQwenPattern =
 
 namespace {
 
-// The same pattern in PCRE2's words. Three classes are spelled out so that they mean what they mean to
-// `tokenizers` (Oniguruma, Unicode 16) whatever Unicode this machine's PCRE2 knows: \s is White_Space, which
-// PCRE2 10.42 takes U+180E into; letters and numbers add what came after Unicode 14, that of PCRE2 10.42.
+// The same pattern in PCRE2's syntax. Three classes are written out, so that they match those of `tokenizers`
+// (Oniguruma, Unicode 16) for any Unicode version of PCRE2: \s is White_Space, to which PCRE2 10.42 adds
+// U+180E; letters and numbers include characters that were added after Unicode 14, the version of
+// PCRE2 10.42.
 // clang-format off
 #define SPACE R"(\x09-\x0d\x20\x85\xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})"
 #define LETTER R"(\p{L})" \
@@ -50,15 +51,15 @@ std::string message(int code) {
   return reinterpret_cast<const char*>(text);
 }
 
-// Compiled once and never freed; matching only reads it.
+// Compiled once and never freed; thread-safe for matching.
 const pcre2_code* compiled() {
   static const pcre2_code* const code = [] {
     int error;
     PCRE2_SIZE at;
-    // Anchored: every word begins where the last one ended.
+    // Anchored: a word begins where the previous one ended.
     pcre2_code* c = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(kPattern), sizeof kPattern - 1,
                                   PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error, &at, nullptr);
-    require(c != nullptr, "PCRE2 does not take the tokenizer's pattern: {} at {}", message(error), at);
+    require(c != nullptr, "PCRE2 cannot compile the tokenizer's pattern: {} at {}", message(error), at);
     const int jit = pcre2_jit_compile(c, PCRE2_JIT_COMPLETE);
     require(jit == 0, "PCRE2 cannot compile the tokenizer's pattern to machine code: {}", message(jit));
     return c;
@@ -71,12 +72,12 @@ const pcre2_code* compiled() {
 struct PretokenizerScratch::Parts {
   pcre2_match_data* match = pcre2_match_data_create_from_pattern(compiled(), nullptr);
   pcre2_match_context* context = pcre2_match_context_create(nullptr);
-  // Repeats of one class need no stack; this covers the rest of the pattern many times over.
+  // Repetitions of one class need no stack; this is ample for the rest of the pattern.
   pcre2_jit_stack* stack = pcre2_jit_stack_create(32 << 10, 1 << 20, nullptr);
 };
 
 PretokenizerScratch::PretokenizerScratch() : parts_(std::make_unique<Parts>()) {
-  require(parts_->match && parts_->context && parts_->stack, "PCRE2: no memory to match in");
+  require(parts_->match && parts_->context && parts_->stack, "PCRE2: out of memory");
   pcre2_jit_stack_assign(parts_->context, nullptr, parts_->stack);
 }
 

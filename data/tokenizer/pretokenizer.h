@@ -5,10 +5,10 @@
 
 namespace wuneng {
 
-// As tokenizer.json writes it.
+// As in tokenizer.json.
 extern const std::string_view kQwenPattern;
 
-// What one thread needs to run the pattern.
+// Per-thread scratch memory of PCRE2.
 class PretokenizerScratch {
  public:
   PretokenizerScratch();
@@ -22,7 +22,7 @@ class PretokenizerScratch {
   std::unique_ptr<Parts> parts_;
 };
 
-// The words of valid UTF-8 one after the other; together they are the text.
+// Iterates over the words of valid UTF-8; their concatenation is the text.
 //   for (Words words(text, scratch); words.next(word);) ...
 class Words {
  public:

@@ -14,7 +14,7 @@ TextCodec TextCodec::load(const std::string& directory, const std::string& chat_
     codec.template_ = ChatTemplate::named(chat_template);
     return codec;
   }
-  // Plain text needs no template, so one that is missing or foreign is told where a chat asks for it.
+  // Plain text needs no template, so a missing or unknown one is an error only when a chat is encoded.
   try {
     codec.template_ = ChatTemplate::load(directory);
   } catch (const Error& e) {

@@ -1,4 +1,4 @@
-// Text to tokens and back, for a program that does not care how: as bytes, or with a model's tokenizer.
+// TextCodec: text to tokens and back, as bytes or with a model's tokenizer.
 #pragma once
 #include <optional>
 #include <string>
@@ -10,28 +10,28 @@
 
 namespace wuneng {
 
-// Threads may use one at once; copies share what is large.
+// Thread-safe; copies share their tables.
 class TextCodec {
  public:
-  // The token is the byte. Without chats and without a token between documents.
+  // A token is a byte. No chat template and no end-of-text token.
   static TextCodec bytes() { return {}; }
-  // A model's directory with tokenizer.json, or vocab.json and merges.txt. The chat template is the
-  // directory's own, or the one of this name (ChatTemplate::named).
+  // From a model's directory with tokenizer.json, or vocab.json and merges.txt. The chat template is the one
+  // with the given name (ChatTemplate::named), or if the name is empty, the directory's own.
   static TextCodec load(const std::string& directory, const std::string& chat_template = "");
   static bool has_tokenizer(const std::string& directory);
 
   void encode(std::string_view text, std::vector<int32_t>& ids) const;
   std::string_view bytes_of(int32_t id) const;  // empty for an id without a token
   int32_t vocab_size() const;
-  // Says which tokenizer made given ids: equal where ids mean the same.
+  // Identifies the tokenizer: equal names mean equal ids for the same text.
   std::string name() const;
-  // Behind each document of plain text, where the tokenizer has it.
+  // The token after each document of plain text, if the tokenizer has it.
   std::optional<int32_t> end_of_text() const { return id_of("<|endoftext|>"); }
-  // Does this token end what a model writes?
+  // Whether generation stops at this token.
   bool ends(int32_t id) const { return id == end_of_text() || id == id_of("<|im_end|>"); }
   std::optional<int32_t> id_of(std::string_view token) const;
 
-  // A whole chat with what the assistant says marked. An error where there is no template.
+  // Encodes a chat with its assistant mask. Throws if there is no template.
   EncodedChat encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
                           bool add_generation_prompt) const;
 

@@ -17,7 +17,7 @@
 namespace wuneng {
 namespace {
 
-// Memory and cache of one call at a time.
+// Scratch memory and word cache of one call.
 struct Scratch {
   std::string valid, normal;
   PretokenizerScratch pretokenizer;
@@ -25,8 +25,8 @@ struct Scratch {
   WordCache cache;
 };
 
-// Lends scratches to calls, so there are as many as ever ran at once and their caches stay warm from call to
-// call.
+// Pool of scratches: as many as the maximum number of concurrent calls; their word caches persist between
+// calls.
 class ScratchPool {
  public:
   std::unique_ptr<Scratch> take() {
@@ -41,7 +41,7 @@ class ScratchPool {
     return std::make_unique<Scratch>();
   }
   void give(std::unique_ptr<Scratch> scratch) {
-    // One huge text must not hold its memory for ever.
+    // Frees the memory of very large texts.
     if (scratch->valid.size() + scratch->normal.size() + scratch->byte_pairs.ids.size() > kKeep) return;
     const std::lock_guard lock(mutex_);
     free_.push_back(std::move(scratch));

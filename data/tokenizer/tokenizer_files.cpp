@@ -16,8 +16,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-// A value for a message, its beginning where it is long. Written out only when the message is: require()'s
-// arguments are evaluated for every merge, and the list of merges is megabytes.
+// A JSON value in an error message, truncated if it is long. Formatted lazily: the arguments of require() are
+// evaluated for every merge, and the list of merges has megabytes.
 struct Shown {
   const Json& value;
 };
@@ -41,11 +41,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Memory goes by the highest id, so a file's word is not taken for any; real vocabularies end below 300,000.
+// Limit of ids, since memory is proportional to the highest one; real vocabularies have fewer than 300,000.
 constexpr int32_t kMostIds = 1 << 22;
-static_assert(kMostIds == 4194304);  // as the messages say
+static_assert(kMostIds == 4194304);  // as in the error messages
 
-// A value of a file together with where it stands, so that every message can name both.
+// A JSON value with its file and key, for error messages.
 struct Value {
   const Json* json;
   const std::string* file;
@@ -73,10 +73,10 @@ struct Value {
     return get<int32_t>("a token's id below 4194304",
                         json->is_number_unsigned() && json->get<uint64_t>() < kMostIds);
   }
-  // false where the key is absent or null.
+  // false if the key is absent or null.
   bool flag() const { return !json->is_null() && get<bool>("true or false", json->is_boolean()); }
 
-  // One of the values that Qwen2.5's tokenizer has here; null stands for an absent key as well.
+  // Requires one of the values of Qwen2.5's tokenizer; null also matches an absent key.
   void expect(std::initializer_list<Json> allowed, const char* otherwise = "") const {
     if (std::find(allowed.begin(), allowed.end(), *json) != allowed.end()) return;
     std::vector<std::string> names;
@@ -119,7 +119,7 @@ std::vector<std::pair<std::string, int32_t>> vocabulary(const Value& v) {
   return tokens;
 }
 
-// "left right" as merges.txt and older tokenizer.json write it.
+// "left right", the form in merges.txt and older tokenizer.json.
 std::pair<std::string, std::string> merge_of(std::string_view line, const std::string& where) {
   const size_t space = line.find(' ');
   require(
@@ -128,7 +128,7 @@ std::pair<std::string, std::string> merge_of(std::string_view line, const std::s
   return {std::string(line.substr(0, space)), std::string(line.substr(space + 1))};
 }
 
-// What splits and maps the text: all of it must be what our code does.
+// Requires the components of the pipeline that this code implements.
 void check_scheme(const Value& root) {
   root.expect_keys({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
                     "post_processor", "decoder", "model"});
@@ -152,8 +152,8 @@ void check_scheme(const Value& root) {
   steps[1]["add_prefix_space"].expect({false});
   steps[1]["use_regex"].expect({false});
 
-  // Offsets are the only thing that ByteLevel changes here, and we give none. transformers 5 writes a
-  // template that is the text alone.
+  // ByteLevel as post-processor changes only offsets, which are not implemented. transformers 5 writes a
+  // template that adds no tokens.
   const Value post = root["post_processor"];
   if (!post.json->is_null() && *post["type"].json != "ByteLevel") {
     post["type"].expect({nullptr, "ByteLevel", "TemplateProcessing"});
@@ -211,7 +211,7 @@ std::vector<AddedToken> added_tokens_decoder(const Value& decoder) {
   return added;
 }
 
-// vocab.json and merges.txt say nothing of the scheme; tokenizer_config.json names it by its class.
+// vocab.json and merges.txt do not contain the scheme; tokenizer_config.json has the tokenizer's class.
 TokenizerFiles read_vocab_and_merges(const std::string& directory) {
   const std::string vocab_file = directory + "/vocab.json", merges_file = directory + "/merges.txt",
                     config_file = directory + "/tokenizer_config.json";
@@ -233,14 +233,14 @@ TokenizerFiles read_vocab_and_merges(const std::string& directory) {
     begin = newline + 1;
     ++number;
     if (line.ends_with('\r')) line.remove_suffix(1);
-    // A merge may begin with '#' too, so only the version line is none.
+    // A merge may begin with '#' too, so only the version line is skipped.
     if (line.empty() || line.starts_with("#version")) continue;
     out.merges.push_back(merge_of(line, fmt::format("{}:{}", merges_file, number)));
   }
   return out;
 }
 
-// transformers adds what tokenizer_config.json lists to what tokenizer.json does, so the two must not differ.
+// transformers uses the added tokens of both tokenizer_config.json and tokenizer.json, so the two must agree.
 void check_config(const std::string& config_file, const TokenizerFiles& files) {
   const Json json = parse(config_file);
   const Value config{&json, &config_file, ""};
@@ -252,13 +252,14 @@ void check_config(const std::string& config_file, const TokenizerFiles& files) {
     const bool same = std::any_of(files.added.begin(), files.added.end(), [&](const AddedToken& t) {
       return t.id == token.id && t.content == token.content && t.special == token.special;
     });
-    require(same, "{}: {}.{}: expected an added token of {}, found \"{}\", which is not there or differs",
+    require(same,
+            "{}: {}.{}: expected an added token of {}, found \"{}\", which is missing or different there",
             config_file, decoder.key, token.id, files.source, token.content);
   }
 }
 
-// `tokenizers` ignores the ids of added tokens and counts on from the vocabulary; files that say otherwise
-// would mean one thing there and another here.
+// `tokenizers` ignores the ids of added tokens in the file and numbers them after the vocabulary; other ids
+// in a file would be ambiguous.
 void check_added_ids(const TokenizerFiles& files) {
   std::unordered_set<std::string_view> known;
   int32_t next = 0;

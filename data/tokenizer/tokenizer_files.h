@@ -1,5 +1,5 @@
-// A tokenizer's files as Hugging Face writes them, read into what our tokenizer needs. A scheme that is not
-// Qwen2.5's is refused by the name of the key that says so.
+// Reads the files of a Hugging Face tokenizer. For a scheme other than Qwen2.5's the error names the key that
+// differs.
 #pragma once
 #include <string>
 #include <utility>
@@ -11,14 +11,14 @@
 namespace wuneng {
 
 struct TokenizerFiles {
-  std::string source;  // the file that the vocabulary came from, for messages
+  std::string source;  // the file with the vocabulary, for error messages
   std::vector<std::pair<std::string, int32_t>> vocabulary;  // byte-level token, id
   std::vector<std::pair<std::string, std::string>> merges;  // by rank
   std::vector<AddedToken> added;                            // by id
-  bool ignore_merges = false;  // a word that is a token is that token, whatever the merges make of it
+  bool ignore_merges = false;  // a word that is a token is encoded as it, without merges
 };
 
-// Reads directory/tokenizer.json; where there is none, vocab.json, merges.txt and tokenizer_config.json.
+// Reads directory/tokenizer.json or, if it does not exist, vocab.json, merges.txt and tokenizer_config.json.
 TokenizerFiles read_tokenizer_files(const std::string& directory);
 
 }  // namespace wuneng

@@ -6,8 +6,8 @@
 namespace wuneng {
 namespace {
 
-// Bytes of the character that begins at text[at], or minus the length of the ill-formed part there (Unicode,
-// table 3-7: the second byte's range depends on the first; the later ones are 80..BF).
+// Length of the character at text[at], or minus the length of the ill-formed part there (Unicode, table 3-7:
+// the range of the second byte depends on the first; the others are 80..BF).
 int character_length(std::string_view text, size_t at) {
   const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0; };
   const int first = byte(at);
@@ -23,7 +23,7 @@ int character_length(std::string_view text, size_t at) {
   return length;
 }
 
-// Where the first ill-formed part at or behind `at` begins; text.size() if there is none.
+// Position of the first ill-formed part from `at` on; text.size() if there is none.
 size_t find_invalid(std::string_view text, size_t at) {
   while (at < text.size()) {
     uint64_t eight;

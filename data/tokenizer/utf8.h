@@ -1,21 +1,20 @@
-// UTF-8 that may be broken, read as Python's bytes.decode("utf-8", errors="replace") reads it.
+// Decoding of possibly invalid UTF-8 like Python's bytes.decode("utf-8", errors="replace").
 #pragma once
 #include <string>
 #include <string_view>
 
 namespace wuneng {
 
-// Valid text with every maximal ill-formed part of the input as one U+FFFD: "a valid beginning of a character
-// that does not go on" counts as one part, any other byte that fits nowhere as one each (Unicode's
-// recommended practice; CPython and Rust's from_utf8_lossy do the same, WHATWG as well). So E2 82 | 41 gives
-// one U+FFFD and "A", ED A0 80 (a surrogate) gives three. Valid input comes back as it is; otherwise the
-// result lies in buffer.
+// Replaces every maximal ill-formed part by U+FFFD: a truncated character is one part, any other invalid byte
+// is one part each (Unicode's recommended practice, as in CPython, Rust's from_utf8_lossy and WHATWG). So E2
+// 82 | 41 becomes one U+FFFD and "A", ED A0 80 (a surrogate) three. Returns the text itself if it is valid,
+// else a view of buffer.
 std::string_view replace_invalid_utf8(std::string_view text, std::string& buffer);
 
-// Appends a character's bytes.
+// Appends the bytes of a character.
 void append_utf8(char32_t character, std::string& text);
 
-// The character at text[at] and at moved behind it; text must be valid.
+// Returns the character at text[at] and advances at; text must be valid.
 char32_t next_utf8(std::string_view text, size_t& at);
 
 }  // namespace wuneng

@@ -1,8 +1,9 @@
-// Words seen before and their tokens: a fixed number of slots of one cache line each, for one thread.
+// WordCache: the tokens of words seen before, in a fixed number of slots of one cache line each. For one
+// thread.
 //
-// Most of a text is a few thousand words; merging them again is what a tokenizer would spend its time on. A
-// word has two slots; a new one takes the first and moves what was there to the second, so of two that meet
-// there the one seen last survives. Long words repeat rarely and are not kept.
+// Most of a text consists of a few thousand words, and merging takes most of a tokenizer's time. Two-way set
+// associative: a new word replaces the first slot and moves its content to the second. Long words repeat
+// rarely and are not cached.
 #pragma once
 #include <xxhash.h>
 
@@ -20,7 +21,7 @@ class WordCache {
   static constexpr size_t kLongestWord = 32;  // bytes
   static constexpr size_t kMostTokens = 7;
 
-  // The word's tokens, or none where it is not here (no word has no tokens).
+  // The tokens of the word; empty if it is not cached (every word has at least one token).
   std::span<const int32_t> find(std::string_view word) const {
     if (word.size() > kLongestWord) return {};
     const size_t at = place(word);

@@ -19,7 +19,7 @@ struct Pass {
       shrink;  // lr decay, applied as a part of the update: 1 - lr decay would lose most of its digits in f32
 };
 
-// Bound by memory: each element is read and written once, its bf16 copy included.
+// Memory-bound: each element, its bf16 copy included, is read and written once.
 template <bool kStored>
 void update(const Pass& pass, int64_t begin, int64_t end) {
   const auto [w, m, v, g, stored, b1, b2, eps, scale, rate, correction, shrink] = pass;
@@ -33,7 +33,7 @@ void update(const Pass& pass, int64_t begin, int64_t end) {
     v[i] = vi;
     w[i] = wi;
     if constexpr (kStored)
-      stored[i].bits = bf16(wi).bits;  // gcc vectorises a store of a number, not of a struct
+      stored[i].bits = bf16(wi).bits;  // gcc vectorises the store of an integer, not that of a struct
   }
 }
 
@@ -57,7 +57,7 @@ void adamw(const Stream&, const AdamwArgs& args) {
                     .correction = args.correction(),
                     .shrink = args.lr * one.decay};
     constexpr int64_t kPiece =
-        1 << 13;  // small enough that a gradient is still in the cache when it is cleared
+        1 << 13;  // small enough that the gradient is still in the cache when it is cleared
     parallel_for(n, 1 << 14, [&](int64_t begin, int64_t end) {
       for (; begin < end; begin += kPiece) {
         const int64_t to = std::min(end, begin + kPiece);

@@ -1,9 +1,9 @@
-// Attention by blocks of query rows: scores of a block against the keys that it sees, softmax, values. The
-// backward computes a block's probabilities again from the saved log-sums. Scratch is one block of scores a
-// thread (two in the backward), whatever the number of rows and heads.
+// Attention by blocks of query rows: scores of a block with the keys that it attends to, softmax, weighted
+// values. The backward recomputes the probabilities of a block from lse. Scratch is one block of scores per
+// thread (two in the backward), independent of the number of rows and heads.
 //
-// Threads share out work of unequal cost (later blocks see more keys), never one sum: the result does not
-// depend on the number of threads.
+// Work items differ in cost (later blocks attend to more keys) and are distributed over threads; no sum is
+// split over threads, so the result does not depend on their number.
 #include "kernels/attention.h"
 
 #include <algorithm>
@@ -19,8 +19,9 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
-constexpr int64_t kBlock = 64;             // query rows
-constexpr int64_t kWorthAThread = 100000;  // multiplications: below, a hand-over costs more than it saves
+constexpr int64_t kBlock = 64;  // query rows
+constexpr int64_t kWorthAThread =
+    100000;  // multiplications: with fewer, starting a thread costs more than it saves
 
 struct Sizes {
   int64_t H, G, D;
@@ -39,17 +40,22 @@ Sizes checked_sizes(const Args& args) {
         s.offset < 0 || s.k_begin + s.offset + s.q_count > args.k.dim(0))
       fail(
           "attention: segment of query rows [{}, {}) at position {} of the document at key row {} lies "
+<<<<<<< HEAD
           "outside q {} or k {}",
+=======
+          "outside "
+          "q {} or k {}",
+>>>>>>> main
           s.q_begin, s.q_begin + s.q_count, s.offset, s.k_begin, to_string(args.q.shape()),
           to_string(args.k.shape()));
   return {H, G, D, 1 / std::sqrt(static_cast<float>(D))};
 }
 
-// A block of query rows of one document and the keys that it sees.
+// A block of query rows of one document and the keys that it attends to.
 struct Block {
   int64_t q_row, rows;  // in q
-  int64_t k_row, keys;  // in k and v: those that the last row sees
-  int64_t first_keys;   // those that the first row sees
+  int64_t k_row, keys;  // in k and v: those that the last row attends to
+  int64_t first_keys;   // number of keys that the first row attends to
 };
 
 void add_blocks(const AttentionSegment& s, std::vector<Block>& blocks) {
@@ -59,7 +65,7 @@ void add_blocks(const AttentionSegment& s, std::vector<Block>& blocks) {
   }
 }
 
-int64_t pairs(const std::vector<Block>& blocks) {  // of query and key, the masked ones included
+int64_t pairs(const std::vector<Block>& blocks) {  // pairs of query and key, including masked ones
   return std::accumulate(blocks.begin(), blocks.end(), int64_t{0},
                          [](int64_t sum, const Block& b) { return sum + b.rows * b.keys; });
 }
@@ -78,7 +84,7 @@ void grow(std::vector<float>& scratch, int64_t size) {
   if (static_cast<int64_t>(scratch.size()) < size) scratch.resize(size);
 }
 
-// row becomes softmax(row); returns the log of the sum of exponentials.
+// Replaces row by softmax(row); returns its log-sum-exp.
 float softmax(float* row, int64_t n) {
   float best = -std::numeric_limits<float>::infinity(), sum = 0;
 #pragma omp simd reduction(max : best)
@@ -146,8 +152,8 @@ void backward_block(const AttentionBackwardArgs& args, const Sizes& x, const Blo
   sgemm(true, false, b.keys, x.D, b.rows, 1, p, b.keys, dout, q_stride, 1, args.dv.f32() + k_at, k_stride);
 }
 
-// Blocks by groups, each of the segments whose key rows overlap, in the order of their key rows: the key rows
-// of two groups are disjoint.
+// The blocks in groups of segments with overlapping key rows, in the order of their key rows: the key rows of
+// different groups are disjoint.
 std::vector<std::vector<Block>> disjoint_groups(std::vector<AttentionSegment> segments) {
   std::stable_sort(segments.begin(), segments.end(),
                    [](const auto& a, const auto& b) { return a.k_begin < b.k_begin; });
@@ -174,7 +180,7 @@ void attention_forward(const Stream&, const AttentionForwardArgs& args) {
   parallel_for(lanes, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scores;
     for (int64_t lane = begin; lane < end; ++lane)
-      for (int64_t job = lane; job < jobs; job += lanes)  // neighbours cost about the same
+      for (int64_t job = lane; job < jobs; job += lanes)  // consecutive jobs cost about the same
         forward_block(args, x, blocks[job / x.H], job % x.H, scores);
   });
 }
@@ -183,8 +189,8 @@ void attention_backward(const Stream&, const AttentionBackwardArgs& args) {
   const Sizes x = checked_sizes(args);
   WUNENG_ASSERT(args.dout.shape() == args.q.shape() && args.dq.shape() == args.q.shape());
   WUNENG_ASSERT(args.dk.shape() == args.k.shape() && args.dv.shape() == args.v.shape());
-  // A job owns one key/value head of one group of rows, so that every row of dk and dv has one writer and one
-  // order of summation.
+  // A job is one key/value head of one group, so that every row of dk and dv has one writer and a fixed order
+  // of summation.
   struct Job {
     const std::vector<Block>* blocks;
     int64_t kv_head, cost;
@@ -198,7 +204,7 @@ void attention_backward(const Stream&, const AttentionBackwardArgs& args) {
   std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.cost > b.cost; });
   const int64_t cost = std::accumulate(jobs.begin(), jobs.end(), int64_t{0},
                                        [](int64_t sum, const Job& job) { return sum + job.cost; });
-  // The dearest first, each to the lane with the least so far.
+  // Greedy assignment: the most expensive job first, each to the lane with the least work so far.
   std::vector<std::vector<Job>> lanes(lanes_for(static_cast<int64_t>(jobs.size()), 5 * cost * x.D));
   std::vector<int64_t> load(lanes.size());
   for (const Job& job : jobs) {

@@ -6,7 +6,7 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
-constexpr int64_t kRows = 16, kColumns = 64;  // least work of a thread
+constexpr int64_t kRows = 16, kColumns = 64;  // minimum work of a thread
 
 // f(t, c) for all rows and columns, rows split over threads.
 template <class F>
@@ -19,7 +19,7 @@ void by_rows(int64_t T, int64_t C, const F& f) {
   });
 }
 
-// The same with columns split over threads, for sums over rows that have one order whatever the thread count.
+// The same with columns split over threads: the order of sums over rows does not depend on the thread count.
 template <class F>
 void by_columns(int64_t T, int64_t C, const F& f) {
   parallel_for(C, kColumns, [&](int64_t begin, int64_t end) {
@@ -183,7 +183,7 @@ void scale_heads_backward(const Stream&, const ScaleHeadsBackwardArgs& args) {
   float* ds = args.ds.f32();
   parallel_for(H, 1, [&](int64_t begin, int64_t end) {
     for (int64_t h = begin; h < end; ++h) {
-      double total = 0;  // a sum over all rows and channels: f32 would lose the small terms
+      double total = 0;  // over all rows and channels: f32 would lose small terms
       for (int64_t t = 0; t < T; ++t) {
         const float *x = args.x.f32() + (t * H + h) * D, *dy = args.dy.f32() + (t * H + h) * D;
         float sum = 0;

@@ -9,9 +9,10 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
-constexpr int64_t kBlock = 2048;  // sums are f32 inside a block, f64 across: a vocabulary is 152,064 terms
+constexpr int64_t kBlock =
+    2048;  // sums are f32 within a block and f64 across blocks: Qwen2.5 has 152,064 columns
 
-// One token's row of a teacher's slice as float: in place, or converted into memory of its own.
+// One token's row of a teacher slice as float: a pointer to it, or a converted copy.
 class TeacherRow {
  public:
   TeacherRow(const TeacherColumns& t, int64_t i) : first(t.first), count(t.logits.dim(1)) {

@@ -11,8 +11,9 @@
 namespace wuneng::kernels::cpu {
 namespace {
 
-constexpr int64_t kWorthAThread = 1 << 18;  // multiplications: below, a hand-over costs more than it saves
-constexpr int64_t kHeadRows = 256;  // rows of one head in one product: a thread can take part of a head
+constexpr int64_t kWorthAThread =
+    1 << 18;                        // multiplications: with fewer, starting a thread costs more than it saves
+constexpr int64_t kHeadRows = 256;  // rows of one head in one product: several threads may share a head
 
 int64_t grain_for(int64_t multiplications_each) {
   return std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, multiplications_each));
@@ -24,7 +25,7 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
   const int64_t M = args.c.dim(0), N = args.c.dim(1), K = args.a.dim(args.transpose_a ? 0 : 1);
   if (args.a.dim(args.transpose_a ? 1 : 0) != M || args.b.dim(args.transpose_b ? 0 : 1) != N ||
       args.b.dim(args.transpose_b ? 1 : 0) != K)
-    fail("matmul: {}{} times {}{} into {}: sizes do not fit", to_string(args.a.shape()),
+    fail("matmul: {}{} times {}{} into {}: shapes do not match", to_string(args.a.shape()),
          args.transpose_a ? " transposed" : "", to_string(args.b.shape()),
          args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
   WUNENG_ASSERT(!args.base.defined() || (args.base.shape() == args.c.shape() && args.accumulate == 0));
@@ -48,8 +49,8 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
       for (int64_t n = n0; n < n1; ++n) c[m * N + n] += add[n];
     }
   };
-  // Cut the longer side, never K: one order of summation whatever the thread count. A cut thinner than a
-  // product's register tile wastes it.
+  // Split the longer side, never K: the order of summation does not depend on the thread count. A part
+  // thinner than a register tile wastes part of it.
   const int64_t grain = std::max<int64_t>(16, grain_for(std::min(M, N) * K));
   if (M >= N)
     parallel_for(M, grain, [&](int64_t begin, int64_t end) { gemm(begin, end, 0, N); });

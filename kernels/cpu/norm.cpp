@@ -80,7 +80,7 @@ void rms_norm_backward(const Stream&, const RmsNormBackwardArgs& args) {
     for (int64_t i = 0; i < rows; ++i) scale_of(i);
   if (!args.dweight.defined()) return;
   float* dw = args.dweight.f32();
-  // A thread owns columns, so that the sum over rows has one order whatever the thread count.
+  // Split over columns: the order of the sum over rows does not depend on the thread count.
   parallel_for(D, 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = 0; i < rows; ++i) {
       const float *xi = x + i * D, *dyi = dy + i * D, scale = scales[i];

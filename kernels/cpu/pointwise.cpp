@@ -44,7 +44,7 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
   const int64_t n = args.dy.numel();
   const auto in = [](const Tensor& t) { return t.defined() ? t.f32() : nullptr; };
   const float *a = in(args.a), *b = in(args.b), *c = in(args.c), *y = in(args.y), *dy = args.dy.f32();
-  // One that is not wanted goes to a scratch tensor: no branch in a loop.
+  // A gradient that is not wanted is written to a scratch tensor, to avoid a branch in the loop.
   const auto wanted = [](const Gradient& g, const Tensor& of) {
     return g.defined() || !of.defined() ? g : Gradient(Tensor::empty(of.shape()), {});
   };

@@ -8,7 +8,7 @@
 
 namespace wuneng::kernels::cpu {
 
-// Blocks of fixed size, added in order: the same sum whatever the number of threads.
+// Blocks of fixed size, added in order: the sum does not depend on the number of threads.
 void sum_of_squares(const Stream&, const SumOfSquaresArgs& args) {
   constexpr int64_t kBlock = 1 << 14;
   for (const Tensor& tensor : args.x) {

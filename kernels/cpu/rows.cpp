@@ -109,13 +109,14 @@ void embedding(const Stream&, const EmbeddingArgs& args) {
 void embedding_backward(const Stream&, const EmbeddingBackwardArgs& args) {
   const int64_t T = args.tokens.dim(0), d = args.dtable.dim(1), rows = args.dtable.dim(0);
   const int32_t* tokens = args.tokens.data<int32_t>();
-  parallel_for(d, 64, [&](int64_t begin, int64_t end) {  // by columns: equal tokens meet in one thread
-    for (int64_t t = 0; t < T; ++t) {
-      const int64_t row = tokens[t] - args.begin;
-      if (row >= 0 && row < rows)
-        add(args.dtable.f32() + row * d + begin, args.dy.f32() + t * d + begin, end - begin);
-    }
-  });
+  parallel_for(d, 64,
+               [&](int64_t begin, int64_t end) {  // split over columns: one thread sums all rows of a token
+                 for (int64_t t = 0; t < T; ++t) {
+                   const int64_t row = tokens[t] - args.begin;
+                   if (row >= 0 && row < rows)
+                     add(args.dtable.f32() + row * d + begin, args.dy.f32() + t * d + begin, end - begin);
+                 }
+               });
 }
 
 }  // namespace wuneng::kernels::cpu

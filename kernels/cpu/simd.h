@@ -1,5 +1,4 @@
-// What the CPU backends share: functions of a float that the compiler can vectorise, and reading weights as
-// float.
+// Shared by the CPU kernels: math functions that the compiler can vectorise, and reading weights as float.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -10,8 +9,8 @@
 
 namespace wuneng::kernels::cpu {
 
-// e^x with a relative error below 2e-7 for -87 <= x <= 88; 0 below (so for -inf), infinity above, so that an
-// overflow shows; NaN stays NaN. No branches, so loops of it vectorise.
+// e^x with a relative error below 2e-7 for -87 <= x <= 88; 0 below (so for -inf), infinity above (no
+// saturation); keeps NaN. Branch-free, so that loops vectorise.
 inline float exp_fast(float x) {
   const float limited = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   const float shifted =

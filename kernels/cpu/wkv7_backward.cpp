@@ -67,7 +67,7 @@ class Backward {
 
   // The readers of the chain's head are [first, last).
   void run(const Wkv7Chain& chain, int first, int last) {
-    load_state(args_.dfinal, chain.segment * N_ + chain.head, W(), dS_);
+    load_state(args_.dfinal, chain.segment * N_ + chain.head, W(), dS_.data());
     for (int64_t at = (chain.count - 1) / kC * kC; at >= 0; at -= kC) {
       c_.load(args_.in, chain.begin + at, std::min(kC, chain.count - at), chain.head);
       c_.load_removed(args_.removed, chain.head);
@@ -82,7 +82,7 @@ class Backward {
       through_removal(state);
       finish(chain.head);
     }
-    store_state(dS_, W(), args_.dinitial, chain.segment * N_ + chain.head);
+    store_state(dS_.data(), W(), args_.dinitial, chain.segment * N_ + chain.head);
   }
 
  private:

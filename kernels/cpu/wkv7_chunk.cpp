@@ -122,24 +122,30 @@ void keep_causal(float* pairs, bool strict) {
   }
 }
 
-void load_state(const Tensor& states, int64_t index, int64_t W, Scratch& to) {
-  if (!states.defined()) return std::fill(to.begin(), to.end(), 0.0f);
-  const int64_t D = states.dim(-1);
-  const float* from = states.f32() + index * D * D;
-  for (int64_t i = 0; i < D; ++i) std::copy_n(from + i * D, D, to.begin() + i * W);
+void keep_causal_transposed(float* pairs, bool strict) {
+  for (int j = 0; j < kC; ++j)
+    for (float* row : {pairs + j * kC, pairs + (kC + j) * kC})
+#pragma omp simd
+      for (int t = 0; t < kC; ++t) row[t] = t >= j + strict ? row[t] : 0.0f;
 }
 
-void store_state(const Scratch& from, int64_t W, const Tensor& states, int64_t index) {
+void load_state(const Tensor& states, int64_t index, int64_t W, float* to) {
+  if (!states.defined()) return static_cast<void>(std::fill_n(to, W * W, 0.0f));
+  const int64_t D = states.dim(-1);
+  const float* from = states.f32() + index * D * D;
+  for (int64_t i = 0; i < D; ++i) std::copy_n(from + i * D, D, to + i * W);
+}
+
+void store_state(const float* from, int64_t W, const Tensor& states, int64_t index) {
   if (!states.defined()) return;
   const int64_t D = states.dim(-1);
   float* to = states.f32() + index * D * D;
-  if (D == W) return static_cast<void>(std::copy_n(from.begin(), D * D, to));
-  for (int64_t i = 0; i < D; ++i) std::copy_n(from.begin() + i * W, D, to + i * D);
+  for (int64_t i = 0; i < D; ++i) std::copy_n(from + i * W, D, to + i * D);
 }
 
 const float* wide_state(const Tensor& states, int64_t index, int64_t W, Scratch& scratch) {
   if (states.dim(-1) == W) return states.f32() + index * W * W;
-  load_state(states, index, W, scratch);
+  load_state(states, index, W, scratch.data());
   return scratch.data();
 }
 

@@ -57,10 +57,13 @@ struct Wkv7Chunk {
 // Keeps of each half of pairs [16, 32] the entries j <= t, or j < t where strict: row t meets what rows up to
 // t have written.
 void keep_causal(float* pairs, bool strict);
+// The same of pairs^T [32, 16].
+void keep_causal_transposed(float* pairs, bool strict);
 
-// States [D, D] to and from scratch [W, W]; undefined tensors: zeros, and nowhere to write.
-void load_state(const Tensor& states, int64_t index, int64_t W, Scratch& to);
-void store_state(const Scratch& from, int64_t W, const Tensor& states, int64_t index);
+// States [D, D] to and from [W, W], whose other elements are left; undefined tensors: zeros, and nowhere to
+// write.
+void load_state(const Tensor& states, int64_t index, int64_t W, float* to);
+void store_state(const float* from, int64_t W, const Tensor& states, int64_t index);
 // states[index] as [W, W]: in place where D = W, else through scratch.
 const float* wide_state(const Tensor& states, int64_t index, int64_t W, Scratch& scratch);
 // Asks the cache for states[index].

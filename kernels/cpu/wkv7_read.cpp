@@ -4,7 +4,8 @@
 //   y = S_t r      =  Q S_0^T + tril(Q K^T) V + tril(Q B^T) U
 //   z = S_t^T u    = (u S_0   + tril(u V^T) K + tril(u U^T) B) o e^g
 //
-// One form with the parts exchanged: x M + tril(x [first; second]^T) [other first; other second].
+// One form with the parts exchanged: x M + tril(x [first; second]^T) [other first; other second]. It is
+// formed transposed, a lane per row of the chunk, as in wkv7_states: every left factor is read as it lies.
 #include <algorithm>
 
 #include "kernels/cpu/wkv7_chunk.h"
@@ -21,10 +22,10 @@ class Reading {
         N_(args.in.k.dim(1)),
         c_(args.in.k.dim(2)),
         wide_(W() * W()),
-        matrix_(W() * W()),
-        against_(W() * 2 * kC),
-        pairs_(kC * 2 * kC),
+        pairs_(2 * kC * kC),
         x_(kC * W()),
+        xt_(W() * kC),
+        yt_(W() * kC),
         y_(kC * W()) {}
 
   // Readers [first, last) of state head n on rows [row, row + count), which are chunk `chunk`.
@@ -32,19 +33,16 @@ class Reading {
     c_.load(args_.in, row, count, n);
     c_.load_removed(args_.removed, n);
     const float* state = wide_state(args_.chunk_states, chunk * N_ + n, W(), wide_);
-    if (!transposed_) {
-      transpose(W(), W(), state, W(), matrix_.data(), W());
-      state = matrix_.data();
-    }
+    const Left matrix = transposed_ ? Left{state, 1, W()} : Left{state, W(), 1};
     const Scratch &seen = transposed_ ? c_.VU : c_.KB, &given = transposed_ ? c_.KB : c_.VU;
-    transpose(2 * kC, W(), seen.data(), W(), against_.data(), 2 * kC);
     for (int h = first; h < last; ++h) {
       transposed_ ? c_.load_rows(args_.r, h, x_.data()) : c_.load_scaled(args_.r, h, x_.data());
-      const Left x{x_.data(), W(), 1};
-      multiply(kC, 2 * kC, W(), x, against_.data(), 2 * kC, pairs_.data(), 2 * kC);
-      keep_causal(pairs_.data(), false);
-      multiply(kC, W(), W(), x, state, W(), y_.data(), W());
-      multiply_add(kC, W(), 2 * kC, {pairs_.data(), 2 * kC, 1}, given.data(), W(), y_.data(), W());
+      transpose(kC, W(), x_.data(), W(), xt_.data(), kC);
+      multiply(2 * kC, kC, W(), {seen.data(), W(), 1}, xt_.data(), kC, pairs_.data(), kC);
+      keep_causal_transposed(pairs_.data(), false);
+      multiply(W(), kC, W(), matrix, xt_.data(), kC, yt_.data(), kC);
+      multiply_add(W(), kC, 2 * kC, {given.data(), 1, W()}, pairs_.data(), kC, yt_.data(), kC);
+      transpose(W(), kC, yt_.data(), kC, y_.data(), W());
       transposed_ ? c_.store_scaled(y_.data(), args_.y, h) : c_.store_rows(y_.data(), args_.y, h);
     }
   }
@@ -62,10 +60,11 @@ class Reading {
   const bool transposed_;
   const int64_t N_;
   Wkv7Chunk c_;
-  Scratch wide_, matrix_;  // [W, W]
-  Scratch against_;        // [W, 32]
-  Scratch pairs_;          // [16, 32]
-  Scratch x_, y_;          // [16, W]
+  Scratch wide_;     // [W, W]
+  Scratch pairs_;    // [32, 16]
+  Scratch x_;        // [16, W]
+  Scratch xt_, yt_;  // [W, 16]
+  Scratch y_;        // [16, W]
 };
 
 void read(const Wkv7ReadArgs& args, bool transposed) {

@@ -19,7 +19,8 @@ class States {
       : args_(args),
         N_(args.in.k.dim(1)),
         c_(args.in.k.dim(2)),
-        state_(W() * W()),
+        last_(W() * W()),
+        wide_{Scratch(in_place() ? 0 : W() * W()), Scratch(in_place() ? 0 : W() * W())},
         At_(W() * kC),
         pairs_(2 * kC * kC),
         solve_(kC * kC),
@@ -27,57 +28,61 @@ class States {
         Ut_(W() * kC) {}
 
   void run(const Wkv7Chain& chain) {
-    load_state(args_.initial, chain.segment * N_ + chain.head, W(), state_);
+    float* state = place(chain.first_chunk, chain.head);
+    load_state(args_.initial, chain.segment * N_ + chain.head, W(), state);
     for (int64_t at = 0; at < chain.count; at += kC) {
       const int64_t chunk = chain.first_chunk + at / kC, count = std::min(kC, chain.count - at),
                     next = at + count;
-      store_state(state_, W(), args_.chunk_states, chunk * N_ + chain.head);
+      const bool last = next == chain.count;
+      if (!in_place()) store_state(state, W(), args_.chunk_states, chunk * N_ + chain.head);
       c_.load(args_.in, chain.begin + at, count, chain.head);
-      if (next < chain.count) {
+      if (!last) {
         Wkv7Chunk::prefetch(args_.in, chain.begin + next, std::min(kC, chain.count - next), chain.head);
         prefetch_state(args_.chunk_states, (chunk + 1) * N_ + chain.head);
       }
-      remove();
+      remove(state);
       c_.store_rows(c_.U(), args_.removed, chain.head);
-      advance();
+      if (last && !args_.final.defined()) break;
+      float* after = last ? last_.data() : place(chunk + 1, chain.head);
+      advance(state, after);
+      state = after;
     }
-    store_state(state_, W(), args_.final, chain.segment * N_ + chain.head);
+    store_state(state, W(), args_.final, chain.segment * N_ + chain.head);
   }
 
  private:
   int64_t W() const { return c_.W; }
+  bool in_place() const { return c_.D == W(); }
+
+  // The state before a chunk as [W, W]: in chunk_states itself where its rows have W channels.
+  float* place(int64_t chunk, int64_t head) {
+    return in_place() ? args_.chunk_states.f32() + (chunk * N_ + head) * W() * W() : wide_[chunk % 2].data();
+  }
 
   // U from the state before the chunk.
-  void remove() {
+  void remove(const float* state) {
     transpose(kC, W(), c_.A.data(), W(), At_.data(), kC);
     // A_ak^T over A_ab^T [32, 16]: row j holds what the rows t > j see of it.
     multiply(2 * kC, kC, W(), {c_.KB.data(), W(), 1}, At_.data(), kC, pairs_.data(), kC);
-    for (int j = 0; j < kC; ++j)
-      for (float* half : {pairs_.data(), pairs_.data() + kC * kC})
-#pragma omp simd
-        for (int t = 0; t < kC; ++t) half[j * kC + t] = t > j ? half[j * kC + t] : 0.0f;
+    keep_causal_transposed(pairs_.data(), true);
     unit_inverse<true>(pairs_.data() + kC * kC, kC, solve_.data());
-    multiply(W(), kC, W(), {state_.data(), W(), 1}, At_.data(), kC, Pt_.data(), kC);
+    multiply(W(), kC, W(), {state, W(), 1}, At_.data(), kC, Pt_.data(), kC);
     multiply_add(W(), kC, kC, {c_.V(), 1, W()}, pairs_.data(), kC, Pt_.data(), kC);
     multiply(W(), kC, kC, {Pt_.data(), kC, 1}, solve_.data(), kC, Ut_.data(), kC);
     transpose(W(), kC, Ut_.data(), kC, c_.U(), W());
   }
 
   // The state after the chunk.
-  void advance() {
-    multiply_add(W(), W(), 2 * kC, {c_.VU.data(), 1, W()}, c_.KB.data(), W(), state_.data(), W());
-    const float* total = c_.total();
-    for (int64_t i = 0; i < W(); ++i) {
-      float* row = state_.data() + i * W();
-#pragma omp simd
-      for (int64_t k = 0; k < W(); ++k) row[k] *= total[k];
-    }
+  void advance(const float* state, float* after) {
+    multiply_add_scaled(W(), W(), 2 * kC, {c_.VU.data(), 1, W()}, c_.KB.data(), W(), state, c_.total(), after,
+                        W());
   }
 
   const Wkv7StatesArgs& args_;
   const int64_t N_;
   Wkv7Chunk c_;
-  Scratch state_;          // [W, W]
+  Scratch last_;           // [W, W]
+  Scratch wide_[2];        // [W, W], of every other chunk
   Scratch At_;             // [W, 16]
   Scratch pairs_, solve_;  // [32, 16], [16, 16]
   Scratch Pt_, Ut_;        // [W, 16]

@@ -56,15 +56,25 @@ struct Left {
   int64_t row, column;
 };
 
+// Where a product goes: c = (base + product) diag(scale), either of which may be left out.
+struct Into {
+  float* c;
+  int64_t ldc;
+  const float* base = nullptr;   // as c, may be c
+  const float* scale = nullptr;  // a factor for each column
+};
+
 // One block of kRows x (kVectors kLanes) of c.
-template <bool kAdd, int kRows, int kVectors>
+template <bool kBase, bool kScale, int kRows, int kVectors>
 [[gnu::always_inline]] inline void multiply_block(int64_t depth, Left a, const float* b, int64_t ldb,
-                                                  float* c, int64_t ldc) {
+                                                  Into to) {
   Lanes sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) sum[i][j] = kAdd ? load(c + i * ldc + j * kLanes) : Lanes{};
+    for (int j = 0; j < kVectors; ++j) sum[i][j] = kBase ? load(to.base + i * to.ldc + j * kLanes) : Lanes{};
+      // Unrolled, row[] stays in registers: in a plain loop GCC 12 loads it again for every row of the block.
+#pragma GCC unroll 4
   for (int64_t p = 0; p < depth; ++p) {
     Lanes row[kVectors];
 #pragma GCC unroll 2
@@ -79,28 +89,48 @@ template <bool kAdd, int kRows, int kVectors>
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * kLanes, sum[i][j]);
+    for (int j = 0; j < kVectors; ++j)
+      store(to.c + i * to.ldc + j * kLanes, kScale ? sum[i][j] * load(to.scale + j * kLanes) : sum[i][j]);
 }
 
-template <bool kAdd, int kRows, int kVectors>
+template <bool kBase, bool kScale, int kRows, int kVectors>
 [[gnu::noinline]] void multiply_columns(int64_t m, int64_t depth, Left a, const float* b, int64_t ldb,
-                                        float* c, int64_t ldc) {
-  for (int64_t i = 0; i < m; i += kRows)
-    multiply_block<kAdd, kRows, kVectors>(depth, {a.data + i * a.row, a.row, a.column}, b, ldb, c + i * ldc,
-                                          ldc);
+                                        Into to) {
+  for (int64_t i = 0; i < m; i += kRows) {
+    multiply_block<kBase, kScale, kRows, kVectors>(depth, a, b, ldb, to);
+    a.data += kRows * a.row;
+    to.c += kRows * to.ldc;
+    if constexpr (kBase) to.base += kRows * to.ldc;
+  }
 }
 
-// c [m, n] = (kAdd: +=) a [m, depth] b [depth, n]; m and n multiples of 16.
-template <bool kAdd = false>
-void multiply(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb, float* c,
-              int64_t ldc) {
+template <bool kBase, bool kScale>
+void multiply_into(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb, Into to) {
   constexpr int kPair = 2 * kLanes, kPairRows = kLanes < 16 ? 4 : 8;  // sums fill half the registers at most
+  const auto columns = [&](int64_t j) {
+    return Into{to.c + j, to.ldc, kBase ? to.base + j : nullptr, kScale ? to.scale + j : nullptr};
+  };
   int64_t j = 0;
   for (; j + kPair <= n; j += kPair)
-    multiply_columns<kAdd, kPairRows, 2>(m, depth, a, b + j, ldb, c + j, ldc);
-  for (; j < n; j += kLanes) multiply_columns<kAdd, kLanes, 1>(m, depth, a, b + j, ldb, c + j, ldc);
+    multiply_columns<kBase, kScale, kPairRows, 2>(m, depth, a, b + j, ldb, columns(j));
+  for (; j < n; j += kLanes) multiply_columns<kBase, kScale, kLanes, 1>(m, depth, a, b + j, ldb, columns(j));
 }
-inline constexpr auto multiply_add = multiply<true>;
+
+// c [m, n] = a [m, depth] b [depth, n]; m and n multiples of 16.
+inline void multiply(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb, float* c,
+                     int64_t ldc) {
+  multiply_into<false, false>(m, n, depth, a, b, ldb, {c, ldc});
+}
+// c += a b
+inline void multiply_add(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb, float* c,
+                         int64_t ldc) {
+  multiply_into<true, false>(m, n, depth, a, b, ldb, {c, ldc, c});
+}
+// c = (base + a b) diag(scale), scale [n]
+inline void multiply_add_scaled(int64_t m, int64_t n, int64_t depth, Left a, const float* b, int64_t ldb,
+                                const float* base, const float* scale, float* c, int64_t ldc) {
+  multiply_into<true, true>(m, n, depth, a, b, ldb, {c, ldc, base, scale});
+}
 
 // to [n, m] = from [m, n]^T; m and n multiples of 16. Each of log2(kLanes) rounds interleaves the rows of a
 // block's upper half with those of the lower: the perfect shuffle, which after all rounds has exchanged row

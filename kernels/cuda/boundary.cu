@@ -1,4 +1,4 @@
-// A block for one (segment, reader) or (segment, state head); a thread for one channel.
+// One thread block for each (rows of a segment, reader) or (segment, state head).
 #include "kernels/boundary.h"
 #include "kernels/cuda/common/upload.h"
 #include "runtime/cuda/launch.h"
@@ -8,36 +8,36 @@ namespace {
 
 using namespace wuneng::cuda;
 
-constexpr int64_t kRows = 64;  // of a segment, for one block
+constexpr int64_t kRows = 64;  // of a segment, for each thread block
 
-struct Part {  // rows of one segment
+struct RowBlock {  // up to kRows rows of one segment
   int32_t segment, begin, count;
 };
 
-std::vector<Part> parts_of(const std::vector<Wkv7Segment>& segments) {
-  std::vector<Part> parts;
+std::vector<RowBlock> row_blocks_of(const std::vector<Wkv7Segment>& segments) {
+  std::vector<RowBlock> row_blocks;
   for (size_t s = 0; s < segments.size(); ++s)
     for (int64_t at = 0; at < segments[s].count; at += kRows)
-      parts.push_back({static_cast<int32_t>(s), static_cast<int32_t>(segments[s].begin + at),
-                       static_cast<int32_t>(std::min(kRows, segments[s].count - at))});
-  return parts;
+      row_blocks.push_back({static_cast<int32_t>(s), static_cast<int32_t>(segments[s].begin + at),
+                            static_cast<int32_t>(std::min(kRows, segments[s].count - at))});
+  return row_blocks;
 }
 
-Tensor upload_parts(const std::vector<Part>& parts, Device device) {
+Tensor upload_row_blocks(const std::vector<RowBlock>& row_blocks, Device device) {
   std::vector<int32_t> flat;
-  for (const Part& p : parts) flat.insert(flat.end(), {p.segment, p.begin, p.count});
+  for (const RowBlock& p : row_blocks) flat.insert(flat.end(), {p.segment, p.begin, p.count});
   return upload(flat, device);
 }
 
-// Grid (part, reader), one thread a channel of y.
-__global__ void boundary_read_kernel(const int32_t* parts, const int32_t* head_state, const float* states,
-                                     int64_t N, int64_t R, int64_t D, bool transposed, bool accumulate,
-                                     Floats r, Floats y) {
+// Grid (row block, reader), one thread per channel of y.
+__global__ void boundary_read_kernel(const int32_t* row_blocks, const int32_t* head_state,
+                                     const float* states, int64_t N, int64_t R, int64_t D, bool transposed,
+                                     bool accumulate, FloatPointer r, FloatPointer y) {
   float* row = shared_memory<float>();  // [D]: r of one row
-  const int32_t* part = parts + 3 * blockIdx.x;
+  const int32_t* block = row_blocks + 3 * blockIdx.x;
   const int64_t h = blockIdx.y, i = threadIdx.x;
-  const float* B = states + (int64_t{part[0]} * N + head_state[h]) * D * D;
-  for (int32_t t = part[1]; t < part[1] + part[2]; ++t) {
+  const float* B = states + (int64_t{block[0]} * N + head_state[h]) * D * D;
+  for (int32_t t = block[1]; t < block[1] + block[2]; ++t) {
     const int64_t at = (t * R + h) * D;
     __syncthreads();
     if (i < D) row[i] = r[at + i];
@@ -45,13 +45,14 @@ __global__ void boundary_read_kernel(const int32_t* parts, const int32_t* head_s
     if (i >= D) continue;
     float sum = accumulate ? y[at + i] : 0.0f;
     for (int64_t j = 0; j < D; ++j) sum += (transposed ? B[j * D + i] : B[i * D + j]) * row[j];
-    y.set(at + i, sum);
+    y.store(at + i, sum);
   }
 }
 
-// Grid (segment, state head): every thread owns some entries of dB and goes through all rows.
+// Grid (segment, state head): each thread computes some elements of dB, over all rows.
 __global__ void boundary_read_grad_kernel(const int64_t* segments, const int32_t* head_state, int64_t N,
-                                          int64_t R, int64_t D, Floats a, Floats b, float* dstates) {
+                                          int64_t R, int64_t D, FloatPointer a, FloatPointer b,
+                                          float* dstates) {
   const int64_t begin = segments[2 * blockIdx.x], count = segments[2 * blockIdx.x + 1];
   float* dB = dstates + (int64_t{blockIdx.x} * N + blockIdx.y) * D * D;
   for (int64_t e = threadIdx.x; e < D * D; e += blockDim.x) {
@@ -69,11 +70,13 @@ __global__ void boundary_read_grad_kernel(const int64_t* segments, const int32_t
 
 void boundary_read(const Stream& stream, const BoundaryReadArgs& args) {
   const int64_t R = args.r.dim(1), D = args.r.dim(2), N = args.states.dim(1);
-  const std::vector<Part> parts = parts_of(args.segments);
-  const Tensor table = upload_parts(parts, args.r.device()), heads = upload(args.head_state, args.r.device());
-  launch(stream, "boundary_read", boundary_read_kernel, dim3(parts.size(), R),
+  const std::vector<RowBlock> row_blocks = row_blocks_of(args.segments);
+  const Tensor table = upload_row_blocks(row_blocks, args.r.device()),
+               heads = upload(args.head_state, args.r.device());
+  launch(stream, "boundary_read", boundary_read_kernel, dim3(row_blocks.size(), R),
          dim3(blocks_for(D, kWarp) * kWarp), D * sizeof(float), table.data<int32_t>(), heads.data<int32_t>(),
-         args.states.f32(), N, R, D, args.transposed, args.accumulate, floats(args.r), floats(args.y));
+         args.states.f32(), N, R, D, args.transposed, args.accumulate, float_pointer(args.r),
+         float_pointer(args.y));
 }
 
 void boundary_read_grad(const Stream& stream, const BoundaryReadGradArgs& args) {
@@ -82,8 +85,8 @@ void boundary_read_grad(const Stream& stream, const BoundaryReadGradArgs& args) 
   for (const Wkv7Segment& s : args.segments) flat.insert(flat.end(), {s.begin, s.count});
   const Tensor table = upload(flat, args.a.device()), heads = upload(args.head_state, args.a.device());
   launch(stream, "boundary_read_grad", boundary_read_grad_kernel, dim3(args.segments.size(), N), dim3(kBlock),
-         0, table.data<int64_t>(), heads.data<int32_t>(), N, R, D, floats(args.a), floats(args.b),
-         args.dstates.f32());
+         0, table.data<int64_t>(), heads.data<int32_t>(), N, R, D, float_pointer(args.a),
+         float_pointer(args.b), args.dstates.f32());
 }
 
 }  // namespace wuneng::kernels::cuda

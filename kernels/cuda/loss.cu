@@ -1,4 +1,4 @@
-// A block a token: each pass reads the token's row of the vocabulary once.
+// One thread block per token; each pass reads the token's logits once.
 #include "kernels/loss.h"
 #include "runtime/cuda/elements.h"
 
@@ -8,10 +8,12 @@ namespace {
 using namespace wuneng::cuda;
 
 constexpr int kWarps = kBlock / kWarp;
-constexpr int kTogether = 4;  // logits that a thread takes at once: 16 bytes, one change of its maximum
-using Logits = Values<kTogether>;
+constexpr int kTogether =
+    4;  // logits that a thread reads at once: 16 bytes of f32, one update of its maximum
+using Logits = FloatVector<kTogether>;
 
-// The block's largest x and its sum of x, in f64, known to all. Shared memory is free again when they return.
+// The maximum, and the f64 sum, of x over the block, in all its threads. Their shared memory may be reused
+// when they return.
 __device__ float block_max(float x) {
   __shared__ float of_warp[kWarps];
   x = warp_max(x);
@@ -33,12 +35,12 @@ __device__ double block_sum(double x) {
   return sum;
 }
 
-// A thread's running maximum, and its sums of e^(x - maximum) and of e^(x - maximum) y.
+// Online softmax of one thread: the running maximum, the sums of e^(x - maximum) and of e^(x - maximum) y.
 struct Running {
   float maximum = -INFINITY, sum = 0, weighted = 0;
 
-  // NaN stays: it is neither larger nor smaller, and its exponential is one.
-  __device__ void take(const Logits& xs, const Logits& ys) {
+  // Propagates NaN: it does not change the maximum, and its exponential is NaN.
+  __device__ void update(const Logits& xs, const Logits& ys) {
     const auto& x = xs.x;
     const auto& y = ys.x;
     float best = maximum;
@@ -58,8 +60,8 @@ struct Running {
     }
   }
 
-  // Of the whole block.
-  __device__ void meet(float& largest, double& total, double& total_weighted) const {
+  // Over the whole block.
+  __device__ void reduce(float& largest, double& total, double& total_weighted) const {
     largest = block_max(maximum);
     const double keep = maximum == largest     ? 1.0
                         : maximum == -INFINITY ? 0.0
@@ -69,10 +71,10 @@ struct Running {
   }
 };
 
-// Ranges of columns, by value: of the teacher's slices, then those without one.
+// Column ranges as a kernel argument: those of the teacher's slices, then those without a teacher.
 struct Ranges {
   struct Range {
-    Floats teacher;  // null: none
+    FloatPointer teacher;  // null: none
     int64_t row, columns, first;
   };
   Range all[2 * kMostTeacherSlices + 1];
@@ -83,7 +85,7 @@ struct Ranges {
       fail("loss: {} slices of the teacher's logits for one rank, expected at most {}", in.teacher.size(),
            kMostTeacherSlices);
     for (const TeacherColumns& t : in.teacher)
-      all[count++] = {floats(t.logits), t.row, t.logits.dim(1), t.first};
+      all[count++] = {float_pointer(t.logits), t.row, t.logits.dim(1), t.first};
     for (const auto& [first, columns] : columns_without_teacher(in)) all[count++] = {{}, 0, columns, first};
   }
 };
@@ -95,7 +97,7 @@ struct Row {
   float inverse;
 
   __device__ const float* x() const { return logits + blockIdx.x * V; }
-  // The local column of the token's label, -1: none here.
+  // The local column of the token's label; -1: not on this rank.
   __device__ int64_t label() const {
     const int32_t label = labels[blockIdx.x];
     return label >= begin && label < begin + V ? label - begin : -1;
@@ -105,31 +107,31 @@ Row row_of(const LossInputs& in) {
   return {in.logits.f32(), in.logits.dim(1), in.begin, in.labels.data<int32_t>(), in.inverse_temperature};
 }
 
-// kTogether elements of x [columns] from c on; -inf beyond the last.
+// Elements [c, c + kTogether) of x [columns]; -inf past the end.
 template <class T>
 __device__ Logits logits_at(const T* x, int64_t c, int64_t columns) {
-  if (c + kTogether <= columns && fits<kTogether>(x + c)) return load<kTogether>(x + c);
+  if (c + kTogether <= columns && is_aligned<kTogether>(x + c)) return load<kTogether>(x + c);
   Logits some;
 #pragma unroll
   for (int j = 0; j < kTogether; ++j) some.x[j] = c + j < columns ? as_float(x[c + j]) : -INFINITY;
   return some;
 }
-__device__ Logits logits_at(const Floats& x, int64_t c, int64_t columns) {
-  return x.narrow ? logits_at(static_cast<const bf16*>(x.data), c, columns)
-                  : logits_at(static_cast<const float*>(x.data), c, columns);
+__device__ Logits logits_at(const FloatPointer& x, int64_t c, int64_t columns) {
+  return x.is_bf16 ? logits_at(static_cast<const bf16*>(x.data), c, columns)
+                   : logits_at(static_cast<const float*>(x.data), c, columns);
 }
 
-// Those of them that are below `columns`.
+// Stores the elements below `columns`.
 template <class T>
 __device__ void store_logits(T* to, int64_t c, int64_t columns, const Logits& value) {
-  if (c + kTogether <= columns && fits<kTogether>(to + c)) return store(to + c, value);
+  if (c + kTogether <= columns && is_aligned<kTogether>(to + c)) return store(to + c, value);
 #pragma unroll
   for (int j = 0; j < kTogether; ++j)
     if (c + j < columns) assign(to[c + j], value.x[j]);
 }
-__device__ void store_logits(const Floats& to, int64_t c, int64_t columns, const Logits& value) {
-  to.narrow ? store_logits(static_cast<bf16*>(to.data), c, columns, value)
-            : store_logits(static_cast<float*>(to.data), c, columns, value);
+__device__ void store_logits(const FloatPointer& to, int64_t c, int64_t columns, const Logits& value) {
+  to.is_bf16 ? store_logits(static_cast<bf16*>(to.data), c, columns, value)
+             : store_logits(static_cast<float*>(to.data), c, columns, value);
 }
 
 __global__ void __launch_bounds__(kBlock)
@@ -139,21 +141,22 @@ __global__ void __launch_bounds__(kBlock)
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
     const float* x = row.x() + range.first;
-    const Floats t = range.teacher ? range.teacher.from((range.row + i) * range.columns) : Floats();
+    const FloatPointer t =
+        range.teacher ? range.teacher.from((range.row + i) * range.columns) : FloatPointer();
     for (int64_t c = threadIdx.x * kTogether; c < range.columns; c += kTogether * kBlock) {
       const Logits own = logits_at(x, c, range.columns);
-      all.take(own, own);
+      all.update(own, own);
       if (!t) continue;
       const Logits s = own * row.inverse, u = logits_at(t, c, range.columns) * row.inverse;
-      student.take(s, s);
-      teacher.take(u, u - s);
+      student.update(s, s);
+      teacher.update(u, u - s);
     }
   }
   float largest[3];
   double total[3], weighted[3];
-  student.meet(largest[0], total[0], weighted[0]);
-  teacher.meet(largest[1], total[1], weighted[1]);
-  all.meet(largest[2], total[2], weighted[2]);
+  student.reduce(largest[0], total[0], weighted[0]);
+  teacher.reduce(largest[1], total[1], weighted[1]);
+  all.reduce(largest[2], total[2], weighted[2]);
   if (threadIdx.x != 0) return;
   for (int m = 0; m < 3; ++m) maxima[m * C + i] = largest[m];
   const int64_t label = row.label();
@@ -161,7 +164,7 @@ __global__ void __launch_bounds__(kBlock)
   sums[4 * C + i] = label >= 0 ? row.x()[label] : 0.0;
 }
 
-// One block; sums in one order.
+// A single thread block, with a fixed order of summation.
 __global__ void __launch_bounds__(kBlock)
     totals_kernel(int64_t C, const float* m, const double* sum, const int32_t* labels, double t2,
                   double ce_weight, double loss_tokens, double* totals, double* loss) {
@@ -181,7 +184,7 @@ __global__ void __launch_bounds__(kBlock)
 
 __global__ void __launch_bounds__(kBlock)
     gradient_kernel(Row row, Ranges ranges, int64_t C, const float* maxima, const double* sums,
-                    const float* kl_scale, const float* ce_scale, Floats gradient) {
+                    const float* kl_scale, const float* ce_scale, FloatPointer gradient) {
   const int64_t i = blockIdx.x, label = row.label();
   const float kl = kl_scale[i], ce = ce_scale[i];
   const float s_max = maxima[i], u_max = maxima[C + i], x_max = maxima[2 * C + i];
@@ -191,8 +194,9 @@ __global__ void __launch_bounds__(kBlock)
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
     const float* x = row.x() + range.first;
-    const Floats g = gradient.from(i * row.V + range.first);
-    const Floats t = range.teacher ? range.teacher.from((range.row + i) * range.columns) : Floats();
+    const FloatPointer g = gradient.from(i * row.V + range.first);
+    const FloatPointer t =
+        range.teacher ? range.teacher.from((range.row + i) * range.columns) : FloatPointer();
     for (int64_t c = threadIdx.x * kTogether; c < range.columns; c += kTogether * kBlock) {
       const Logits own = logits_at(x, c, range.columns);
       Logits value;
@@ -201,7 +205,7 @@ __global__ void __launch_bounds__(kBlock)
         value = value + map(own, logits_at(t, c, range.columns), [&](float v, float u) {
                   return s_factor * expf(v * row.inverse - s_max) - u_factor * expf(u * row.inverse - u_max);
                 });
-        // Where ce is 0 nothing is taken away from the label's.
+        // The one-hot term; ce is 0 without a label.
 #pragma unroll
       for (int j = 0; j < kTogether; ++j)
         if (range.first + c + j == label) value.x[j] -= ce;
@@ -238,7 +242,7 @@ void loss_gradient(const Stream& stream, const LossGradientArgs& args) {
   const int64_t C = args.in.logits.dim(0);
   launch(stream, "loss_gradient", gradient_kernel, dim3(C), dim3(kBlock), 0, row_of(args.in), Ranges(args.in),
          C, args.maxima.f32(), args.sums.data<double>(), args.kl_scale.f32(), args.ce_scale.f32(),
-         floats(args.gradient));
+         float_pointer(args.gradient));
 }
 
 }  // namespace wuneng::kernels::cuda

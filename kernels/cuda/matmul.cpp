@@ -6,7 +6,7 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
-// Both operands in one type, as cublasLt wants them: bf16 where one is or is asked for, else f32.
+// Both operands in one type, which cublasLt requires: bf16 if one of them or `like` is bf16, else f32.
 struct Operands {
   DType type;
   Tensor a, b;
@@ -17,7 +17,7 @@ struct Operands {
         b(y.to(type)) {}
 };
 
-// What is left where there is nothing to multiply.
+// K = 0: the product is zero.
 void without_product(const Stream& stream, const MatmulArgs& args) {
   if (args.base.defined() && args.base.raw() != args.c.raw())
     args.c.copy_from(args.base);
@@ -52,7 +52,7 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
                   .bias = bias.defined() ? bias.raw() : nullptr,
                   .out = args.c,
                   .ld = N};
-  // Sums of a row that was rounded for the product would be less exact than sums of what it was.
+  // Not from operands that were rounded to bf16 for the product: the sums would be less exact.
   const bool together = args.sums.defined() && args.transpose_a && args.a.dtype() == x.type &&
                         args.c.dtype() == DType::f32 && !args.bias.defined() && M > 0 && N > 0;
   if (together) {

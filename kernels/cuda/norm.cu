@@ -1,4 +1,4 @@
-// As many lanes of a warp to a row as it has places, at most all.
+// A row is handled by as many lanes of one warp as it has vectors, at most 32.
 #include "kernels/cuda/common/column_reduce.h"
 #include "kernels/norm.h"
 
@@ -7,8 +7,8 @@ namespace {
 
 using namespace wuneng::cuda;
 
-// A lane's part of a row [D]: every `lanes`-th place. Lanes past the last row stand at it and store nothing,
-// so that whole warps meet in sum().
+// A lane's part of a row [D]: every `lanes`-th vector. Lanes past the last row read the last row and store
+// nothing, so that all lanes of a warp take part in the shuffles of sum().
 template <class T, int N>
 struct Row {
   int64_t i, D, H;
@@ -19,14 +19,14 @@ struct Row {
     there = i < rows;
     if (!there) i = rows - 1;
   }
-  // f(place in the tensor, place in the weight [H, D])
+  // f(vector index in the tensor, vector index in the weight [H, D])
   template <class F>
   __device__ void each(F f) const {
     const int64_t begin = i * D, weight = i % H * D;
     for (int64_t c = int64_t{threadIdx.x} * N; c < D; c += int64_t{blockDim.x} * N)
-      f(Place<T, N>{begin + c}, Place<T, N>{weight + c});
+      f(VectorIndex<T, N>{begin + c}, VectorIndex<T, N>{weight + c});
   }
-  // The row's sum of f, known to all its lanes.
+  // The sum of f over the row, in all its lanes.
   template <class F>
   __device__ float sum(F f) const {
     float sum = 0;
@@ -36,33 +36,33 @@ struct Row {
   }
 };
 
-// A kernel is a struct with run(Row); here it gets the row.
+// A kernel is a struct with run(Row).
 template <class T, class K>
 __global__ void __launch_bounds__(kBlock)
-    row_kernel(bool wide, int64_t rows, int64_t D, int64_t H, K kernel) {
-  if (wide)
-    kernel.run(Row<T, kWide<T>>(rows, D, H));
+    row_kernel(bool vectorized, int64_t rows, int64_t D, int64_t H, K kernel) {
+  if (vectorized)
+    kernel.run(Row<T, kVectorLength<T>>(rows, D, H));
   else
     kernel.run(Row<T, 1>(rows, D, H));
 }
 
 template <class K>
-void for_each_row(const Stream& stream, const char* name, const Width& tensors, const Tensor& x, int64_t H,
-                  K kernel) {
+void for_each_row(const Stream& stream, const char* name, const VectorWidth& tensors, const Tensor& x,
+                  int64_t H, K kernel) {
   const int64_t D = x.dim(-1), rows = x.numel() / std::max<int64_t>(1, D);
-  const Width width = tensors.for_each_of(D);
-  const int64_t places = width.wide ? D / width.elements() : D;
+  const VectorWidth width = tensors.for_units_of(D);
+  const int64_t vectors = width.vectorized ? D / width.elements() : D;
   unsigned lanes = 1;
-  while (lanes < kWarp && lanes < places) lanes *= 2;
+  while (lanes < kWarp && lanes < vectors) lanes *= 2;
   launch(stream, name, width.type == DType::bf16 ? row_kernel<bf16, K> : row_kernel<float, K>,
-         dim3(blocks_for(rows, kBlock / lanes)), dim3(lanes, kBlock / lanes), 0, width.wide, rows, D, H,
+         dim3(blocks_for(rows, kBlock / lanes)), dim3(lanes, kBlock / lanes), 0, width.vectorized, rows, D, H,
          kernel);
 }
 
 struct RmsNorm {
   float eps;
-  Elements x, base, sum, y;
-  Others w;
+  Operand x, base, sum, y;
+  AnyTypeOperand w;
 
   template <class R>
   __device__ void run(const R& row) const {
@@ -74,18 +74,18 @@ struct RmsNorm {
     const float scale = 1.0f / sqrtf(squares / row.D + eps);
     row.each([&](auto i, auto c) {
       const auto value = base ? x[i] + base[i] : x[i];
-      if (base) sum.set(i, value);
-      y.set(i, value * scale * w[c]);
+      if (base) sum.store(i, value);
+      y.store(i, value * scale * w[c]);
     });
   }
 };
 
-// scales [rows] for the weight's gradient; dx may be null.
+// Writes scales [rows] for the weight gradient; dx may be null.
 struct RmsNormBackward {
   float eps;
-  Elements x, dy;
-  Others w;
-  Sum dx;
+  Operand x, dy;
+  AnyTypeOperand w;
+  GradientOutput dx;
   float* scales;
 
   template <class R>
@@ -97,25 +97,25 @@ struct RmsNormBackward {
     const float inner = row.sum([&](auto i, auto c) { return dy[i] * w[c] * x[i]; });
     if (!row.there) return;
     const float back = inner * scale * scale * scale / row.D;
-    row.each([&](auto i, auto c) { dx.put(i, dy[i] * w[c] * scale - x[i] * back); });
+    row.each([&](auto i, auto c) { dx.write(i, dy[i] * w[c] * scale - x[i] * back); });
   }
 };
 
 struct L2Norm {
-  Elements x, y;
+  Operand x, y;
 
   template <class R>
   __device__ void run(const R& row) const {
     const float squares = row.sum([&](auto i, auto) { return x[i] * x[i]; });
     if (!row.there) return;
     const float scale = 1.0f / fmaxf(sqrtf(squares), 1e-12f);
-    row.each([&](auto i, auto) { y.set(i, x[i] * scale); });
+    row.each([&](auto i, auto) { y.store(i, x[i] * scale); });
   }
 };
 
 struct L2NormBackward {
-  Elements x, dy;
-  Sum dx;
+  Operand x, dy;
+  GradientOutput dx;
 
   template <class R>
   __device__ void run(const R& row) const {
@@ -125,41 +125,43 @@ struct L2NormBackward {
     if (!row.there) return;
     const float back =
         norm > 1e-12f ? inner * scale * scale * scale : 0.0f;  // below it, the norm is a constant
-    row.each([&](auto i, auto) { dx.put(i, dy[i] * scale - x[i] * back); });
+    row.each([&](auto i, auto) { dx.write(i, dy[i] * scale - x[i] * back); });
   }
 };
 
 }  // namespace
 
 void rms_norm(const Stream& stream, const RmsNormArgs& args) {
-  for_each_row(stream, "rms_norm", Width({args.x, args.base, args.sum, args.y}, {args.weight}), args.x,
+  for_each_row(stream, "rms_norm", VectorWidth({args.x, args.base, args.sum, args.y}, {args.weight}), args.x,
                args.weight.numel() / args.x.dim(-1),
-               RmsNorm{args.eps, Elements(args.x), Elements(args.base), Elements(args.sum), Elements(args.y),
-                       Others(args.weight)});
+               RmsNorm{args.eps, Operand(args.x), Operand(args.base), Operand(args.sum), Operand(args.y),
+                       AnyTypeOperand(args.weight)});
 }
 
 void rms_norm_backward(const Stream& stream, const RmsNormBackwardArgs& args) {
   const int64_t D = args.x.dim(-1), C = args.weight.numel(), H = C / D, rows = args.x.numel() / D;
   const Tensor scales = Tensor::empty({rows}, DType::f32, args.x.device());
-  const Elements x(args.x), dy(args.dy);
+  const Operand x(args.x), dy(args.dy);
   const float* scale = scales.f32();
-  const Width width({args.x, args.dy, args.dx.out, args.dx.base}, {args.weight});
-  for_each_row(stream, "rms_norm backward", width, args.x, H,
-               RmsNormBackward{args.eps, x, dy, Others(args.weight), Sum(args.dx), scales.f32()});
+  const VectorWidth width({args.x, args.dy, args.dx.out, args.dx.base}, {args.weight});
+  for_each_row(
+      stream, "rms_norm backward", width, args.x, H,
+      RmsNormBackward{args.eps, x, dy, AnyTypeOperand(args.weight), GradientOutput(args.dx), scales.f32()});
   if (args.dweight.defined())
-    column_reduce(
-        stream, "rms_norm backward", width, rows / H, C, D, args.dweight,
-        [=] __device__(int64_t t, auto c) { return dy[t * C + c] * x[t * C + c] * scale[t * H + c.at / D]; });
+    column_reduce(stream, "rms_norm backward", width, rows / H, C, D, args.dweight,
+                  [=] __device__(int64_t t, auto c) {
+                    return dy[t * C + c] * x[t * C + c] * scale[t * H + c.first / D];
+                  });
 }
 
 void l2_norm(const Stream& stream, const L2NormArgs& args) {
-  for_each_row(stream, "l2_norm", Width({args.x, args.y}), args.x, 1,
-               L2Norm{Elements(args.x), Elements(args.y)});
+  for_each_row(stream, "l2_norm", VectorWidth({args.x, args.y}), args.x, 1,
+               L2Norm{Operand(args.x), Operand(args.y)});
 }
 
 void l2_norm_backward(const Stream& stream, const L2NormBackwardArgs& args) {
-  for_each_row(stream, "l2_norm backward", Width({args.x, args.dy, args.dx.out, args.dx.base}), args.x, 1,
-               L2NormBackward{Elements(args.x), Elements(args.dy), Sum(args.dx)});
+  for_each_row(stream, "l2_norm backward", VectorWidth({args.x, args.dy, args.dx.out, args.dx.base}), args.x,
+               1, L2NormBackward{Operand(args.x), Operand(args.dy), GradientOutput(args.dx)});
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -13,18 +13,18 @@ void select_heads(const Stream& stream, const HeadMapArgs& args) {
   const int64_t from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
   const Tensor table = upload(args.map, args.x.device());
   const int32_t* map = table.data<int32_t>();
-  const Elements x(args.x);
-  const Sum y({args.y, args.base});
-  for_each_in_rows(stream, "select_heads", Width({args.x, args.y, args.base}), args.y.dim(0), to * D, D,
+  const Operand x(args.x);
+  const GradientOutput y({args.y, args.base});
+  for_each_in_rows(stream, "select_heads", VectorWidth({args.x, args.y, args.base}), args.y.dim(0), to * D, D,
                    [=] __device__(int64_t t, auto c) {
-                     const int64_t h = c.at / D;
-                     y.put(t * to * D + c, x[(t * from + map[h] - h) * D + c]);
+                     const int64_t h = c.first / D;
+                     y.write(t * to * D + c, x[(t * from + map[h] - h) * D + c]);
                    });
 }
 
 void sum_heads(const Stream& stream, const HeadMapArgs& args) {
   const int64_t from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
-  // by target: first[h] .. first[h + 1] are the places in `sources` of the heads that go to h, in order
+  // CSR by target head: sources[first[h] .. first[h + 1]) are the heads that are summed into h, in order
   std::vector<int32_t> first(to + 1, 0), sources(args.map.size());
   for (const int h : args.map) ++first[h + 1];
   std::partial_sum(first.begin(), first.end(), first.begin());
@@ -32,16 +32,16 @@ void sum_heads(const Stream& stream, const HeadMapArgs& args) {
   for (size_t h = 0; h < args.map.size(); ++h) sources[next[args.map[h]]++] = static_cast<int32_t>(h);
   const Tensor firsts = upload(first, args.x.device()), all = upload(sources, args.x.device());
   const int32_t *begin = firsts.data<int32_t>(), *source = all.data<int32_t>();
-  const Elements x(args.x), base(args.base), y(args.y);
-  for_each_in_rows(stream, "sum_heads", Width({args.x, args.y, args.base}), args.y.dim(0), to * D, D,
+  const Operand x(args.x), base(args.base), y(args.y);
+  for_each_in_rows(stream, "sum_heads", VectorWidth({args.x, args.y, args.base}), args.y.dim(0), to * D, D,
                    [=] __device__(int64_t t, auto c) {
                      const auto i = t * to * D + c;
-                     const int64_t h = c.at / D;
+                     const int64_t h = c.first / D;
                      decltype(base[i]) sum;
                      if (base) sum = base[i];
                      for (int32_t s = begin[h]; s < begin[h + 1]; ++s)
                        sum = sum + x[(t * from + source[s] - h) * D + c];
-                     y.set(i, sum);
+                     y.store(i, sum);
                    });
 }
 
@@ -55,13 +55,13 @@ void move_runs(const Stream& stream, const RowRunsArgs& args, bool to_packed) {
   WUNENG_ASSERT(static_cast<int64_t>(rows.size()) == args.packed.dim(0));
   const Tensor table = upload(rows, args.tall.device());
   const int64_t* row = table.data<int64_t>();
-  const Elements from(to_packed ? args.tall : args.packed), to(to_packed ? args.packed : args.tall);
+  const Operand from(to_packed ? args.tall : args.packed), to(to_packed ? args.packed : args.tall);
   const bool accumulate = args.accumulate;
-  for_each_in_rows(stream, "move rows", Width({args.tall, args.packed}), args.packed.dim(0), width, width,
-                   [=] __device__(int64_t t, auto c) {
+  for_each_in_rows(stream, "move rows", VectorWidth({args.tall, args.packed}), args.packed.dim(0), width,
+                   width, [=] __device__(int64_t t, auto c) {
                      const auto i = t * width + c, tall = row[t] * width + c, source = to_packed ? tall : i,
                                 target = to_packed ? i : tall;
-                     to.set(target, accumulate ? to[target] + from[source] : from[source]);
+                     to.store(target, accumulate ? to[target] + from[source] : from[source]);
                    });
 }
 
@@ -72,45 +72,45 @@ void unpack_rows(const Stream& stream, const RowRunsArgs& args) { move_runs(stre
 
 void concat(const Stream& stream, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
-  const Elements a(args.a), b(args.b), y(args.y);
-  for_each_in_rows(stream, "concat", Width({args.a, args.b, args.y}), args.y.numel() / (A + B), A + B,
+  const Operand a(args.a), b(args.b), y(args.y);
+  for_each_in_rows(stream, "concat", VectorWidth({args.a, args.b, args.y}), args.y.numel() / (A + B), A + B,
                    std::gcd(A, B), [=] __device__(int64_t row, auto c) {
-                     y.set(row * (A + B) + c, c.at < A ? a[row * A + c] : b[row * B - A + c]);
+                     y.store(row * (A + B) + c, c.first < A ? a[row * A + c] : b[row * B - A + c]);
                    });
 }
 
 void concat_backward(const Stream& stream, const ConcatBackwardArgs& args) {
   const int64_t both = args.dy.dim(-1),
                 A = args.da.defined() ? args.da.out.dim(-1) : both - args.db.out.dim(-1), B = both - A;
-  const Sum da(args.da), db(args.db);
-  const Elements dy(args.dy);
+  const GradientOutput da(args.da), db(args.db);
+  const Operand dy(args.dy);
   for_each_in_rows(stream, "concat backward",
-                   Width({args.dy, args.da.out, args.da.base, args.db.out, args.db.base}),
+                   VectorWidth({args.dy, args.da.out, args.da.base, args.db.out, args.db.base}),
                    args.dy.numel() / both, both, std::gcd(A, B), [=] __device__(int64_t row, auto c) {
                      const auto value = dy[row * both + c];
-                     if (c.at < A && da) da.put(row * A + c, value);
-                     if (c.at >= A && db) db.put(row * B - A + c, value);
+                     if (c.first < A && da) da.write(row * A + c, value);
+                     if (c.first >= A && db) db.write(row * B - A + c, value);
                    });
 }
 
 void embedding(const Stream& stream, const EmbeddingArgs& args) {
   const int64_t d = args.table.dim(1), rows = args.table.dim(0), begin = args.begin;
   const int32_t* tokens = args.tokens.data<int32_t>();
-  const Others table(args.table);
-  const Elements y(args.y);
-  for_each_in_rows(stream, "embedding", Width({args.y}, {args.table}), args.y.dim(0), d, d,
+  const AnyTypeOperand table(args.table);
+  const Operand y(args.y);
+  for_each_in_rows(stream, "embedding", VectorWidth({args.y}, {args.table}), args.y.dim(0), d, d,
                    [=] __device__(int64_t t, auto c) {
                      const int64_t row = tokens[t] - begin;
                      decltype(table[c]) value;
                      if (row >= 0 && row < rows) value = table[row * d + c];
-                     y.set(t * d + c, value);
+                     y.store(t * d + c, value);
                    });
 }
 
 void embedding_backward(const Stream& stream, const EmbeddingBackwardArgs& args) {
   const int64_t T = args.tokens.dim(0), d = args.dtable.dim(1), rows = args.dtable.dim(0);
-  // The rows of the table that occur, and of each the places where it does, in order: every element of the
-  // gradient has one thread that adds it up.
+  // CSR by row of the table: the positions of each token that occurs, in order. One thread sums each element
+  // of the gradient, so the order of summation is fixed.
   const int32_t* tokens = args.tokens.data<int32_t>();
   std::vector<std::pair<int32_t, int32_t>> occurrences;
   for (int64_t t = 0; t < T; ++t)
@@ -131,14 +131,14 @@ void embedding_backward(const Stream& stream, const EmbeddingBackwardArgs& args)
                all = upload(places, device);
   const int32_t *row = rows_there.data<int32_t>(), *begin = firsts.data<int32_t>(),
                 *place = all.data<int32_t>();
-  const Elements dy(args.dy);
-  const Others dtable(args.dtable);
-  for_each_in_rows(stream, "embedding backward", Width({args.dy}, {args.dtable}),
+  const Operand dy(args.dy);
+  const AnyTypeOperand dtable(args.dtable);
+  for_each_in_rows(stream, "embedding backward", VectorWidth({args.dy}, {args.dtable}),
                    static_cast<int64_t>(row_of.size()), d, d, [=] __device__(int64_t n, auto c) {
                      const auto i = row[n] * d + c;
                      auto sum = dtable[i];
                      for (int32_t p = begin[n]; p < begin[n + 1]; ++p) sum = sum + dy[place[p] * d + c];
-                     dtable.set(i, sum);
+                     dtable.store(i, sum);
                    });
 }
 

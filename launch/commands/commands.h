@@ -14,7 +14,7 @@ struct TokenizeCommand {
   std::string kind = "auto";                   // text, supervised or preference
   std::string format = "auto";                 // text or jsonl
   std::string separator;                       // between documents of a text file
-  std::string end = "auto";                    // the token behind a document: a token, "none"
+  std::string end = "auto";                    // the token after a document: a token, "none", "auto"
   std::string bad_lines = "stop";              // or skip
   int64_t longest_bytes = int64_t{256} << 20;  // of a line or document
 };
@@ -22,7 +22,7 @@ void tokenize(const TokenizeCommand& command);
 
 struct ConvertOptions {
   std::string from, to;   // a checkpoint or a Hugging Face directory; a Hugging Face directory
-  std::string tokenizer;  // a directory to take the tokenizer's files from; empty: where the model came from
+  std::string tokenizer;  // directory of the tokenizer's files; empty: that of the model
   std::string preset;     // not empty: make a WuNeng student of this preset from a Qwen2 directory
   std::string dtype = "f32";
   uint64_t seed = 0;
@@ -41,11 +41,11 @@ struct GenerateOptions {
   std::string model, prompt;
   std::string tokenizer;      // "bytes" or a directory; empty: the model's own, else bytes where they fit
   std::string chat_template;  // a name; empty: the model's own
-  bool chat = false;          // the prompt is what the user says; the answer alone is written
+  bool chat = false;          // the prompt is a user message; only the answer is printed
   int64_t tokens = 200;
   double temperature = 0.8;  // 0: the most likely token
   uint64_t seed = 0;
-  int64_t window = 512;  // tokens that the model sees at most
+  int64_t window = 512;  // maximum context in tokens
   std::string device = "auto";
 };
 void generate(const GenerateOptions& options);

@@ -6,6 +6,7 @@
 #include "launch/commands/commands.h"
 #include "launch/train/training_state.h"
 #include "model/hugging_face.h"
+#include "model/parameter_count.h"
 #include "runtime/file.h"
 #include "runtime/safetensors.h"
 
@@ -57,9 +58,9 @@ void convert(const ConvertOptions& o) {
   }
   ModelConfig config = ModelConfig::from_directory(o.from);
   if (!o.preset.empty()) {
-    require(!config.is_wuneng(), "convert: {} holds a WuNeng model already", o.from);
-    config.mixer = "wuneng";
-    config.wuneng = preset(o.preset, config);
+    require(config.is_qwen2(), "convert: {}: --preset makes a student from a model of mixer qwen2, found {}",
+            o.from, fmt::join(config.mixers(), ", "));
+    config.set_mixer("wuneng", o.preset);
     config.check(o.from + " as a student");
   }
   Decoder model(config, Placement{}, dtype);

@@ -12,10 +12,10 @@ namespace wuneng {
 namespace {
 
 int32_t sample(const float* logits, int64_t vocab, double temperature, std::mt19937_64& random) {
-  const int64_t best = std::max_element(logits, logits + vocab) - logits;
-  if (temperature <= 0) return static_cast<int32_t>(best);
+  const int64_t argmax = std::max_element(logits, logits + vocab) - logits;
+  if (temperature <= 0) return static_cast<int32_t>(argmax);
   std::vector<double> weight(vocab);
-  for (int64_t i = 0; i < vocab; ++i) weight[i] = std::exp((logits[i] - logits[best]) / temperature);
+  for (int64_t i = 0; i < vocab; ++i) weight[i] = std::exp((logits[i] - logits[argmax]) / temperature);
   return static_cast<int32_t>(std::discrete_distribution<int64_t>(weight.begin(), weight.end())(random));
 }
 
@@ -25,7 +25,7 @@ TextCodec open_codec(const GenerateOptions& o, int64_t vocab) {
   if (TextCodec::has_tokenizer(o.model)) return TextCodec::load(o.model, o.chat_template);
   require(vocab == 256,
           "generate: {}: expected tokenizer.json or vocab.json, or a byte model (vocabulary 256), found a "
-          "vocabulary of {} and no tokenizer; --tokenizer says where one is",
+          "vocabulary of {} and no tokenizer; use --tokenizer",
           o.model, vocab);
   return TextCodec::bytes();
 }
@@ -46,17 +46,17 @@ void generate(const GenerateOptions& o) {
   const int64_t vocab = model->config().vocab_size;
   const TextCodec codec = open_codec(o, vocab);
   require(codec.vocab_size() <= vocab,
-          "generate: expected a tokenizer of at most {} ids, as many as the model has, found {}", vocab,
-          codec.vocab_size());
-  require(!o.prompt.empty(), "generate: the prompt is empty");
+          "generate: expected a tokenizer of at most {} ids, the size of the model's vocabulary, found {}",
+          vocab, codec.vocab_size());
+  require(!o.prompt.empty(), "generate: --prompt: expected text, found none");
   std::vector<int32_t> tokens = prompt_tokens(o, codec);
   if (!o.chat) write(o.prompt);
   std::mt19937_64 random(o.seed);
   for (int64_t i = 0; i < o.tokens; ++i) {
     const int64_t T = std::min<int64_t>(o.window, static_cast<int64_t>(tokens.size()));
-    const std::vector<int32_t> seen(tokens.end() - T, tokens.end());
-    Tape silent(model->stream(), false);
-    const Var hidden = model->forward(silent, {Tensor::from(seen, {T}), Tensor(), {0, T}}, {});
+    const std::vector<int32_t> context(tokens.end() - T, tokens.end());
+    Tape no_grad(model->stream(), false);
+    const Var hidden = model->forward(no_grad, {Tensor::from(context, {T}), Tensor(), {0, T}}, {}).hidden;
     const Tensor last = model->logits(hidden.value().rows(T - 1, T)).to(Device{});
     tokens.push_back(sample(last.f32(), vocab, o.temperature, random));
     if (codec.ends(tokens.back())) break;

@@ -28,15 +28,17 @@ MicroBatch read_tokens(const std::string& path, int64_t vocab) {
     require(in.eof(), "{}: expected token ids separated by white space, or JSON", path);
   }
   const int64_t T = static_cast<int64_t>(tokens.size());
-  require(T > 0, "{}: no tokens", path);
+  require(T > 0, "{}: expected at least one token, found none", path);
   for (int64_t t = 0; t < T; ++t)
-    require(tokens[t] >= 0 && tokens[t] < vocab, "{}: token {} is {}, expected 0 to {}", path, t, tokens[t],
-            vocab - 1);
+    require(tokens[t] >= 0 && tokens[t] < vocab, "{}: token {}: expected an id from 0 to {}, found {}", path,
+            t, vocab - 1, tokens[t]);
   if (documents.empty()) documents = {0, T};
   for (size_t d = 0; d + 1 < documents.size(); ++d)
-    require(documents[d] < documents[d + 1], "{}: documents must rise", path);
+    require(documents[d] < documents[d + 1],
+            "{}: documents: expected a strictly increasing list, found {} after {}", path, documents[d + 1],
+            documents[d]);
   require(documents.size() >= 2 && documents.front() == 0 && documents.back() == T,
-          "{}: documents must begin with 0 and end with {}", path, T);
+          "{}: documents: expected a list that begins with 0 and ends with the number of tokens {}", path, T);
   return {Tensor::from(tokens, {T}), Tensor(), documents};
 }
 
@@ -45,8 +47,8 @@ MicroBatch read_tokens(const std::string& path, int64_t vocab) {
 void logits(const LogitsOptions& o) {
   const auto model = open_model(o.model, parse_device(o.device, 0));
   const MicroBatch batch = read_tokens(o.tokens, model->config().vocab_size);
-  Tape silent(model->stream(), false);
-  const Tensor out = model->logits(model->forward(silent, batch, {}).value());
+  Tape no_grad(model->stream(), false);
+  const Tensor out = model->logits(model->forward(no_grad, batch, {}).hidden.value());
   const h5::Handle file = h5::create_file(o.out);
   h5::write(file, "logits", out);
   h5::write(file, "tokens", batch.tokens);

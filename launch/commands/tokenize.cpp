@@ -22,7 +22,7 @@ class Bar {
     if (since < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::seconds(10))) return;
     last_ = now;
     const double share = p.bytes_total > 0 ? double(p.bytes_read) / double(p.bytes_total) : 1;
-    constexpr int kWidth = 16;  // a line that a terminal of 80 columns would wrap cannot be drawn over
+    constexpr int kWidth = 16;  // the line must fit 80 columns: a wrapped line cannot be redrawn
     const int full = static_cast<int>(share * kWidth);
     const std::string line =
         fmt::format("[{}{}] {:3.0f}%  {} records  {} tokens  {} tok/s  {} left{}", std::string(full, '#'),
@@ -34,7 +34,7 @@ class Bar {
     open_ = terminal_;
     std::fflush(stdout);
   }
-  // What comes next begins a line.
+  // Later output begins on a new line.
   ~Bar() {
     if (open_) std::printf("\n");
   }
@@ -76,7 +76,7 @@ std::optional<int32_t> choose_end(const TokenizeCommand& c, const TextCodec& cod
   if (c.end == "none") return std::nullopt;
   if (c.end == "auto") return codec.end_of_text();
   const auto id = codec.id_of(c.end);
-  require(id.has_value(), "tokenize: --end {}: expected a token of the tokenizer, found none of that name",
+  require(id.has_value(), "tokenize: --end {}: expected a token of the tokenizer, found no such token",
           c.end);
   return id;
 }
@@ -88,14 +88,14 @@ TokenType smallest_type(int32_t vocab) {
 void report(const TokenizeProgress& p, const TokenizeOptions& o, DataKind kind) {
   for (const std::string& prefix : o.prefixes)
     std::printf("wrote %s.bin and .idx%s\n", prefix.c_str(),
-                o.labels ? fmt::format(", and the loss mask in {}_mask", prefix).c_str() : "");
+                o.loss_mask ? fmt::format(", and the loss mask in {}_mask", prefix).c_str() : "");
   std::printf("%s %s, %s tokens, %s of them with a loss, in %s (%s tokens/s)\n", thousands(p.records).c_str(),
               kind == DataKind::preference ? "pairs" : "documents", thousands(p.tokens).c_str(),
-              thousands(p.loss_mask).c_str(), clock_time(p.seconds).c_str(),
+              thousands(p.loss_tokens).c_str(), clock_time(p.seconds).c_str(),
               thousands(static_cast<int64_t>(double(p.tokens) / std::max(p.seconds, 1e-9))).c_str());
-  if (p.empty > 0) std::printf("%s records without a token left out\n", thousands(p.empty).c_str());
+  if (p.empty > 0) std::printf("skipped %s records without tokens\n", thousands(p.empty).c_str());
   if (p.bad_lines == 0) return;
-  std::fprintf(stderr, "%s bad lines left out, the first:\n", thousands(p.bad_lines).c_str());
+  std::fprintf(stderr, "skipped %s bad lines, the first of them:\n", thousands(p.bad_lines).c_str());
   for (const std::string& line : p.first_bad) std::fprintf(stderr, "  %s\n", line.c_str());
 }
 
@@ -110,7 +110,7 @@ void tokenize(const TokenizeCommand& c) {
   TokenizeOptions o;
   o.text = text;
   o.type = smallest_type(codec.vocab_size());
-  o.labels = kind != DataKind::text;
+  o.loss_mask = kind != DataKind::text;
   o.prefixes = kind == DataKind::preference ? std::vector<std::string>{c.out + "_chosen", c.out + "_rejected"}
                                             : std::vector<std::string>{c.out};
   if (const auto folder = std::filesystem::path(c.out).parent_path(); !folder.empty())

@@ -21,7 +21,7 @@ ColocatedTeacher::ColocatedTeacher(const TrainRecipe& r, const Mesh& mesh,
 
 const SignalParts& ColocatedTeacher::take(int64_t, int micro_batch) {
   Tape silent(model_.stream(), false);
-  const Tensor hidden = model_.forward(silent, batches_[micro_batch], {}).value();
+  const Tensor hidden = model_.forward(silent, batches_[micro_batch], {}).hidden.value();
   for (const auto& [signal, source] : signals_) {
     // What this rank wants it holds itself: the recipe checks that both vocabularies are sharded alike.
     const Range rows = {0, hidden.dim(0)}, columns = signal.student.columns[tp_rank_];

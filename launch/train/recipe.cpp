@@ -1,8 +1,10 @@
 #include "launch/train/recipe.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
+#include "model/mixers/registry.h"
 #include "parallel/schedule.h"
 
 namespace wuneng {
@@ -36,29 +38,51 @@ void read_shape(Recipe& r, ModelConfig& c) {
   c.tie_word_embeddings = r.boolean("student.tie_word_embeddings", true);
 }
 
-void read_wuneng(Recipe& r, ModelConfig& c) {
-  const std::string name = r.text("student.preset", "full", {"full", "lean", "literal"});
-  WunengConfig w = c.wuneng.state_heads ? c.wuneng : preset(name, c);  // a WuNeng directory brings its own
-  const auto choice = [&](const char* key, std::string& value, const std::vector<std::string>& allowed) {
-    value = r.text(std::string("student.") + key, value, allowed);
-  };
-  w.state_heads = r.integer("student.state_heads", w.state_heads, 1);
-  w.token_shift = r.boolean("student.token_shift", w.token_shift);
-  choice("state_query", w.state_query, {"grouped", "full"});
-  choice("state_key", w.state_key, {"own", "shared"});
-  w.state_rank = r.integer("student.state_rank", w.state_rank, 0);
-  choice("state_read", w.state_read, {"linear", "quadratic"});
-  choice("state_norm", w.state_norm, {"rms", "none"});
-  w.state_norm_eps = r.number("student.state_norm_eps", w.state_norm_eps, 0, 1e6);
-  w.state_value = r.texts("student.state_value", w.state_value, {"token", "attention", "middle"});
-  choice("cross_head", w.cross_head, {"none", "concat", "additive", "gated"});
-  choice("combine_state", w.combine_state, {"concat", "sum", "learned"});
-  choice("combine_middle", w.combine_middle, {"concat", "sum", "learned"});
-  w.multi_token = r.boolean("student.multi_token", w.multi_token);
-  w.chunk = r.integer("student.chunk", w.chunk, 1);
-  w.decay_rank = r.integer("student.decay_rank", w.decay_rank, 1);
-  w.rate_rank = r.integer("student.rate_rank", w.rate_rank, 1);
-  c.wuneng = w;
+OptionValue read_option(Recipe& r, const Option& o, const OptionValue& fallback) {
+  const std::string key = "student." + o.name;
+  switch (o.type) {
+    case Option::Type::flag:
+      return r.boolean(key, std::get<bool>(fallback));
+    case Option::Type::integer:
+      return r.integer(key, std::get<int64_t>(fallback), int64_t(o.least), int64_t(o.most));
+    case Option::Type::number:
+      return r.number(key, std::get<double>(fallback), o.least, o.most);
+    case Option::Type::choice:
+      return r.text(key, std::get<std::string>(fallback), o.allowed);
+    case Option::Type::choices:
+      return r.texts(key, std::get<std::vector<std::string>>(fallback), o.allowed);
+  }
+  fail("{}: unknown type of option", key);
+}
+
+// The mixers of a student whose shape is known, and their options. An option that several mixers have is set
+// for all of them. A directory to start from brings the mixers and options that it has.
+void read_mixers(Recipe& r, ModelConfig& c) {
+  const bool plain = c.is_qwen2();  // then a WuNeng student is made of it
+  c.mixer = r.text("student.mixer", plain ? "wuneng" : c.mixer, mixer_names());
+  c.layer_mixers =
+      parse_layer_mixers(r.texts("student.layer_mixers",
+                                 plain ? std::vector<std::string>() : layer_mixers_to_text(c.layer_mixers)),
+                         c.num_layers, r.path() + ": student.layer_mixers");
+  std::vector<std::string> presets;
+  for (const std::string& mixer : c.mixers())
+    for (const Preset& preset : mixer_type(mixer, r.path()).presets) presets.push_back(preset.name);
+  const std::string preset = presets.empty() ? "" : r.text("student.preset", presets[0], presets);
+  for (const std::string& mixer : c.mixers()) {
+    const MixerType& type = mixer_type(mixer, r.path());
+    const OptionValues brought = c.options_of(mixer);
+    const bool has_preset = std::any_of(type.presets.begin(), type.presets.end(),
+                                        [&](const Preset& p) { return p.name == preset; });
+    OptionValues values;
+    for (const Option& option : type.options) {
+      const auto it = brought.find(option.name);
+      values[option.name] = read_option(
+          r, option,
+          it != brought.end() ? it->second
+                              : default_option(type, has_preset ? preset : "", option, c, values));
+    }
+    c.options[mixer] = values;
+  }
 }
 
 void read_teacher(Recipe& r, TrainRecipe& t) {
@@ -147,14 +171,12 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.layout = read_layout(r, "layout");
   t.schedule = r.text("layout.schedule", "1f1b", schedule_names());
 
-  const std::string mixer = r.text("student.mixer", "wuneng", {"wuneng", "qwen2"});
   t.init_from = r.text("student.init_from", "");
   if (t.init_from.empty())
     read_shape(r, t.student);
   else
     t.student = ModelConfig::from_directory(t.init_from);
-  t.student.mixer = mixer;
-  if (t.student.is_wuneng()) read_wuneng(r, t.student);
+  read_mixers(r, t.student);
   t.student.check(path + " [student]");
   t.student_dtype = read_dtype(r, "student.dtype", "f32");
   t.freeze = r.texts("student.freeze", {});

@@ -46,12 +46,14 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     PipelineWork work;
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
-    work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& input) {
-      const Var hidden = model.forward(tape, batches[m], input);
+    work.carried_in = [&](int /*chunk*/) { return model.carried_in(); };
+    work.carried_out = [&](int /*chunk*/) { return model.carried_out(); };
+    work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
+      const StageState out = model.forward(tape, batches[m], input);
       for (const auto& [signal, source] : signals)
         sender.send(signal.name, items[m],
-                    [&](const SignalPart& part) { source->write(signal, model, hidden.value(), part); });
-      return hidden;
+                    [&](const SignalPart& part) { source->write(signal, model, out.hidden.value(), part); });
+      return out;
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);
   }

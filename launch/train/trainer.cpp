@@ -101,7 +101,9 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
   PipelineWork work;
   work.train = trains;
   work.rows = [&](int) { return recipe_.rows(); };
-  work.forward = [&](Tape& tape, int m, int /*chunk*/, const Var& input) {
+  work.carried_in = [&](int /*chunk*/) { return state_.model.carried_in(); };
+  work.carried_out = [&](int /*chunk*/) { return state_.model.carried_out(); };
+  work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
     const bool completes = trains && m == last_backward(schedule);
     return forward(tape, pass, m, input, completes ? completed : nullptr, loss_tokens, sums);
   };
@@ -117,19 +119,19 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
   return {host.data<double>(), host.data<double>() + host.numel()};
 }
 
-Var Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const Var& input,
-                     const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
+StageState Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+                            const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
   const MicroBatch& batch = batches_[micro_batch];
-  const Var hidden = state_.model.forward(tape, batch, input, completed);
-  if (!objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp)) return hidden;
+  const StageState out = state_.model.forward(tape, batch, input, completed);
+  if (!objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp)) return out;
   static const SignalParts none;
   const SignalParts& signals = teacher_ ? teacher_->take(pass, micro_batch) : none;
-  const Var loss = objective_.loss(tape, {state_.model, hidden, batch, signals, loss_tokens}, sums);
+  const Var loss = objective_.loss(tape, {state_.model, out.hidden, batch, signals, loss_tokens}, sums);
   if (teacher_) teacher_->release();
-  if (mesh_.last_stage()) return loss;
+  if (mesh_.last_stage()) return {loss, {}};
   // The pipeline gives the last stage's loss its gradient; this one's is 1 as well.
   if (tape.recording()) loss.set_grad(Tensor::from<float>({1.0f}, {1}));
-  return hidden;
+  return out;
 }
 
 // The last stage, where the sums of all stages are known.

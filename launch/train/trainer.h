@@ -32,8 +32,8 @@ class Trainer {
   std::vector<double> run_pass(int64_t pass, bool trains, double loss_tokens);
   // One micro-batch through this stage. Returns what the pipeline passes on: the hidden state, or on the last
   // stage the loss.
-  Var forward(Tape& tape, int64_t pass, int micro_batch, const Var& input, const Stage::Completed& completed,
-              double loss_tokens, const Tensor& sums);
+  StageState forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+                     const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
 
   bool is_logging_rank() const;
   double loss_tokens() const;

@@ -3,7 +3,6 @@
 #include <fnmatch.h>
 
 #include "model/hugging_face.h"
-#include "model/initialize.h"
 
 namespace wuneng {
 namespace {
@@ -75,7 +74,7 @@ void TrainingState::freeze() {
 
 void TrainingState::initialize() {
   if (!recipe_.init_from.empty()) return load_hugging_face(model, recipe_.init_from, recipe_.seed);
-  for (const Parameter* p : model.parameters()) initialize_random(*p, recipe_.student, recipe_.seed);
+  model.initialize_random(recipe_.seed);
 }
 
 void TrainingState::load(CheckpointReader& reader) {

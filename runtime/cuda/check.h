@@ -1,4 +1,4 @@
-// Errors of CUDA calls, by name and place.
+// Checks the status of a CUDA call; throws with the name of the call.
 #pragma once
 #include <cuda_runtime.h>
 

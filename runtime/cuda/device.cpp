@@ -11,16 +11,16 @@
 namespace wuneng::cuda {
 namespace {
 
-// Free blocks by their size. Sizes are rounded so that a step's second run finds what its first left.
+// Free blocks by size. Sizes are rounded, so that blocks are reused for similar sizes.
 class Blocks {
  public:
-  // Eighths of a power of two above 1 MB, 512 bytes below: at most an eighth of a block is wasted.
+  // Multiples of an eighth of a power of two from 1 MB on (at most an eighth is wasted), of 512 bytes below.
   static int64_t rounded(int64_t bytes) {
     int64_t step = 512;
     while (step * 16 <= bytes && bytes >= 1 << 20) step *= 2;
     return (bytes + step - 1) / step * step;
   }
-  void* take(int64_t bytes) {  // null where there is none
+  void* take(int64_t bytes) {  // null if there is none
     auto& free = free_[rounded(bytes)];
     if (free.empty()) return nullptr;
     void* const memory = free.back();
@@ -66,7 +66,7 @@ class Gpu {
     if (code != cudaSuccess) {
       size_t left = 0, total = 0;
       cudaMemGetInfo(&left, &total);
-      fail("cuda:{}: out of memory: {} bytes asked for, {} of {} free: {}", index_, bytes, left, total,
+      fail("cuda:{}: out of memory: {} bytes requested, {} of {} free: {}", index_, bytes, left, total,
            cudaGetErrorString(code));
     }
     return memory;
@@ -91,13 +91,13 @@ class Gpu {
   Blocks free_;
 };
 
-// The host's page-locked memory. Copies run beside the host, so a block is free when its last copy has ended.
-class LockedMemory {
+// Pinned host memory. Copies are asynchronous, so a released block is free when its last copy has ended.
+class PinnedMemory {
  public:
   void* allocate(int64_t bytes) {
     const std::lock_guard lock(mutex_);
     std::erase_if(used_, [&](const Used& u) {
-      if (!u.last.passed()) return false;
+      if (!u.last.completed()) return false;
       free_.put(u.memory, u.bytes);
       return true;
     });
@@ -112,8 +112,7 @@ class LockedMemory {
       code = cudaHostAlloc(&memory, Blocks::rounded(bytes), cudaHostAllocPortable);
     }
     if (code != cudaSuccess)
-      fail("out of page-locked memory: {} bytes asked for, {} held: {}", bytes, held_,
-           cudaGetErrorString(code));
+      fail("out of pinned memory: {} bytes requested, {} held: {}", bytes, held_, cudaGetErrorString(code));
     held_ += Blocks::rounded(bytes);
     return memory;
   }
@@ -140,8 +139,9 @@ class LockedMemory {
   int64_t held_ = 0;
 };
 
-LockedMemory& locked_memory() {
-  static LockedMemory* const one = new LockedMemory;  // used by what ends after static objects
+PinnedMemory& pinned_memory() {
+  static PinnedMemory* const one =
+      new PinnedMemory;  // never destroyed: used during the destruction of static objects
   return *one;
 }
 
@@ -163,12 +163,12 @@ cudaError_t count_devices(int& count) {
 
 }  // namespace
 
-void expect_messages() {
-  // A GPU's streams share a few queues to it, by default 8: work of one stream then waits for work of another
-  // that it has nothing to do with, and a message's for its receiver.
+void set_driver_environment() {
+  // Streams share a few hardware queues, by default 8: work in one stream could wait for unrelated work in
+  // another, such as a message that waits for its receiver.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-  // By default a kernel is loaded when it is first launched, for which the driver may wait until the GPU has
-  // nothing left to do: also for a message whose sender waits for what this host has still to launch.
+  // By default a kernel is loaded at its first launch, and the driver may wait for the GPU to be idle: a
+  // deadlock if a pending message waits for work that this host has yet to launch.
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);
 }
 
@@ -207,23 +207,23 @@ void synchronize(int index) { wait_for(gpu(index).stream()); }
 void* allocate(int index, int64_t bytes) { return gpu(index).allocate(bytes); }
 void release(int index, void* memory, int64_t bytes) { gpu(index).release(memory, bytes); }
 
-void* allocate_locked(int64_t bytes) { return locked_memory().allocate(bytes); }
-void release_locked(void* memory, int64_t bytes, const Event& last_use) {
-  locked_memory().release(memory, bytes, last_use);
+void* allocate_pinned(int64_t bytes) { return pinned_memory().allocate(bytes); }
+void release_pinned(void* memory, int64_t bytes, const Event& last_use) {
+  pinned_memory().release(memory, bytes, last_use);
 }
-int64_t locked_bytes() { return locked_memory().held(); }
+int64_t pinned_bytes() { return pinned_memory().held(); }
 
-Event copy_locked(void* to, const void* from, int64_t bytes, int index) {
+Event copy_pinned(void* to, const void* from, int64_t bytes, int index) {
   const cudaStream_t stream = gpu(index).stream();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
-  return Event::after(stream);
+  return Event::record(stream);
 }
 
 void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
   const Device device = to_device.kind == DeviceKind::cuda ? to_device : from_device;
   const cudaStream_t stream = gpu(device.index).stream();
   const bool to_host = to_device.kind == DeviceKind::cpu;
-  if (to_host) wait_for(stream);  // the copy itself would wait as well, but without a name
+  if (to_host) wait_for(stream);  // cudaStreamSynchronize below would wait without a hang report
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
   if (to_host) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }

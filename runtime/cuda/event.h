@@ -1,5 +1,5 @@
-// Event: a point in a GPU stream's order of work. Another stream can be made to wait for it without the host,
-// and the host can ask whether it has passed, or wait for it by name.
+// Event: a cudaEvent_t. Another stream can wait for it without the host; the host can query it or wait for it
+// with a name for the hang report.
 #pragma once
 #include <memory>
 #include <string>
@@ -9,22 +9,22 @@ namespace wuneng::cuda {
 #ifdef WUNENG_WITH_CUDA
 class Event {
  public:
-  Event() = default;                 // has passed
-  static Event after(void* stream);  // passes when all that is in the stream now has ended
-  bool passed() const;
-  void wait(const std::string& call) const;  // by the host; call: what for, named where it does not end
-  void hold(void* stream) const;             // what is put into `stream` from now on waits for it
+  Event() = default;                  // completed
+  static Event record(void* stream);  // completes when the work that is in the stream now has ended
+  bool completed() const;
+  void wait(const std::string& call) const;  // blocks the host; call: description for the hang report
+  void block(void* stream) const;            // later work in `stream` waits for it
 
  private:
   std::shared_ptr<void> event_;
 };
 #else
-class Event {  // there is no GPU to wait for
+class Event {  // a build without CUDA
  public:
-  static Event after(void*) { return {}; }
-  bool passed() const { return true; }
+  static Event record(void*) { return {}; }
+  bool completed() const { return true; }
   void wait(const std::string&) const {}
-  void hold(void*) const {}
+  void block(void*) const {}
 };
 #endif
 

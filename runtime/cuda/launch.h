@@ -1,5 +1,5 @@
-// How a kernel of ours is started, and the little that all of them share. Compiled by nvcc, or by the C++
-// compiler for tests/emulator, which has no <<<>>>: so kernels are started here alone.
+// Kernel launches, and helpers that all kernels share. Compiled by nvcc, or by the C++ compiler for
+// tests/emulator, which has no <<<>>>: no other file may launch a kernel.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -11,10 +11,10 @@
 namespace wuneng::cuda {
 
 inline constexpr int kWarp = 32;
-inline constexpr int kBlock = 256;  // threads, where nothing else decides
+inline constexpr int kBlock = 256;  // default threads per block
 
-// kernel(arguments...) on a grid of blocks with shared_bytes of dynamic shared memory each. An empty grid is
-// no launch.
+// Launches kernel(arguments...) with shared_bytes of dynamic shared memory per block. Does nothing for an
+// empty grid.
 template <class... P, class... A>
 void launch(const Stream& stream, const char* name, void (*kernel)(P...), dim3 grid, dim3 block,
             size_t shared_bytes, A... arguments) {
@@ -32,7 +32,7 @@ void launch(const Stream& stream, const char* name, void (*kernel)(P...), dim3 g
 #endif
 }
 
-// The block's dynamic shared memory, at a multiple of 1024 bytes.
+// The block's dynamic shared memory, 1024-byte aligned.
 template <class T>
 __device__ T* shared_memory() {
 #ifdef __CUDACC__
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kBlock) each_kernel(int64_t n, F f) {
     f(i);
 }
 
-// f(i) for 0 <= i < n, each in a thread of its own; f is a __device__ lambda that captures by value.
+// f(i) for 0 <= i < n, one thread per i; f is a __device__ lambda that captures by value.
 template <class F>
 void for_each(const Stream& stream, const char* name, int64_t n, F f) {
   launch(stream, name, each_kernel<F>, dim3(std::min(blocks_for(n, kBlock), 1u << 20)), dim3(kBlock), 0, n,
@@ -72,13 +72,13 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-// Elements of either float type, read and written as float. (runtime/dtype.h's conversions are the host's.)
+// Conversions of both float types on the device (those of runtime/dtype.h are for the host).
 __device__ inline float as_float(float x) { return x; }
 __device__ inline float as_float(bf16 x) {
   return __int_as_float(static_cast<int>(static_cast<unsigned>(x.bits) << 16));
 }
 __device__ inline void assign(float& to, float x) { to = x; }
-__device__ inline void assign(bf16& to, float x) {  // to nearest, ties to even; NaN stays one
+__device__ inline void assign(bf16& to, float x) {  // to nearest, ties to even; keeps NaN
 #ifdef __CUDACC__
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
 #else
@@ -86,34 +86,34 @@ __device__ inline void assign(bf16& to, float x) {  // to nearest, ties to even;
 #endif
 }
 
-// The elements of a tensor of which the kernel does not know which of the two it is.
-struct Floats {
+// A pointer to f32 or bf16 elements, which of the two is known only at run time.
+struct FloatPointer {
   void* data = nullptr;
-  bool narrow = false;  // bf16
+  bool is_bf16 = false;
 
   __device__ float operator[](int64_t i) const {
-    return narrow ? as_float(static_cast<const bf16*>(data)[i]) : static_cast<const float*>(data)[i];
+    return is_bf16 ? as_float(static_cast<const bf16*>(data)[i]) : static_cast<const float*>(data)[i];
   }
-  __device__ void set(int64_t i, float x) const {
-    if (narrow)
+  __device__ void store(int64_t i, float x) const {
+    if (is_bf16)
       assign(static_cast<bf16*>(data)[i], x);
     else
       assign(static_cast<float*>(data)[i], x);
   }
-  // The same from element i on.
-  __host__ __device__ Floats from(int64_t i) const {
-    return {static_cast<char*>(data) + i * (narrow ? 2 : 4), narrow};
+  // A pointer to element i.
+  __host__ __device__ FloatPointer from(int64_t i) const {
+    return {static_cast<char*>(data) + i * (is_bf16 ? 2 : 4), is_bf16};
   }
   __host__ __device__ explicit operator bool() const { return data != nullptr; }
 };
 
-// Null where the tensor is undefined.
-inline Floats floats(const Tensor& t) {
+// Null if the tensor is undefined.
+inline FloatPointer float_pointer(const Tensor& t) {
   if (!t.defined()) return {};
-  const bool narrow = t.dtype() == DType::bf16;
-  return {narrow ? static_cast<void*>(t.data<bf16>()) : t.f32(), narrow};
+  const bool is_bf16 = t.dtype() == DType::bf16;
+  return {is_bf16 ? static_cast<void*>(t.data<bf16>()) : t.f32(), is_bf16};
 }
-// The same, of a tensor that is f32.
-inline float* optional(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
+// The data of an f32 tensor, or null if it is undefined.
+inline float* f32_or_null(const Tensor& t) { return t.defined() ? t.f32() : nullptr; }
 
 }  // namespace wuneng::cuda

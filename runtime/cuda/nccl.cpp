@@ -33,10 +33,10 @@ ncclDataType_t type_of(DType type) {
   }
 }
 
-// A communicator, looked after while the host waits for the GPU.
+// A NCCL communicator whose asynchronous errors are checked while the host waits for the GPU.
 class Communicator {
  public:
-  // Returns when all `size` ranks have come. most_blocks: of one of its kernels.
+  // Returns when all `size` ranks have called it. most_blocks: limit for each of its kernels.
   Communicator(const NcclId& id, int rank, int size, int most_blocks, const std::string& call) : call_(call) {
     ncclUniqueId unique;
     std::memcpy(&unique, id.data(), sizeof unique);
@@ -51,7 +51,8 @@ class Communicator {
   }
   ~Communicator() {
     remove_health_check(health_check_);
-    const watchdog::Waiting waiting("leaving what was made by: " + call_);  // the others leave as well
+    const watchdog::Waiting waiting("destroying the NCCL communicator of: " +
+                                    call_);  // waits for the other ranks
     std::uncaught_exceptions() > 0 ? ncclCommAbort(comm_) : ncclCommDestroy(comm_);
   }
   Communicator(const Communicator&) = delete;
@@ -67,8 +68,8 @@ cudaStream_t compute_stream_of(Device device) {
   return static_cast<cudaStream_t>(compute_stream(device).handle);
 }
 
-// Before the compute stream's next kernels in the queue for multiprocessors.
-cudaStream_t make_urgent_stream() {
+// Its kernels are scheduled before those of the compute stream.
+cudaStream_t make_high_priority_stream() {
   int least = 0, greatest = 0;
   cuda::check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
   cudaStream_t stream = nullptr;
@@ -77,8 +78,8 @@ cudaStream_t make_urgent_stream() {
   return stream;
 }
 
-// Of a kernel, one a multiprocessor. A collective's bandwidth wants more of them than a message's, and those
-// under way together leave most of the GPU to computation.
+// Limits of thread blocks per kernel (one per multiprocessor). A collective needs more of them for its
+// bandwidth than a message; together they leave most of the GPU to computation.
 constexpr int kCollectiveBlocks = 16, kMessageBlocks = 4;
 
 }  // namespace
@@ -96,10 +97,10 @@ struct NcclGroup::Impl {
   Communicator comm;
   cudaStream_t compute, stream;
 
-  Impl(const NcclId& id, int rank, int size, Device device, bool beside, const std::string& call)
+  Impl(const NcclId& id, int rank, int size, Device device, bool own_stream, const std::string& call)
       : comm(id, rank, size, kCollectiveBlocks, call),
         compute(compute_stream_of(device)),
-        stream(beside ? make_urgent_stream() : compute) {}
+        stream(own_stream ? make_high_priority_stream() : compute) {}
   ~Impl() {
     if (stream != compute) cudaStreamDestroy(stream);
   }
@@ -107,14 +108,14 @@ struct NcclGroup::Impl {
   template <class Start>
   Event run(const std::string& call, const Start& start) const {
     note_queued(call);
-    Event::after(compute).hold(stream);
+    Event::record(compute).block(stream);
     check(start(), call);
-    return Event::after(stream);
+    return Event::record(stream);
   }
 };
 
-NcclGroup::NcclGroup(const NcclId& id, int rank, int size, Device device, bool beside)
-    : impl_(std::make_unique<Impl>(id, rank, size, device, beside,
+NcclGroup::NcclGroup(const NcclId& id, int rank, int size, Device device, bool own_stream)
+    : impl_(std::make_unique<Impl>(id, rank, size, device, own_stream,
                                    fmt::format("joining {} GPUs as rank {}", size, rank))) {}
 NcclGroup::~NcclGroup() = default;
 
@@ -139,14 +140,14 @@ Event NcclGroup::all_gather(const Tensor& mine, const Tensor& all, const std::st
   });
 }
 
-struct NcclWay::Impl {
+struct NcclChannel::Impl {
   Communicator comm;
   cudaStream_t stream, compute;
   int64_t count = 0;
 
   Impl(const NcclId& id, bool sends, Device device, const std::string& call)
       : comm(id, sends ? 0 : 1, 2, kMessageBlocks, call),
-        stream(make_urgent_stream()),
+        stream(make_high_priority_stream()),
         compute(compute_stream_of(device)) {}
   ~Impl() { cudaStreamDestroy(stream); }
 
@@ -160,29 +161,29 @@ struct NcclWay::Impl {
   }
 };
 
-NcclWay::NcclWay(const NcclId& id, bool sends, Device device, const std::string& call)
+NcclChannel::NcclChannel(const NcclId& id, bool sends, Device device, const std::string& call)
     : impl_(std::make_unique<Impl>(id, sends, device, call)) {
   const Tensor first = Tensor::zeros({1}, DType::u8, device);
-  Event::after(impl_->compute).hold(impl_->stream);
+  Event::record(impl_->compute).block(impl_->stream);
   sends ? impl_->send(first, call) : impl_->receive(first, call);
   wait_for(impl_->stream);
 }
-NcclWay::~NcclWay() = default;
+NcclChannel::~NcclChannel() = default;
 
-int64_t NcclWay::count() const { return impl_->count; }
+int64_t NcclChannel::count() const { return impl_->count; }
 
-Event NcclWay::send(const Tensor& tensor, const std::string& call) {
+Event NcclChannel::send(const Tensor& tensor, const std::string& call) {
   ++impl_->count;
-  Event::after(impl_->compute).hold(impl_->stream);
+  Event::record(impl_->compute).block(impl_->stream);
   impl_->send(tensor, call);
-  return Event::after(impl_->stream);
+  return Event::record(impl_->stream);
 }
 
-Event NcclWay::receive(const Tensor& tensor, const Event& ready, const std::string& call) {
+Event NcclChannel::receive(const Tensor& tensor, const Event& ready, const std::string& call) {
   ++impl_->count;
-  ready.hold(impl_->stream);
+  ready.block(impl_->stream);
   impl_->receive(tensor, call);
-  return Event::after(impl_->stream);
+  return Event::record(impl_->stream);
 }
 
 }  // namespace wuneng::cuda

@@ -1,29 +1,29 @@
-// What GPUs say to each other by NCCL, where ranks have one each: collectives and messages, both on streams
-// beside the compute stream. Calls return at once; who waits for the GPU (waiting.cpp) looks after errors.
+// NCCL, for ranks with a GPU each: collectives, and messages between two ranks, on streams of their own.
+// Calls return at once; errors are reported where the host waits for the GPU (waiting.cpp).
 //
-// Why they cannot wait for each other in a circle. A group has a communicator and a stream of its own, and so
-// has a way of messages; nothing but an earlier call of the same group or way stands before a call:
-// - A collective waits for the compute stream's work so far and for the same call of the group's other ranks;
-//   the compute stream waits for its end where the host asks for that (Request::wait), or never. So whatever
-//   a rank's GPU waits for, its host has put into a queue before. Were every collective to hold up its host
-//   till its end, as those through the host do, the program would run to its end: calls of different groups
-//   follow each other in an order that all ranks accept. In that order no call waits for a later one, and
-//   calls that hold up nobody wait for less.
-// - A send waits for the compute stream's work so far, and ends when it has been received. The compute stream
-//   waits for that end only where the sender asks for it (Request::wait), in the pipeline after its last
-//   action.
-// - A receive is put into its stream only after its send has been put into the sender's: a notice, sent by
-//   MPI behind the send, says so (messages.cpp), in the same order on both sides. So a receive under way
-//   waits for work alone that is in the sender's queue already, which in turn waits for such work, further
-//   and further back: queues that every host filled in an order that a schedule's validator accepts, where
-//   sends do not block and receives do, run to their end.
-// - A GPU gives each stream its turn. Kernels of computation end by themselves; those of communication wait
-//   for other GPUs, so all that a rank may have under way at a time are on the GPU together: a collective's
-//   kernel occupies at most kCollectiveBlocks multiprocessors, one for each of four groups (tensor parallel,
-//   data parallel, the ends and all stages of the pipeline), a message's at most kMessageBlocks. Streams
-//   have queues of their own, and kernels are loaded before anything is under way (device.cpp). NCCL connects
-//   ranks in a first call and holds up all their hosts: a way sends a first message while it is made; a
-//   group's first call holds them up as the argument allows.
+// Why there is no deadlock. Each group of ranks and each channel of messages has a communicator and a stream
+// of its own, so a call is ordered only after earlier calls of the same group or channel:
+// - A collective waits for the work that is in the compute stream when it is enqueued, and for the same
+//   call on the group's other ranks. The compute stream waits for it only if the host asks for that
+//   (Request::wait). So a GPU only waits for work that its host has enqueued before. If every collective
+//   blocked its host until its end, as those through the host do, the program would complete: the calls of
+//   different groups have an order that is consistent on all ranks. In that order no call waits for a later
+//   one, and calls that do not block the host wait for less.
+// - A send waits for the work that is in the compute stream when it is enqueued, and ends when it has been
+//   received. The compute stream waits for it only if the sender asks for that (Request::wait); the pipeline
+//   does so after its last action.
+// - A receive is enqueued only after its send has been enqueued by the sender: an envelope, sent by MPI
+//   after the send, reports that (messages.cpp), in the same order on both sides. So a pending receive only
+//   waits for work that is in the sender's queue already, which in turn waits only for work that was
+//   enqueued before. The hosts enqueue in an order that the schedule validator accepts with sends that do
+//   not block and receives that do, so all queues drain.
+// - Kernels of computation end by themselves; those of communication wait for other GPUs. So all
+//   communication kernels that a rank may have pending must be resident on the GPU together: a collective
+//   occupies at most kCollectiveBlocks multiprocessors, one for each of four groups (tensor parallel, data
+//   parallel, the ends and all stages of the pipeline), a message at most kMessageBlocks. Streams have
+//   hardware queues of their own, and kernels are loaded before any communication is pending (device.cpp).
+//   The first call on a NCCL communicator connects the ranks and blocks all their hosts: a channel sends a
+//   first message when it is created; the first call of a group blocks as in the first argument.
 #pragma once
 #include <array>
 #include <memory>
@@ -39,18 +39,18 @@ using NcclId = std::array<char, 128>;
 #ifdef WUNENG_WITH_NCCL
 inline constexpr bool kHasNccl = true;
 
-NcclId make_nccl_id();  // by one rank, for all of a communicator
+NcclId make_nccl_id();  // called by one rank, passed to all ranks of the communicator
 
 class NcclGroup {
  public:
-  // Collective: returns when all `size` ranks have come. beside: on a stream of its own; else on the compute
-  // stream, where nothing overlaps.
-  NcclGroup(const NcclId& id, int rank, int size, Device device, bool beside);
+  // Collective: returns when all `size` ranks have called it. own_stream: calls run on a stream of their own;
+  // otherwise on the compute stream, without overlap.
+  NcclGroup(const NcclId& id, int rank, int size, Device device, bool own_stream);
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
 
-  // As Comm's, for tensors on this rank's GPU: after the compute stream's work so far; the tensors are left
-  // alone until the event. call: its description, for messages.
+  // As Comm's, for tensors on this rank's GPU, after the work that is in the compute stream now; the tensors
+  // must not be accessed until the event. call: description for error messages.
   Event all_reduce(const Tensor& tensor, Reduce op, const std::string& call) const;
   Event broadcast(const Tensor& tensor, int root, const std::string& call) const;
   Event all_gather(const Tensor& mine, const Tensor& all, const std::string& call) const;
@@ -60,19 +60,19 @@ class NcclGroup {
   std::unique_ptr<Impl> impl_;
 };
 
-// One end of the messages from one rank to another.
-class NcclWay {
+// One end of a channel: the messages from one rank to another.
+class NcclChannel {
  public:
-  // By both ranks: returns when both have come. call: for messages.
-  NcclWay(const NcclId& id, bool sends, Device device, const std::string& call);
-  ~NcclWay();
-  NcclWay(const NcclWay&) = delete;
+  // Called by both ranks; returns when both are connected. call: description for error messages.
+  NcclChannel(const NcclId& id, bool sends, Device device, const std::string& call);
+  ~NcclChannel();
+  NcclChannel(const NcclChannel&) = delete;
 
   int64_t count() const;  // messages that this end has sent or received
-  // The tensor must stay as it is until the event, which passes when it has been received.
+  // The tensor must not be written to until the event, which completes when the message has been received.
   Event send(const Tensor& tensor, const std::string& call);
-  // ready: what the tensor's memory was used for before has ended. The message is there when the event
-  // passes.
+  // ready: event after which the tensor's memory may be written to. The message has arrived when the returned
+  // event completes.
   Event receive(const Tensor& tensor, const Event& ready, const std::string& call);
 
  private:
@@ -85,7 +85,7 @@ inline constexpr bool kHasNccl = false;
 
 inline NcclId make_nccl_id() { return {}; }
 
-class NcclGroup {  // there is none
+class NcclGroup {  // a build without NCCL
  public:
   NcclGroup(const NcclId&, int, int, Device, bool) { fail("this build has no NCCL"); }
   Event all_reduce(const Tensor&, Reduce, const std::string&) const { return {}; }
@@ -93,9 +93,9 @@ class NcclGroup {  // there is none
   Event all_gather(const Tensor&, const Tensor&, const std::string&) const { return {}; }
 };
 
-class NcclWay {
+class NcclChannel {
  public:
-  NcclWay(const NcclId&, bool, Device, const std::string&) { fail("this build has no NCCL"); }
+  NcclChannel(const NcclId&, bool, Device, const std::string&) { fail("this build has no NCCL"); }
   int64_t count() const { return 0; }
   Event send(const Tensor&, const std::string&) { return {}; }
   Event receive(const Tensor&, const Event&, const std::string&) { return {}; }

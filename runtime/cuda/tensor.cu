@@ -9,17 +9,17 @@ void convert(const Tensor& from, const Tensor& to) {
   if (!is_float(from.dtype()) || !is_float(to.dtype()))
     fail("copy of tensor {} from {} to {} on a GPU: no such conversion", to_string(to.shape()),
          to_string(from.dtype()), to_string(to.dtype()));
-  const Others a(from);
-  const Elements b(to);
-  for_each(compute_stream(to.device()), "convert", Width({to}, {from}), to.numel(),
-           [=] __device__(auto i) { b.set(i, a[i]); });
+  const AnyTypeOperand a(from);
+  const Operand b(to);
+  for_each(compute_stream(to.device()), "convert", VectorWidth({to}, {from}), to.numel(),
+           [=] __device__(auto i) { b.store(i, a[i]); });
 }
 
 void add(const Tensor& from, const Tensor& to) {
-  const Others a(from);
-  const Elements b(to);
-  for_each(compute_stream(to.device()), "add", Width({to}, {from}), to.numel(),
-           [=] __device__(auto i) { b.set(i, b[i] + a[i]); });
+  const AnyTypeOperand a(from);
+  const Operand b(to);
+  for_each(compute_stream(to.device()), "add", VectorWidth({to}, {from}), to.numel(),
+           [=] __device__(auto i) { b.store(i, b[i] + a[i]); });
 }
 
 }  // namespace wuneng::cuda

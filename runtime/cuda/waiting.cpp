@@ -12,7 +12,7 @@
 namespace wuneng::cuda {
 namespace {
 
-constexpr size_t kNamed = 6;  // queued calls that a message names
+constexpr size_t kNamedCalls = 6;  // enqueued calls that a report lists
 
 struct Background {
   std::mutex mutex;
@@ -26,7 +26,7 @@ struct Background {
     for (const std::string& call : queued) text += (text.empty() ? "" : "; ") + call;
     return text.empty() ? "none" : text;
   }
-  std::string trouble() {
+  std::string asynchronous_error() {
     const std::lock_guard lock(mutex);
     for (const auto& [number, check] : checks)
       if (std::string found = check(); !found.empty()) return found;
@@ -35,7 +35,8 @@ struct Background {
 };
 
 Background& background() {
-  static Background* const one = new Background;  // used by what ends after static objects
+  static Background* const one =
+      new Background;  // never destroyed: used during the destruction of static objects
   return *one;
 }
 
@@ -44,33 +45,33 @@ bool ended(cudaError_t code) {
   return code == cudaSuccess;
 }
 
-// query: cudaErrorNotReady while there is something to wait for. what: names it.
+// query: returns cudaErrorNotReady until the work has ended. what: description for the hang report.
 template <class Query>
 void wait_until(const Query& query, const std::string& what) {
-  constexpr int kQuick = 2000;  // queries before anything slower: most waits are short
+  constexpr int kQuick = 2000;  // queries without any overhead first: most waits are short
   for (int i = 0; i < kQuick; ++i)
     if (ended(query())) return;
   const std::string last = background().last_queued();
-  const watchdog::Waiting waiting(fmt::format("{}; last calls among ranks in it: {}", what, last));
+  const watchdog::Waiting waiting(fmt::format("{}; last communication calls: {}", what, last));
   for (int64_t i = 0; !ended(query()); ++i) {
     std::this_thread::yield();
     if (i % 256 != 0) continue;
-    if (const std::string found = background().trouble(); !found.empty())
-      fail("waiting for the GPU: NCCL: {}; last calls among ranks: {}", found, last);
+    if (const std::string found = background().asynchronous_error(); !found.empty())
+      fail("waiting for the GPU: NCCL: {}; last communication calls: {}", found, last);
   }
 }
 
 }  // namespace
 
 void wait_for(cudaStream_t stream) {
-  wait_until([stream] { return cudaStreamQuery(stream); }, "the GPU's queue to end");
+  wait_until([stream] { return cudaStreamQuery(stream); }, "waiting for all work on the GPU");
 }
 
 void wait_for(cudaEvent_t event, const std::string& call) {
-  wait_until([event] { return cudaEventQuery(event); }, call + ", for the GPU's queue before it to end");
+  wait_until([event] { return cudaEventQuery(event); }, call + ", waiting for work on the GPU");
 }
 
-Event Event::after(void* stream) {
+Event Event::record(void* stream) {
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   Event out;
@@ -79,7 +80,7 @@ Event Event::after(void* stream) {
   return out;
 }
 
-bool Event::passed() const {
+bool Event::completed() const {
   return !event_ || ended(cudaEventQuery(static_cast<cudaEvent_t>(event_.get())));
 }
 
@@ -87,7 +88,7 @@ void Event::wait(const std::string& call) const {
   if (event_) wait_for(static_cast<cudaEvent_t>(event_.get()), call);
 }
 
-void Event::hold(void* stream) const {
+void Event::block(void* stream) const {
   if (!event_) return;
   check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event_.get()), 0),
         "cudaStreamWaitEvent");
@@ -97,7 +98,7 @@ void note_queued(const std::string& call) {
   Background& b = background();
   const std::lock_guard lock(b.mutex);
   b.queued.push_back(call);
-  if (b.queued.size() > kNamed) b.queued.pop_front();
+  if (b.queued.size() > kNamedCalls) b.queued.pop_front();
 }
 
 int add_health_check(HealthCheck check) {

@@ -1,5 +1,5 @@
-// Waiting for a GPU, with a name: the host waits here alone, so that a collective that never ends is told of,
-// and an error of a library that works in the background is found.
+// Waiting for a GPU. The host waits only through these functions, so that the watchdog reports a collective
+// that never ends, and asynchronous errors of NCCL are detected.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -8,14 +8,14 @@
 
 namespace wuneng::cuda {
 
-// Returns when all work in the stream has ended, or all before the event; call: what the event is waited for.
+// Return when all work in the stream, or before the event, has ended. call: description for the hang report.
 void wait_for(cudaStream_t stream);
 void wait_for(cudaEvent_t event, const std::string& call);
 
-// A call among ranks that was put into a stream, to be named where a wait does not end.
+// Records a communication call that was enqueued, for the report of a wait that does not end.
 void note_queued(const std::string& call);
 
-// Asked while the host waits: what has gone wrong in the background, empty where nothing has.
+// Called while the host waits: returns an asynchronous error, or an empty string.
 using HealthCheck = std::function<std::string()>;
 int add_health_check(HealthCheck check);
 void remove_health_check(int number);

@@ -12,7 +12,6 @@
 #include <sstream>
 
 #include "model/decoder.h"
-#include "model/initialize.h"
 #include "model/objectives/vocabulary_loss.h"
 #include "parallel/optimizer.h"
 #include "runtime/threads.h"
@@ -37,7 +36,7 @@ class Bench {
         device_(device),
         forward_only_(forward_only),
         model_(config, Placement{.device = device, .activations = type()}, type()) {
-    for (const Parameter* p : model_.parameters()) initialize_random(*p, config, 1);
+    model_.initialize_random(1);
     optimizer_ = std::make_unique<Optimizer>(forward_only ? Parameters() : model_.parameters(),
                                              AdamwOptions{}, model_.stream());
   }
@@ -59,7 +58,7 @@ class Bench {
 
   void run(const MicroBatch& batch) {
     Tape tape(model_.stream(), !forward_only_);
-    const Var hidden = model_.forward(tape, batch, {});
+    const Var hidden = model_.forward(tape, batch, {}).hidden;
     if (forward_only_) return static_cast<void>(model_.logits(hidden.value()));
     const Tensor sums = Tensor::zeros({3}, DType::f64, device_);
     const Var loss = vocabulary_loss(tape, Comm(), hidden, model_.head(), batch.labels, {}, {.ce_weight = 1},
@@ -114,9 +113,7 @@ int run(int argc, char** argv) {
   std::istringstream list(argc > 11 ? argv[11] : "qwen2");
   for (std::string name; std::getline(list, name, ',');) {
     ModelConfig own = c;
-    if (name != "qwen2") {
-      own.mixer = "wuneng", own.wuneng = preset(name, own);
-    }
+    if (name != "qwen2") own.set_mixer("wuneng", name);
     own.check("bench_step");
     names.push_back(name);
     benches.push_back(std::make_unique<Bench>(own, device, forward_only));

@@ -10,7 +10,6 @@
 #include <random>
 
 #include "model/decoder.h"
-#include "model/initialize.h"
 #include "model/objectives/vocabulary_loss.h"
 #include "parallel/optimizer.h"
 #include "parallel/stream.h"
@@ -56,7 +55,7 @@ class Student {
   explicit Student(const Sizes& s)
       : model_(student_config(s), Placement{}, DType::f32),
         batch_{Tensor::empty({s.rows}, DType::i32), Tensor::empty({s.rows}, DType::i32), {0, s.rows}} {
-    for (const Parameter* p : model_.parameters()) initialize_random(*p, student_config(s), 1);
+    model_.initialize_random(1);
     std::mt19937 random(2);
     for (int64_t t = 0; t < s.rows; ++t)
       for (const Tensor* x : {&batch_.tokens, &batch_.labels})
@@ -68,7 +67,7 @@ class Student {
     const auto begin = std::chrono::steady_clock::now();
     Tape tape;
     const Tensor totals = Tensor::zeros({3}, DType::f64);
-    const Var hidden = model_.forward(tape, batch_, {});
+    const Var hidden = model_.forward(tape, batch_, {}).hidden;
     const Var loss =
         vocabulary_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
                         teacher.take(pass, 0).of("logits"), {}, double(batch_.tokens.numel()), totals);

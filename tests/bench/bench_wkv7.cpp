@@ -1,13 +1,16 @@
 // WKV-7: the chunked recurrence and reading against the token-by-token form, and the backward. One line a
 // setting; times are the best of several rounds that take turns, so that a busy machine disturbs all columns
-// alike.
+// alike. `bench_wkv7 cpu` takes processor time, a thread's share of it, in place of the clock's: for a
+// machine that is busy all the time.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <functional>
 #include <random>
+#include <string_view>
 
 #include "kernels/wkv7.h"
 #include "runtime/threads.h"
@@ -26,7 +29,14 @@ struct Setting {
   int threads;
 };
 
-void measure(const Setting& setting) {
+// Nanoseconds on the clock, or of the processor for each of the threads.
+double now(bool cpu_time, int threads) {
+  if (cpu_time) return 1e9 * static_cast<double>(std::clock()) / CLOCKS_PER_SEC / threads;
+  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void measure(const Setting& setting, bool cpu_time) {
   const auto [T, N, D, P, threads] = setting;
   set_thread_count(threads);
   std::mt19937 random(1);
@@ -82,10 +92,9 @@ void measure(const Setting& setting) {
   std::fill_n(ns, 5, INFINITY);
   for (int round = 0; round < 9; ++round)
     for (int i = 0; i < 5; ++i) {
-      const auto start = std::chrono::steady_clock::now();
+      const double start = now(cpu_time, threads);
       parts[i]();
-      const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
-      ns[i] = std::min(ns[i], time.count() / static_cast<double>(T * N));
+      ns[i] = std::min(ns[i], (now(cpu_time, threads) - start) / static_cast<double>(T * N));
     }
   fmt::print("{:4} {:2} {:7} {:7} | {:8.0f} {:8.0f} {:8.0f} {:8.0f} | {:9.0f} | {:.2f}\n", D, N, P, threads,
              ns[0], ns[1], ns[2], ns[3], ns[4], ns[4] / (ns[0] + ns[1]));
@@ -94,13 +103,14 @@ void measure(const Setting& setting) {
 }  // namespace
 }  // namespace wuneng::kernels
 
-int main() {
+int main(int argc, char** argv) {
+  const bool cpu_time = argc > 1 && std::string_view(argv[1]) == "cpu";
   fmt::print(
       "WKV-7, T = 2048, nanoseconds a token and state head; ratio: recurrent / (states + read)\n"
       "   D  N readers threads |   states     read  read^T backward | recurrent | ratio\n");
   for (const int threads : {1, 2})
     for (const int64_t readers : {1, 4}) {
-      wuneng::kernels::measure({2048, 8, 64, readers, threads});
-      wuneng::kernels::measure({2048, 4, 128, readers, threads});
+      wuneng::kernels::measure({2048, 8, 64, readers, threads}, cpu_time);
+      wuneng::kernels::measure({2048, 4, 128, readers, threads}, cpu_time);
     }
 }

@@ -13,7 +13,7 @@ namespace context = boost::context;
 
 constexpr size_t kStack = 256 * 1024;
 
-// The stacks of ended fibers, for the next ones.
+// Reuses the stacks of ended fibers.
 class StackPool {
  public:
   using traits_type = context::stack_traits;
@@ -45,7 +45,7 @@ void Block::start(size_t thread_count, dim3 shape, size_t shared_bytes) {
                  thread_count, shared_bytes);
     std::abort();
   }
-  shared_.assign(shared_bytes + kSystem, static_cast<char>(0xff));  // NaN: not what an earlier block left
+  shared_.assign(shared_bytes + kSystem, static_cast<char>(0xff));  // NaN, not data of an earlier block
   const auto at = reinterpret_cast<uintptr_t>(shared_.data());
   shared_at_ = shared_.data() + (kSystem - at % kSystem) % kSystem;
   shared_size_ = shared_bytes;
@@ -64,7 +64,7 @@ void Block::resume(int t) {
 
 void Block::run_until_ended() {
   const int count = static_cast<int>(threads.size());
-  begin_hopper();
+  reset_hopper();
   for (int t = 0; t < count; ++t) {
     threads[t].state = State::ready;
     threads[t].copies.clear();
@@ -81,8 +81,8 @@ void Block::run_until_ended() {
     for (int w = 0; w < warps; ++w) lanes[w] = count_lanes(w);
   };
   count_all();
-  // Warps in ever another order. Between two barriers they either take turns, or one after another runs as
-  // far as it can: a result that rests on a missing barrier does not stay the same.
+  // Warps in random order, between two barriers either interleaved or each as far as possible: results that
+  // depend on a missing barrier vary.
   bool alone = draw(2);
   for (int w = 0;;) {
     if (wake()) count_all();
@@ -100,12 +100,12 @@ void Block::run_until_ended() {
     int ended = 0, at_barrier = 0;
     for (const Lanes& l : lanes) ended += l.ended, at_barrier += l.at_barrier;
     if (ended == count) return;
-    if (draw(2) && land_a_tensor_copy()) continue;
+    if (draw(2) && complete_tensor_copy()) continue;
     if (wake_a_lingering_warp()) {
       count_all();
       continue;
     }
-    if (land_a_tensor_copy()) continue;
+    if (complete_tensor_copy()) continue;
     if (ended + at_barrier < count) fail_in_deadlock();
     for (Thread& t : threads)
       if (t.state == State::at_barrier) t.state = State::ready;
@@ -120,7 +120,7 @@ void Block::fail_in_deadlock() const {
               : t.state == State::at_barrier  ? "wait in a barrier"
               : t.state == State::at_exchange ? "wait in a warp exchange that not all lanes join"
                                               : std::string("wait for ") + t.what];
-  std::fprintf(stderr, "emulator: block (%u, %u, %u) cannot go on:\n", blockIdx.x, blockIdx.y, blockIdx.z);
+  std::fprintf(stderr, "emulator: block (%u, %u, %u): deadlock:\n", blockIdx.x, blockIdx.y, blockIdx.z);
   for (const auto& [what, threads_of] : waiting)
     std::fprintf(stderr, "  %d threads %s\n", threads_of, what.c_str());
   std::abort();
@@ -142,7 +142,7 @@ int Block::draw(int n) {
   return static_cast<int>((turn_ >> 33) % n);
 }
 
-// One that can run, or any where none can.
+// A warp that can run, or any if there is none.
 int Block::next_warp(const std::vector<Lanes>& lanes) {
   const int warps = static_cast<int>(lanes.size()), first = draw(warps);
   for (int i = 0; i < warps; ++i)
@@ -150,7 +150,7 @@ int Block::next_warp(const std::vector<Lanes>& lanes) {
   return first;
 }
 
-// A warp's exchange takes place once all of its live lanes wait in it.
+// Completes a warp exchange once all live lanes of the warp wait in it.
 void Block::exchange(int warp) {
   const Lanes n = count_lanes(warp);
   if (n.at_exchange == 0 || n.ready + n.at_barrier + n.waiting > 0) return;
@@ -160,7 +160,7 @@ void Block::exchange(int warp) {
     if (threads[t].state == State::at_exchange) threads[t].state = State::ready;
 }
 
-// Makes those threads ready whose wait is over. True if there were any.
+// Makes the threads ready whose condition holds. True if there were any.
 bool Block::wake() {
   if (!something_new_) return false;
   something_new_ = false;
@@ -199,7 +199,7 @@ void Block::check_shared(const void* at, size_t bytes, size_t align, const char*
   if (reinterpret_cast<uintptr_t>(at) % align == 0 && begin >= shared_at_ &&
       begin + bytes <= shared_at_ + shared_size_)
     return;
-  std::fprintf(stderr, "emulator: %s is not %zu bytes of shared memory at a multiple of %zu\n", what, bytes,
+  std::fprintf(stderr, "emulator: %s: expected %zu bytes of shared memory aligned to %zu\n", what, bytes,
                align);
   std::abort();
 }
@@ -224,7 +224,7 @@ void load_matrices(unsigned (&m)[4], const void* row, bool transposed) {
       banks |= 1u << at / 16 % 8;
     }
     if (banks != 0xff) {
-      std::fprintf(stderr, "emulator: rows of matrix %d meet in a bank\n", i);
+      std::fprintf(stderr, "emulator: bank conflict between rows of matrix %d\n", i);
       std::abort();
     }
     const auto element = [&](int r, int c) {

@@ -1,5 +1,5 @@
-// The block of threads that runs: its fibers, what each waits for, its shared memory. Of the emulator's own
-// sources alone; cuda_runtime.h says what is emulated.
+// The thread block that runs: its fibers, what each waits for, its shared memory. Internal to the emulator;
+// cuda_runtime.h describes what is emulated.
 #pragma once
 #include <boost/context/fiber.hpp>
 #include <functional>
@@ -23,9 +23,9 @@ struct Thread {
   uint3 index;
   State state = State::ready;
   uint64_t value = 0;
-  std::vector<Copy> copies;     // under way
-  std::function<bool()> until;  // what a waiting thread waits for,
-  const char* what = "";        // in words
+  std::vector<Copy> copies;     // pending
+  std::function<bool()> until;  // the condition that a waiting thread waits for
+  const char* what = "";        // its description
   boost::context::fiber fiber;
 };
 
@@ -33,24 +33,24 @@ class Block {
  public:
   const std::function<void()>* body = nullptr;
   std::vector<Thread> threads;
-  std::vector<uint64_t> exchanged;  // of every thread
+  std::vector<uint64_t> exchanged;  // by thread
   int current = 0;
 
   void start(size_t thread_count, dim3 shape, size_t shared_bytes);
   void run_until_ended();
   void wait(State state);
-  // Until `until` holds, which becomes true by what another thread or a copy does; they say so by happened().
+  // Waits until `until` holds. Whatever may change it (another thread, a copy) must call happened().
   void wait_until(const char* what, std::function<bool()> until);
   void happened() { something_new_ = true; }
-  // Until others have gone on: for a while, or as far as they can.
-  void let_others_go_on() { wait(draw(2) ? State::ready : State::lingering); }
-  // A number below n, the same ones in every run.
+  // Lets other threads run: for a while, or as far as they can.
+  void yield_to_others() { wait(draw(2) ? State::ready : State::lingering); }
+  // A pseudo-random number below n, the same sequence in every run.
   int draw(int n);
 
-  // Aligned as an H100's, of which the first KB is the system's.
+  // Aligned as on an H100, where the system uses the first KB.
   char* shared() { return shared_at_; }
   size_t shared_size() const { return shared_size_; }
-  // Ends the program where it is not `bytes` of the block's shared memory at a multiple of `align`.
+  // Aborts unless [at, at + bytes) is in the block's shared memory and aligned to `align`.
   void check_shared(const void* at, size_t bytes, size_t align, const char* what);
 
  private:
@@ -75,9 +75,8 @@ class Block {
 
 extern Block g_block;
 
-// hopper.cpp's: forgets what an earlier block left; lands one of the tensor copies that are under way, if
-// any.
-void begin_hopper();
-bool land_a_tensor_copy();
+// In tensor_copies.cpp: resets the state for a new block; completes one of the pending tensor copies, if any.
+void reset_hopper();
+bool complete_tensor_copy();
 
 }  // namespace emulator

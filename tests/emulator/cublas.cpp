@@ -29,7 +29,7 @@ bool same(const Matrix& a, const Matrix& b) {
          a.batch == b.batch;
 }
 
-// Do the sizes fit, in the column-major way?
+// Whether the shapes match, column-major.
 bool sound(const cublasLtMatmulDescOpaque_t& what, const Matrix& a, const Matrix& b, const Matrix& c,
            const Matrix& d) {
   const int64_t m = what.transpose_a ? a.columns : a.rows, k = what.transpose_a ? a.rows : a.columns;
@@ -40,7 +40,7 @@ bool sound(const cublasLtMatmulDescOpaque_t& what, const Matrix& a, const Matrix
   return fits;
 }
 
-// Each sum in double, rounded once.
+// Sums in double, rounded once.
 void product(const cublasLtMatmulDescOpaque_t& what, float alpha, const void* a, const Matrix& A,
              const void* b, const Matrix& B, float beta, const void* c, void* d, const Matrix& D,
              int64_t at) {
@@ -122,7 +122,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   *found = 0;
   if (asked < 1 || !sound(*what, *a, *b, *c, *d)) return CUBLAS_STATUS_INVALID_VALUE;
-  // Somewhere such sums must be missing, so that what callers do instead is tested too.
+  // Not supported in some cases, so that the callers' fallback is tested too.
   if (what->epilogue == CUBLASLT_EPILOGUE_BGRADB && d->columns % 4 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
   results[0].algo = {*what, {*a, *b, *c, *d}, *wish};
   *found = 1;

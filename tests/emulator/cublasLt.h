@@ -1,6 +1,6 @@
-// The part of cublasLt that wuneng uses, emulated: see cuda_runtime.h beside it. An algorithm remembers what
-// it was chosen for; a product of another form, or one whose memory is less aligned than was promised, is
-// refused, as on a GPU.
+// The part of cublasLt that wuneng uses, emulated (see cuda_runtime.h). An algorithm is valid only for the
+// problem that it was chosen for: another shape, or memory with less alignment than specified, is an error,
+// as on a GPU.
 #pragma once
 #include "cuda_runtime.h"
 

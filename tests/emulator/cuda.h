@@ -1,10 +1,10 @@
 // The part of CUDA's driver interface that wuneng uses, and the instructions of Hopper (sm_90a) that
-// kernels/cuda/common/hopper.h wraps, emulated: see cuda_runtime.h beside it.
+// kernels/cuda/common/hopper.h wraps, emulated (see cuda_runtime.h).
 //
-// As late as a GPU may be: a tensor copy lands when no thread can go on without one, in no fixed order, and
-// NaN is where it will land from its start on. A product of a warpgroup is computed when its thread waits for
-// it, from what shared memory holds then; its sums are NaN in between. What ordinary stores wrote to shared
-// memory is seen by products only after a fence.proxy.async.
+// Asynchronous operations complete as late as on any GPU: a tensor copy completes when no thread can run
+// without it, in random order, and its target is NaN from its start on. A wgmma is computed when its thread
+// waits for it, from the content of shared memory at that time; its accumulators are NaN in between. Ordinary
+// stores to shared memory are visible to wgmma only after fence.proxy.async.
 #pragma once
 #include "cuda_runtime.h"
 
@@ -29,11 +29,11 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_
 
 namespace emulator {
 
-// As the 32-bit address of shared memory that descriptors hold.
+// The 32-bit shared-memory address, as in descriptors.
 uint32_t shared_address(const void* at);
 
-// mbarrier.init; fence.mbarrier_init; arrive and arrive.expect_tx; try_wait.parity until true. The program
-// ends where a barrier is used before its initialisation is fenced.
+// mbarrier.init; fence.mbarrier_init; arrive and arrive.expect_tx; try_wait.parity until true. Aborts if a
+// barrier is used before the fence of its initialisation.
 void mbarrier_init(uint64_t* barrier, unsigned count);
 void mbarrier_init_fence();
 void mbarrier_arrive(uint64_t* barrier, unsigned expected_bytes);
@@ -48,8 +48,8 @@ void async_fence();
 void named_barrier(int id, int threads, bool waits);
 
 // wgmma.fence, .commit_group, .wait_group, .mma_async.m64nNk16.f32.bf16.bf16 with `a` from registers, or from
-// shared memory by descriptor (K-major). The program ends where a product begins without a fence since the
-// last wait.
+// shared memory by descriptor (K-major). Aborts if a product is issued without a fence since the last
+// wait.
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int pending);

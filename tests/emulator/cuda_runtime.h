@@ -1,13 +1,12 @@
-// CUDA's runtime interface on a machine without a GPU, as far as wuneng uses it: a build that finds this
-// header in place of the toolkit's compiles kernels/cuda with the C++ compiler and runs them on the CPU, so
-// that their arithmetic, their indices and their barriers are tested everywhere (and by the address
-// sanitizer).
+// The part of the CUDA runtime API that wuneng uses, emulated on the CPU: with this header in place of the
+// toolkit's, kernels/cuda is compiled by the C++ compiler and runs on the CPU, so that its arithmetic,
+// indices and barriers are tested on any machine (also with AddressSanitizer).
 //
-// A block's threads are fibers up to a barrier or a warp exchange; blocks run in order. Between two barriers
-// its warps take turns in ever another order, or one after another runs as far as it can, so that a missing
-// barrier shows. What cannot be shown: memory order, occupancy, speed. Device memory is filled with NaN when
-// handed out, and host code that touches it ends the program, as with a GPU. What a stream does beside the
-// host is done as late as it may be: see streams.cpp.
+// The threads of a block are fibers that run up to a barrier or warp exchange; blocks run in order. Between
+// two barriers the warps are scheduled in random order, interleaved or each as far as possible, so that a
+// missing barrier changes the result. Not emulated: memory ordering, occupancy, speed. New device memory is
+// filled with NaN, and host accesses to it abort, as on a GPU. Asynchronous work in streams runs as late as
+// possible: see streams.cpp.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -46,33 +45,33 @@ using cudaEvent_t = struct EmulatedEvent*;
 
 namespace emulator {
 
-// Runs body once for every thread of every block.
+// Runs body for every thread of every block.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
-// A library's kernel: work, with device memory open to it, when what is before it in the stream has ended.
+// A kernel of a library: runs `work` with access to device memory, after earlier work in the stream.
 void as_kernel(const std::function<void()>& work);
 void* shared_memory();  // the block's dynamic shared memory
 void barrier();         // all live threads of the block
-// All live lanes of this thread's warp meet: each leaves `value` and gets lane `source`'s.
+// Warp shuffle: by all live lanes of the warp; returns the value of lane `source`.
 uint64_t exchange(uint64_t value, int source);
-// All live lanes of the warp meet and each gets all 32 values (stale where a lane has ended).
+// By all live lanes of the warp; returns all 32 values (stale for lanes that have ended).
 const uint64_t* gather(uint64_t value);
 int lane();
 
-// A stream's order of work: put() adds to its end, catch_up() runs all that is in it. catch_up_kernels(): of
-// the stream that kernels run in.
+// The queue of a stream: put() appends, catch_up() runs all of it; catch_up_kernels() that of the stream of
+// the kernels.
 void put(cudaStream_t stream, std::function<void()> work);
 void catch_up(cudaStream_t stream);
 void catch_up_kernels();
 
-// kernels/cuda/common/tensor_core.h's, by all lanes of a warp; each factor is cut to three tf32 numbers
-// first.
+// Emulates kernels/cuda/common/tensor_core.h, by all lanes of a warp; splits each operand into three tf32
+// numbers.
 void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]);
-// kernels/cuda/common/mma_bf16.h's, by all lanes of a warp.
+// Emulates kernels/cuda/common/mma_bf16.h, by all lanes of a warp.
 void mma_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b_top, unsigned b_bottom);
-// Ends the program where a row lies outside the block's shared memory or askew, and where the eight rows of a
-// matrix meet in a bank.
+// Aborts if a row is outside the block's shared memory or misaligned, or if the eight rows of a matrix have a
+// bank conflict.
 void load_matrices(unsigned (&m)[4], const void* row, bool transposed);
-// A copy lands when its thread waits for it; until then NaN is there.
+// A copy completes when its thread waits for it; until then its target is NaN.
 void copy_async(void* to, const void* from, int bytes, int count);
 void wait_for_copies();
 
@@ -112,7 +111,7 @@ inline float __int_as_float(int x) {
 using std::max;
 using std::min;
 
-// The host's side.
+// Host API.
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorMemoryAllocation = 2,
@@ -136,7 +135,7 @@ struct cudaDeviceProp {
 
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
-cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);  // page-locked
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);  // pinned
 cudaError_t cudaFreeHost(void* memory);
 inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total = size_t{1} << 34;
@@ -162,7 +161,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int)
   *value = which == cudaDevAttrMultiProcessorCount ? 4 : which == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
   return cudaSuccess;
 }
-// Of the driver's functions in cuda.h.
+// For the driver functions in cuda.h.
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
 constexpr unsigned cudaEnableDefault = 0;
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
@@ -180,7 +179,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
-// One GPU that all processes share, or, where WUNENG_EMULATOR_GPU_PER_RANK is set, another in each.
+// One GPU that all processes share, or one per process if WUNENG_EMULATOR_GPU_PER_RANK is set.
 cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t);

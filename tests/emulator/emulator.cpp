@@ -16,8 +16,8 @@ namespace {
 
 std::mutex g_one_launch;
 
-// Device memory: an arena that host code cannot touch, so that a host access ends the program as it would
-// with a GPU. Nothing is given back: the program's own allocator keeps what it has.
+// Device memory: an arena that is protected from host code, so that a host access faults as on a GPU. Memory
+// is not returned to the system: the program has a caching allocator.
 constexpr size_t kArena = size_t{1} << 36, kAlign = 4096;
 
 class Arena {
@@ -38,8 +38,8 @@ class Arena {
     return at;
   }
 
-  // While it lives (WUNENG_EMULATOR_GUARD=0: from the first on, which is faster), the host may touch device
-  // memory: kernels and copies.
+  // Gives access to device memory while it lives, for kernels and copies (with WUNENG_EMULATOR_GUARD=0 from
+  // the first one on, which is faster).
   class Open {
    public:
     explicit Open(Arena& arena) : arena_(arena) {
@@ -65,7 +65,7 @@ class Arena {
 };
 
 Arena& arena() {
-  static Arena* const one = new Arena;  // outlives every tensor
+  static Arena* const one = new Arena;  // never destroyed: tensors may outlive static objects
   return *one;
 }
 
@@ -114,12 +114,12 @@ cudaError_t cudaFree(void*) { return cudaSuccess; }
 
 namespace {
 
-// Page-locked memory: filled as a GPU's, so that what no copy has reached yet is seen.
-std::map<const char*, size_t> g_locked;  // sizes, by where they begin
+// Pinned memory: filled with NaN like device memory, so that reads before a copy are detected.
+std::map<const char*, size_t> g_pinned;  // sizes, by address
 
-bool is_locked(const void* at) {
-  auto after = g_locked.upper_bound(static_cast<const char*>(at));
-  if (after == g_locked.begin()) return false;
+bool is_pinned(const void* at) {
+  auto after = g_pinned.upper_bound(static_cast<const char*>(at));
+  if (after == g_pinned.begin()) return false;
   --after;
   return static_cast<const char*>(at) < after->first + after->second;
 }
@@ -129,23 +129,23 @@ bool is_locked(const void* at) {
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
   *memory = std::malloc(bytes);
   std::memset(*memory, 0xff, bytes);
-  g_locked[static_cast<char*>(*memory)] = bytes;
+  g_pinned[static_cast<char*>(*memory)] = bytes;
   return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* memory) {
-  g_locked.erase(static_cast<char*>(memory));
+  g_pinned.erase(static_cast<char*>(memory));
   std::free(memory);
   return cudaSuccess;
 }
 
-// Beside the host where its side is page-locked, else done when the call returns.
+// Asynchronous if the host memory is pinned, else synchronous.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   const auto copy = [=] {
     const emulator::Arena::Open open(emulator::arena());
     std::memmove(to, from, bytes);
   };
-  if (stream && (is_locked(to) || is_locked(from))) return emulator::put(stream, copy), cudaSuccess;
+  if (stream && (is_pinned(to) || is_pinned(from))) return emulator::put(stream, copy), cudaSuccess;
   emulator::catch_up(stream);
   copy();
   return cudaSuccess;

@@ -1,21 +1,21 @@
-// The emulator's tensor copies and products of warpgroups against layouts that others have written down, so
-// that kernel and emulator cannot share one mistake: CUTLASS's canonical layouts (cute/atom/
-// mma_traits_sm90_gmma.hpp, "Construction method for GMMA Descriptors") in units of elements, and its swizzle
-// (cute/swizzle.hpp). Also that what a kernel forgets is seen.
+// The emulator's tensor copies and wgmma against the layouts of CUTLASS, so that kernels and emulator cannot
+// share a mistake: its canonical layouts (cute/atom/mma_traits_sm90_gmma.hpp, "Construction method for GMMA
+// Descriptors") in units of elements, and its swizzle (cute/swizzle.hpp). Also tests that missing waits and
+// fences are detected.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 
-#include "kernels/cuda/common/ring.h"
 #include "kernels/cuda/common/tensor_map.h"
+#include "kernels/cuda/common/tile_pipeline.h"
 #include "kernels/cuda/common/wgmma.h"
 #include "runtime/device_memory.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
-// Swizzle<3, 4, 3> of an offset in bytes: its bits 7 to 9 are added to bits 4 to 6, without carry.
+// Swizzle<3, 4, 3> of an offset in bytes: bits 4 to 6 xor bits 7 to 9.
 int swizzle(int bytes) { return bytes ^ ((bytes & 0b1110000000) >> 3); }
 
 // Layout_K_SW128_Atom<bf16> tiled to [rows, 64 panels]: ((8, rows / 8), (64, panels)) elements at
@@ -29,7 +29,7 @@ int mn_major(int mn, int k, int depth) {
   return swizzle(2 * (mn % 64 + mn / 64 * 64 * depth + k % 8 * 64 + k / 8 * 512));
 }
 
-// Numbers of few bits, whose sums of products are exact.
+// Small integers, whose sums of products are exact.
 struct Matrix {
   int columns;
   std::vector<float> x;
@@ -42,8 +42,8 @@ struct Matrix {
 };
 
 void put(char* at, float x) {
-  const bf16 narrow(x);
-  std::memcpy(at, &narrow, sizeof narrow);
+  const bf16 rounded(x);
+  std::memcpy(at, &rounded, sizeof rounded);
 }
 
 // Runs body() in a warpgroup.
@@ -57,15 +57,15 @@ TEST(EmulatedDescriptor, HasTheFieldsThatCutlassGivesIt) {
     const SwizzledTile<128, 128> tile{wuneng::cuda::shared_memory<char>() + 32 * 1024};
     const uint64_t base = shared_address(tile.data);
     const auto field = [](uint64_t bits, int from, int count) { return bits >> from & ((1u << count) - 1); };
-    const uint64_t across = tile.across(64, 5), down = tile.down(3);
-    for (const uint64_t d : {across, down}) {
+    const uint64_t of_k_major = tile.k_major(64, 5), of_mn_major = tile.mn_major(3);
+    for (const uint64_t d : {of_k_major, of_mn_major}) {
       EXPECT_EQ(field(d, 62, 2), 1u);               // LayoutType::B128
       EXPECT_EQ(field(d, 49, 3), 0u);               // base_offset_
       EXPECT_EQ(field(d, 32, 14), 8 * 128u / 16u);  // stride_byte_offset_
     }
-    EXPECT_EQ(field(across, 0, 14), (base + k_major(64, 80, 128)) / 16);  // of a row that is not swizzled
-    EXPECT_EQ(field(down, 0, 14), (base + mn_major(0, 48, 128)) / 16);
-    EXPECT_EQ(field(down, 16, 14), 64 * 128 * 2u / 16u);  // leading_byte_offset_: the next 64 columns
+    EXPECT_EQ(field(of_k_major, 0, 14), (base + k_major(64, 80, 128)) / 16);  // a row whose swizzle is 0
+    EXPECT_EQ(field(of_mn_major, 0, 14), (base + mn_major(0, 48, 128)) / 16);
+    EXPECT_EQ(field(of_mn_major, 16, 14), 64 * 128 * 2u / 16u);  // leading_byte_offset_: the next 64 columns
   });
 }
 
@@ -80,14 +80,14 @@ TEST(EmulatedWgmma, ScoresAreTheProductOfKMajorTiles) {
         put(of_a.data + k_major(row, k, 128), a(row, k));
         if (row < kColumns) put(of_b.data + k_major(row, k, kColumns), b(row, k));
       }
-    async_fence();
+    fence_proxy_async();
     __syncthreads();
-    Sums<1, kColumns / 8> sums;
+    Accumulators<1, kColumns / 8> sums;
     wgmma_fence(sums);
     issue_scores(sums, of_a, 64, of_b);
     wgmma_commit();
     for (const auto& of_row : sums.of[0])
-      for (const float x : of_row) EXPECT_TRUE(std::isnan(x));  // nobody has waited
+      for (const float x : of_row) EXPECT_TRUE(std::isnan(x));  // not waited for yet
     wgmma_wait<0>(sums);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int n = 0; n < kColumns / 8; ++n)
@@ -108,16 +108,16 @@ TEST(EmulatedWgmma, WeightedSumsAreTheProductWithAnMnMajorTile) {
     for (int k = threadIdx.x; k < kRows; k += kWarpgroup)
       for (int column = 0; column < kColumns; ++column)
         put(of_b.data + mn_major(column, k, kRows), b(k, column));
-    async_fence();
+    fence_proxy_async();
     __syncthreads();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const auto row_of = [&](int e) { return 16 * warp + lane / 4 + e / 2 * 8; };
-    Sums<1, kRows / 8> left;
+    Accumulators<1, kRows / 8> left;
     for (int n = 0; n < kRows / 8; ++n)
       for (int e = 0; e < 4; ++e) left.of[0][n][e] = a(row_of(e), 8 * n + lane % 4 * 2 + e % 2);
     Weights<kRows / 16> weights;
     weights.take(left);
-    Sums<1, kColumns / 8> sums;
+    Accumulators<1, kColumns / 8> sums;
     for (auto& of_row : sums.of[0])
       for (float& x : of_row) x = 5;
     wgmma_fence(sums);
@@ -135,21 +135,21 @@ TEST(EmulatedWgmma, WeightedSumsAreTheProductWithAnMnMajorTile) {
 
 TEST(EmulatedTensorCopy, LeavesKMajorTilesAndZerosOutside) {
   constexpr int kT = 40, kHeads = 3, kD = 128, kRows = 64, kMore = 8;
-  const Matrix x(kT + 2 * kMore, kHeads * kD, 5);  // the tensor is in their middle
+  const Matrix x(kT + 2 * kMore, kHeads * kD, 5);  // the tensor is in the middle of these rows
   const Tensor all = Tensor::from<float>(x.x, {kT + 2 * kMore, kHeads, kD}).to(DType::bf16);
   const Tensor on_device = all.to(Device{DeviceKind::cuda, 0}).rows(kMore, kMore + kT);
   const CUtensorMap map = map_of_rows(on_device, kRows);
   for (const int first : {10, -5}) {
     in_a_warpgroup(kRows * kD * 2 + 1024, [&] {
       char* const tile = wuneng::cuda::shared_memory<char>();
-      const Ring<1> ring{reinterpret_cast<uint64_t*>(tile + kRows * kD * 2)};
+      const TilePipeline<1> pipeline{reinterpret_cast<uint64_t*>(tile + kRows * kD * 2)};
       if (threadIdx.x == 0) {
-        ring.init(4);
+        pipeline.init(4);
         mbarrier_init_fence();
-        copy_box(tile, map, ring.begin_copy(0, kRows * kD * 2), {0, first, 0, kHeads - 1});
+        tma_load(tile, map, pipeline.producer_acquire(0, kRows * kD * 2), {0, first, 0, kHeads - 1});
       }
       __syncthreads();
-      ring.wait(0);
+      pipeline.consumer_wait(0);
       for (int row = threadIdx.x; row < kRows; row += kWarpgroup)
         for (int c = 0; c < kD; ++c) {
           const int t = first + row;
@@ -164,30 +164,30 @@ TEST(EmulatedTensorCopy, LeavesKMajorTilesAndZerosOutside) {
 
 using EmulatedHopperDeathTest = testing::Test;
 
-TEST(EmulatedHopperDeathTest, WhatIsForgottenIsNamed) {
+TEST(EmulatedHopperDeathTest, MissingWaitsAndFencesAreReported) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const auto ring_of = [] { return Ring<1>{wuneng::cuda::shared_memory<uint64_t>()}; };
-  EXPECT_DEATH(in_a_warpgroup(1024, [&] { ring_of().wait(0); }), "before it is initialised");
+  const auto pipeline_of = [] { return TilePipeline<1>{wuneng::cuda::shared_memory<uint64_t>()}; };
+  EXPECT_DEATH(in_a_warpgroup(1024, [&] { pipeline_of().consumer_wait(0); }), "before it is initialised");
   EXPECT_DEATH(in_a_warpgroup(1024,
                               [&] {
-                                if (threadIdx.x == 0) ring_of().init(4);
+                                if (threadIdx.x == 0) pipeline_of().init(4);
                                 __syncthreads();
-                                ring_of().wait(0);
+                                pipeline_of().consumer_wait(0);
                               }),
                "before the fence of its initialisation");
   EXPECT_DEATH(in_a_warpgroup(1024,
                               [&] {
-                                if (threadIdx.x == 0) ring_of().init(4), mbarrier_init_fence();
+                                if (threadIdx.x == 0) pipeline_of().init(4), mbarrier_init_fence();
                                 __syncthreads();
-                                ring_of().wait(0);
+                                pipeline_of().consumer_wait(0);
                               }),
                "128 threads wait for a phase of a barrier in shared memory");
   EXPECT_DEATH(in_a_warpgroup(1024, [] { named_sync(1, 2 * kWarpgroup); }),
-               "128 threads wait for a barrier by");
+               "128 threads wait for a named barrier");
   EXPECT_DEATH(in_a_warpgroup(32 * 1024,
                               [] {
                                 const SwizzledTile<64, 64> tile{wuneng::cuda::shared_memory<char>()};
-                                Sums<1, 8> sums;
+                                Accumulators<1, 8> sums;
                                 issue_scores(sums, tile, 0, tile);
                               }),
                "no fence before a product");

@@ -22,12 +22,12 @@ constexpr size_t kSlot = 1 << 20;  // bytes of one rank's part of the shared mem
 
 constexpr int kMostRanks = 32;
 
-// What the ranks of a communicator share: a barrier, the numbers of sums begun and messages sent, then a slot
-// for each rank.
+// Shared memory of a communicator: a barrier, the numbers of all-reduces started and messages sent, then a
+// slot for each rank.
 struct Shared {
   std::atomic<int> joined, arrived, left;
   std::atomic<int> round;
-  std::atomic<int> begun[kMostRanks];             // sums, by rank
+  std::atomic<int> begun[kMostRanks];             // all-reduces, by rank
   std::atomic<int> sent[kMostRanks][kMostRanks];  // from, to
 };
 static_assert(sizeof(Shared) <= kSlot);
@@ -45,7 +45,7 @@ void combine(T* into, const T* from, size_t count, ncclRedOp_t op) {
                               : std::min(into[i], from[i]);
 }
 
-// As a ring does: rounded after each rank.
+// Rounded after each rank, as in a ring.
 void combine(wuneng::bf16* into, const wuneng::bf16* from, size_t count, ncclRedOp_t op) {
   for (size_t i = 0; i < count; ++i) {
     auto a = static_cast<float>(into[i]);
@@ -83,7 +83,7 @@ struct EmulatedNccl {
     while (shared->round == round) sched_yield();
   }
 
-  // Every rank's bytes [at, at + size) of its own data in its slot, for use(size) until all are done.
+  // Puts bytes [at, at + size) of every rank's data in its slot and calls use(size).
   template <class Use>
   void exchange(const void* from, size_t bytes_each, bool gives, const Use& use) const {
     std::vector<char> piece(kSlot);
@@ -121,7 +121,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
   *comm = new EmulatedNccl{static_cast<Shared*>(at), bytes, rank, ranks, id.internal};
   ++(*comm)->shared->joined;
   while ((*comm)->shared->joined < ranks) sched_yield();
-  if (rank == 0) shm_unlink(id.internal);  // all have it mapped
+  if (rank == 0) shm_unlink(id.internal);  // all ranks have mapped it
   return ncclSuccess;
 }
 
@@ -135,7 +135,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   delete comm;
   return ncclSuccess;
 }
-// As NCCL's on one node: returns when all ranks have come.
+// As NCCL on one node: returns when all ranks have called it.
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   emulator::catch_up(comm->stream);
   ++comm->shared->left;
@@ -147,7 +147,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 
 namespace {
 
-// A piece of shared memory for one message or a rank's part of a sum, 8 bytes longer than it: none is empty.
+// Shared memory for one message or a rank's part of an all-reduce, with 8 extra bytes.
 struct Message {
   size_t size = 0;  // of the piece
   char* at = nullptr;
@@ -163,12 +163,12 @@ struct Message {
     if (at == MAP_FAILED) std::abort();
   }
   ~Message() { munmap(at, size); }
-  // How often it has been read, counted in those 8 bytes.
+  // Counts readers in the extra 8 bytes.
   int count_reader() const { return ++*reinterpret_cast<std::atomic<int>*>(at); }
   Message(const Message&) = delete;
 };
 
-// What was sent and may not have been received: gone with the program.
+// A message that was sent and may not have been received; removed at exit.
 struct Sent {
   std::vector<std::string> names;
   void add(const std::string& name, const std::vector<char>& body) {
@@ -188,7 +188,8 @@ std::vector<char> copied(const void* from, size_t bytes) {
 
 void check_unchanged(const void* buffer, const std::vector<char>& body, const char* call) {
   if (copied(buffer, body.size()) == body) return;
-  std::fprintf(stderr, "emulator: %s of %zu bytes: the buffer was changed meanwhile\n", call, body.size());
+  std::fprintf(stderr, "emulator: %s of %zu bytes: the buffer was modified before the call ended\n", call,
+               body.size());
   std::abort();
 }
 
@@ -206,13 +207,13 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
   emulator::put(stream, [=] {
     check_unchanged(from, body, "ncclAllReduce");
     std::vector<char> total(body.size());
-    for (int r = 0; r < comm->ranks; ++r) {  // in one order on all ranks
+    for (int r = 0; r < comm->ranks; ++r) {  // in the same order on all ranks
       while (comm->shared->begun[r] <= number) sched_yield();
       const std::string name = comm->part(r, number);
       const Message part(name, O_RDWR, 0);
       if (part.size != body.size() + 8) {
-        std::fprintf(stderr, "emulator: ncclAllReduce of %zu bytes meets one of %zu\n", body.size(),
-                     part.size - 8);
+        std::fprintf(stderr, "emulator: ncclAllReduce of %zu bytes, of %zu bytes on another rank\n",
+                     body.size(), part.size - 8);
         std::abort();
       }
       const char* const values = part.at + 8;
@@ -279,8 +280,7 @@ ncclResult_t ncclRecv(void* to, size_t count, ncclDataType_t type, int peer, ncc
     const Message message(name, O_RDWR, 0);
     shm_unlink(name.c_str());
     if (message.size != bytes + 8) {
-      std::fprintf(stderr, "emulator: ncclRecv of %zu bytes meets ncclSend of %zu\n", bytes,
-                   message.size - 8);
+      std::fprintf(stderr, "emulator: ncclRecv of %zu bytes for ncclSend of %zu\n", bytes, message.size - 8);
       std::abort();
     }
     cudaMemcpyAsync(to, message.at + 8, bytes, cudaMemcpyDefault, nullptr);

@@ -1,4 +1,4 @@
-// The part of NCCL that wuneng uses, emulated between processes of one machine: see cuda_runtime.h beside it.
+// The part of NCCL that wuneng uses, emulated between processes of one machine (see cuda_runtime.h).
 #pragma once
 #include <cstddef>
 
@@ -24,15 +24,15 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error);
 ncclResult_t ncclCommAbort(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
-// Takes this rank's part at once and writes the sum when somebody waits for the stream; the program ends
-// where the buffer is changed in between.
+// Reads the input at once and writes the result when the stream is waited for; aborts if the buffer is
+// modified in between.
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t, ncclRedOp_t, ncclComm_t,
                            cudaStream_t);
 ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t, int root, ncclComm_t,
                            cudaStream_t);
 ncclResult_t ncclAllGather(const void* from, void* to, size_t count_each, ncclDataType_t, ncclComm_t,
                            cudaStream_t);
-// A send does not wait for its receive, unlike NCCL's, but the program ends where the buffer is changed
-// before the stream's work has been waited for. A receive takes place when somebody waits for its stream.
+// Unlike NCCL's, a send does not wait for its receive, but it aborts if the buffer is modified before the
+// stream has been waited for. A receive happens when its stream is waited for.
 ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t, int peer, ncclComm_t, cudaStream_t);
 ncclResult_t ncclRecv(void* to, size_t count, ncclDataType_t, int peer, ncclComm_t, cudaStream_t);

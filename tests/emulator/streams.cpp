@@ -1,7 +1,6 @@
-// Streams and events, as late as a GPU may be: work that the host does not wait for (copies to and from
-// page-locked memory, what is received from other ranks) runs when somebody waits for it and no earlier, so
-// that a missing wait shows as wrong data. Kernels, which do not say here which stream they are in, run at
-// once in the first stream that was made, after what is in it.
+// Streams and events. Asynchronous work (copies to and from pinned memory, receives from other ranks) runs
+// only when it is waited for, so that a missing wait gives wrong data. Kernels, whose stream is not passed
+// here, run at once in the first stream that was created, after its pending work.
 #include <deque>
 #include <functional>
 
@@ -9,12 +8,12 @@
 
 struct EmulatedStream {
   std::deque<std::function<void()>> waiting;
-  int64_t ended = 0;  // how many have left `waiting`
+  int64_t ended = 0;  // number of items removed from `waiting`
 };
 
 struct EmulatedEvent {
   EmulatedStream* stream = nullptr;
-  int64_t position = 0;  // passes when so many of the stream's have ended
+  int64_t position = 0;  // completes when this many items of the stream have ended
 };
 
 namespace emulator {
@@ -22,7 +21,7 @@ namespace {
 
 EmulatedStream* g_first = nullptr;
 
-// Work may wait for other streams' work, never for what comes after itself.
+// Work may wait for work in other streams, never for later work in its own.
 void run_until(EmulatedStream* stream, int64_t position) {
   while (stream->ended < position) {
     const std::function<void()> work = std::move(stream->waiting.front());
@@ -71,7 +70,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-// Not yet, the first time that it is asked for: whoever asks must be ready for that.
+// The first query returns cudaErrorNotReady, so that callers must handle that.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event->stream->ended >= event->position) return cudaSuccess;
   run_until(event->stream, event->position);

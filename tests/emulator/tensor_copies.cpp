@@ -1,4 +1,4 @@
-// Barriers in shared memory, tensor copies that end on them, barriers by number: see cuda.h.
+// mbarriers, tensor copies that complete on them, and named barriers: see cuda.h.
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -17,16 +17,16 @@ namespace {
 
 struct Mbarrier {
   unsigned count;        // arrivals of a phase
-  unsigned pending;      // that are still to come
-  int64_t bytes = 0;     // still to come; below 0 where they came before they were announced
+  unsigned pending;      // arrivals that are still expected
+  int64_t bytes = 0;     // still expected; negative if copies completed before expect_tx
   unsigned phase = 0;    // its parity
-  int initialiser = -1;  // the thread, until it has fenced
+  int initialiser = -1;  // the initialising thread until its fence
 };
 
-// A map's content, in CUtensorMap's place.
+// The content of a CUtensorMap.
 struct TiledMap {
   const char* address;
-  std::array<uint64_t, 4> dims, strides;  // bytes; of dimension 0 an element's
+  std::array<uint64_t, 4> dims, strides;  // bytes; of dimension 0 the element size
   std::array<uint32_t, 4> box;
   bool swizzled;
 
@@ -69,7 +69,7 @@ void end_phase_if_done(Mbarrier& b) {
 
 char* seen_by_products() { return g_seen.data(); }
 
-void begin_hopper() {
+void reset_hopper() {
   g_mbarriers.clear(), g_copies.clear(), g_named = {};
   g_seen.assign(g_block.shared_size(), static_cast<char>(0xff));
   begin_wgmma();
@@ -93,7 +93,7 @@ void mbarrier_arrive(uint64_t* barrier, unsigned expected_bytes) {
   Mbarrier& b = mbarrier_at(barrier);
   b.bytes += expected_bytes, --b.pending;
   end_phase_if_done(b);
-  g_block.let_others_go_on();
+  g_block.yield_to_others();
 }
 
 void mbarrier_wait(uint64_t* barrier, unsigned parity) {
@@ -114,7 +114,7 @@ void tensor_copy(void* to, const CUtensorMap* map, uint64_t* barrier, const int 
   g_block.wait(State::ready);
 }
 
-bool land_a_tensor_copy() {
+bool complete_tensor_copy() {
   if (g_copies.empty()) return false;
   const size_t which = g_block.draw(static_cast<int>(g_copies.size()));
   const TensorCopy copy = g_copies[which];
@@ -150,16 +150,17 @@ bool land_a_tensor_copy() {
 void async_fence() { std::memcpy(g_seen.data(), g_block.shared(), g_seen.size()); }
 
 void named_barrier(int id, int threads, bool waits) {
-  if (id < 1 || id > 15 || threads % kWarp != 0) fail("a barrier of no such number or count of threads");
+  if (id < 1 || id > 15 || threads % kWarp != 0)
+    fail("named barrier: expected an id from 1 to 15 and a multiple of 32 threads");
   NamedBarrier& b = g_named[id];
-  if (b.arrived > 0 && b.threads != threads) fail("a barrier's threads disagree about their number");
+  if (b.arrived > 0 && b.threads != threads) fail("named barrier: threads disagree on the number of threads");
   b.threads = threads;
   const uint64_t mine = b.generation;
   if (++b.arrived == threads) {
     b.arrived = 0, ++b.generation;
     g_block.happened();
   }
-  if (waits) g_block.wait_until("a barrier by number", [&b, mine] { return b.generation != mine; });
+  if (waits) g_block.wait_until("a named barrier", [&b, mine] { return b.generation != mine; });
 }
 
 }  // namespace emulator
@@ -170,7 +171,7 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
                                 const cuuint64_t* dims, const cuuint64_t* strides, const cuuint32_t* box,
                                 const cuuint32_t* element_strides, CUtensorMapInterleave interleave,
                                 CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
-  // What the emulator knows, and NVIDIA's conditions on it.
+  // The supported cases, with NVIDIA's constraints.
   const bool wide = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32, swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B;
   const uint64_t size = wide ? 4 : 2;
   bool good = rank == 4 && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE &&

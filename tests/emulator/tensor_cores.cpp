@@ -1,5 +1,4 @@
-// What tensor cores compute, by the lanes of a warp, each of which holds its part of the factors and of the
-// sum.
+// mma.sync: computed by the lanes of a warp, each of which holds its part of the operands and accumulators.
 #include "cuda_runtime.h"
 
 namespace emulator {
@@ -7,11 +6,11 @@ namespace {
 
 constexpr int kWarp = 32;
 
-// To 10 bits behind the point, ties away from zero: cvt.rna.tf32.f32.
+// cvt.rna.tf32.f32: rounds to 10 mantissa bits, ties away from zero.
 float tf32(float x) { return __int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff); }
 
-// x as a sum of three such numbers.
-void cut(float x, float (&parts)[3]) {
+// Splits x into a sum of three tf32 numbers.
+void split(float x, float (&parts)[3]) {
   for (float& part : parts) {
     part = tf32(x);
     x -= part;
@@ -44,10 +43,10 @@ void multiply_tile(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   float x[2][8][3], y[2][8][3];  // the parts of this lane's rows and columns
   for (int half = 0; half < 2; ++half)
     for (int k = 0; k < 8; ++k) {
-      cut(left(g + half * 8, k), x[half][k]);
-      cut(right(k, 2 * t + half), y[half][k]);
+      split(left(g + half * 8, k), x[half][k]);
+      split(right(k, 2 * t + half), y[half][k]);
     }
-  // In the tensor cores' order: one product of parts after another, each a sum over the depth.
+  // In the order of the kernel: one product of parts after another, each summed over the depth.
   constexpr int kParts[][2] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
   for (const auto& [of_left, of_right] : kParts)
     for (int e = 0; e < 4; ++e)

@@ -1,5 +1,5 @@
-// Products of warpgroups: see cuda.h. Each thread computes its own sums, for which it needs of other lanes at
-// most the left factor's registers.
+// wgmma: see cuda.h. Each thread computes its own accumulators; from other lanes it needs at most their
+// registers of operand A.
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -19,13 +19,13 @@ constexpr int kDepth = 16, kMostColumns = 256;
 
 float at_address(uint32_t address) {
   if (address < kFirstShared || address + 2 > kFirstShared + g_block.shared_size())
-    fail("a descriptor leads out of the block's shared memory");
+    fail("wgmma: a descriptor points outside the block's shared memory");
   uint16_t bits;
   std::memcpy(&bits, seen_by_products() + (address - kFirstShared), 2);
   return __int_as_float(bits << 16);
 }
 
-// PTX ISA, "Matrix Descriptor Format": all lengths in sixteens of bytes.
+// PTX ISA, "Matrix Descriptor Format": lengths in units of 16 bytes.
 struct Descriptor {
   uint32_t start, leading, stride;
 
@@ -34,9 +34,9 @@ struct Descriptor {
     if (bits >> 62 != 1) fail("only the 128-byte swizzle is emulated");
     if (bits >> 49 & 7) fail("only tiles at multiples of 1024 bytes are emulated");
   }
-  // Element k of row (or column) i. K-major: 128 bytes hold 64 elements of a row, eight rows follow one
-  // another, the next eight are `stride` away. MN-major: 128 bytes hold 64 rows' elements of one k, eight k
-  // follow one another, the next eight are `stride` away and the next 64 rows `leading`.
+  // Element k of row (or column) i. K-major: 128 bytes hold 64 elements of a row, groups of eight rows are
+  // `stride` apart. MN-major: 128 bytes hold the elements of 64 rows at one k, groups of eight k are `stride`
+  // apart and groups of 64 rows `leading`.
   float operator()(int i, int k, bool transposed) const {
     const uint32_t offset = transposed ? i % 64 * 2 + i / 64 * leading + k % 8 * 128 + k / 8 * stride
                                        : k * 2 + i % 8 * 128 + i / 8 * stride;
@@ -50,12 +50,12 @@ struct Product {
   bool from_registers, b_transposed, add;
   float a[2][kDepth];  // from registers: the thread's two rows
   uint64_t a_descriptor, b_descriptor;
-  std::vector<float> start;  // sums before it, where it is the first under way that adds to d
+  std::vector<float> start;  // accumulators before it, if it is the first pending product on d
 };
 
 struct Products {
-  std::vector<Product> open;                // not yet in a group
-  std::deque<std::vector<Product>> groups;  // under way
+  std::vector<Product> open;                // not committed yet
+  std::deque<std::vector<Product>> groups;  // pending
   bool fenced = false;
 
   bool has(const float* d) const {
@@ -68,7 +68,7 @@ struct Products {
   }
 };
 
-std::vector<Products> g_products;  // of every thread
+std::vector<Products> g_products;  // by thread
 
 Products& mine() { return g_products[g_block.current]; }
 
@@ -109,7 +109,7 @@ void wgmma_commit() {
 }
 
 void wgmma_wait(int pending) {
-  g_block.let_others_go_on();
+  g_block.yield_to_others();
   Products& p = mine();
   p.fenced = false;
   while (static_cast<int>(p.groups.size()) > pending) {
@@ -119,19 +119,19 @@ void wgmma_wait(int pending) {
       compute(one);
       for (auto& later : p.groups)
         for (Product& other : later)
-          if (other.d == one.d) fail("sums are waited for that a later group adds to");
+          if (other.d == one.d) fail("wgmma: accumulators were waited for that a later group adds to");
     }
   }
-  gather(0);  // no lane goes on before the warp's products are there
+  gather(0);  // no lane continues before the products of the warp are computed
 }
 
 void wgmma(float* d, int n, const unsigned* a, uint64_t a_descriptor, uint64_t b_descriptor,
            bool b_transposed, bool add) {
   Products& p = mine();
   if (!p.fenced) fail("no fence before a product");
-  if (n % 8 != 0 || n > kMostColumns) fail("no such number of columns");
+  if (n % 8 != 0 || n > kMostColumns) fail("wgmma: unsupported number of columns");
   Product product{d, n, a != nullptr, b_transposed, add, {}, a_descriptor, b_descriptor, {}};
-  if (a) {  // as mma_bf16's: words 0 and 2 hold row g, 1 and 3 row g + 8
+  if (a) {  // as for mma_bf16: words 0 and 2 hold row g, 1 and 3 row g + 8
     for (int half = 0; half < 2; ++half) {
       const uint64_t* const words = gather(a[half] | uint64_t{a[2 + half]} << 32);
       for (int k = 0; k < kDepth; ++k)

@@ -35,7 +35,7 @@ class DeviceComm : public testing::TestWithParam<How> {
     if (!by_nccl()) return;
     if (!gpus_of_their_own()) GTEST_SKIP() << "ranks share a GPU";
     group_.connect(gpu(), GetParam() == How::connected);
-    std::vector<Comm::Way> ring;
+    std::vector<Comm::Channel> ring;
     for (int r = 0, n = group_.size(); r < n && n > 1; ++r) {
       ring.push_back({r, (r + 1) % n});
       if (n > 2) ring.push_back({(r + 1) % n, r});
@@ -297,11 +297,11 @@ TEST_P(DeviceComm, CopiesOnTheHostAreUsedAgain) {
     sent.clear();
     for (int m = 0; m < 3; ++m)
       expect_values(in[m], [&](int64_t i) { return static_cast<double>(i + 7 * m + 100 * round); });
-    if (round == 5) held = locked_bytes();
+    if (round == 5) held = pinned_bytes();
   }
   EXPECT_EQ(memory_use(DeviceKind::cpu).current, before);
   EXPECT_GE(held, 4 * 12'000);
-  EXPECT_EQ(locked_bytes(), held);
+  EXPECT_EQ(pinned_bytes(), held);
 }
 
 std::string name_of(const testing::TestParamInfo<How>& info) {

@@ -71,12 +71,41 @@ Var half_square(Tape& tape, const Var& h) {
   return loss;
 }
 
+// x [T, d] -> [T, 2].
+Var first_channels(Tape& tape, const Var& x) {
+  const int64_t rows = x.dim(0);
+  const Tensor value = Tensor::empty({rows, 2});
+  for (int64_t i = 0; i < 2 * rows; ++i) value.f32()[i] = x.value().f32()[i / 2 * kHidden + i % 2];
+  const Var y = tape.output(value, tape.wants(x));
+  tape.record(y, [=] {
+    for (int64_t i = 0; i < 2 * rows; ++i)
+      x.grad_buffer().f32()[i / 2 * kHidden + i % 2] += y.grad().f32()[i];
+  });
+  return y;
+}
+
+// x [T, d] + first [T, 2] in its first channels.
+Var add_to_first_channels(Tape& tape, const Var& x, const Var& first) {
+  const int64_t rows = x.dim(0);
+  const Tensor value = x.value().clone();
+  for (int64_t i = 0; i < 2 * rows; ++i) value.f32()[i / 2 * kHidden + i % 2] += first.value().f32()[i];
+  const Var y = tape.output(value, tape.wants(x, first));
+  tape.record(y, [=] {
+    x.add_grad(y.grad().clone());
+    for (int64_t i = 0; i < 2 * rows; ++i)
+      first.grad_buffer().f32()[i] += y.grad().f32()[i / 2 * kHidden + i % 2];
+  });
+  return y;
+}
+
 // What the ranks of `pp` hold of the toy model, its layers split over virtual stages, and what a run gives.
 struct Toy {
   Comm pp;
   VirtualStages on;
   std::map<int64_t, Var> weights;  // [d, d] each, by layer
   std::vector<float> losses;       // on the last virtual stage
+  // Layer 0 leaves its first channels [T, 2], which every fourth layer adds to its own: "first".
+  bool carries = false;
 
   Toy(const Comm& pp_, const VirtualStages& on_) : pp(pp_), on(on_) {
     for (int chunk = 0; chunk < on.chunks; ++chunk) {
@@ -87,6 +116,10 @@ struct Toy {
   }
   explicit Toy(const Comm& pp_) : Toy(pp_, {pp_.size()}) {}
 
+  std::vector<CarriedTensor> carried_before(int64_t l) const {
+    return carries && l > 0 && l < kLayers ? std::vector<CarriedTensor>{{"first", 2}}
+                                           : std::vector<CarriedTensor>();
+  }
   Range layers(int chunk) const { return shard_range(kLayers, on.count(), on.at(pp.rank(), chunk)); }
   bool has_losses() const { return on.stage_of(on.count() - 1) == pp.rank(); }
 
@@ -96,19 +129,28 @@ struct Toy {
         .run(schedule(on, pp.rank(), micro_batches),
              {.rows = rows_of,
               .forward =
-                  [&](Tape& tape, int m, int chunk, const Var& hidden) {
+                  [&](Tape& tape, int m, int chunk, const StageState& in) {
                     EXPECT_EQ(tape.recording(), schedule.trains);
-                    EXPECT_EQ(hidden.defined(), !on.first(pp.rank(), chunk));
-                    Var h = hidden.defined() ? hidden : Var(pseudo_tensor({rows_of(m), kHidden}, 100 + m));
+                    EXPECT_EQ(in.hidden.defined(), !on.first(pp.rank(), chunk));
+                    StageState state = in;
+                    Var& h = state.hidden;
+                    if (!h.defined()) h = Var(pseudo_tensor({rows_of(m), kHidden}, 100 + m));
                     EXPECT_EQ(h.shape(), (Shape{rows_of(m), kHidden}));
                     const Range mine = layers(chunk);
-                    for (int64_t l = mine.begin; l < mine.end; ++l) h = layer(tape, h, weights.at(l));
-                    if (!on.last(pp.rank(), chunk)) return h;
+                    for (int64_t l = mine.begin; l < mine.end; ++l) {
+                      h = layer(tape, h, weights.at(l));
+                      if (carries && l == 0) state.carried["first"] = first_channels(tape, h);
+                      if (carries && l % 4 == 3)
+                        h = add_to_first_channels(tape, h, state.carried.at("first"));
+                    }
+                    if (!on.last(pp.rank(), chunk)) return state;
                     const Var loss = half_square(tape, h);
                     losses[m] = loss.value().f32()[0];
-                    return loss;
+                    return StageState{loss, {}};
                   },
-              .train = schedule.trains});
+              .train = schedule.trains,
+              .carried_in = [&](int chunk) { return carried_before(layers(chunk).begin); },
+              .carried_out = [&](int chunk) { return carried_before(layers(chunk).end); }});
   }
 };
 
@@ -126,18 +168,23 @@ TEST_P(PipelineSchedules, AgreeWithOneRankToTheBit) {
   const VirtualStages on{pp.size(), chunks, schedule.placement};
   ASSERT_LE(on.count(), kLayers);
   validate(schedule, on, micro_batches);
-  Toy alone{Comm()}, split(pp, on);
-  alone.run(one_f_one_b, micro_batches);
-  split.run(schedule, micro_batches);
-  for (const auto& [l, weight] : split.weights) {
-    ASSERT_TRUE(weight.has_grad()) << "layer " << l;
-    EXPECT_TRUE(same_bits(weight.grad(), alone.weights.at(l).grad())) << "layer " << l;
+  for (const bool carries : {true, false}) {
+    SCOPED_TRACE(carries ? "with a carried tensor" : "hidden states alone");
+    Toy alone{Comm()}, split(pp, on);
+    alone.carries = split.carries = carries;
+    alone.run(one_f_one_b, micro_batches);
+    split.run(schedule, micro_batches);
+    for (const auto& [l, weight] : split.weights) {
+      ASSERT_TRUE(weight.has_grad()) << "layer " << l;
+      EXPECT_TRUE(same_bits(weight.grad(), alone.weights.at(l).grad())) << "layer " << l;
+    }
+    EXPECT_TRUE(!split.has_losses() || split.losses == alone.losses);
   }
-  EXPECT_TRUE(!split.has_losses() || split.losses == alone.losses);
 
-  Toy forwards(pp, on);
+  Toy alone{Comm()}, forwards(pp, on);
+  alone.run(forward_only, micro_batches);
   forwards.run(forward_only, micro_batches);
-  EXPECT_TRUE(!split.has_losses() || forwards.losses == alone.losses);
+  EXPECT_TRUE(!forwards.has_losses() || forwards.losses == alone.losses);
   for (const auto& [l, weight] : forwards.weights) EXPECT_FALSE(weight.has_grad()) << "layer " << l;
 }
 
@@ -160,6 +207,27 @@ INSTANTIATE_TEST_SUITE_P(All, PipelineSchedules,
                          [](const auto& info) {
                            return std::string(info.param.schedule.name).insert(0, "by_");
                          });
+
+TEST(PipelineMpi, HalvesRunWhereTheScheduleSays) {
+  using enum Action::Kind;
+  std::vector<std::string> ran;
+  const auto note = [&](const char* what, int m) { ran.push_back(fmt::format("{} {}", what, m)); };
+  const auto one_loss = [&](Tape& tape, int m, int, const Var&) {
+    const Var loss = tape.output(Tensor::zeros({1}), true);
+    tape.record(
+        loss, [=] { note("input", m); }, [=](const Tensor&) { note("weight", m); });
+    return loss;
+  };
+  Pipeline(Comm(), kHidden)
+      .run({{forward, 0},
+            {forward, 1},
+            {backward_input, 0},
+            {backward_input, 1},
+            {backward_weight, 1},
+            {backward_weight, 0}},
+           {.rows = rows_of, .forward = one_loss, .train = true});
+  EXPECT_EQ(ran, (std::vector<std::string>{"input 0", "input 1", "weight 1", "weight 0"}));
+}
 
 TEST(PipelineMpi, GradientIsTheDerivative) {  // so that "agrees with one rank" does not mean "wrong alike"
   Toy toy{Comm()};
@@ -185,8 +253,8 @@ void run_with_large_messages(const Comm& pp, Device device, const PipelineSchedu
   const VirtualStages on{pp.size(), chunks, schedule.placement};
   int backwards = 0;
   const auto here = [&](int64_t seed) { return pseudo_tensor({1, kWide}, seed).to(device); };
-  const auto forward = [&](Tape& tape, int m, int chunk, const Var& hidden) {
-    const Var x = hidden.defined() ? hidden : Var(here(m), true);
+  const auto forward = [&](Tape& tape, int m, int chunk, const StageState& in) {
+    const Var x = in.hidden.defined() ? in.hidden : Var(here(m), true);
     const Var y = tape.output(on.last(pp.rank(), chunk) ? Tensor::zeros({1}) : x.value().clone(), true);
     tape.record(y, [=, &backwards] {
       ++backwards;
@@ -194,7 +262,7 @@ void run_with_large_messages(const Comm& pp, Device device, const PipelineSchedu
       EXPECT_TRUE(same_bits(x.value(), pseudo_tensor({1, kWide}, m)));
       EXPECT_TRUE(same_bits(x.grad(), pseudo_tensor({1, kWide}, 50 + m)));
     });
-    return y;
+    return StageState{y, {}};
   };
   const PipelineWork work{.rows = [](int) { return 1; }, .forward = forward, .train = true};
   Pipeline(pp, on, kWide, compute_stream(device)).run(schedule(on, pp.rank(), micro_batches), work);
@@ -215,19 +283,19 @@ TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu, one_f_one_b, 1);
   run_with_large_messages(mesh.pp, gpu, v_halves, 2);  // both kinds of messages in one direction
   if (gpus_of_their_own()) {
-    EXPECT_EQ(locked_bytes(), 0) << "some messages went through the host";
+    EXPECT_EQ(pinned_bytes(), 0) << "some messages went through the host";
   }
   run_with_large_messages(world, gpu, one_f_one_b, 1);
-  EXPECT_EQ(locked_bytes() > 0, world.size() > 1);
+  EXPECT_EQ(pinned_bytes() > 0, world.size() > 1);
 }
 
 // A run whose forwards give `out`; expects an error that holds `text`, or none where it is empty.
 void expect_error(const Schedule& schedule, const Tensor& out, const std::string& text, int chunks = 1,
                   const Comm& pp = {}) {
-  const auto forward = [&](Tape& tape, int, int, const Var&) {
+  const auto forward = [&](Tape& tape, int, int, const StageState&) {
     const Var y = tape.output(out, true);
     tape.record(y, [] {});
-    return y;
+    return StageState{y, {}};
   };
   try {
     Pipeline(pp, {pp.size(), chunks}, kHidden)

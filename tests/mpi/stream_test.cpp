@@ -64,12 +64,13 @@ class Exchange {
     PipelineWork work;
     work.train = train;
     work.rows = [](int) { return int64_t{1}; };
-    work.forward = [&](Tape&, int m, const Var&) {
+    work.forward = [&](Tape&, int m, int /*chunk*/, const StageState&) {
       forward(m);
-      return Var(Tensor::zeros(train && mesh_.last_stage() ? Shape{1} : Shape{1, 1}), true);
+      const Shape shape = train && mesh_.last_stage() ? Shape{1} : Shape{1, 1};
+      return StageState{Var(Tensor::zeros(shape), true), {}};
     };
-    const auto make = train ? one_f_one_b : forward_only;
-    Pipeline(mesh_.pp, 1).run(make(mesh_.layout.pp, mesh_.pp_rank, micro_batches), work);
+    const PipelineSchedule& kind = train ? one_f_one_b : forward_only;
+    Pipeline(mesh_.pp, 1).run(kind({mesh_.layout.pp}, mesh_.pp_rank, micro_batches), work);
   }
 
   void teach() {
@@ -229,10 +230,10 @@ TEST(Stream, AndOnGpus) {
   if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
   exchange_in_all_layouts(of_this_rank({DeviceKind::cuda, 0}), true);
   if (gpus_of_their_own()) {
-    EXPECT_EQ(locked_bytes(), 0) << "some frames went through the host";
+    EXPECT_EQ(pinned_bytes(), 0) << "some frames went through the host";
   }
   exchange_in_all_layouts(of_this_rank({DeviceKind::cuda, 0}), false);
-  EXPECT_GT(locked_bytes(), 0);
+  EXPECT_GT(pinned_bytes(), 0);
 }
 
 TEST(Stream, RanksWithoutASignalTakePart) {
@@ -292,6 +293,32 @@ TEST(Stream, AndSoIsAFrameOfAnotherSignal) {
     sender.flush();
   } else {
     pair.refuses_the_first("expected signal 0 'layer.4.mixer_output'", "found signal 0 of an unknown name");
+  }
+  Comm::world().barrier("end");
+}
+
+TEST(Stream, ASenderWaitsForACredit) {
+  if (Comm::world().size() != 2) GTEST_SKIP() << "needs two ranks";
+  constexpr int kGo = 8, kReleasing = 9;  // tags
+  Pair pair({"logits"});
+  pair.options.credits = 2, pair.options.end_pass = 3;
+  const Tensor word = Tensor::zeros({1});
+  if (pair.teaches()) {
+    TeacherSender sender(pair.stream, pair.mesh, pair.options);
+    Request releasing = pair.stream.irecv(Tensor::zeros({1}), 0, kReleasing, "student releases");
+    sender.send("logits", {0, 0, 0}, kZeros);
+    sender.send("logits", {1, 0, 0}, kZeros);  // the student uses none before it gets the next message
+    pair.stream.send(word, 0, kGo, "both are sent");
+    sender.send("logits", {2, 0, 0}, kZeros);
+    EXPECT_TRUE(releasing.done());
+    releasing.wait();
+    sender.flush();
+  } else {
+    StreamedTeacher receiver(pair.stream, pair.mesh, pair.options);
+    pair.stream.recv(word, 1, kGo, "both are sent");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    pair.stream.send(word, 1, kReleasing, "student releases");
+    for (int pass = 0; pass < 3; ++pass) receiver.take(pass, 0), receiver.release();
   }
   Comm::world().barrier("end");
 }

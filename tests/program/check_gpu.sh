@@ -52,7 +52,7 @@ fi
 if [ "${1:-}" = sanitizer ]; then
   if sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer); then
     for tool in memcheck racecheck synccheck; do
-      run "kernels under $tool" "$sanitizer" --tool $tool --target-processes all --error-exitcode 1 "$folder/bin/unit_tests" '--gtest_filter=*Twins*'
+      run "kernels under $tool" "$sanitizer" --tool $tool --target-processes all --error-exitcode 1 "$folder/bin/unit_tests" '--gtest_filter=BackendParity*:*Weights*:*Backends*'
     done
   else
     left+=("compute-sanitizer: not found")

@@ -7,6 +7,7 @@ usage: check_program.py WUNENG
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import wuneng_reference as ref  # noqa: E402
 from model_files import read_safetensors, write_model  # noqa: E402
 
 PROGRAM = os.path.abspath(sys.argv[1])
+EVERY_KEY = os.path.join(HERE, "..", "..", "launch", "recipes", "every_key.toml")
 GOLDEN = os.path.join(HERE, "..", "golden")
 
 
@@ -147,8 +149,14 @@ out = "{out}"
 """
 
 
+def help_texts(path, options):
+    """Option -> the comment behind it."""
+    lines = [line.split("#", 1) for line in open(path) if "#" in line]
+    return {line.split(" = ")[0].strip(): comment.strip() for line, comment in lines if line.split(" = ")[0].strip() in options}
+
+
 def recipe_checks(root):
-    """launch/recipes/every_key.toml against what a run says that it used."""
+    """launch/recipes/every_key.toml against what a run says that it used, and against the mixer's table of options."""
     text, out, path, teacher = (os.path.join(root, name) for name in ("text.txt", "minimal", "minimal.toml", "teacher"))
     shape = ref.Config(mixer="qwen2", vocab_size=256)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
@@ -157,11 +165,70 @@ def recipe_checks(root):
     with open(path, "w") as f:
         f.write(MINIMAL.format(teacher=teacher, text=text, out=out))
     ok("train", path)
-    used, told = settings(os.path.join(out, "recipe.toml")), settings(os.path.join(HERE, "..", "..", "launch", "recipes", "every_key.toml"))
+    used, told = settings(os.path.join(out, "recipe.toml")), settings(EVERY_KEY)
     amiss = sorted(used.keys() ^ told.keys())
     yield f"every_key.toml has every key {amiss or ''}", not amiss
     amiss = [f"{k} = {used[k]}, told {told[k]}" for k in (used.keys() & told.keys()) - settings(path).keys() if not same(used[k], told[k])]
     yield f"and every default {amiss or ''}", not amiss
+    inspected = ok("inspect", "--no-tensors", os.path.join(out, "checkpoints"))
+    table = dict(line.strip().split(" # ", 1) for line in inspected.splitlines() if " # " in line)
+    options = {setting.split(" = ")[0].strip(): setting.split(" = ")[1].strip() for setting in table}
+    amiss = [k for k, v in options.items() if not same(used.get("student." + k, "none"), v)]
+    yield f"inspect shows the options that the run used {amiss or ''}", options and not amiss
+    wanted, found = dict(zip(options, map(str.strip, table.values()))), help_texts(EVERY_KEY, options)
+    amiss = [f"{k}: {found.get(k)} for {v}" for k, v in wanted.items() if found.get(k) != v]
+    yield f"and every_key.toml has each option's help {amiss or ''}", not amiss
+
+
+MIXED = """
+[student]
+mixer = "wuneng"
+layer_mixers = {layers}
+init_from = "{teacher}"
+chunk = 8
+[loss]
+objective = "ce"
+[data]
+paths = ["{text}"]
+seq_len = 16
+[optimizer]
+steps = 1
+lr = 0
+[run]
+out = "{out}"
+"""
+
+
+def mixed_checks(root):
+    """A student whose layers have different mixers: trained, converted, inspected, and started from."""
+    text, out, path, teacher = (os.path.join(root, name) for name in ("mixed.txt", "mixed", "mixed.toml", "mixed_teacher"))
+    shape = ref.Config(mixer="qwen2", vocab_size=256, num_layers=3)
+    write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
+    with open(text, "w") as f:
+        f.write("So it goes. " * 2000)
+    with open(path, "w") as f:
+        f.write(MIXED.format(teacher=teacher, text=text, out=out, layers='["1:qwen2"]'))
+    ok("train", path)
+    student = os.path.join(root, "mixed_student")
+    ok("convert", os.path.join(out, "checkpoints"), student)
+    stored = read_safetensors(os.path.join(student, "model.safetensors"))
+    states = {n.split(".")[2] for n in stored if ".state." in n}
+    yield "single layers have another mixer", states == {"0", "2"}
+    yield "a student of mixed layers starts with its teacher's function", distance(logits(student, root), logits(teacher, root)) <= 1e-6
+    shown = ok("inspect", "--no-tensors", student)
+    yield "inspect names each mixer's layers", "mixer wuneng" in shown and "layers 0, 2\n" in shown and "layers 1\n" in shown
+    yield "and counts their parameters", f"parameters {sum(v.size for v in stored.values())}\n" in shown
+    only_config = os.path.join(root, "only_config")
+    os.mkdir(only_config)
+    shutil.copy(os.path.join(student, "config.json"), only_config)
+    listed = ok("inspect", only_config)
+    yield "a config.json alone shows the same", shown.split("\n", 1)[1] in listed and all(n in listed for n in stored)
+    done = wuneng("train", path, "run.resume=none", 'student.layer_mixers=["0-3:qwen2"]')
+    yield "a layer that is not there is named with its mixer", "layer 3 with mixer qwen2: expected a layer from 0 to 2" in done.stderr
+    done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/again", "student.layer_mixers=[]")
+    yield "mixers may change where they can start from the source's", done.returncode == 0
+    done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/back", 'student.layer_mixers=["0-1:qwen2"]')
+    yield "and are refused by layer elsewhere", "layer 0: mixer qwen2 cannot start from mixer wuneng" in done.stderr
 
 
 def token_checks(root):
@@ -178,7 +245,7 @@ def token_checks(root):
     done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out, *template)
     yield "a bad line stops the run and is named", done.returncode != 0 and "chats.jsonl line 4: expected a JSON object" in done.stderr and not os.path.exists(out + ".idx")
     done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out, "--bad-lines", "skip", *template)
-    yield "or is counted and told", done.returncode == 0 and "1 bad lines left out" in done.stderr and "chats.jsonl line 4" in done.stderr and "60 documents" in done.stdout
+    yield "or is counted and told", done.returncode == 0 and "skipped 1 bad lines" in done.stderr and "chats.jsonl line 4" in done.stderr and "60 documents" in done.stdout
     yield "labels lie beside the tokens", all(os.path.exists(out + e) for e in (".bin", ".idx", "_mask.bin", "_mask.idx", ".json"))
     pairs = write_lines(os.path.join(root, "pairs.jsonl"), [{"prompt": "q", "chosen": "good", "rejected": "bad"}] * 3)
     ok("tokenize", pairs, "--tokenizer", "bytes", "--out", os.path.join(root, "data", "dpo"))
@@ -196,7 +263,7 @@ def token_checks(root):
     done = wuneng("train", recipe, "run.device=cpu", "run.activations=bf16", "run.resume=none")
     yield "bf16 activations on the CPU are refused before any work", done.returncode != 0 and 'run.activations = "bf16" with run.device = "cpu"' in done.stderr
     done = wuneng("train", recipe, f"student.vocab_size={vocab - 1}", "run.resume=none")
-    yield "tokens of a larger tokenizer are refused before any work", done.returncode != 0 and f"tokenizer with {vocab} ids" in done.stderr and "data.paths" in done.stderr
+    yield "tokens of a larger tokenizer are refused before any work", done.returncode != 0 and f"at most {vocab - 1} ids" in done.stderr and f"found {vocab}" in done.stderr and "data.paths" in done.stderr
     model = os.path.join(root, "tokens_model")
     ok("convert", run + "/checkpoints", model, "--tokenizer", tokenizer)
     yield "convert puts the tokenizer beside the model", all(os.path.exists(os.path.join(model, name)) for name in ("tokenizer.json", "tokenizer_config.json"))
@@ -204,13 +271,13 @@ def token_checks(root):
     yield "generate continues text with the model's tokenizer", written.startswith("What is 3?")
     yield "generate answers a chat without repeating it", "What is 3?" not in ok("generate", model, "--chat", *template, "--prompt", "What is 3?", "--tokens", "12", "--temperature", "0")
     done = wuneng("generate", run + "/checkpoints", "--prompt", "x")
-    yield "generate without a tokenizer says where one is expected", done.returncode != 0 and "--tokenizer says where one is" in done.stderr
+    yield "generate without a tokenizer says where one is expected", done.returncode != 0 and "use --tokenizer" in done.stderr
 
 
 def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as root:
-        for name, good in itertools.chain(checks(root), recipe_checks(root), token_checks(root)):
+        for name, good in itertools.chain(checks(root), recipe_checks(root), mixed_checks(root), token_checks(root)):
             print(("ok     " if good else "FAILED ") + name, flush=True)
             passed += bool(good)
             failed += not good

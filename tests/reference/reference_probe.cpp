@@ -25,7 +25,7 @@ void probe(const std::string& directory, Device device, DType activations) {
   Tape tape(model.stream());
   const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),
                          input["documents"].get<std::vector<int64_t>>()};
-  const Var hidden = model.forward(tape, batch, {});
+  const Var hidden = model.forward(tape, batch, {}).hidden;
   const Tensor logits = model.logits(hidden.value());
   const Tensor sums = Tensor::zeros({3}, DType::f64, device);
   const double loss_tokens =

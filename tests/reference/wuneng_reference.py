@@ -10,6 +10,7 @@ All matrices are stored as [out, in] and applied as x @ W.T, as in a Hugging Fac
 
 Run `python3 wuneng_reference.py` for a self-check.
 """
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class Config:
     tie_word_embeddings: bool = True
     # WuNeng
     mixer: str = "wuneng"         # "qwen2" (plain attention) | "wuneng" | "rwkv7" (ARWKV)
+    layer_mixers: tuple = ()      # of single layers: ((0, "qwen2"), ...)
     state_heads: int = 2          # N
     token_shift: bool = True      # the state's inputs see the token before (RWKV-7)
     state_query: str = "grouped"  # "grouped": r_h = R_h W^r_s x | "full": r_h = W^K^_h x
@@ -53,6 +55,10 @@ class Config:
     rwkv_group_norm: bool = False
     value_rank: int = 4
     gate_rank: int = 4
+
+    def of_layer(self, i):
+        """The same with layer i's mixer."""
+        return dataclasses.replace(self, mixer=dict(self.layer_mixers).get(i, self.mixer))
 
 
 # ----------------------------------------------------------------------------- small functions
@@ -180,7 +186,7 @@ def init_layer(c, rng, preserve=False):
 def init_model(c, rng, preserve=False):
     model = {"embed_tokens": rng.standard_normal((c.vocab_size, c.hidden_size)) * 0.5,
              "norm": 1 + 0.1 * rng.standard_normal(c.hidden_size),
-             "layers": [init_layer(c, rng, preserve) for _ in range(c.num_layers)]}
+             "layers": [init_layer(c.of_layer(i), rng, preserve) for i in range(c.num_layers)]}
     if not c.tie_word_embeddings:
         model["lm_head"] = rng.standard_normal((c.vocab_size, c.hidden_size)) / np.sqrt(c.hidden_size)
     return model
@@ -365,12 +371,13 @@ def forward(c, model, tokens, starts=None, taps=None):
     starts = np.zeros(T, dtype=int) if starts is None else starts
     h = model["embed_tokens"][tokens]
     v_first = None
-    for p in model["layers"]:
+    for i, p in enumerate(model["layers"]):
+        mixer = c.of_layer(i).mixer
         x = rms_norm(h, p["input_layernorm"], c.rms_norm_eps)
-        if c.mixer == "rwkv7":
+        if mixer == "rwkv7":
             a, v_first = rwkv7_mixer(c, p, x, starts, v_first)
         else:
-            a = (attention_mixer if c.mixer == "qwen2" else wuneng_mixer)(c, p, x, starts)
+            a = (attention_mixer if mixer == "qwen2" else wuneng_mixer)(c, p, x, starts)
         if taps is not None:
             taps.append((x, a))
         h = h + a

@@ -1,6 +1,6 @@
-// Attention against its formulas in double, pair by pair; their own backward is held against finite
-// differences. Outputs are NaN at first and so are the rows of no segment, in inputs too: a kernel that reads
-// or writes what it should not, or skips what it should write, shows. Also the exponential below it.
+// Attention against a direct implementation in double, whose backward is checked by finite differences.
+// Outputs are NaN before the call, and so are rows outside all segments, of inputs too: wrong reads, wrong
+// writes and missing writes are detected. Also tests exp_fast.
 #include "kernels/attention.h"
 
 #include <gtest/gtest.h>
@@ -30,7 +30,7 @@ struct Case {
 
 std::string name_of(const testing::TestParamInfo<Case>& info) { return info.param.name; }
 
-// A case with its numbers, all exact in float.
+// A case with its inputs, all exact in float.
 struct Problem : Case {
   int64_t H;
   Vector q, dout;                   // [Tq, H, D]
@@ -58,7 +58,7 @@ struct Problem : Case {
   std::normal_distribution<double> normal_;
 };
 
-// calls f(query row, head, first key row, keys that it sees)
+// calls f(query row, head, first key row, number of keys that it attends to)
 template <class F>
 void for_queries(const Problem& p, const F& f) {
   for (const AttentionSegment& s : p.segments)
@@ -74,7 +74,7 @@ double dot(const double* a, const double* b, int64_t n) {
 
 struct Reference {
   Vector out, lse;    // NaN in the rows of no segment
-  Vector dq, dk, dv;  // dk and dv on top of what was there
+  Vector dq, dk, dv;  // dk and dv include their initial values
 
   explicit Reference(const Problem& p)
       : out(p.q.size(), kNan), lse(p.Tq * p.H, kNan), dq(p.q.size(), kNan), dk(p.dk_start), dv(p.dv_start) {
@@ -232,7 +232,7 @@ TEST(AttentionReference, BackwardIsTheSlopeOfTheForward) {
   check(p.v, at.dv, p.dv_start);
 }
 
-// Whole numbers make the scores exact, up to hundreds, where e^score alone would overflow.
+// Integers make the scores exact; with scores up to hundreds e^score would overflow.
 TEST(AttentionForward, LargeScoresDoNotOverflow) {
   Problem p({"", 40, 40, 1, 16, {{0, 40, 0, 0}}, {0}});
   for (Vector* x : {&p.q, &p.k})

@@ -16,7 +16,7 @@ struct AttentionCase {
   int64_t q_rows, k_rows, D;
   std::vector<AttentionSegment> segments;
   std::vector<int> kv_head;
-  int poisoned = -1;  // the segment whose numbers are NaN: in the forward they show in its own rows alone
+  int poisoned = -1;  // the segment whose inputs are NaN; in the forward only its own rows may become NaN
 };
 std::ostream& operator<<(std::ostream& out, const AttentionCase& c) { return out << c.name; }
 class AttentionBackends : public testing::TestWithParam<AttentionCase> {};
@@ -27,7 +27,7 @@ struct ScopedEnvironment {
   ~ScopedEnvironment() { unsetenv(name); }
 };
 
-// Numbers in the rows that a segment names, NaN in the others: nobody may read those.
+// Random in the rows of the segments, NaN in the others, which must not be read.
 Tensor numbers(Side& side, Shape shape, const std::vector<bool>& named) {
   const Tensor x = side.normal(shape).to(Device{}).to(DType::f32).clone();
   const int64_t width = x.numel() / shape[0];
@@ -82,14 +82,14 @@ void expect_same_bits(F call) {
   }
 }
 
-// In bf16, beside what is rounded when it is stored (2^-9 at most, about a third of it on average): weights
-// and their slopes are rounded before they are summed, which averages out, and the backward takes out from a
-// tensor of bf16. Seen: 1.3e-3 to 2.8e-3, in rows of 8 channels 4.3e-3; lse 6e-8.
+// In bf16, in addition to the rounding of stored results (up to 2^-9, about a third of that on average):
+// weights and their gradients are rounded before they are summed, which averages out, and the backward reads
+// out in bf16. Measured: 1.3e-3 to 2.8e-3, 4.3e-3 for rows of 8 channels; lse 6e-8.
 TEST_P(AttentionBackends, Agree) {
   expect_backends_agree([&](Side& side) { run_attention(side, GetParam()); });
 }
 
-// The way of other GPUs, where this one has one of its own.
+// The kernels for other GPUs, on a Hopper.
 TEST_P(AttentionBackends, AgreeByMmaSync) {
   const ScopedEnvironment chosen("WUNENG_ATTENTION", "mma_sync");
   expect_backends_agree([&](Side& side) { run_attention(side, GetParam()); });
@@ -109,8 +109,8 @@ INSTANTIATE_TEST_SUITE_P(
         AttentionCase{"wide_heads", 40, 40, 128, {{0, 40, 0, 0}}, {0}},
         AttentionCase{"widest_heads", 34, 34, 256, {{0, 34, 0, 0}}, {0}},
         AttentionCase{"a_key_head_without_queries", 10, 10, 8, {{0, 10, 0, 0}}, {0, 2}},
-        // What follows has several tiles of the kernels for bf16 both ways, and offsets at which a first or
-        // last row of a warp sees one key of a tile, or all but one.
+        // Several tiles of the bf16 kernels in both directions, and offsets at which the first or last row of
+        // a warp attends to one key of a tile, or to all but one.
         AttentionCase{"long_document", 261, 261, 64, {{0, 261, 0, 0}}, {0, 1}},
         AttentionCase{"long_document_wide", 197, 197, 128, {{0, 197, 0, 0}}, {0}},
         AttentionCase{"packed_offsets_and_gaps",
@@ -191,7 +191,7 @@ Tensor kept_states(Side& side, const Wkv7Case& c) {
   return t.to(side.stream.device);
 }
 
-// Of the states that a device keeps, those that both do.
+// Of the states that a device stores, those that both devices store.
 void compare_kept_states(Side& side, const Wkv7Case& c, const Tensor& kept) {
   const int64_t every = wkv7_kept(side.stream.device.kind), square = c.N * c.D * c.D,
                 both = std::lcm(wkv7_kept(DeviceKind::cpu), wkv7_kept(DeviceKind::cuda));
@@ -263,21 +263,21 @@ TEST_P(Wkv7Backends, GiveTheSameBitsAgain) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, Wkv7Backends,
-    testing::Values(
-        Wkv7Case{"two_documents_two_readings", 83, 2, 64, {{0, 40}, {43, 37}}, {0, 0, 1, 1}, 2},
-        Wkv7Case{"uneven_readers", 64, 2, 64, {{0, 64}}, {0, 1, 1}},
-        Wkv7Case{"a_state_head_without_readers", 50, 3, 32, {{1, 48}}, {0, 2}, 1, true, false},
-        Wkv7Case{"from_zero", 48, 1, 64, {{0, 48}}, {0}, 1, false, false},
-        Wkv7Case{"no_reading", 20, 1, 16, {{0, 20}}, {0}, 0},
-        Wkv7Case{"odd_width", 21, 2, 10, {{0, 3}, {3, 18}}, {0, 1}, 1},
-        Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2},
-        Wkv7Case{"several_kept_states", 210, 2, 64, {{3, 70}, {75, 130}}, {0, 1}, 1},
-        Wkv7Case{"fastest_decay", 90, 2, 64, {{0, 90}}, {0, 1}, 1, true, true, -0.606f},
-        Wkv7Case{"several_kept_states_d128", 150, 1, 128, {{0, 150}}, {0}, 1},
-        Wkv7Case{"several_readers_and_kept_states", 210, 3, 32, {{0, 140}, {141, 69}}, {0, 0, 2}, 2},
-        // More than the emulated GPU has room for at once: pieces of two kept states, whole chains.
-        Wkv7Case{"larger_pieces", 300, 8, 16, {{0, 290}}, {0, 1, 2, 3, 4, 5, 6, 7}, 1},
-        Wkv7Case{"whole_chains", 70, 33, 16, {{0, 70}}, {0, 1, 7, 32}, 1}),
+    testing::Values(Wkv7Case{"two_documents_two_readings", 83, 2, 64, {{0, 40}, {43, 37}}, {0, 0, 1, 1}, 2},
+                    Wkv7Case{"uneven_readers", 64, 2, 64, {{0, 64}}, {0, 1, 1}},
+                    Wkv7Case{"a_state_head_without_readers", 50, 3, 32, {{1, 48}}, {0, 2}, 1, true, false},
+                    Wkv7Case{"from_zero", 48, 1, 64, {{0, 48}}, {0}, 1, false, false},
+                    Wkv7Case{"no_reading", 20, 1, 16, {{0, 20}}, {0}, 0},
+                    Wkv7Case{"odd_width", 21, 2, 10, {{0, 3}, {3, 18}}, {0, 1}, 1},
+                    Wkv7Case{"d128", 33, 1, 128, {{0, 33}}, {0, 0}, 2},
+                    Wkv7Case{"several_kept_states", 210, 2, 64, {{3, 70}, {75, 130}}, {0, 1}, 1},
+                    Wkv7Case{"fastest_decay", 90, 2, 64, {{0, 90}}, {0, 1}, 1, true, true, -0.606f},
+                    Wkv7Case{"several_kept_states_d128", 150, 1, 128, {{0, 150}}, {0}, 1},
+                    Wkv7Case{
+                        "several_readers_and_kept_states", 210, 3, 32, {{0, 140}, {141, 69}}, {0, 0, 2}, 2},
+                    // More than the emulated GPU runs at once: pieces of two stored states, whole chains.
+                    Wkv7Case{"larger_pieces", 300, 8, 16, {{0, 290}}, {0, 1, 2, 3, 4, 5, 6, 7}, 1},
+                    Wkv7Case{"whole_chains", 70, 33, 16, {{0, 70}}, {0, 1, 7, 32}, 1}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(BackendParity, Boundary) {

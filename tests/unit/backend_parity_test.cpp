@@ -1,4 +1,4 @@
-// Every CUDA kernel against its CPU backend, which other tests hold against double precision. Runs on a GPU,
+// Every CUDA kernel against the CPU kernel, which other tests compare with double precision. Runs on a GPU,
 // or in the `emulated` build on the CPU.
 #include "kernels/adamw.h"
 #include "kernels/channel.h"
@@ -14,9 +14,9 @@
 namespace wuneng::kernels {
 namespace {
 
-// Shapes that fill no block, warp or vector: rows, heads, channels of a head.
+// Shapes that are not multiples of a block, warp or vector: rows, heads, channels of a head.
 constexpr int64_t T = 37, H = 3, D = 20, C = H * D;
-// That, what fills vectors, and what fills one of two.
+// Channel counts: not a multiple of a bf16 vector, a multiple, a single element.
 const std::vector<int64_t> kChannels = {D, 32, 1};
 const std::vector<int64_t> kDocuments = {0, 5, 6, 30, T};
 
@@ -47,8 +47,8 @@ TEST(BackendParity, TensorsAddAndConvert) {
       0);
 }
 
-// Gradients that are written, added to in place, and added to what stays as it is. Elements that fill
-// vectors, that leave a tail, and that begin where no vector can.
+// Gradients that are overwritten, accumulated in place, and accumulated to a separate base. Whole vectors, a
+// tail, and unaligned tensors.
 TEST(BackendParity, Pointwise) {
   for (const auto f : {Pointwise::silu, Pointwise::tanh, Pointwise::sigmoid, Pointwise::swiglu,
                        Pointwise::mix, Pointwise::add})
@@ -143,7 +143,7 @@ TEST_P(Weights, ScaleChannels) {
 }
 
 TEST_P(Weights, ScaleHeads) {
-  for (const int64_t heads : {int64_t{H}, int64_t{4}})  // rows that fill vectors, of heads that do not
+  for (const int64_t heads : {int64_t{H}, int64_t{4}})  // rows are multiples of a vector, heads are not
     for (const int64_t D : kChannels)
       expect_backends_agree([&](Side& side) {
         const Shape shape = {T, heads, D};
@@ -158,7 +158,8 @@ TEST_P(Weights, ScaleHeads) {
       });
 }
 
-// Rows of vectors and of single elements, narrower and wider than a warp; rows that fill no block.
+// Rows of vectors and of single elements, narrower and wider than a warp; a number of rows that does not fill
+// a block.
 TEST_P(Weights, Norms) {
   for (const auto& shape :
        {Shape{T, C}, Shape{T, H, D}, Shape{2, 1, 1000}, Shape{T, 2, 128}, Shape{3, 1536}, Shape{5, 7}})
@@ -202,7 +203,7 @@ TEST(BackendParity, Rope) {
     });
 }
 
-// Where a weight is bf16, a GPU rounds the activations to bf16: these are such numbers already.
+// With a bf16 weight a GPU rounds the activations to bf16: these are rounded already.
 Tensor activations(Side& side, Shape shape, DType weights) {
   return side.activation(side.normal(std::move(shape), weights).to(Device{}).to(DType::f32));
 }
@@ -233,8 +234,8 @@ TEST_P(Weights, Matmul) {
       });
 }
 
-// Sums of 20 rows come with the product in the emulated cublasLt, those of 19 do not; an offset of 3 elements
-// leaves memory that no algorithm for aligned memory may have.
+// The emulated cublasLt supports the bias-gradient epilogue for 20 rows but not for 19; an offset of 3
+// elements tests unaligned memory.
 TEST_P(Weights, MatmulWithBaseBiasAndSums) {
   for (const int64_t M : {19, 20})
     for (const int64_t skipped : {0, 3})
@@ -328,8 +329,8 @@ TEST_P(Weights, Embedding) {
     });
 }
 
-// Teacher slices in either type, at an offset in rows and columns, of a student's shard; without them; and in
-// place.
+// Teacher slices of either type, with row and column offsets, for a student's shard; without a teacher; and
+// in place.
 TEST_P(Weights, Losses) {
   expect_backends_agree([](Side& side) {
     const int64_t n = 9, V = 2100;
@@ -363,8 +364,8 @@ TEST_P(Weights, Losses) {
   });
 }
 
-// Tensors that fill no piece, some that fill more than one, and one that begins where no vector can; what
-// lies behind them is compared too.
+// Tensors smaller and larger than one block's elements, and an unaligned one; memory after them is compared
+// too.
 TEST(BackendParity, Adamw) {
   for (const bool narrow : {false, true})
     expect_backends_agree([&](Side& side) {

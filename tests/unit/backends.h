@@ -1,4 +1,4 @@
-// One call of a kernel made twice, on the CPU and on a GPU, from the same numbers.
+// Compares the backends: runs one kernel call on the CPU and on a GPU with the same inputs.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -14,8 +14,8 @@
 
 namespace wuneng {
 
-// One device's side: makes the tensors of the call and remembers those that it writes. Tensors of no named
-// type are activations: f32, or on a GPU bf16, when the CPU's side has the same numbers in f32.
+// The call on one device: creates its tensors and records its outputs. Tensors without an explicit type are
+// activations: f32, or on a GPU bf16, for which the CPU gets the same values in f32.
 class Side {
  public:
   Side(Device device, DType activations, unsigned seed)
@@ -35,7 +35,7 @@ class Side {
   Tensor table(const std::vector<T>& values) {
     return Tensor::from<T>(values, {static_cast<int64_t>(values.size())}).to(stream.device);
   }
-  // f32 numbers of the host as an activation.
+  // An activation from an f32 host tensor.
   Tensor activation(const Tensor& host) {
     const Tensor t = host.to(activations_);
     return stream.device.kind == DeviceKind::cpu ? t.to(DType::f32) : t.to(stream.device);
@@ -47,11 +47,11 @@ class Side {
     return values;
   }
 
-  // Written by the kernel: NaN at first, and in both backends wherever the kernel writes nothing.
+  // An output that the kernel overwrites: NaN before, and compared where it is not written too.
   Tensor out(Shape shape, std::optional<DType> dtype = {}) {
     return remember(make(std::move(shape), dtype, [] { return std::numeric_limits<float>::quiet_NaN(); }));
   }
-  // Added to by the kernel.
+  // An output that the kernel accumulates into.
   Tensor sum(Shape shape, std::optional<DType> dtype = {}) {
     return remember(normal(std::move(shape), dtype));
   }
@@ -83,8 +83,8 @@ inline std::vector<double> values_of(const Tensor& t) {
   return out;
 }
 
-// call(Side&) makes its tensors through the side and starts kernels; every remembered tensor is compared, as
-// |difference| / |CPU's| over its elements, and where one is NaN both must be.
+// call(Side&) creates its tensors through the side and launches kernels. Each recorded tensor is compared by
+// the norm of the difference over the norm of the CPU's; NaN must be in the same elements.
 template <class F>
 void expect_backends_agree_in(DType activations, F call, double tolerance) {
   Side cpu({}, activations, 1), cuda({DeviceKind::cuda, 0}, activations, 1);
@@ -115,8 +115,8 @@ void expect_backends_agree_in(DType activations, F call, double tolerance) {
   }
 }
 
-// With f32 activations, then with bf16 ones, whose results are rounded to 8 bits: to 2^-9 of themselves and
-// less on average, and as far again where a kernel reads what another has rounded.
+// With f32 activations, then with bf16 ones, whose results are rounded to 8 bits (relative error up to 2^-9,
+// less on average), and once more if a kernel reads the rounded result of another.
 template <class F>
 void expect_backends_agree(F call, double tolerance = 1e-5, double narrow_tolerance = 5e-3) {
   if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";

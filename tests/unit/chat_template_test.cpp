@@ -1,5 +1,5 @@
-// Chats against what jinja2 made of Qwen2.5's template (tests/golden/tokenizer/chats.json, written by
-// make_tokenizer_golden.py), and what is refused. The template itself is compared in check_tokenizer.py.
+// Chats against the output of jinja2 for Qwen2.5's template (tests/golden/tokenizer/chats.json, written by
+// make_tokenizer_golden.py), and errors. check_tokenizer.py compares the template itself.
 #include "data/text/chat_template.h"
 
 #include <gmock/gmock.h>

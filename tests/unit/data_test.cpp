@@ -1,4 +1,4 @@
-// The corpus and its micro-batches: the split, documents, labels, and that order depends on a number alone.
+// Corpora and micro-batches: splits, documents, labels, and that the order is a function of the number only.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 class DataTest : public ScratchTest {
  protected:
-  // Byte i of a file is a function of (salt, i), with no short period.
+  // Byte i of a file is a function of (salt, i) without a short period.
   static std::string text(int64_t bytes, uint64_t salt) {
     std::string s(bytes, '\0');
     for (int64_t i = 0; i < bytes; ++i) {
@@ -69,7 +69,7 @@ TEST_F(DataTest, LabelsAreTheDocumentsNextToken) {
   EXPECT_EQ(middle.document_begin, (std::vector<int64_t>{0, 2}));
 }
 
-// The two streams together are the file, block by block, and no document spans a gap.
+// The two splits together are the file, block by block, and no document spans a gap.
 TEST_F(DataTest, SplitCoversEveryBlockOnce) {
   const std::string content = text(64 * 200 + 17, 1);
   write("one.txt", content);
@@ -84,7 +84,7 @@ TEST_F(DataTest, SplitCoversEveryBlockOnce) {
     for (size_t i = 0; i + 1 < bounds.size(); ++i) {
       const std::string document(all.tokens.begin() + bounds[i], all.tokens.begin() + bounds[i + 1]);
       const size_t at = content.find(document);
-      ASSERT_NE(at, std::string::npos) << "a document joins bytes that are apart in the file";
+      ASSERT_NE(at, std::string::npos) << "a document joins bytes that are not adjacent in the file";
       EXPECT_EQ(at % 64, 0u);
       for (size_t b = 0; b < document.size(); ++b) EXPECT_TRUE(found.emplace(at + b, document[b]).second);
     }
@@ -122,7 +122,7 @@ std::string text_of(const MicroBatch& batch) {
   return {tokens.begin(), tokens.end()};
 }
 
-// Windows of one epoch, found again in the stream by their content.
+// Windows of one epoch, located in the split by their content.
 std::vector<int64_t> window_order(const BatchSource& source, const std::string& stream, int64_t first,
                                   int64_t count, int64_t L) {
   std::vector<int64_t> order;
@@ -150,8 +150,8 @@ TEST_F(DataTest, EveryWindowOnceAnEpochInAnotherOrder) {
   EXPECT_NE(window_order(other, content, 0, 37, 16), orders[0]);
 }
 
-// Micro-batches of B sequences are B micro-batches of one, so neither layout nor micro-batch size changes the
-// data's order.
+// A micro-batch of B sequences equals B micro-batches of one, so neither layout nor micro-batch size changes
+// the order of the data.
 TEST_F(DataTest, NumberAloneDecidesTheContent) {
   write("a.txt", text(1000, 4));
   write("b.txt", text(333, 9));
@@ -181,7 +181,7 @@ TEST_F(DataTest, WindowsKeepDocumentsAndLookOneAhead) {
   write("2.txt", "ghi");
   const auto corpus = open(0);
   const BatchSource source(*corpus, {.seq_len = 4, .micro_batch = 1, .seed = 0});
-  ASSERT_EQ(source.epoch_sequences(), 2);  // a third would hold the last token alone
+  ASSERT_EQ(source.epoch_sequences(), 2);  // a third would hold only the last token
   MicroBatch first = source.get(0), second = source.get(1);
   if (values(first.tokens)[0] != 'a') std::swap(first, second);
   EXPECT_EQ(values(first.tokens), (std::vector<int32_t>{'a', 'b', 'c', 'd'}));

@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Formatting for terminal output.
 #include "runtime/format.h"
 
 #include <gtest/gtest.h>

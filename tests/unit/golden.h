@@ -1,4 +1,5 @@
-// Where tests/golden lies: in the source tree, or in a bundle (launch/bundle --tests), which says so.
+// The path of tests/golden: in the source tree, or in a bundle (launch/bundle --tests), which sets
+// WUNENG_GOLDEN.
 #pragma once
 #include <cstdlib>
 #include <string>

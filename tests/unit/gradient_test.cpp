@@ -1,4 +1,4 @@
-// Gradients that several share: who adds to one leaves what others still read.
+// Shared gradients: accumulating into one does not modify a tensor that others still read.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -33,7 +33,7 @@ TEST(Gradient, IsWrittenThenAddedToInPlaceAndNotWhereItIsShared) {
   const Tensor given = numbers({6}, 2), before = given.clone();
   const Var y(numbers({6}, 1), true);
   y.add_grad(given);
-  EXPECT_EQ(y.grad().raw(), given.raw());  // no copy yet
+  EXPECT_EQ(y.grad().raw(), given.raw());  // not copied
   y.add_grad(numbers({6}, 3));
   expect_equal(given, before);
   Tensor sum = before.clone();
@@ -41,7 +41,8 @@ TEST(Gradient, IsWrittenThenAddedToInPlaceAndNotWhereItIsShared) {
   expect_equal(y.grad(), sum);
 }
 
-// out = h + norm(h) W^T: out's gradient is h's too, and W's is formed after the norm has added to h's.
+// out = h + norm(h) W^T: the gradient of out is shared with h, and W's gradient is computed after the norm
+// has accumulated into that of h.
 TEST(Gradient, OfAResidualStreamIsNotTouchedBeforeTheWeightsHaveReadIt) {
   constexpr int64_t T = 5, d = 7;
   Parameter weight, norm;
@@ -53,7 +54,7 @@ TEST(Gradient, OfAResidualStreamIsNotTouchedBeforeTheWeightsHaveReadIt) {
     Tape tape;
     const Var h(hidden, true), other(hidden, true);
     const Var normed = ops::rms_norm(tape, h, &norm, 1e-6f);
-    // apart: nothing is shared, as the stream is another value with a gradient of its own
+    // apart: nothing is shared, since the residual is another value with a gradient of its own
     const Var out = ops::linear(tape, normed, &weight, nullptr, apart ? other : h);
     out.set_grad(dy.clone());
     tape.backward_inputs();

@@ -1,4 +1,4 @@
-// The fused loss against the plain one in double precision: sums, and gradients of the hidden state and of
+// The fused loss against a direct implementation in double: losses, and gradients of the hidden state and of
 // the output matrix.
 #include <gtest/gtest.h>
 
@@ -38,7 +38,7 @@ class Loss : public testing::TestWithParam<Case> {
     labels_ = Tensor::from<int32_t>({100, 139, -100, 110, 120, 101, -100, 100, 133, 105, 110}, {T});
   }
 
-  // softmax of a row's entries [0, count) with the rest 0, and the logarithm of the denominator.
+  // softmax over entries [0, count) of a row, the rest 0, and the log of the denominator.
   static std::pair<std::vector<double>, double> softmax(const std::vector<double>& x, size_t count) {
     double largest = x[0], sum = 0;
     for (size_t c = 0; c < count; ++c) largest = std::max(largest, x[c]);
@@ -75,7 +75,7 @@ TEST_P(Loss, AgreesWithThePlainOne) {
         part.f32()[i * r.size() + j] = teacher_.f32()[i * V + r.begin - kBegin + j];
     parts.insert(parts.begin(), {{0, T}, r, part.to(c.teacher)});  // in no order
   }
-  // The plain loss.
+  // The direct loss.
   Matrix dh(T, std::vector<double>(d, 0.0)), dw(V, std::vector<double>(d, 0.0));
   double kl = 0, ce = 0, loss = 0;
   for (int64_t i = 0; i < T; ++i) {

@@ -1,5 +1,5 @@
-// Matrix products against plain loops in double: every transposition and type, cuts over threads, empty
-// sizes. Outputs to be overwritten hold NaN at first, so that 0 times what was there shows.
+// Matrix products against loops in double: every transposition and type, splits over threads, empty sizes.
+// Outputs that are overwritten are NaN before, so that 0 times the old value is detected.
 #include "kernels/matmul.h"
 
 #include <gtest/gtest.h>
@@ -58,7 +58,7 @@ void expect_near(const Tensor& found, const std::vector<double>& expected) {
 struct Sizes {
   int64_t M, N, K;
 };
-// One element, thin, both ways of cutting (M long, N long), both thin with K long, and each size empty.
+// One element, thin, both splits (M long, N long), both thin with K long, and each size 0.
 const std::vector<Sizes> kSizes = {{1, 1, 1},      {3, 5, 7},      {1, 700, 400},  {700, 1, 400},
                                    {260, 90, 130}, {90, 260, 130}, {17, 19, 3000}, {150, 150, 150},
                                    {0, 5, 3},      {5, 0, 3},      {5, 3, 0}};
@@ -159,8 +159,8 @@ TEST(Matmul, SizesThatDoNotFitAreNamed) {
   EXPECT_THROW(matmul({}, {.a = Tensor::zeros({2, 4}), .b = Tensor::zeros({4, 2}), .c = c}), Error);
 }
 
-// The BLAS keeps buffers of its own: products at the same time must not meet in them.
-TEST(Matmul, ProductsAtTheSameTimeDoNotDisturbEachOther) {
+// The BLAS has internal buffers: concurrent products must not share them.
+TEST(Matmul, ConcurrentProductsAreIndependent) {
   const WithThreads with(4);
   constexpr int64_t kProducts = 64, kSize = 96;
   std::vector<MatmulArgs> alone, together;
@@ -179,7 +179,7 @@ TEST(Matmul, ProductsAtTheSameTimeDoNotDisturbEachOther) {
 struct HeadSizes {
   int64_t T, H, O, I;
 };
-// One element, uneven, more rows than one product takes, no rows, no inputs.
+// One element, odd sizes, more rows than one product handles, no rows, no inputs.
 const std::vector<HeadSizes> kHeadSizes = {{1, 1, 1, 1},    {5, 3, 4, 6}, {600, 3, 24, 16},
                                            {300, 1, 8, 40}, {0, 2, 3, 4}, {5, 2, 4, 0}};
 

@@ -1,5 +1,5 @@
-// AdamW against a double implementation, bf16 parameters and their masters, the learning rate, and the
-// gradient's norm.
+// AdamW against an implementation in double, bf16 parameters and their f32 masters, the learning rate, and
+// the gradient norm.
 #include "parallel/optimizer.h"
 
 #include <gtest/gtest.h>
@@ -39,7 +39,7 @@ void set_gradient(const Parameter& p, const std::vector<float>& g) {
   p.var.set_grad(Tensor::from(g, {static_cast<int64_t>(g.size())}));
 }
 
-// The textbook, in double.
+// AdamW as in the paper, in double.
 struct DoubleAdamw {
   AdamwOptions o;
   std::vector<double> w, m, v;
@@ -62,7 +62,7 @@ TEST(Adamw, FollowsDoubleImplementation) {
   const AdamwOptions options{.beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-3f, .weight_decay = 0.3f};
   for (const bool decays : {true, false}) {
     SCOPED_TRACE(decays);
-    const int64_t n = 40001;  // more than one thread's share, and no multiple of a register
+    const int64_t n = 40001;  // more than one thread's part, and not a multiple of a register
     const auto start = noise(n, 1);
     Parameter p = make_parameter("w", start);
     p.decays = decays;
@@ -85,8 +85,8 @@ TEST(Adamw, FollowsDoubleImplementation) {
   }
 }
 
-// lr decay = 2.6 steps of f32 below 1: as the factor 1 - lr decay it would be 3 steps, 15% too much for every
-// weight. Subtracted, each weight rounds its own way and the mean stays.
+// lr decay = 2.6 ulp of f32 below 1: the factor 1 - lr decay would round to 3 ulp, 15% too much for every
+// weight. As a subtraction the rounding errors of the weights average out.
 TEST(Adamw, SmallDecayIsNotRoundedToAFactor) {
   const int64_t n = 100000;
   const float lr = 1e-6f, decay = 2.6f * 0x1p-24f / lr;
@@ -138,7 +138,7 @@ TEST(Optimizer, MasterKeepsWhatBf16Loses) {
   Optimizer optimizer({&p}, options);
   DoubleAdamw reference(options, start);
   const std::vector<float> g(1000, 0.25f);
-  for (int t = 0; t < 100; ++t) {  // each update is a tenth of bf16's step below 1
+  for (int t = 0; t < 100; ++t) {  // each update is a tenth of a bf16 ulp below 1
     set_gradient(p, g);
     optimizer.step(4e-4, 1);
     reference.step(g, 4e-4, 1, false);
@@ -150,7 +150,7 @@ TEST(Optimizer, MasterKeepsWhatBf16Loses) {
     ASSERT_NEAR(master.f32()[i], reference.w[i], 1e-5);
     ASSERT_EQ(p.var.value().data<bf16>()[i].bits, bf16(master.f32()[i]).bits);
   }
-  EXPECT_NEAR(reference.w[0], 0.96, 1e-3);  // the test moves
+  EXPECT_NEAR(reference.w[0], 0.96, 1e-3);  // the reference changes
 }
 
 TEST(Optimizer, WriteBackRoundsLoadedMasters) {

@@ -1,5 +1,5 @@
-// Packing, mixtures and the order of sequences: every token once an epoch, shares kept, and the same samples
-// under any layout of replicas and after any stop.
+// Packing, mixtures and the order of sequences: every token once per epoch, exact proportions, and the same
+// samples for any layout of replicas and after any resume.
 #include "data/batches/packing.h"
 
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@
 namespace wuneng {
 namespace {
 
-// Documents of given lengths; every token of the training stream has a number of its own.
+// Documents of given lengths; every token of the training split is unique.
 class NumberedCorpus : public Corpus {
  public:
   explicit NumberedCorpus(const std::vector<int64_t>& lengths, int64_t held_out = 0, int32_t first = 0)
@@ -67,8 +67,7 @@ std::vector<int64_t> random_lengths(int64_t count, int64_t most, uint64_t seed) 
   return lengths;
 }
 
-// Tokens that are not padding: padding is token 0 without a label after all documents, and token 0 is not
-// used here.
+// Tokens that are not padding: padding is token 0 without a label, and token 0 is not used here.
 std::vector<int32_t> tokens_of(const MicroBatch& batch) {
   std::vector<int32_t> out;
   std::ranges::copy_if(values(batch.tokens), std::back_inserter(out), [](int32_t t) { return t != 0; });
@@ -94,7 +93,7 @@ TEST(Packing, EveryTokenOnceAnEpochAndNeverBeyondTheLength) {
     EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), static_cast<int64_t>(seen.size())) << seq_len;
     EXPECT_TRUE(plan.pieces(plan.sequences()).empty());
     EXPECT_DOUBLE_EQ(plan.efficiency(), double(seen.size()) / double(plan.sequences() * seq_len));
-    // A document is cut only where it is longer than a sequence.
+    // A document is split only if it is longer than a sequence.
     std::set<int64_t> begins;
     for (int64_t s = 0; s < plan.sequences(); ++s)
       for (const Piece& piece : plan.pieces(s)) begins.insert(piece.row);
@@ -117,10 +116,10 @@ TEST(Packing, IsBestFitDecreasing) {
   EXPECT_EQ(rows, (std::vector<std::vector<int64_t>>{{10}, {6, 4}, {5, 3, 2}, {1}}));
 }
 
-// The plan against the plain rule, by looking at every sequence for every document.
+// The plan against a direct implementation that searches all sequences for every document.
 TEST(Packing, AgreesWithAPlainSearch) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
-    const int64_t seq_len = 65 + 211 * static_cast<int64_t>(seed);  // one to three levels of the set of rooms
+    const int64_t seq_len = 65 + 211 * static_cast<int64_t>(seed);  // one to three levels of the bitmap
     const NumberedCorpus corpus(random_lengths(400, seq_len - 1, seed), 0, 1);
     std::vector<int64_t> lengths;
     for (int64_t d = 0; d < corpus.documents(Split::train); ++d)
@@ -146,7 +145,7 @@ TEST(Packing, AgreesWithAPlainSearch) {
 }
 
 TEST(Packing, BatchesHoldDocumentsAndLabelsAcrossCuts) {
-  const NumberedCorpus corpus({3, 11}, 0, 1);  // tokens 1..3 and 4..14; the second is cut after 8 rows
+  const NumberedCorpus corpus({3, 11}, 0, 1);  // tokens 1..3 and 4..14; the second is split after 8 rows
   const BatchSource source(corpus, {.seq_len = 8, .micro_batch = 2, .packing = PackingRule::best_fit});
   ASSERT_EQ(source.epoch_sequences(), 2);
   EXPECT_DOUBLE_EQ(source.packing_efficiency(), 14.0 / 16);
@@ -202,8 +201,8 @@ class OrderTest : public ::testing::Test {
       large_{random_lengths(150, 30, 2), 500, 1 << 20};
 };
 
-// What all replicas see in a step, in any order, is the same under every layout with as many sequences a
-// step.
+// The sequences of a step over all replicas, in any order, are the same for every layout with the same number
+// of sequences per step.
 TEST_F(OrderTest, SameSamplesForEveryNumberOfReplicasAndMicroBatches) {
   std::vector<std::vector<std::vector<int32_t>>> runs;
   for (const StepOrder order : {StepOrder{.micro_batch = 8, .accumulation = 1, .dp = 1},
@@ -222,12 +221,12 @@ TEST_F(OrderTest, SameSamplesForEveryNumberOfReplicasAndMicroBatches) {
           tokens.insert(tokens.end(), part.begin(), part.end());
         }
     }
-    EXPECT_EQ(runs.back(), runs.front()) << "dp " << order.dp;  // even in the same order
+    EXPECT_EQ(runs.back(), runs.front()) << "dp " << order.dp;  // in the same order too
   }
 }
 
-// A run is stopped at random steps and goes on under another layout each time: over two epochs of the small
-// corpus all its tokens are seen exactly twice.
+// A run is stopped at random steps and resumed with another layout each time: over two epochs of the small
+// corpus every token is seen exactly twice.
 TEST_F(OrderTest, LayoutChangesMidEpochSeeExactlyTheUnseen) {
   std::mt19937_64 random(11);
   const std::vector<StepOrder> layouts = {

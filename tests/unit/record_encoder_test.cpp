@@ -37,7 +37,7 @@ class RecordEncoderTest : public ScratchTest {
   }
   TokenizeOptions options(const std::string& input, DataKind kind) const {
     TokenizeOptions o{
-        .text = {.paths = {path(input)}}, .prefixes = {path("out")}, .labels = kind != DataKind::text};
+        .text = {.paths = {path(input)}}, .prefixes = {path("out")}, .loss_mask = kind != DataKind::text};
     if (kind == DataKind::preference) o.prefixes = {path("out_chosen"), path("out_rejected")};
     return o;
   }
@@ -122,7 +122,7 @@ TEST_F(RecordEncoderTest, MasksReachTheLabels) {
                      RecordEncoder(TextCodec::bytes(), DataKind::supervised, 0), nullptr);
   EXPECT_EQ(done.records, 2);
   EXPECT_EQ(done.tokens, 8);
-  EXPECT_EQ(done.loss_mask, 6);
+  EXPECT_EQ(done.loss_tokens, 6);
   const auto corpus = open_token_corpus({.paths = {path("out")}, .vocab_size = 256, .held_out_every = 0});
   const Sample all = corpus->read(Split::train, 0, 8);
   EXPECT_THAT(all.tokens, ElementsAre('a', 'b', 'c', 'd', 0, 'e', 'f', 0));

@@ -1,4 +1,4 @@
-// Rows cut, joined and put into another order, with their gradients.
+// Slicing, joining and reordering rows, with gradients.
 #include <gtest/gtest.h>
 
 #include "model/operators.h"
@@ -7,7 +7,7 @@
 namespace wuneng {
 namespace {
 
-// On a GPU where there is one, or emulated: its fresh memory holds NaN there.
+// On a GPU if there is one; in the emulator, where new memory is NaN.
 const Device& device() {
   static const Device found = parse_device("auto", 0);
   return found;

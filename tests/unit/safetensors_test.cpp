@@ -27,7 +27,7 @@ class Safetensors : public testing::Test {
     out << header << std::string(data, '\1');
     return path;
   }
-  // The message with which opening such a file is refused.
+  // The error message of opening such a file.
   std::string refusal(const std::string& header, size_t data, int64_t length = -1) {
     try {
       SafetensorsFile opened(file(header, data, length));
@@ -102,7 +102,7 @@ TEST_F(Safetensors, RefusesBrokenFiles) {
       refusal(
           R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
           8),
-      HasSubstr("stands twice"));
+      HasSubstr("duplicate key"));
   EXPECT_THAT(refusal(R"({"__metadata__":{"a":1}})", 0), HasSubstr("not a string"));
 }
 

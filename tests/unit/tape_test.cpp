@@ -1,4 +1,4 @@
-// The tape's order: which closure runs when, whole and in halves, with marks between.
+// The order in which the tape runs its closures, in one pass and in halves, with marks.
 #include "runtime/tape.h"
 
 #include <fmt/ranges.h>
@@ -11,7 +11,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-// A chain of operators a, b, c that write down what runs, with marks before b and behind c.
+// A chain of operators a, b, c that record what runs, with marks before b and after c.
 struct Chain {
   Tape tape;
   std::vector<std::string> ran;
@@ -66,8 +66,9 @@ TEST(Tape, ASilentTapeHasNoMarks) {
   EXPECT_THAT(chain.ran, IsEmpty());
 }
 
-// A sum's beginning, what was left of the weights behind it, its end; the last sum's, and what is before it.
-TEST(Tape, WeightGradientsAreFormedBesideSums) {
+// The start of an all-reduce, the deferred weight gradients after it, its end; then the last all-reduce and
+// what is before it.
+TEST(Tape, WeightGradientsOverlapAllReduces) {
   for (const bool in_halves : {false, true}) {
     Tape tape;
     std::vector<std::string> ran;
@@ -181,9 +182,9 @@ struct TwoLayers {
     weights = {Var(numbers(1), true), Var(numbers(2), true)};
     x = Var(numbers(3), true);
     const auto both = [w = weights](Tape& on, const std::vector<Var>& in) {
-      return product(on, product(on, in[0], w[0]), w[1]);
+      return std::vector<Var>{product(on, product(on, in[0], w[0]), w[1])};
     };
-    const Var y = recomputed ? recompute(tape, {x}, both) : both(tape, {x});
+    const Var y = (recomputed ? recompute(tape, {x}, both) : both(tape, {x}))[0];
     y.set_grad(numbers(4));
   }
   static std::vector<float> gradient(const Var& v) {

@@ -1,4 +1,5 @@
-// Text, JSON lines and packed files as records; what is bad is named and counted; tokenizing keeps the order.
+// Text, JSON lines and compressed files as records; bad lines are named and counted; tokenizing preserves the
+// order.
 #include "data/text/text_source.h"
 
 #include <gmock/gmock.h>
@@ -34,7 +35,7 @@ std::string gzip(const std::string& text) {
   return out;
 }
 
-// With a checksum, as the program zstd writes it.
+// With a checksum, as the zstd program writes it.
 std::string zstd(const std::string& text) {
   ZSTD_CCtx* context = ZSTD_createCCtx();
   ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
@@ -44,7 +45,7 @@ std::string zstd(const std::string& text) {
   return out;
 }
 
-// Compresses well in places and not in others.
+// Compresses well in some places and not in others.
 std::string long_text(int64_t bytes) {
   std::string text;
   uint64_t x = 1;
@@ -106,7 +107,7 @@ TEST_F(TextSourceTest, DamagedPackedFilesAreErrors) {
   }
 }
 
-// Records are the same whether separators fall on the edges of what is read at once or not.
+// Records do not depend on whether separators are at the boundaries of the pieces that are read.
 TEST_F(TextSourceTest, LinesAndDocumentsOfAnyLength) {
   std::vector<std::string> expected;
   std::string lines, documents;
@@ -126,7 +127,7 @@ TEST_F(TextSourceTest, LinesAndDocumentsOfAnyLength) {
   EXPECT_EQ(texts(o), (std::vector<std::string>{documents}));
   write("b.txt", " \n");
   write("c.txt", "");
-  write("d.txt", "<|en<|end|");  // beginnings of a separator are text
+  write("d.txt", "<|en<|end|");  // prefixes of a separator are text
   o.separator = "<|end|>";
   expected.push_back("<|en<|end|");
   EXPECT_EQ(texts(o), expected);
@@ -155,7 +156,7 @@ TEST_F(TextSourceTest, BadLinesAreNamedAndCountedOrStop) {
   o.on_bad = OnBadLine::stop;
   try {
     texts(o);
-    FAIL() << "a bad line was passed over";
+    FAIL() << "a bad line was not reported";
   } catch (const Error& e) {
     EXPECT_THAT(e.what(), HasSubstr(file + " line 2: text"));
   }

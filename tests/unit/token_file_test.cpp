@@ -1,5 +1,5 @@
-// Token files: what is written is read, in every type; every way an index can be wrong is refused; corpora
-// over them split by document and keep masks.
+// Token files: round trips in every type; every kind of damage to an index is an error; corpora over them
+// split by document and preserve masks.
 #include "data/token_files/token_file.h"
 
 #include <gmock/gmock.h>
@@ -69,7 +69,7 @@ TEST_F(TokenFileTest, NothingIsLeftOfAnUnfinishedFile) {
   {
     TokenWriter writer(path("t"), TokenType::i32);
     writer.add(Document{9});
-    EXPECT_EQ(TokenFile::open(path("t")).tokens(), 3);  // the older file stands until the end
+    EXPECT_EQ(TokenFile::open(path("t")).tokens(), 3);  // the old file exists until finish()
   }
   EXPECT_EQ(TokenFile::open(path("t")).tokens(), 3);
   std::set<std::string> names;
@@ -77,7 +77,7 @@ TEST_F(TokenFileTest, NothingIsLeftOfAnUnfinishedFile) {
   EXPECT_EQ(names, (std::set<std::string>{"t.bin", "t.idx"}));
 }
 
-// Each field of a good index overwritten in turn: 2 documents of 3 and 2 tokens of i32. Lengths stand at 34,
+// Each field of a valid index overwritten in turn: 2 documents of 3 and 2 tokens of i32. Lengths are at 34,
 // offsets at 42, documents at 58.
 TEST_F(TokenFileTest, EveryBrokenFieldIsRefused) {
   write_tokens("good", {{1, 2, 3}, {4, 5}});
@@ -100,7 +100,7 @@ TEST_F(TokenFileTest, EveryBrokenFieldIsRefused) {
   refused(changed(8, '1'), bin, "begins with MMIDIDX");
   refused(changed(9, uint64_t{2}), bin, "expected version 1, found 2");
   refused(changed(17, uint8_t{0}), bin, "found code 0");
-  refused(changed(17, uint8_t{7}), bin, "found code 7, numbers with a fraction");
+  refused(changed(17, uint8_t{7}), bin, "found code 7, a floating-point type");
   refused(changed(17, uint8_t{9}), bin, "found code 9");
   refused(changed(17, uint8_t{8}), bin, "sequence 1: expected byte offset 6");  // u16 in place of i32
   refused(changed(18, uint64_t{3}), bin, "expected 60 bytes after the header, found 48");
@@ -135,7 +135,7 @@ TEST_F(TokenFileTest, TokensBeyondTheVocabularyAreNamed) {
   EXPECT_NO_THROW(file.read(0, 4, 301, out.data()));
   try {
     file.read(1, 3, 300, out.data());
-    FAIL() << "a token beyond the vocabulary was taken";
+    FAIL() << "a token outside the vocabulary was accepted";
   } catch (const Error& e) {
     EXPECT_THAT(e.what(), HasSubstr("t.bin: token 2: expected a number from 0 to 299, found 300"));
   }
@@ -158,7 +158,7 @@ TEST_F(TokenFileTest, MaskMustHaveTheTokensShape) {
   EXPECT_THROW(TokenFile::open_mask(file), Error);
   write_tokens("t_mask", {{0, 1, 1}, {1, 0}}, TokenType::i32);
   EXPECT_THROW(TokenFile::open_mask(file), Error);
-  MaskedTokenWriter plain(path("t"), TokenType::u16, false);  // an older mask goes with the older tokens
+  MaskedTokenWriter plain(path("t"), TokenType::u16, false);  // an old mask is removed with the old tokens
   plain.add(Document{1, 2, 3}, {});
   plain.finish();
   EXPECT_FALSE(TokenFile::open_mask(TokenFile::open(path("t"))).has_value());
@@ -171,7 +171,7 @@ TEST_F(TokenFileTest, CorpusLaysDocumentsEndToEndWithTheirLabels) {
   writer.finish();
   const auto corpus = open_token_corpus({.paths = {root_.string()}, .vocab_size = 13, .held_out_every = 0});
   ASSERT_EQ(corpus->size(Split::train), 7);
-  EXPECT_EQ(corpus->documents(Split::train), 3);  // an empty one is none
+  EXPECT_EQ(corpus->documents(Split::train), 3);  // an empty document is not counted
   EXPECT_EQ(corpus->document_begin(Split::train, 1), 4);
   const Sample all = corpus->read(Split::train, 0, 7);
   EXPECT_EQ(all.tokens, (Document{1, 2, 3, 4, 10, 11, 12}));
@@ -198,7 +198,7 @@ TEST_F(TokenFileTest, SplitIsByDocumentAndStaysWhenTheFileGrows) {
   };
   const auto held_out = tokens(*open("t"), Split::held_out), train = tokens(*open("t"), Split::train);
   EXPECT_NEAR(held_out.size(), 50, 25);
-  EXPECT_EQ(held_out.size() + train.size(), 400u);  // no document is in both
+  EXPECT_EQ(held_out.size() + train.size(), 400u);  // no document is in both splits
   EXPECT_EQ(open("t")->size(Split::train) + open("t")->size(Split::held_out),
             TokenFile::open(path("t")).tokens());
   EXPECT_NE(tokens(*open("t", 1), Split::held_out), held_out);
@@ -207,7 +207,7 @@ TEST_F(TokenFileTest, SplitIsByDocumentAndStaysWhenTheFileGrows) {
   for (const int32_t d : tokens(*open("more/t"), Split::held_out)) EXPECT_TRUE(d >= 400 || held_out.count(d));
   EXPECT_NE(open("more/t")->fingerprint(), open("t")->fingerprint());
   documents.resize(400);
-  documents[200][0] = 7;  // the same lengths, another token
+  documents[200][0] = 7;  // same lengths, another token
   write_tokens("other/t", documents);
   EXPECT_NE(open("other/t")->fingerprint(), open("t")->fingerprint());
 }

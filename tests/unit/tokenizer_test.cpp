@@ -1,5 +1,5 @@
-// The tokenizer against the ids that PyPI's `tokenizers` gave for the small vocabulary in
-// tests/golden/tokenizer (make_tokenizer_golden.py), from both forms of the files; files that are refused.
+// The tokenizer against the ids of PyPI's `tokenizers` for the small vocabulary in tests/golden/tokenizer
+// (make_tokenizer_golden.py), from both forms of the files; and unsupported files.
 #include "data/tokenizer/tokenizer.h"
 
 #include <gmock/gmock.h>
@@ -46,7 +46,7 @@ class TokenizerTest : public ScratchTest {
   std::string both_files() const {
     return copy("separate", {"vocab.json", "merges.txt", "tokenizer_config.json"});
   }
-  // What load() says of tokenizer.json with one value (a JSON pointer) replaced.
+  // The error of load() for tokenizer.json with one value (a JSON pointer) replaced.
   std::string refusal(const std::string& pointer, const nlohmann::json& value) const {
     auto json = nlohmann::json::parse(read_file(kGolden + "/tokenizer.json"));
     json[nlohmann::json::json_pointer(pointer)] = value;
@@ -83,7 +83,7 @@ TEST_F(TokenizerTest, BothFormsOfTheFilesAreOneTokenizer) {
   const Tokenizer whole = Tokenizer::load(kGolden), separate = Tokenizer::load(both_files());
   EXPECT_EQ(whole.fingerprint(), separate.fingerprint());
   EXPECT_EQ(whole.vocab_size(), separate.vocab_size());
-  // Another order of two merges is another tokenizer.
+  // Swapping two merges gives another fingerprint.
   auto json = nlohmann::json::parse(read_file(kGolden + "/tokenizer.json"));
   std::swap(json["model"]["merges"][3], json["model"]["merges"][4]);
   write("swapped/tokenizer.json", json.dump());
@@ -107,7 +107,7 @@ TEST_F(TokenizerTest, TokensAndTheirBytes) {
 }
 
 TEST_F(TokenizerTest, LongWordsAndManyCallsGiveTheSameIds) {
-  // Beyond the short words' way of merging, and beyond the cache: the same as the bytes' own tokens say.
+  // Longer than kShort and than the cache: the same result as from the tokens of single bytes.
   const Tokenizer tokenizer = Tokenizer::load(kGolden);
   for (const size_t size : {31, 32, 33, 47, 48, 49, 50, 1000, 100000}) {
     std::string word;

@@ -1,5 +1,5 @@
-// What a run trains on: recipes' [data], the same samples from every layout and after every resume, and
-// teacher ranks that read what student ranks read.
+// The data of a run: [data] of recipes, the same samples for every layout and after every resume, and teacher
+// ranks that read the same data as student ranks.
 #include "launch/train/training_data.h"
 
 #include <gmock/gmock.h>
@@ -110,9 +110,9 @@ TEST_F(TrainingDataTest, OneTwoAndFourReplicasSeeTheSameSamples) {
   EXPECT_EQ(runs[0].size(), 60u);
 }
 
-// Sixty steps are several epochs of 100 short documents. A run that stops at random steps and goes on under
-// another layout with another number of sequences a step sees the sequences of one replica, none twice and
-// none left out.
+// Sixty steps are several epochs of 100 short documents. A run that is stopped at random steps and resumed
+// with another layout and number of sequences per step sees the same sequences as one replica, each exactly
+// once.
 TEST_F(TrainingDataTest, ResumedUnderOtherLayoutsSeesExactlyTheUnseen) {
   std::mt19937_64 random(5);
   const TrainRecipe plain = tokens(layout(1, 1, 1));
@@ -208,7 +208,7 @@ TEST_F(TrainingDataTest, KindsOfSourcesAreKnownByTheirFiles) {
   const TrainRecipe r = tokens();
   EXPECT_EQ(r.sources.size(), 2u);
   EXPECT_EQ(r.sources[0].weight, 2);
-  // What is written beside a run says the same again.
+  // The resolved recipe that a run writes loads to the same recipe.
   write("again.toml", r.resolved);
   EXPECT_EQ(TrainRecipe::load(path("again.toml"), {}).resolved, r.resolved);
   EXPECT_EQ(TrainingData(r).fingerprint(),

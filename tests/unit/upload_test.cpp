@@ -1,4 +1,4 @@
-// Tables of a launch: found again by content and type.
+// Tables of a launch: cached by content and type.
 #ifdef WUNENG_WITH_CUDA
 #include "kernels/cuda/common/upload.h"
 
@@ -24,8 +24,8 @@ TEST(Upload, FindsATableOfTheSameContentAndType) {
   EXPECT_EQ(numbers.dtype(), DType::f32);
 }
 
-// What is kept is bounded; tables stay right beyond that.
-TEST(Upload, ForgetsWhereThereAreTooMany) {
+// The cache is bounded; tables are correct beyond its size.
+TEST(Upload, ClearsTheCacheBeyondItsLimit) {
   if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
   const Device gpu{DeviceKind::cuda, 0};
   std::vector<int32_t> values(1 << 20);

@@ -1,6 +1,6 @@
-// WKV-7 against the recurrence written out in double precision, token by token; that reference's own backward
-// is held against finite differences. Every buffer is NaN at first, in the rows of no segment for good: a
-// kernel that reads or writes what it should not, or skips what it should write, shows.
+// WKV-7 against the recurrence token by token in double, whose backward is checked by finite differences.
+// Every buffer is NaN before the call, and rows outside all segments always: wrong reads, wrong writes and
+// missing writes are detected.
 #include "kernels/wkv7.h"
 
 #include <gtest/gtest.h>
@@ -33,7 +33,7 @@ struct Case {
   bool initial = true, dfinal = true;
 };
 
-// A case with its numbers. All are exact in float, so that reference and kernel start from the same ones.
+// A case with its inputs. All are exact in float, so that reference and kernel have equal inputs.
 struct Problem : Case {
   Vector log_w, k, v, kappa, rate;     // [T, N, D]
   Vector initial_state, dfinal_state;  // [segments, N, D, D]
@@ -118,7 +118,7 @@ struct Reference {
     return y;
   }
 
-  // What the gradients are of: all readings and the final state, weighted by dy and dfinal.
+  // The function that is differentiated: all readings and the final state, weighted by dy and dfinal.
   double loss() const {
     double sum = 0;
     for (int i = 0; i < p.readings; ++i) {
@@ -187,7 +187,7 @@ Tensor nan_tensor(Shape shape) {
   return t;
 }
 
-// The kernels' side of a problem.
+// The kernels on a problem.
 struct Kernels {
   const Problem& p;
   Stream stream;
@@ -214,7 +214,7 @@ struct Kernels {
     std::copy(x.begin(), x.end(), t.f32());
     return t;
   }
-  // NaN but for the rows of the segments.
+  // NaN except in the rows of the segments.
   Tensor rows(const Vector& x, int64_t heads) const {
     Tensor t = like_rows(heads);
     for (const Wkv7Segment& s : p.segments) {
@@ -251,7 +251,7 @@ struct Kernels {
   }
 };
 
-// |found - expected| / |expected| within the tolerance, head by head; where expected is 0, so is found.
+// |found - expected| / |expected| within the tolerance for each head; exactly 0 if expected is 0.
 void expect_close(const char* what, const float* found, const double* expected, int64_t rows, int64_t heads,
                   int64_t width) {
   for (int64_t h = 0; h < heads; ++h) {
@@ -271,7 +271,7 @@ void expect_states(const char* what, const Tensor& found, const Vector& expected
   expect_close(what, found.f32(), expected.data(), found.dim(0), found.dim(1), found.dim(2) * found.dim(3));
 }
 
-// Right in the rows of the segments, untouched elsewhere.
+// Correct in the rows of the segments, not written elsewhere.
 void expect_rows(const char* what, const Problem& p, const Tensor& found, const Vector& expected) {
   const int64_t heads = found.dim(1), width = heads * p.D;
   std::vector<float> f;
@@ -339,7 +339,7 @@ TEST_P(Wkv7, RecurrentMatchesDoubleRecurrence) {
   expect_rows("recurrent", p, y, Reference(p).read(p.r[0], false));
 }
 
-// A chain is one thread's work from end to end, so the number of threads changes no bit.
+// One thread processes a whole chain, so the result does not depend on the number of threads.
 TEST_P(Wkv7, ThreadsChangeNothing) {
   const Problem p(GetParam(), 4);
   const auto run = [&](int threads) {
@@ -375,7 +375,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"d5_odd", 45, 3, 5, {{0, 20}, {22, 21}}, {0, 1, 1, 1, 2}, 2}),
     [](const auto& info) { return std::string(info.param.name); });
 
-// The reference's gradients are those of its loss.
+// The gradients of the reference are those of its loss.
 TEST(Wkv7Reference, BackwardMatchesFiniteDifferences) {
   Problem p(Case{"tiny", 7, 2, 3, {{0, 3}, {4, 3}}, {0, 0, 1}, 2}, 5);
   Reference reference(p);

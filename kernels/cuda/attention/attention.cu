@@ -1,8 +1,8 @@
-// Attention in tiles of 32 query rows by 32 key rows, in f32 (notation of kernels/attention.h). A block owns
-// a tile of rows and goes through the tiles that they meet: products in tensor cores (tensor_core.h), and
-// between them eight threads for each row of scores. No scores leave the block, and every output has one
-// writer and one order of summation. Activations are f32 or bf16, heads of any
-// width up to 256; flash_attention.h has the case that models have.
+// Attention in tiles of 32 query rows by 32 key rows, computed in f32 (notation of kernels/attention.h), for
+// f32 or bf16 activations and heads of any width up to 256. A block owns a tile of rows and loops over the
+// tiles on the other side: products on tensor cores at f32 precision (tensor_core.h), softmax with eight
+// threads per row of scores. Scores stay in shared memory; every output has one writer and a fixed order of
+// summation. flash_attention.h has the faster kernels for bf16 and heads of 64 or 128 channels.
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/attention_tables.h"
 #include "kernels/cuda/attention/flash_attention.h"
@@ -27,7 +27,7 @@ struct Sizes {
 };
 
 // Rows [first, first + kTile) of head h of x [rows, heads, D] to shared memory, those from `last` on zero.
-__device__ void load_tile(float* tile, Floats x, int64_t first, int64_t last, int64_t heads, int64_t h,
+__device__ void load_tile(float* tile, FloatPointer x, int64_t first, int64_t last, int64_t heads, int64_t h,
                           const Sizes& n) {
   for (int i = threadIdx.x; i < kTile * n.D; i += kBlock) {
     const int row = i / n.D, c = i % n.D;
@@ -39,19 +39,19 @@ __device__ void clear_tile(float* tile, const Sizes& n) {
   for (int i = threadIdx.x; i < kTile * n.P; i += kBlock) tile[i] = 0.0f;
 }
 
-// Rows of a tile to x, those from `last` on not; kAdd: added, for nobody else writes there.
+// Stores the rows of a tile to x, up to `last`. kAdd: accumulates without atomics (each row has one writer).
 template <bool kAdd>
-__device__ void store_tile(const float* tile, Floats x, int64_t first, int64_t last, int64_t heads, int64_t h,
-                           const Sizes& n) {
+__device__ void store_tile(const float* tile, FloatPointer x, int64_t first, int64_t last, int64_t heads,
+                           int64_t h, const Sizes& n) {
   for (int i = threadIdx.x; i < kTile * n.D; i += kBlock) {
     const int row = i / n.D, c = i % n.D;
     if (first + row >= last) return;
     const int64_t to = ((first + row) * heads + h) * n.D + c;
-    x.set(to, (kAdd ? x[to] : 0.0f) + tile[row * n.P + c]);
+    x.store(to, (kAdd ? x[to] : 0.0f) + tile[row * n.P + c]);
   }
 }
 
-// Over the eight threads of a row.
+// Sum over the eight threads of a row.
 __device__ float row_sum(float x) {
   for (int mask = kLanes / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(~0u, x, mask);
   return x;
@@ -72,12 +72,12 @@ __device__ void add_weighted(const float* scores, const float* x, float* out, co
 
 // Grid (query tile, head); tables as AttentionTables has them.
 __global__ void __launch_bounds__(kBlock)
-    forward_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head, Floats q,
-                   Floats k, Floats v, Floats out, float* lse) {
+    forward_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
+                   FloatPointer q, FloatPointer k, FloatPointer v, FloatPointer out, float* lse) {
   const int size = kTile * n.P;
   float *q_tile = shared_memory<float>(), *k_tile = q_tile + size, *v_tile = k_tile + size,
         *sum_tile = v_tile + size, *p = sum_tile + size;
-  const SeenRows s = segment_at(segments, tiles[2 * blockIdx.x]);
+  const DeviceSegment s = segment_at(segments, tiles[2 * blockIdx.x]);
   const int64_t h = blockIdx.y, g = kv_head[h], first = tiles[2 * blockIdx.x + 1];
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int64_t i = first + row, seen = i < s.q_count ? s.offset + i + 1 : 0;  // keys
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kBlock)
     }
     const float next = fmaxf(best, row_max(top));
     const float keep =
-        best == next ? 1.0f : expf(best - next);  // what was summed so far is scaled to the new maximum
+        best == next ? 1.0f : expf(best - next);  // rescales the running sums to the new maximum
     float added = 0;
 #pragma unroll
     for (int m = 0; m < kShare; ++m) {
@@ -122,8 +122,8 @@ __global__ void __launch_bounds__(kBlock)
   store_tile<false>(sum_tile, out, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
 }
 
-// delta [Tq, H] = out . dout, a warp a row.
-__global__ void delta_kernel(int64_t rows, int64_t D, Floats out, Floats dout, float* delta) {
+// delta [Tq, H] = out . dout, one warp per row.
+__global__ void delta_kernel(int64_t rows, int64_t D, FloatPointer out, FloatPointer dout, float* delta) {
   const int64_t i = int64_t{blockIdx.x} * (kBlock / kWarp) + threadIdx.y;
   if (i >= rows) return;
   float sum = 0;
@@ -135,12 +135,12 @@ __global__ void delta_kernel(int64_t rows, int64_t D, Floats out, Floats dout, f
 // As forward_kernel, with ds = p (dp - delta) in place of p: dq = scale sum ds k.
 __global__ void __launch_bounds__(kBlock)
     query_grad_kernel(Sizes n, const int32_t* tiles, const int32_t* segments, const int32_t* kv_head,
-                      Floats q, Floats k, Floats v, const float* lse, const float* delta, Floats dout,
-                      Floats dq) {
+                      FloatPointer q, FloatPointer k, FloatPointer v, const float* lse, const float* delta,
+                      FloatPointer dout, FloatPointer dq) {
   const int size = kTile * n.P;
   float *q_tile = shared_memory<float>(), *do_tile = q_tile + size, *k_tile = do_tile + size,
         *v_tile = k_tile + size, *dq_tile = v_tile + size, *p = dq_tile + size, *dp = p + kTile * kScores;
-  const SeenRows s = segment_at(segments, tiles[2 * blockIdx.x]);
+  const DeviceSegment s = segment_at(segments, tiles[2 * blockIdx.x]);
   const int64_t h = blockIdx.y, g = kv_head[h], first = tiles[2 * blockIdx.x + 1];
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int64_t i = first + row, seen = i < s.q_count ? s.offset + i + 1 : 0, at = (s.q_begin + i) * n.H + h;
@@ -168,10 +168,10 @@ __global__ void __launch_bounds__(kBlock)
 
 // Grid (key tile, key/value head). Scores are transposed here: a row for each key.
 __global__ void __launch_bounds__(kBlock, 2)
-    key_grad_kernel(Sizes n, int64_t Tk, const int32_t* key_tiles, const int32_t* first_of,
-                    const int32_t* seeing, const int32_t* segments, const int32_t* first_head, Floats q,
-                    Floats k, Floats v, const float* lse, const float* delta, Floats dout, Floats dk,
-                    Floats dv) {
+    key_grad_kernel(Sizes n, int64_t Tk, const int32_t* key_tiles, const int32_t* segment_offsets,
+                    const int32_t* segment_indices, const int32_t* segments, const int32_t* first_head,
+                    FloatPointer q, FloatPointer k, FloatPointer v, const float* lse, const float* delta,
+                    FloatPointer dout, FloatPointer dk, FloatPointer dv) {
   const int size = kTile * n.P;
   float *k_tile = shared_memory<float>(), *v_tile = k_tile + size, *q_tile = v_tile + size,
         *do_tile = q_tile + size, *dk_tile = do_tile + size, *dv_tile = dk_tile + size, *p = dv_tile + size,
@@ -184,9 +184,9 @@ __global__ void __launch_bounds__(kBlock, 2)
   load_tile(v_tile, v, key_begin, key_end, n.G, g, n);
   clear_tile(dk_tile, n);
   clear_tile(dv_tile, n);
-  for (int32_t one = first_of[b]; one < first_of[b + 1]; ++one) {
-    const SeenRows s = segment_at(segments, seeing[one]);
-    // The first query that sees any key of the tile.
+  for (int32_t one = segment_offsets[b]; one < segment_offsets[b + 1]; ++one) {
+    const DeviceSegment s = segment_at(segments, segment_indices[one]);
+    // The first query that attends to a key of the tile.
     const int64_t start = max(int64_t{0}, key_begin - s.k_begin - s.offset) / kTile * kTile;
     for (int64_t h = first_head[g]; h < first_head[g + 1]; ++h) {
       for (int64_t first = start; first < s.q_count; first += kTile) {
@@ -237,8 +237,8 @@ void attention_forward(const Stream& stream, const AttentionForwardArgs& args) {
   const AttentionTables t(args.segments, args.kv_head, args.k.dim(0), n.G, kTile, kTile, args.q.device());
   launch(stream, "attention forward", forward_kernel, dim3(t.query_tile_count, n.H), dim3(kBlock),
          shared_bytes(n, 4, 1), n, t.query_tiles.data<int32_t>(), t.segments.data<int32_t>(),
-         t.kv_head.data<int32_t>(), floats(args.q), floats(args.k), floats(args.v), floats(args.out),
-         args.lse.f32());
+         t.kv_head.data<int32_t>(), float_pointer(args.q), float_pointer(args.k), float_pointer(args.v),
+         float_pointer(args.out), args.lse.f32());
 }
 
 void attention_backward(const Stream& stream, const AttentionBackwardArgs& args) {
@@ -248,17 +248,18 @@ void attention_backward(const Stream& stream, const AttentionBackwardArgs& args)
   const int64_t rows = args.q.dim(0) * n.H;
   const Tensor delta = Tensor::empty({rows}, DType::f32, args.q.device());
   launch(stream, "attention delta", delta_kernel, dim3(blocks_for(rows, kBlock / kWarp)),
-         dim3(kWarp, kBlock / kWarp), 0, rows, int64_t{n.D}, floats(args.out), floats(args.dout),
-         delta.f32());
+         dim3(kWarp, kBlock / kWarp), 0, rows, int64_t{n.D}, float_pointer(args.out),
+         float_pointer(args.dout), delta.f32());
   launch(stream, "attention backward of queries", query_grad_kernel, dim3(t.query_tile_count, n.H),
          dim3(kBlock), shared_bytes(n, 5, 2), n, t.query_tiles.data<int32_t>(), t.segments.data<int32_t>(),
-         t.kv_head.data<int32_t>(), floats(args.q), floats(args.k), floats(args.v), args.lse.f32(),
-         delta.f32(), floats(args.dout), floats(args.dq));
+         t.kv_head.data<int32_t>(), float_pointer(args.q), float_pointer(args.k), float_pointer(args.v),
+         args.lse.f32(), delta.f32(), float_pointer(args.dout), float_pointer(args.dq));
   launch(stream, "attention backward of keys", key_grad_kernel, dim3(t.key_tile_count, n.G), dim3(kBlock),
-         shared_bytes(n, 6, 2), n, args.k.dim(0), t.key_tiles.data<int32_t>(), t.first_of.data<int32_t>(),
-         t.seeing.data<int32_t>(), t.segments.data<int32_t>(), t.first_head.data<int32_t>(), floats(args.q),
-         floats(args.k), floats(args.v), args.lse.f32(), delta.f32(), floats(args.dout), floats(args.dk),
-         floats(args.dv));
+         shared_bytes(n, 6, 2), n, args.k.dim(0), t.key_tiles.data<int32_t>(),
+         t.segment_offsets.data<int32_t>(), t.segment_indices.data<int32_t>(), t.segments.data<int32_t>(),
+         t.first_head.data<int32_t>(), float_pointer(args.q), float_pointer(args.k), float_pointer(args.v),
+         args.lse.f32(), delta.f32(), float_pointer(args.dout), float_pointer(args.dk),
+         float_pointer(args.dv));
 }
 
 }  // namespace wuneng::kernels::cuda

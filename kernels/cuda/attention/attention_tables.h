@@ -1,5 +1,5 @@
-// What attention's kernels are told of a packed batch (notation of kernels/attention.h): which tile of query
-// rows is whose, and which segments see a tile of keys.
+// Tables that describe a packed batch to the attention kernels (notation of kernels/attention.h): the segment
+// of each tile of query rows, and the segments that attend to each tile of keys.
 #pragma once
 #include <algorithm>
 #include <numeric>
@@ -11,27 +11,28 @@
 
 namespace wuneng::kernels::cuda {
 
-// A segment as the GPU has it.
-struct SeenRows {
+// AttentionSegment in device memory.
+struct DeviceSegment {
   int32_t q_begin, q_count, k_begin, offset;
 };
-__device__ inline SeenRows segment_at(const int32_t* segments, int32_t s) {
+__device__ inline DeviceSegment segment_at(const int32_t* segments, int32_t s) {
   const int32_t* at = segments + 4 * s;
   return {at[0], at[1], at[2], at[3]};
 }
 
-// On the GPU, all i32. The tiles that have most to do come first, so that the last ones to end are short.
+// In device memory, all i32. Tiles with the most work come first, for load balance at the end of the launch.
 struct AttentionTables {
   Tensor segments;     // [segments, 4]
-  Tensor query_tiles;  // [query tiles, 2]: segment and first query in it
-  Tensor key_tiles;    // [key tiles]: which, of those that any segment sees
-  Tensor first_of;     // [all key tiles + 1]: key tile b is seen by seeing[first_of[b] .. first_of[b + 1])
-  Tensor seeing;
+  Tensor query_tiles;  // [query tiles, 2]: segment, first query row in it
+  Tensor key_tiles;    // [key tiles]: indices of the tiles that some segment attends to
+  // CSR: segment_indices[segment_offsets[b] .. segment_offsets[b + 1]) attend to key tile b.
+  Tensor segment_offsets;  // [all key tiles + 1]
+  Tensor segment_indices;
   Tensor kv_head;     // [H]
   Tensor first_head;  // [G + 1]: key/value head g has query heads first_head[g] .. first_head[g + 1]
   unsigned query_tile_count = 0, key_tile_count = 0;
 
-  // Tiles of so many rows of q, and of k and v [Tk, G, D].
+  // With tiles of query_rows rows of q and key_rows rows of k and v [Tk, G, D].
   AttentionTables(const std::vector<AttentionSegment>& all, const std::vector<int>& heads, int64_t Tk,
                   int64_t G, int64_t query_rows, int64_t key_rows, Device device) {
     std::vector<int32_t> flat;
@@ -41,7 +42,7 @@ struct AttentionTables {
     };
     std::vector<QueryTile> tiles;
     std::vector<std::vector<int32_t>> by_tile(wuneng::cuda::blocks_for(Tk, key_rows));
-    std::vector<int64_t> work(by_tile.size());  // query rows that see a tile
+    std::vector<int64_t> work(by_tile.size());  // query rows that attend to a tile
     for (size_t n = 0; n < all.size(); ++n) {
       const AttentionSegment& s = all[n];
       for (const int64_t x : {s.q_begin, s.q_count, s.k_begin, s.offset})
@@ -69,9 +70,10 @@ struct AttentionTables {
     std::partial_sum(groups.begin(), groups.end(), groups.begin());
     query_tile_count = static_cast<unsigned>(tiles.size());
     key_tile_count = static_cast<unsigned>(order.size());
-    const auto put = [&](const std::vector<int32_t>& table) { return upload(table, device); };
-    segments = put(flat), query_tiles = put(query), key_tiles = put(order), first_of = put(first);
-    seeing = put(see), kv_head = put({heads.begin(), heads.end()}), first_head = put(groups);
+    const auto to_device = [&](const std::vector<int32_t>& table) { return upload(table, device); };
+    segments = to_device(flat), query_tiles = to_device(query), key_tiles = to_device(order);
+    segment_offsets = to_device(first), segment_indices = to_device(see);
+    kv_head = to_device({heads.begin(), heads.end()}), first_head = to_device(groups);
   }
 };
 

@@ -1,8 +1,9 @@
-// Attention in tensor cores on bf16 (notation of kernels/attention.h). A block of four warps owns a tile of
-// rows, 16 or 32 of them a warp, and goes through the tiles that they meet, of which the next one is copied
-// to shared memory while one is worked on. Scores and sums stay in registers (flash_tile.h), in f32; the
-// softmax is in base 2, with its scale in the same multiplication. Every output has one writer and one order
-// of summation. Not yet run on a GPU: the tiles' sizes are what fits twice into an SM.
+// Attention forward on bf16 by mma.sync (notation of kernels/attention.h; FlashAttention-2, Dao 2023). A
+// block of four warps owns a tile of query rows, 16 or 32 per warp, and loops over key tiles, double buffered
+// in shared memory. Scores and accumulators stay in registers in f32 (flash_tile.h); the softmax is in base
+// 2, its scale folded into the same multiplication. Every output has one writer and a fixed order of
+// summation. Not yet run on a GPU: the tile sizes are the largest of which two blocks fit an SM. Limits and
+// counts: docs/gpu.md.
 #include "kernels/cuda/attention/flash_attention.h"
 #include "kernels/cuda/attention/flash_problem.h"
 #include "kernels/cuda/attention/hopper_attention.h"
@@ -12,7 +13,7 @@ namespace {
 
 using namespace flash;
 
-constexpr int kKeys = 64;  // of the tiles that a block goes through
+constexpr int kKeys = 64;  // rows of a key tile
 
 template <int D>
 constexpr int kForwardBytes = RowTile<D>::bytes(kQueryRows + 4 * kKeys);
@@ -26,10 +27,10 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
   copy_rows<kQueryRows, kThreads>(q_tile, p.q + (tile.begin() * p.H + tile.h) * D, int64_t{p.H} * D,
                                   tile.s.q_count - tile.first);
   const float scale = p.scale_of_base_2();
-  Sums<kHeight, D / 8> sums;
-  float best[kHeight][2], total[kHeight][2] = {};  // total: of this lane's columns alone
+  Accumulators<kHeight, D / 8> sums;
+  float row_max[kHeight][2], row_sum[kHeight][2] = {};  // row_sum: of this lane's columns alone
 #pragma unroll
-  for (int m = 0; m < kHeight; ++m) best[m][0] = best[m][1] = -INFINITY;
+  for (int m = 0; m < kHeight; ++m) row_max[m][0] = row_max[m][1] = -INFINITY;
   tile.for_keys<kKeys, D>(p, shared + RowTile<D>::bytes(kQueryRows), [&](int seen, auto k_tile, auto v_tile) {
     auto scores = scores_of<kHeight, kKeys / 8>(q_tile, tile.row, k_tile);
     mask_keys(scores, seen);
@@ -37,13 +38,13 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
     for (int m = 0; m < kHeight; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float top = best[m][half];
+        float top = row_max[m][half];
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n)
           top = fmaxf(top, fmaxf(scores.of[m][n][2 * half], scores.of[m][n][2 * half + 1]));
-        top = quad_max(top);  // finite: every row sees its document's first key, in the first tile
-        const float keep = fast_exp2(scale * (best[m][half] - top)), bias = scale * top;
-        best[m][half] = top;
+        top = quad_max(top);  // finite: every row attends to its document's first key, in the first tile
+        const float rescale = fast_exp2(scale * (row_max[m][half] - top)), bias = scale * top;
+        row_max[m][half] = top;
         float added = 0;
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n)
@@ -52,9 +53,10 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
             scores.of[m][n][e] = fast_exp2(scale * scores.of[m][n][e] - bias);
             added += scores.of[m][n][e];
           }
-        total[m][half] = total[m][half] * keep + added;
+        row_sum[m][half] = row_sum[m][half] * rescale + added;
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n) sums.of[m][n][2 * half] *= keep, sums.of[m][n][2 * half + 1] *= keep;
+        for (int n = 0; n < D / 8; ++n)
+          sums.of[m][n][2 * half] *= rescale, sums.of[m][n][2 * half + 1] *= rescale;
       }
     add_weighted(sums, scores, v_tile);
   });
@@ -62,13 +64,13 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(Problem p, bf16* o
   for (int m = 0; m < kHeight; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float all = quad_sum(total[m][half]), share = 1 / all;
+      const float all = quad_sum(row_sum[m][half]), share = 1 / all;
 #pragma unroll
       for (int n = 0; n < D / 8; ++n) sums.of[m][n][2 * half] *= share, sums.of[m][n][2 * half + 1] *= share;
       const int lane = threadIdx.x % kWarp;
       const int64_t row = tile.begin() + tile.row + 16 * m + 8 * half + lane / 4;
       if (lane % 4 == 0 && row < tile.end())
-        lse[row * p.H + tile.h] = (scale * best[m][half] + log2f(all)) * kLn2;
+        lse[row * p.H + tile.h] = (scale * row_max[m][half] + log2f(all)) * kLn2;
     }
   store_rows<false>(sums, 1.0f, out + tile.h * D, int64_t{p.H} * D, tile.begin() + tile.row, tile.end());
 }

@@ -1,10 +1,10 @@
-// Attention where all activations are bf16 and heads have 64 or 128 channels: the case that models have.
+// Attention for bf16 activations and heads of 64 or 128 channels.
 #pragma once
 #include "kernels/attention.h"
 
 namespace wuneng::kernels::cuda {
 
-// Whether the two below take these tensors.
+// Whether the functions below support these tensors.
 bool flash_attention_takes(const AttentionForwardArgs& args);
 bool flash_attention_takes(const AttentionBackwardArgs& args);
 

@@ -1,14 +1,14 @@
-// What attention's backward needs of each query row beside q and dout.
+// Preprocessing of the attention backward: RowStats of each query row.
 #include "kernels/cuda/attention/flash_problem.h"
 
 namespace wuneng::kernels::cuda::flash {
 namespace {
 
-// rows [H, pitch] of out, dout [Tq, H, D] and lse [Tq, H]. D / 8 threads a row.
+// rows [H, pitch] from out, dout [Tq, H, D] and lse [Tq, H]. D / 8 threads per row.
 template <int D>
 __global__ void __launch_bounds__(kBlock)
-    row_numbers_kernel(int64_t Tq, int H, int64_t pitch, const bf16* out, const bf16* dout, const float* lse,
-                       RowNumbers* rows) {
+    row_stats_kernel(int64_t Tq, int H, int64_t pitch, const bf16* out, const bf16* dout, const float* lse,
+                     RowStats* rows) {
   constexpr int kLanes = D / 8;
   struct alignas(16) Eight {
     unsigned pair[4];
@@ -33,15 +33,15 @@ Tensor numbers_of(const Stream& stream, const AttentionBackwardArgs& args, int64
   const int64_t Tq = args.q.dim(0);
   const int H = static_cast<int>(args.q.dim(1));
   const Tensor rows = Tensor::empty({H, pitch, 2}, DType::f32, args.q.device());
-  launch(stream, "attention's row numbers", row_numbers_kernel<D>, dim3(blocks_for(Tq * H * (D / 8), kBlock)),
+  launch(stream, "attention row stats", row_stats_kernel<D>, dim3(blocks_for(Tq * H * (D / 8), kBlock)),
          dim3(kBlock), 0, Tq, H, pitch, args.out.data<bf16>(), args.dout.data<bf16>(), args.lse.f32(),
-         static_cast<RowNumbers*>(rows.raw()));
+         static_cast<RowStats*>(rows.raw()));
   return rows;
 }
 
 }  // namespace
 
-Tensor row_numbers(const Stream& stream, const AttentionBackwardArgs& args, int64_t row_pitch) {
+Tensor row_stats(const Stream& stream, const AttentionBackwardArgs& args, int64_t row_pitch) {
   return args.q.dim(2) == 64 ? numbers_of<64>(stream, args, row_pitch)
                              : numbers_of<128>(stream, args, row_pitch);
 }

@@ -1,14 +1,14 @@
-// Tiles of bf16 rows in shared memory, their products with one another, and what attention does to a tile of
-// scores between two products. Scores never leave the registers of a warp: it owns 16 rows or a few times 16
-// of them, and lane 4 g + t holds of each 16 x 8 tile what mma (mma_bf16.h) left there.
+// Tiles of bf16 rows in shared memory, their products by mma.sync, and the operations of attention on a tile
+// of scores. Scores stay in registers: a warp owns a multiple of 16 rows, in the accumulator layout of mma
+// (mma_bf16.h).
 #pragma once
 #include "kernels/cuda/common/mma_bf16.h"
 
 namespace wuneng::kernels::cuda {
 
-// Rows of D channels, 16 bytes further apart than they are long: the same piece of eight rows one below the
-// other, which is what load_matrices reads, meets in no bank. (A swizzle would save the 16 bytes, but here
-// all that a lane reads lies at constant distances from one address, where a swizzle costs 24 registers.)
+// Rows of D channels padded by 16 bytes: load_matrices, which reads the same 16-byte piece of eight
+// consecutive rows, has no bank conflicts. (A swizzle would save the padding, but with it all addresses of a
+// lane are at constant offsets from one, where a swizzle costs 24 registers.)
 template <int D>
 struct RowTile {
   static constexpr int kPieces = D / 8;  // of 16 bytes
@@ -19,8 +19,9 @@ struct RowTile {
   __device__ char* at(int row, int piece) const { return data + bytes(row) + piece * 16; }
 };
 
-// Starts to copy kRows rows from x on, `pitch` elements apart, those from `there` on as zeros; by all
-// kThreads of the block, of which each has the same piece of rows that are a multiple of 8 apart.
+// Starts an asynchronous copy of kRows rows from x on, `pitch` elements apart; rows from `there` on are
+// zeros. By all kThreads of the block; each copies the same 16-byte piece of rows that are a multiple of 8
+// apart.
 template <int kRows, int kThreads, int D>
 __device__ void copy_rows(RowTile<D> to, const bf16* x, int64_t pitch, int there) {
   constexpr int kStep = kThreads / RowTile<D>::kPieces;
@@ -33,19 +34,19 @@ __device__ void copy_rows(RowTile<D> to, const bf16* x, int64_t pitch, int there
     copy_async<16>(at + RowTile<D>::bytes(i), row + i < there ? from : x, row + i < there);
 }
 
-// A warp's part of a [16 kHeight, 8 kWidth] tile of sums.
+// A warp's accumulators of a [16 kHeight, 8 kWidth] tile.
 template <int kHeight, int kWidth>
-struct Sums {
+struct Accumulators {
   float of[kHeight][kWidth][4] = {};
 };
 
 // sums = a [16 kHeight rows from `row` on, D] b [8 kWidth, D]^T
 template <int kHeight, int kWidth, int D>
-__device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) {
+__device__ Accumulators<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
   const RowTile<D> of_a{a.at(row + lane % 16, lane / 16)}, of_b{b.at(lane % 8 + lane / 16 * 8, lane / 8 % 2)};
-  Sums<kHeight, kWidth> sums;
-#pragma unroll 2  // of all at once ptxas loads ahead more than there are registers for
+  Accumulators<kHeight, kWidth> sums;
+#pragma unroll 2  // fully unrolled, ptxas hoists more loads than there are registers for
   for (int k = 0; k < D / 16; ++k) {
     Matrices left[kHeight];
 #pragma unroll
@@ -65,7 +66,8 @@ __device__ Sums<kHeight, kWidth> scores_of(RowTile<D> a, int row, RowTile<D> b) 
 
 // sums [16 kHeight, D] += weights [16 kHeight, 8 kDepth], rounded to bf16, x [8 kDepth, D]
 template <int kHeight, int kDepth, int D>
-__device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDepth>& weights, RowTile<D> x) {
+__device__ void add_weighted(Accumulators<kHeight, D / 8>& sums, const Accumulators<kHeight, kDepth>& weights,
+                             RowTile<D> x) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
   const RowTile<D> of_x{x.at(lane % 16, lane / 16)};
 #pragma unroll
@@ -88,9 +90,10 @@ __device__ void add_weighted(Sums<kHeight, D / 8>& sums, const Sums<kHeight, kDe
   }
 }
 
-// f(m, half, n, e, row, column) for each of a lane's sums of[m][n][2 half + e], in the tile's coordinates.
+// f(m, half, n, e, row, column) for each of a lane's accumulators of[m][n][2 half + e]; row and column in the
+// tile.
 template <int kHeight, int kWidth, class F>
-__device__ void each_sum(F f) {
+__device__ void for_each_accumulator(F f) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
 #pragma unroll
   for (int m = 0; m < kHeight; ++m)
@@ -102,18 +105,18 @@ __device__ void each_sum(F f) {
         for (int e = 0; e < 2; ++e) f(m, half, n, e, 16 * m + 8 * half + lane / 4, 8 * n + lane % 4 * 2 + e);
 }
 
-// What the rows of a tile do not see becomes `hidden`: visible(row, column) in the tile's coordinates.
+// Sets the elements to `hidden` for which visible(row, column), in the tile's coordinates, is false.
 template <int kHeight, int kWidth, class F>
-__device__ void mask(Sums<kHeight, kWidth>& sums, float hidden, F visible) {
-  each_sum<kHeight, kWidth>([&](int m, int half, int n, int e, int row, int column) {
+__device__ void mask(Accumulators<kHeight, kWidth>& sums, float hidden, F visible) {
+  for_each_accumulator<kHeight, kWidth>([&](int m, int half, int n, int e, int row, int column) {
     if (!visible(row, column)) sums.of[m][n][2 * half + e] = hidden;
   });
 }
 
-// Rows of sums to x, where row i of the tile is row `first + i`; rows from `last` on are left. kAdd: added to
-// what is there, for nobody else writes there.
+// Stores rows of accumulators to x: row i of the tile is row `first + i`; rows from `last` on are not stored.
+// kAdd: accumulates into x without atomics (each row has one writer).
 template <bool kAdd, int kHeight, int kWidth>
-__device__ void store_rows(const Sums<kHeight, kWidth>& sums, float scale, bf16* x, int64_t pitch,
+__device__ void store_rows(const Accumulators<kHeight, kWidth>& sums, float scale, bf16* x, int64_t pitch,
                            int64_t first, int64_t last) {
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
 #pragma unroll
@@ -131,7 +134,7 @@ __device__ void store_rows(const Sums<kHeight, kWidth>& sums, float scale, bf16*
     }
 }
 
-// Over the four lanes that share a row.
+// Reductions over the four lanes that hold a row.
 __device__ inline float quad_sum(float x) {
   x += __shfl_xor_sync(~0u, x, 1);
   return x + __shfl_xor_sync(~0u, x, 2);

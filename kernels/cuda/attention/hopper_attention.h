@@ -1,11 +1,11 @@
-// flash_attention.h's on a Hopper, by its own instructions.
+// The kernels of flash_attention.h for Hopper (TMA, mbarrier, wgmma).
 #pragma once
 #include "kernels/attention.h"
 
 namespace wuneng::kernels::cuda {
 
-// Whether the device has them, this build too, and WUNENG_ATTENTION=mma_sync does not say otherwise (for
-// comparisons).
+// Whether this build and the device have these instructions, and WUNENG_ATTENTION=mma_sync (for comparisons)
+// is not set.
 bool takes_hopper_attention(Device device);
 
 void hopper_attention_forward(const Stream& stream, const AttentionForwardArgs& args);

@@ -1,11 +1,12 @@
-// What the kernels of hopper_attention.h have in common. A block has three warpgroups: one thread of the last
-// copies tiles into rings, and each of the others owns 64 rows of the block's tile of 128, with registers of
-// those that the third gives. A block stays on its multiprocessor and takes tile after tile, so that what the
-// next one needs is copied while the sums of one are written.
+// Shared by the kernels of hopper_attention.h: warp-specialised persistent kernels (FlashAttention-3, Shah et
+// al. 2024). A block has three warpgroups: one thread of the last is the producer, which copies tiles into
+// pipelines; each of the other two is a consumer, which owns 64 rows of the block's tile of 128 and gets the
+// registers that the producer warpgroup releases. A block processes work items until there are none left, so
+// that the copies of the next item overlap the epilogue of the last.
 #pragma once
 #include "kernels/cuda/attention/flash_problem.h"
-#include "kernels/cuda/common/ring.h"
 #include "kernels/cuda/common/tensor_map.h"
+#include "kernels/cuda/common/tile_pipeline.h"
 #include "kernels/cuda/common/wgmma.h"
 #include "runtime/cuda/device.h"
 
@@ -13,74 +14,79 @@ namespace wuneng::kernels::cuda::hopper {
 
 using namespace flash;
 
-inline constexpr int kGroups = 2;  // warpgroups that compute
+inline constexpr int kGroups = 2;  // consumer warpgroups
 inline constexpr int kBlockRows = kGroups * 64;
 inline constexpr int kBlockThreads = (kGroups + 1) * kWarpgroup;
 inline constexpr int kGroupWarps = kWarpgroup / kWarp, kReaders = kGroups * kGroupWarps;
-inline constexpr int kOwnBarrier = 1, kTurnBarrier = kOwnBarrier + kGroups;  // the first group's; + group
+inline constexpr int kOwnBarrier = 1,
+                     kOrderBarrier = kOwnBarrier + kGroups;  // named barriers of group 0; + group
 static_assert(kBlockRows == kQueryRows);
 
 __device__ inline int group_of_block() { return threadIdx.x / kWarpgroup; }
 // The warp's first row, in the block's tile.
 __device__ inline int row_of_warp() { return 16 * warp_of_block(); }
 
-// The tiles of a launch, numbered by falling work. Blocks take the next one from a counter: one that starts
-// late, because messages between GPUs had its multiprocessor, finds less left to do.
-struct Tiles {
+// The work items of a launch, in the order of decreasing work. Blocks take the next item from a counter, so
+// that a block that starts late, e.g. because a NCCL kernel occupied its multiprocessor, gets fewer items.
+struct TileQueue {
   int count;
-  int* taken;  // in global memory, 0 at first
+  int* next;  // in global memory, initially 0
 };
 
-// A block's tiles, each a T with the block's own rows, on their way from the thread that copies.
+// A block's work items: the producer takes them from the queue and passes each, with a tile T and the block's
+// own rows, to the consumers.
 template <class T>
-struct TileRing {
+struct TileScheduler {
   struct Slot {
-    bool any;  // false: there are no more
+    bool is_valid;  // false: no work left
     T tile;
   };
-  static constexpr int kBytes = 8 * Ring<1>::kBarriers + (sizeof(Slot) + 15) / 16 * 16;
-  Ring<1> rows;
+  static constexpr int kBytes = 8 * TilePipeline<1>::kBarriers + (sizeof(Slot) + 15) / 16 * 16;
+  TilePipeline<1> rows;
 
   __device__ void init() const { rows.init(kReaders); }
-  // The copying thread: copy(round, tile), which announces the turn `round` of rows, for each number of which
-  // find(number, tile) makes a tile.
+  // Producer: for each item for which find(number, tile) fills in a tile and returns true, copy(work, tile),
+  // which must call rows.arrive_expect(work, ...).
   template <class Find, class Copy>
-  __device__ void deal(const Tiles& tiles, Find find, Copy copy) const {
-    for (int round = 0;; ++round) {
+  __device__ void produce(const TileQueue& queue, Find find, Copy copy) const {
+    for (int work = 0;; ++work) {
       T tile{};
       int number;
-      do number = atomicAdd(tiles.taken, 1);
-      while (number < tiles.count && !find(number, tile));
-      rows.wait_free(round);
-      slot() = {number < tiles.count, tile};
-      if (number >= tiles.count) {
-        rows.announce(round, 0);
+      do number = atomicAdd(queue.next, 1);
+      while (number < queue.count && !find(number, tile));
+      rows.wait_empty(work);
+      slot() = {number < queue.count, tile};
+      if (number >= queue.count) {
+        rows.arrive_expect(work, 0);
         return;
       }
-      copy(round, tile);
+      copy(work, tile);
     }
   }
-  // The others: f(round, tile), which releases that turn.
+  // Consumers: f(work, tile), which must call rows.consumer_release(work).
   template <class F>
-  __device__ void take(F f) const {
-    for (int round = 0;; ++round) {
-      rows.wait(round);
+  __device__ void consume(F f) const {
+    for (int work = 0;; ++work) {
+      rows.consumer_wait(work);
       const Slot next = slot();
-      if (!next.any) return;
-      f(round, next.tile);
+      if (!next.is_valid) return;
+      f(work, next.tile);
     }
   }
 
  private:
-  __device__ Slot& slot() const { return *reinterpret_cast<Slot*>(rows.barriers + Ring<1>::kBarriers); }
+  __device__ Slot& slot() const {
+    return *reinterpret_cast<Slot*>(rows.barriers + TilePipeline<1>::kBarriers);
+  }
 };
 
-// How a tile of query rows is found.
+// The `find` of a tile of query rows.
 __device__ inline auto query_tiles_of(const Problem& p) {
   return [&p](int number, QueryTile& tile) { return tile = QueryTile(p, number), true; };
 }
 
-// init() of the block's barriers by one thread, copy() by one thread, compute() by two warpgroups.
+// init() initialises the barriers and copy() is the producer, both by one thread; compute() by the two
+// consumer warpgroups.
 template <class Init, class Copy, class Compute>
 __device__ void run_block(Init init, Copy copy, Compute compute) {
   if (threadIdx.x == 0) {
@@ -89,23 +95,23 @@ __device__ void run_block(Init init, Copy copy, Compute compute) {
   }
   __syncthreads();
   if (group_of_block() == kGroups) {
-    give_registers<24>();
+    warpgroup_reg_dealloc<24>();
     if (threadIdx.x % kWarpgroup == 0) copy();
   } else {
-    take_registers<240>();
+    warpgroup_reg_alloc<240>();
     compute();
   }
 }
 
-// kernel(tiles, arguments...), a block on every multiprocessor that there is work for.
+// kernel(queue, arguments...) with min(tiles, multiprocessors) blocks.
 template <class... P, class... A>
 void launch_tiles(const Stream& stream, const char* name, void (*kernel)(P...), unsigned tiles, int bytes,
                   A... arguments) {
   if (tiles == 0) return;
-  const Tensor taken = Tensor::zeros({1}, DType::i32, stream.device);
+  const Tensor next = Tensor::zeros({1}, DType::i32, stream.device);
   const auto most = static_cast<unsigned>(wuneng::cuda::multiprocessors(stream.device.index));
   launch(stream, name, kernel, dim3(std::min(tiles, most)), dim3(kBlockThreads), bytes,
-         Tiles{static_cast<int>(tiles), taken.data<int32_t>()}, arguments...);
+         TileQueue{static_cast<int>(tiles), next.data<int32_t>()}, arguments...);
 }
 
 }  // namespace wuneng::kernels::cuda::hopper

@@ -13,7 +13,7 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
-constexpr int64_t kWorkspace = 32 << 20;  // bytes, what cublasLt's kernels for an H100 ask for
+constexpr int64_t kWorkspace = 32 << 20;  // bytes, cuBLAS's recommendation for Hopper
 
 void check(cublasStatus_t status, const char* call) {
   if (status != CUBLAS_STATUS_SUCCESS) fail("{}: {}", call, cublasLtGetStatusString(status));
@@ -21,7 +21,7 @@ void check(cublasStatus_t status, const char* call) {
 
 cudaDataType_t kind_of(DType type) { return type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
-// What a kernel may rely on: the power of two that divides an address, as far as it matters.
+// The largest power of two that divides the address, at most 256.
 uint32_t alignment_of(const void* p) {
   return uint32_t{1} << std::min(8, std::countr_zero(reinterpret_cast<uintptr_t>(p)));
 }
@@ -39,8 +39,8 @@ cublasLtMatrixLayoutOpaque_t layout(DType type, int64_t rows, int64_t columns, i
   return it;
 }
 
-// A product as cublasLt is told of it. It is column-major and sees every matrix transposed, so it computes
-// out^T = op(b)^T op(a)^T, and its first factor is our second.
+// A product in cublasLt's terms. cublasLt is column-major and sees every matrix transposed, so it computes
+// out^T = op(b)^T op(a)^T: its first operand is our second.
 struct Call {
   const Product& p;
   const void* from;
@@ -75,7 +75,7 @@ struct Call {
           "cublasLtMatmulDescSetAttribute");
   }
 
-  // All that the choice of an algorithm may depend on.
+  // Everything that the choice of an algorithm may depend on.
   using Key = std::array<int64_t, 22>;
   Key key() const {
     return {static_cast<int64_t>(p.type),
@@ -103,7 +103,7 @@ struct Call {
   }
 };
 
-// What belongs to a stream: work in two of them may run at once.
+// Per stream, because products in two streams may run at the same time and need a workspace each.
 struct Context {
   cublasLtHandle_t handle = nullptr;
   Tensor workspace;
@@ -147,7 +147,7 @@ struct Context {
 
 Context& context_for(const Stream& stream) {
   static auto* const contexts =
-      new std::map<void*, Context>;  // never destroyed, as its memory's owner is not
+      new std::map<void*, Context>;  // never destroyed: neither is the owner of its memory
   return contexts->try_emplace(stream.handle, stream.device).first->second;
 }
 

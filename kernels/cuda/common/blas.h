@@ -1,4 +1,4 @@
-// cublasLt, row-major: one strided batch of products, with what is cheap to do on the way out.
+// cublasLt, row-major: one strided batch of products with an epilogue (bias, accumulation, bias gradient).
 #pragma once
 #include <cstdint>
 
@@ -17,23 +17,24 @@ struct Factor {
 
 // out [m, n] = scale op(a) op(b) + accumulate from + bias, for each of `batch` products.
 //
-// a and b are both of `type` (f32 or bf16); out, whose memory begins that of the tensor, is f32, or bf16
-// where they are; `from` and bias are of out's type. Sums are f32, f32 factors are not shortened. The
-// algorithm is cublasLt's first guess for the shape, asked for once: the same product gives the same bits.
+// a and b are both of `type` (f32 or bf16); out is f32, or bf16 if they are, and starts at the tensor's first
+// element; `from` and bias are of out's type. Accumulation is in f32, and f32 operands are not rounded to
+// tf32. The algorithm is the first one of cublasLt's heuristic, chosen once per shape and cached: the same
+// product gives the same bits.
 struct Product {
   DType type;
   int64_t m, n, k, batch = 1;
   Factor a, b;
   float scale = 1, accumulate = 0;
-  const void* from = nullptr;  // [m, n], strides as out's; null: out itself
+  const void* from = nullptr;  // cublasLt's C [m, n], strides as out's; null: out itself
   const void* bias = nullptr;  // [n]; null: none
-  float* sums = nullptr;       // [m], written: sums of op(a)'s rows, out being f32; null: not wanted
+  float* sums = nullptr;       // out [m]: row sums of op(a), needs out f32; null: not computed
   Tensor out;
   int64_t ld, step = 0;
 };
 
-// Nothing happens where m or n is 0. False, with nothing done, where `sums` are wanted and cublasLt has no
-// algorithm that forms them; throws where it has none for anything else.
+// Does nothing if m, n or batch is 0. Returns false, with nothing done, if `sums` is set and cublasLt has no
+// algorithm with that epilogue; throws if it has none without it.
 bool multiply(const Stream& stream, const Product& product);
 
 }  // namespace wuneng::kernels::cuda

@@ -1,22 +1,23 @@
-// Sums over rows: out[c] += sum over t of f(t, c), or of several columns together, in one fixed order.
+// Column sums: out[c] += sum over t of f(t, c), or over groups of columns, in a fixed order of summation. Two
+// launches: partial sums of kRowsAPart rows each, then the sum of those.
 #pragma once
 #include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 
-inline constexpr int kReduceRows = 8;       // rows that a block takes at a time
-inline constexpr int64_t kRowsAPart = 256;  // rows behind one partial sum
+inline constexpr int kReduceRows = 8;       // rows that a thread block reads at a time
+inline constexpr int64_t kRowsAPart = 256;  // rows in one partial sum
 
-// A block's columns: a warp's places. f(t, place) gives values.
+// A thread block handles 32 vectors of N columns. f(row, vector index) returns a FloatVector<N>.
 template <class T, int N, class F>
 __device__ void column_partial(int64_t rows, int64_t C, const F& f, float* partial) {
   using namespace wuneng::cuda;
   __shared__ float sums[kReduceRows][N][kWarp];
   const int64_t c = (int64_t{blockIdx.x} * kWarp + threadIdx.x) * N, first = blockIdx.y * kRowsAPart,
                 last = min(rows, first + kRowsAPart);
-  Values<N> sum;
+  FloatVector<N> sum;
   if (c < C)
-    for (int64_t t = first + threadIdx.y; t < last; t += kReduceRows) sum = sum + f(t, Place<T, N>{c});
+    for (int64_t t = first + threadIdx.y; t < last; t += kReduceRows) sum = sum + f(t, VectorIndex<T, N>{c});
 #pragma unroll
   for (int j = 0; j < N; ++j) sums[threadIdx.y][j][threadIdx.x] = sum.x[j];
   __syncthreads();
@@ -29,9 +30,9 @@ __device__ void column_partial(int64_t rows, int64_t C, const F& f, float* parti
 
 template <class T, class F>
 __global__ void __launch_bounds__(wuneng::cuda::kBlock)
-    column_partial_kernel(bool wide, int64_t rows, int64_t C, F f, float* partial) {
-  if (wide)
-    column_partial<T, wuneng::cuda::kWide<T>>(rows, C, f, partial);
+    column_partial_kernel(bool vectorized, int64_t rows, int64_t C, F f, float* partial) {
+  if (vectorized)
+    column_partial<T, wuneng::cuda::kVectorLength<T>>(rows, C, f, partial);
   else
     column_partial<T, 1>(rows, C, f, partial);
 }
@@ -46,7 +47,8 @@ inline __global__ void add_parts_kernel(unsigned parts, int64_t C, const float* 
   out[c] += sum;
 }
 
-// out [groups] += the rows of partial [parts, groups * D], D columns together. A block of a warp for each.
+// out [groups] += the rows of partial [parts, groups * D], summed over the D columns of a group. One warp per
+// group.
 inline __global__ void add_groups_kernel(unsigned parts, int64_t D, const float* partial, float* out) {
   using namespace wuneng::cuda;
   float sum = 0;
@@ -57,20 +59,20 @@ inline __global__ void add_groups_kernel(unsigned parts, int64_t D, const float*
   if (threadIdx.x == 0) out[blockIdx.x] += sum;
 }
 
-// out [C], or [C / D] for sums over D columns each. f is a generic __device__ lambda of (row, place),
-// captured by value; no place goes over a multiple of `unit` columns, which divides C.
+// out [C], or [C / D] for sums over groups of D columns. f is a generic __device__ lambda of (row, vector
+// index) that captures by value; no vector crosses a multiple of `unit` columns, which divides C.
 template <class F>
-void column_reduce(const Stream& stream, const char* name, const wuneng::cuda::Width& tensors, int64_t rows,
-                   int64_t C, int64_t unit, const Tensor& out, F f) {
+void column_reduce(const Stream& stream, const char* name, const wuneng::cuda::VectorWidth& tensors,
+                   int64_t rows, int64_t C, int64_t unit, const Tensor& out, F f) {
   if (rows == 0 || C == 0) return;
   using namespace wuneng::cuda;
-  const Width width = tensors.for_each_of(unit);
-  const int64_t places = width.wide ? C / width.elements() : C;
+  const VectorWidth width = tensors.for_units_of(unit);
+  const int64_t vectors = width.vectorized ? C / width.elements() : C;
   const unsigned parts = blocks_for(rows, kRowsAPart);
   const Tensor partial = Tensor::empty({parts, C}, DType::f32, out.device());
   launch(stream, name,
          width.type == DType::bf16 ? column_partial_kernel<bf16, F> : column_partial_kernel<float, F>,
-         dim3(blocks_for(places, kWarp), parts), dim3(kWarp, kReduceRows), 0, width.wide, rows, C, f,
+         dim3(blocks_for(vectors, kWarp), parts), dim3(kWarp, kReduceRows), 0, width.vectorized, rows, C, f,
          partial.f32());
   if (const int64_t D = C / out.numel(); D > 1)
     launch(stream, name, add_groups_kernel, dim3(static_cast<unsigned>(out.numel())), dim3(kWarp), 0, parts,

@@ -1,5 +1,5 @@
-// Hopper's own instructions (sm_90a): one function an instruction. Without a GPU they are tests/emulator's.
-// PTX ISA 8.0, sections on mbarrier, cp.async.bulk.tensor and setmaxnreg; products are in wgmma.h.
+// Instructions of Hopper (sm_90a), one function per instruction. Builds without a GPU use tests/emulator's.
+// PTX ISA 8.0, sections on mbarrier, cp.async.bulk.tensor and setmaxnreg; wgmma is in wgmma.h.
 #pragma once
 #include <cuda.h>
 
@@ -7,7 +7,8 @@
 
 namespace wuneng::kernels::cuda {
 
-// Whether the code that is being compiled may hold these instructions: a kernel of theirs is empty elsewhere.
+// Whether this compilation pass may contain these instructions; in other passes kernels that use them are
+// empty.
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 inline constexpr bool kHopperCode = true;
 #else
@@ -24,8 +25,9 @@ __device__ inline unsigned shared_address(const void* at) {
 #endif
 }
 
-// A barrier in shared memory: a phase ends when `count` threads have arrived and all bytes that they
-// announced have been copied. Initialised by one thread, which fences it before the block's next barrier.
+// A barrier in shared memory (mbarrier): a phase completes when `count` threads have arrived and all bytes
+// that they expect have been copied. Initialised by one thread, which calls mbarrier_init_fence before the
+// block's next barrier.
 __device__ inline void mbarrier_init(uint64_t* barrier, unsigned count) {
 #ifdef __CUDACC__
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
@@ -57,7 +59,8 @@ __device__ inline void mbarrier_arrive(uint64_t* barrier, unsigned expected_byte
   emulator::mbarrier_arrive(barrier, expected_bytes);
 #endif
 }
-// Until the phase of this parity has ended; phases are numbered from 0, and the one before it ended with 1.
+// Waits until the phase with this parity has completed. Phases are numbered from 0; the phase before the
+// first counts as completed, with parity 1.
 __device__ inline void mbarrier_wait(uint64_t* barrier, unsigned parity) {
 #ifdef __CUDACC__
   unsigned over = 0;
@@ -72,9 +75,9 @@ __device__ inline void mbarrier_wait(uint64_t* barrier, unsigned parity) {
 #endif
 }
 
-// A box of a tensor to shared memory (at a multiple of 1024), zeros where it leaves the tensor; ends on the
-// barrier. `map` is a kernel's __grid_constant__ argument; tensor_map.h says of what.
-__device__ inline void copy_box(void* to, const CUtensorMap& map, uint64_t* barrier, const int (&from)[4]) {
+// Copies a box of a tensor to shared memory (1024-byte aligned) with zeros outside the tensor, and completes
+// on the barrier. `map` is a kernel's __grid_constant__ argument (tensor_map.h).
+__device__ inline void tma_load(void* to, const CUtensorMap& map, uint64_t* barrier, const int (&from)[4]) {
 #ifdef __CUDACC__
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
@@ -86,8 +89,8 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, uint64_t* barr
 #endif
 }
 
-// What this thread stored to shared memory is there for products of warpgroups, which a barrier comes before.
-__device__ inline void async_fence() {
+// Makes this thread's stores to shared memory visible to wgmma (the async proxy) after the next barrier.
+__device__ inline void fence_proxy_async() {
 #ifdef __CUDACC__
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #else
@@ -95,7 +98,8 @@ __device__ inline void async_fence() {
 #endif
 }
 
-// Barriers 1 to 15 of a block, each for so many threads (a multiple of 32), some of which only arrive.
+// Named barriers 1 to 15 of a block, each for `threads` threads (a multiple of 32), some of which only
+// arrive.
 __device__ inline void named_sync(int barrier, int threads) {
 #ifdef __CUDACC__
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
@@ -111,16 +115,17 @@ __device__ inline void named_arrive(int barrier, int threads) {
 #endif
 }
 
-// Registers a thread of this warpgroup has from here on; those that some give are there for others to take.
+// Sets the registers per thread of this warpgroup (setmaxnreg); what one warpgroup releases another can
+// allocate.
 template <int kCount>
-__device__ inline void give_registers() {
+__device__ inline void warpgroup_reg_dealloc() {
   static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
 #ifdef __CUDACC__
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 #endif
 }
 template <int kCount>
-__device__ inline void take_registers() {
+__device__ inline void warpgroup_reg_alloc() {
   static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= 256);
 #ifdef __CUDACC__
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));

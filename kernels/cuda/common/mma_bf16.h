@@ -1,5 +1,5 @@
-// Tensor cores on bf16, and the loads and copies that feed them: one function an instruction. Without a GPU
-// they are tests/emulator's, with the same layouts.
+// bf16 tensor-core instructions and the loads and copies that feed them (mma.sync, ldmatrix, cp.async): one
+// function per instruction. Builds without a GPU use tests/emulator's, with the same layouts.
 #pragma once
 #include "runtime/cuda/launch.h"
 
@@ -25,8 +25,8 @@ __device__ inline void mma(float (&d)[4], const Matrices& a, unsigned b_top, uns
 #endif
 }
 
-// Four matrices from shared memory: lane 8 i + r says where row r of matrix i lies, 16 bytes at a multiple of
-// 16.
+// Four matrices from shared memory: lane 8 i + r passes the address of row r of matrix i, 16 bytes, 16-byte
+// aligned.
 __device__ inline Matrices load_matrices(const void* row) {
   Matrices m;
 #ifdef __CUDACC__
@@ -59,7 +59,7 @@ __device__ inline unsigned transposed(unsigned matrix) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(matrix));
   return out;
 #else
-  // Of two rows the column that is this lane's row.
+  // From two rows, the column with the number of this lane's row.
   const int row = emulator::lane() / 4, source = emulator::lane() % 4 * 8 + row / 2, shift = row % 2 * 16;
   const unsigned first = emulator::shuffle(matrix, source), second = emulator::shuffle(matrix, source + 4);
   return (first >> shift & 0xffffu) | second >> shift << 16;
@@ -81,7 +81,7 @@ __device__ inline float high_of(unsigned both) {
   return __int_as_float(static_cast<int>(both & 0xffff0000u));
 }
 
-// 2^x to f32's precision but two bits; 0 for -infinity.
+// 2^x with an error of at most 2 ulp; 0 for -infinity.
 __device__ inline float fast_exp2(float x) {
 #ifdef __CUDACC__
   float y;
@@ -92,8 +92,8 @@ __device__ inline float fast_exp2(float x) {
 #endif
 }
 
-// kBytes (8 or 16, at multiples of it) from global to shared memory, zeros where `there` is false. They are
-// there for this thread after wait_for_copies, for the block after a barrier on top.
+// kBytes (8 or 16, aligned to it) from global to shared memory; zeros if `there` is false. Visible to this
+// thread after wait_for_copies, to the block after an additional barrier.
 template <int kBytes>
 __device__ inline void copy_async(void* to, const void* from, bool there) {
   static_assert(kBytes == 8 || kBytes == 16);

@@ -1,6 +1,6 @@
-// Products of small matrices in a block's shared memory, in tensor cores at f32's precision: each factor is
-// the sum of three tf32 numbers of 11 bits, x = high + middle + low, and a b the six products of their parts
-// that f32 can tell from 0.
+// Products of small matrices in shared memory, on tensor cores at f32 precision: each operand is split into
+// three tf32 numbers of 11 bits, x = high + middle + low, and a b is the sum of the six products of parts
+// that are not below f32's precision.
 #pragma once
 #include "runtime/cuda/launch.h"
 
@@ -62,12 +62,12 @@ __device__ inline void multiply_tile(float (&d)[4], const float (&a)[4], const f
 #endif
 }
 
-// Rows of a matrix in shared memory lie so far apart that a tile's fragments meet in no bank: lane 4 g + t
-// reads row g, column t. For a number of columns that 32 divides, say.
+// Row pitch without bank conflicts when lane 4 g + t reads row g, column t, e.g. for a number of columns that
+// 32 divides.
 __device__ __host__ constexpr int pitch_of(int columns) { return columns + 4; }
 
-// c [m, n] (rows `pitch` apart) = (kAdd: +=) a [m, depth] b [depth, n], by a block of kBlock threads, which
-// meet at the end. In tensor cores where m is a multiple of 16, n and depth of 8.
+// c [m, n] (row pitch `pitch`) = (kAdd: +=) a [m, depth] b [depth, n], by a block of kBlock threads, which
+// are synchronised at the end. On tensor cores if m is a multiple of 16, n and depth of 8.
 template <bool kAdd = false>
 __device__ void multiply(int m, int n, int depth, Matrix a, Matrix b, float* c, int pitch) {
   using wuneng::cuda::kBlock;

@@ -8,7 +8,7 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
-// The driver's, without a link to it: the program starts where there is none.
+// The driver's function, looked up at run time: the program must start on machines without a driver.
 auto* encode() {
   static auto* const found = [] {
     void* at = nullptr;
@@ -31,7 +31,8 @@ CUtensorMap map_of(const Tensor& x, CUtensorMapDataType type, CUtensorMapSwizzle
       encode()(&map, type, 4, x.raw(), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
-    fail("a map of {} was refused: error {}", to_string(x.shape()), static_cast<int>(result));
+    fail("cuTensorMapEncodeTiled of a tensor {}: CUresult {}", to_string(x.shape()),
+         static_cast<int>(result));
   return map;
 }
 

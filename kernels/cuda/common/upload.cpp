@@ -9,7 +9,7 @@
 namespace wuneng::kernels::cuda {
 namespace {
 
-constexpr int64_t kMost = 64 << 20;  // bytes kept; beyond it all are forgotten and begin anew
+constexpr int64_t kMost = 64 << 20;  // bytes cached; a table that exceeds it clears the cache
 
 struct Kept {
   std::unordered_map<std::string, Tensor> by_content;
@@ -20,7 +20,8 @@ struct Kept {
 
 Tensor upload(const void* values, int64_t count, DType type, Device device) {
   static std::mutex mutex;
-  static auto* const kept = new std::map<int, Kept>;  // by GPU; never destroyed, as its memory's owner is not
+  static auto* const kept =
+      new std::map<int, Kept>;  // by GPU; never destroyed: neither is the owner of its memory
   std::string content(1, static_cast<char>(type));
   content.append(static_cast<const char*>(values), static_cast<size_t>(count * size_of(type)));
   const std::lock_guard lock(mutex);

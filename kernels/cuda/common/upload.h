@@ -1,4 +1,4 @@
-// Small tables that the host makes for a launch.
+// Small tables that the host makes for a launch, cached by their content.
 #pragma once
 #include <vector>
 
@@ -6,8 +6,8 @@
 
 namespace wuneng::kernels::cuda {
 
-// [count] of `type` on the device. A table of the same content that was asked for before is given again
-// without a copy: a layer's tables are those of the layer before it. Not to be written to.
+// [count] of `type` on the device. A table with the same content as an earlier one is returned from a cache
+// without a copy: the layers of a micro-batch use the same tables. Read-only.
 Tensor upload(const void* values, int64_t count, DType type, Device device);
 
 template <class T>

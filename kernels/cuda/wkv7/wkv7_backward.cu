@@ -1,15 +1,16 @@
-// The backward by chunks, last chunk first (formulas in kernels/cpu/wkv7_backward.cpp). A warp owns 16 keys:
-// of dS their columns, in its registers, and of dk, db, da what belongs to them; and 16 values, of dV, dU and
-// dP. All are held transposed, [channel, t], as the products leave them.
+// The backward, by chunks from the last to the first (formulas in kernels/cpu/wkv7_backward.cpp). A warp owns
+// 16 keys: the columns of dS of these keys, in registers, and their part of dk, db, da; and 16 values: their
+// part of dV, dU and dP. All are stored transposed, [channel, t], in the layout of the accumulators.
 //
-// The decays' gradient comes from gradients that are there anyway. What passes the row t, between writes
-// before it and readings after it, is what passed the chunk's first row, plus what each row before t has
-// written, minus what each has read:
+// The gradient of the decays is computed from gradients that are available already. The gradient that passes
+// row t, between the writes before it and the readings after it, is the one that passes the chunk's first
+// row, plus the contributions of the writes before t, minus those of the readings:
 //   dlog_w_t = sum_v E o S_0 + sum_i (Q_i o dY_i S_0 + A_i o dP_i S_0)
 //              + sum_{s<t} (K_s o dk_s + B_s o db_s - Q_s o dq_s) - sum_{s<=t} A_s o da_s
-// with dq_i, da_i the gradients of Q_i, A_i (those parts that came from S_0 included, hence the first line's
-// sum). Unlike sums over the whole document these lose nothing: within a chunk the parts that cancel are of
-// the size of the result, and both are made from the same rounded factors.
+// with dq_i, da_i the gradients of Q_i, A_i (including the parts from S_0, hence the sum in the first line).
+// Unlike sums over the whole document these lose no precision: within a chunk the terms that cancel are of
+// the size of the result, and both are computed from the same rounded operands. Limits and counts:
+// docs/gpu.md.
 #include "kernels/cuda/wkv7/wkv7_pieces.h"
 #include "kernels/cuda/wkv7/wkv7_state.h"
 #include "kernels/cuda/wkv7/wkv7_tables.h"
@@ -19,8 +20,8 @@ namespace wuneng::kernels::cuda {
 namespace {
 
 constexpr int kWarp = wuneng::cuda::kWarp;
-constexpr int kGroup = kKept / kC;  // chunks from one kept state to the next
-// As many as run at once, two of 256 threads on a multiprocessor; each needs a Scratch.
+constexpr int kGroup = kKept / kC;  // chunks between two stored states
+// Blocks that run at the same time: two of 256 threads per multiprocessor. Each needs a Scratch.
 int64_t most_blocks(Device device, int W) {
   return int64_t{wuneng::cuda::multiprocessors(device.index)} * 256 / W;
 }
@@ -38,7 +39,7 @@ struct Shared {
   alignas(16) T dY[kC * Chunk<T, W>::P], Q[kC * Chunk<T, W>::P];  // [16, P], of one reader
   union {
     alignas(16) T E[W * Chunk<T, W>::P];  // [key, value]
-    Tile sums[3][2 * W];                  // then each thread's own: see Sum
+    Tile sums[3][2 * W];                  // afterwards, per thread: see Sum
   };
   alignas(16) T dP[W * kSmall];  // [value, t]
   alignas(16) T A_ak[kC * kSmall], inverse[kC * kSmall];
@@ -46,15 +47,15 @@ struct Shared {
   alignas(16) T dP_pairs[2][kC * kSmall];                       // dA_ak, dA_ab
 };
 
-// In global memory, of one block, and small enough to stay in L2: each thread's own parts.
+// Per-block scratch in global memory, indexed by thread; small enough for L2.
 template <class T, int W>
 struct Scratch {
-  Factor<T> states[kGroup][W / kTile][2 * W];  // before each chunk of a group
-  Tile dS[W / kTile][2 * W];                   // while they are computed
+  Fragment<T> states[kGroup][W / kTile][2 * W];  // the states before the chunks of a group
+  Tile dS[W / kTile][2 * W];                     // dS while the states are computed
 };
 
-// The keys' sums [key, t], which with dS would not all fit a thread's registers. passed: what row t adds to
-// the decays after it.
+// Per-key sums [key, t] in shared memory: together with dS they do not fit in registers. kPassed: the
+// contribution of row t to the gradient of the decays after it.
 enum Sum { kDk, kDb, kPassed };
 
 template <class T, int W>
@@ -66,26 +67,26 @@ struct Backward {
   const int n, warp;
   int own;  // the warp's first channel
 
-  State<T, W, true> dS;     // then E, then dS_0
-  const Factor<T>* states;  // S_0's tiles [key, value], 2 W apart
+  State<T, W, true> dS;       // then E, then dS_0
+  const Fragment<T>* states;  // S_0's tiles [key, value], 2 W apart
   int row, C;
   Tile dV, dU;    // [value, t]
-  float base[2];  // of the keys own + lane / 4 and + 8: what all rows share, this lane's part of the sum
+  float base[2];  // for keys own + lane / 4 and + 8: the term common to all rows, this lane's part of the sum
 
-  __device__ Factor<T> own_rows(const T* x) const { return load_tile<true>(x + own, P); }  // [channel, t]
-  __device__ Factor<T> small(const T* x) const { return load_tile(x, kSmall); }
-  __device__ Factor<T> small_transposed(const T* x) const { return load_tile<true>(x, kSmall); }
+  __device__ Fragment<T> own_rows(const T* x) const { return load_tile<true>(x + own, P); }  // [channel, t]
+  __device__ Fragment<T> small(const T* x) const { return load_tile(x, kSmall); }
+  __device__ Fragment<T> small_transposed(const T* x) const { return load_tile<true>(x, kSmall); }
 
-  // The states before the group's chunks, from the kept one, into scratch.
+  // Recomputes the states before the chunks of a group from the stored one, into scratch.
   __device__ void compute_states(const float* kept, int begin, int count, const T* removed) {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) scratch.dS[b][threadIdx.x] = dS.m[b];
-    asm volatile("" ::: "memory");  // else the compiler keeps dS in registers as well
+    asm volatile("" ::: "memory");  // otherwise the compiler keeps dS in registers too
     State<T, W, true> state;
     state.load(kept, in.D, own);
     for (int at = 0; at < count; at += kC) {
 #pragma unroll
-      for (int b = 0; b < kTiles; ++b) scratch.states[at / kC][b][threadIdx.x] = factor<T>(state.m[b]);
+      for (int b = 0; b < kTiles; ++b) scratch.states[at / kC][b][threadIdx.x] = fragment<T>(state.m[b]);
       if (at + kC >= count) break;
       s.c.load(in, begin + at, kC, n, removed);
       s.c.prefetch(in, begin + at + kC, min(kC, count - at - kC), n, removed);
@@ -102,89 +103,90 @@ struct Backward {
     s.c.load_rows(reading.r, row, C, R, h, in.D, s.Q, true);
   }
 
-  // What is one tile for all warps, each by one of them.
+  // Tiles that all warps need, each computed by one warp.
   __device__ void removal_tiles() {
-    if (warp == 0) store_tile(s.A_ak, kSmall, factor<T>(causal(product_of_rows<T, W>(s.c.A, s.c.K()), true)));
-    if (warp == kTiles - 1) store_tile(s.inverse, kSmall, factor<T>(removal_inverse(s.c)));
+    if (warp == 0)
+      store_tile(s.A_ak, kSmall, fragment<T>(causal(product_of_rows<T, W>(s.c.A, s.c.K()), true)));
+    if (warp == kTiles - 1) store_tile(s.inverse, kSmall, fragment<T>(removal_inverse(s.c)));
   }
   __device__ void reading_tiles() {
     for (int half = 0; half < 2; ++half)
       if (warp == (half + 1) % kTiles)
         store_tile(s.pairs[half], kSmall,
-                   factor<T>(causal(product_of_rows<T, W>(s.Q, s.c.KB + half * kC * P), false)));
+                   fragment<T>(causal(product_of_rows<T, W>(s.Q, s.c.KB + half * kC * P), false)));
     for (int half = 0; half < 2; ++half)
       if (warp == (half + 3) % kTiles)
         store_tile(s.dpairs[half], kSmall,
-                   factor<T>(causal(product_of_rows<T, W>(s.dY, s.c.VU + half * kC * P), false)));
+                   fragment<T>(causal(product_of_rows<T, W>(s.dY, s.c.VU + half * kC * P), false)));
   }
 
-  // E from dS, for its own keys and for all values.
+  // E = dS diag(e^G), in registers and in shared memory.
   __device__ void through_decay() {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) dS.m[b].x[i] *= s.c.total()[own + tile_row(i)];
-      store_tile(s.E + own * P + b * kTile, P, factor<T>(dS.m[b]));
+      store_tile(s.E + own * P + b * kTile, P, fragment<T>(dS.m[b]));
     }
   }
 
-  // What reaches the values: through the state after the chunk, a reading, the removal.
+  // Gradient of the values through the state after the chunk, through a reading, and through the removal.
   __device__ void values_through_state() {
     dV = {}, dU = {};
 #pragma unroll 2
     for (int b = 0; b < kTiles; ++b) {
-      const Factor<T> E = load_tile<true>(s.E + b * kTile * P + own, P);
+      const Fragment<T> E = load_tile<true>(s.E + b * kTile * P + own, P);
       add_product(dV, E, load_tile(s.c.K() + b * kTile, P));
       add_product(dU, E, load_tile(s.c.B() + b * kTile, P));
     }
   }
   __device__ void values_through_reading() {
-    const Factor<T> dY = own_rows(s.dY);
+    const Fragment<T> dY = own_rows(s.dY);
     add_product(dV, dY, small_transposed(s.pairs[0]));
     add_product(dU, dY, small_transposed(s.pairs[1]));
   }
   __device__ void values_through_removal(T* dv) {
     Tile dP{};
     add_exact(dP, dU, small_transposed(s.inverse));
-    const Factor<T> rounded = factor<T>(dP);
+    const Fragment<T> rounded = fragment<T>(dP);
     store_tile(s.dP + own * kSmall, kSmall, rounded);
     add_product(dV, rounded, small_transposed(s.A_ak));
-    rows().store(dv, factor<T>(dV));
+    rows().store(dv, fragment<T>(dV));
   }
 
-  // What reaches the keys, the same three ways.
+  // Gradient of the keys through the same three.
   __device__ void keys_through_state() {
     base[0] = base[1] = 0;
     Tile dk{}, db{};
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) {
-      const Factor<T> E = factor<T>(dS.m[b]);
+      const Fragment<T> E = fragment<T>(dS.m[b]);
       add_product(dk, E, load_tile(s.c.V() + b * kTile, P));
       add_product(db, E, load_tile(s.c.U() + b * kTile, P));
-      shared_by_all(dS.m[b], values(states[b * 2 * W]));
+      shared_by_all(dS.m[b], to_tile(states[b * 2 * W]));
     }
     sum(kDk) = dk, sum(kDb) = db, sum(kPassed) = {};
   }
   __device__ void keys_through_reading(T* dr, int64_t R, int h) {
-    const Factor<T> Q = own_rows(s.Q);
+    const Fragment<T> Q = own_rows(s.Q);
     Tile dq{};
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) add_product(dS.m[b], Q, load_tile<true>(s.dY + b * kTile, P));
 #pragma unroll 2
     for (int b = 0; b < kTiles; ++b) add_product(dq, states[b * 2 * W], load_tile(s.dY + b * kTile, P));
-    shared_by_all(values(Q), dq);
+    shared_by_all(to_tile(Q), dq);
     through_pairs(Q, s.dpairs, dq);
     if (dr) {
       Tile scaled = dq;
 #pragma unroll
       for (int i = 0; i < 8; ++i) scaled.x[i] *= decays(1)[i];
-      TileRows<T>(row, C, R, h, in.D, own).store(dr, factor<T>(scaled));
+      TileRows<T>(row, C, R, h, in.D, own).store(dr, fragment<T>(scaled));
     }
     Tile passed = sum(kPassed);
     add_terms(passed, Q, dq, -1);
     sum(kPassed) = passed;
   }
-  // Of each half dA_ak, dA_ab, by a warp.
+  // dA_ak and dA_ab, one warp each.
   __device__ void dP_tiles() {
     for (int half = 0; half < 2; ++half)
       if (warp == (half + 1) % kTiles) {
@@ -193,31 +195,31 @@ struct Backward {
         for (int b = 0; b < kTiles; ++b)
           add_product(sum, small_transposed(s.dP + b * kTile * kSmall),
                       load_tile(s.c.VU + half * kC * P + b * kTile, P));
-        store_tile(s.dP_pairs[half], kSmall, factor<T>(causal(sum, true)));
+        store_tile(s.dP_pairs[half], kSmall, fragment<T>(causal(sum, true)));
       }
   }
   __device__ void keys_through_removal(const Gradients<T>& out) {
-    const Factor<T> A = own_rows(s.c.A);
+    const Fragment<T> A = own_rows(s.c.A);
     Tile da{};
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) add_product(dS.m[b], A, small(s.dP + b * kTile * kSmall));
 #pragma unroll 2
     for (int b = 0; b < kTiles; ++b)
       add_product(da, states[b * 2 * W], small_transposed(s.dP + b * kTile * kSmall));
-    shared_by_all(values(A), da);
+    shared_by_all(to_tile(A), da);
     __syncthreads();
     through_pairs(A, s.dP_pairs, da);
     finish(A, da, out);
   }
 
-  // To what all rows of the decays share: sum over the columns of x o y.
+  // Adds sum over the columns of x o y to the term of dlog_w that all rows share.
   __device__ void shared_by_all(const Tile& x, const Tile& y) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) base[i / 2 % 2] += x.x[i] * y.x[i];
   }
-  // From the pairs of X with K and with B: dx += (dpairs_0 K + dpairs_1 B)^T, dk += (dpairs_0^T X)^T, db
-  // likewise.
-  __device__ void through_pairs(const Factor<T>& X, const T (&dpairs)[2][kC * kSmall], Tile& dx) {
+  // Gradients from the products of X with K and with B: dx += (dpairs_0 K + dpairs_1 B)^T, dk += (dpairs_0^T
+  // X)^T, db likewise.
+  __device__ void through_pairs(const Fragment<T>& X, const T (&dpairs)[2][kC * kSmall], Tile& dx) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Tile& kept = sum(half ? kDb : kDk);
@@ -229,8 +231,8 @@ struct Backward {
   }
   __device__ Tile& sum(Sum which) { return s.sums[which][threadIdx.x]; }
   // sum += sign x o y
-  __device__ static void add_terms(Tile& sum, const Factor<T>& x, const Tile& y, float sign) {
-    const Tile wide = values(x);
+  __device__ static void add_terms(Tile& sum, const Fragment<T>& x, const Tile& y, float sign) {
+    const Tile wide = to_tile(x);
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum.x[i] += sign * wide.x[i] * y.x[i];
   }
@@ -241,9 +243,9 @@ struct Backward {
     return y;
   }
 
-  // The warp's channels of the inputs and their gradients.
+  // Location of the warp's channels in the inputs and their gradients.
   __device__ TileRows<T> rows() const { return {row, C, in.N, n, in.D, own}; }
-  // [i]: e^{g_t} of the element i [channel, t], with later 0 of the row before.
+  // [i]: e^{g_t} for element i [channel, t]; with later = 0 e^{g_{t-1}}.
   __device__ auto decays(int later) const {
     struct Decays {
       const float* from;
@@ -252,8 +254,8 @@ struct Backward {
     return Decays{s.c.grow + later * W + own};
   }
 
-  // Out of the decayed coordinates and into the results.
-  __device__ void finish(const Factor<T>& A, const Tile& da, const Gradients<T>& out) {
+  // Converts from decayed coordinates and stores the results.
+  __device__ void finish(const Fragment<T>& A, const Tile& da, const Gradients<T>& out) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       base[half] += __shfl_xor_sync(~0u, base[half], 1);
@@ -261,7 +263,7 @@ struct Backward {
     }
     const TileRows<T> rows = this->rows();
     Tile passed = sum(kPassed);
-    // A key's or a removal's gradient: what passes its row, then out of the decays.
+    // Adds the gradient of K or B to kPassed and returns it without the decay.
     const auto undecayed = [&](Sum which, const T* X) {
       Tile d = sum(which);
       add_terms(passed, own_rows(X), d, 1);
@@ -269,25 +271,25 @@ struct Backward {
       for (int i = 0; i < 8; ++i) d.x[i] *= reciprocal<T>(decays(1)[i]);
       return d;
     };
-    rows.store(out.dk, factor<T>(undecayed(kDk, s.c.K())));
+    rows.store(out.dk, fragment<T>(undecayed(kDk, s.c.K())));
     const Tile db = undecayed(kDb, s.c.B());
-    rows.store(out.drate, factor<T>(product_of(values(rows.load(in.kappa)), db)));
-    Tile dkappa = product_of(values(rows.load(in.rate)), db);
+    rows.store(out.drate, fragment<T>(product_of(to_tile(rows.load(in.kappa)), db)));
+    Tile dkappa = product_of(to_tile(rows.load(in.rate)), db);
 #pragma unroll
     for (int i = 0; i < 8; ++i) dkappa.x[i] -= da.x[i] * decays(0)[i];
-    rows.store(out.dkappa, factor<T>(dkappa));
+    rows.store(out.dkappa, fragment<T>(dkappa));
     Tile dlog_w;
 #pragma unroll
     for (int i = 0; i < 8; ++i) dlog_w.x[i] = base[i / 2 % 2];
     add_terms(dlog_w, A, da, -1);
     add_terms(passed, A, da, -1);
-    add_exact(dlog_w, passed, factor<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
-    rows.store(out.dlog_w, factor<T>(dlog_w));
+    add_exact(dlog_w, passed, fragment<T>(tile_from([](int t, int i) { return i < t ? 1.0f : 0.0f; })));
+    rows.store(out.dlog_w, fragment<T>(dlog_w));
   }
 
-  // The chunk that starts at `row`; the state before it lies in scratch, with the index `chunk`. The values'
-  // part comes first and the keys' last, so that never all sums are in registers; with several readers, the
-  // keys take them from the last to the first, which is still there.
+  // Processes the chunk that starts at `row`; the state before it is entry `chunk` of scratch. Values first
+  // and keys last, so that not all accumulators are live at once. With several readers the keys process them
+  // from the last to the first, because the last one is still in shared memory.
   __device__ void run(int chunk, const T* removed, const Readings<T>& readings, int32_t first, int32_t last,
                       const Gradients<T>& out) {
     own = opaque(own);
@@ -362,7 +364,7 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
 
 void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
   with_width(args.in, [&]<class T, int W>() {
-    using wuneng::cuda::optional;
+    using wuneng::cuda::f32_or_null;
     const Inputs in = inputs_of<T>(args.in);
     const Device device = args.in.k.device();
     const int64_t most = most_blocks(device, W);
@@ -370,14 +372,14 @@ void wkv7_backward(const Stream& stream, const Wkv7BackwardArgs& args) {
     const Tensor after = pieces.cut ? gradients_after(stream, args, pieces) : Tensor(),
                  readers = reader_table(args.head_state, in.N, device);
     const Gradients<T> out{args.dlog_w.data<T>(), args.dk.data<T>(),    args.dv.data<T>(),
-                           args.dkappa.data<T>(), args.drate.data<T>(), optional(args.dinitial)};
+                           args.dkappa.data<T>(), args.drate.data<T>(), f32_or_null(args.dinitial)};
     const int64_t chains = pieces.count * in.N, blocks = std::min(chains, most);
     const Tensor scratch = Tensor::empty(
         {blocks * static_cast<int64_t>(sizeof(Scratch<T, W>) / sizeof(float))}, DType::f32, device);
     wuneng::cuda::launch(stream, "wkv7_backward", backward_kernel<T, W>, dim3(blocks), dim3(2 * W),
                          sizeof(Shared<T, W>), in, pieces.pieces.data<int64_t>(), static_cast<int>(chains),
                          readers.data<int32_t>(), readings_of<T>(args), args.chunk_states.f32(),
-                         args.removed.data<T>(), optional(args.dfinal), optional(after), out,
+                         args.removed.data<T>(), f32_or_null(args.dfinal), f32_or_null(after), out,
                          static_cast<Scratch<T, W>*>(scratch.raw()));
   });
 }

@@ -1,66 +1,70 @@
-// What goes along a chain of chunks, and nothing else: the state forwards, its gradient backwards. A chain is
-// serial, so a beat, from one barrier to the next, has one chunk's step of M [value, key] and beside it, in
-// other warps, what the chunks to come need of their inputs alone. With rows L, R, G, H [16, D] of a chunk,
-// in the coordinates of kernels/cpu/wkv7_chunk.h, both directions take the same step (formulas in
-// kernels/cpu/wkv7_states.cpp and wkv7_backward.cpp):
+// The sequential part of WKV-7: a kernel that processes the chunks of a chain (one segment, one state head)
+// in order, the state forwards or its gradient backwards. Everything else is computed by kernels that process
+// chunks in parallel.
+//
+// An iteration of the pipeline, from one barrier to the next, updates M [value, key] by one pair of one
+// chunk. In the same iteration other warps prepare what later chunks need from the inputs alone. With the
+// rows L, R, G, H [16, D] of a chunk, in the coordinates of kernels/cpu/wkv7_chunk.h, both directions take
+// the same step (formulas in kernels/cpu/wkv7_states.cpp and wkv7_backward.cpp):
 //
 //   N = (I - mask(L R^T))^-1    W = N L    X_p = N mask(H_p L^T)^T
 //   M~ = M W^T + sum_p G_p^T X_p^T         M += sum_p G_p^T H_p + M~ R
 //
-// Forwards M is S before the chunk, M~ = U^T, L = A, R = B, and of pairs there is one: G = V, H = K; then M =
-// M diag(e^G). Backwards M is dS diag(e^G), dS that after the chunk, M~ = dP^T, L = B, R = A, and each
-// reading is a pair: G = dY, H = Q; with several pairs a chunk's step takes as many beats.
+// Forwards M is S before the chunk, M~ = U^T, L = A, R = B, and there is one pair: G = V, H = K; then M = M
+// diag(e^G). Backwards M is dS diag(e^G) with dS the gradient after the chunk, M~ = dP^T, L = B, R = A, and
+// each reading is a pair: G = dY, H = Q; a chunk takes as many iterations as there are pairs.
 //
-// Rows of M do not meet: several blocks may share a chain's values, each with 16 or more of them, and find N,
-// W and X anew, on multiprocessors that would stand idle. Key warps, 32 keys each, bring rows three beats
-// ahead of their step from registers to shared memory and multiply W one beat ahead; between the two a warp
-// inverts. State warps have 16 rows of M each.
+// The rows of M are independent: several blocks may share the values of a chain, 16 or more each, and each
+// recomputes N, W and X, on multiprocessors that would otherwise be idle. Roles of the warps: key warps, 32
+// keys each, load rows from registers to shared memory three iterations before their step and multiply W = N
+// L one iteration before it; in between, one warp computes the inverse N. State warps hold 16 rows of M each.
 #pragma once
 #include "kernels/cuda/wkv7/wkv7_state.h"
 #include "runtime/cuda/device.h"
 
 namespace wuneng::kernels::cuda {
 
-// One pair of rows [16, D]: of head `head` of g and h [T, heads, D].
+// One pair of rows [16, D], from head `head` of g and h [T, heads, D].
 template <class T>
 struct ChainPair {
   const T *g, *h;  // null: zeros
   int64_t heads, head;
 };
 
-// The launch's arguments that both directions have.
+// Kernel arguments of both directions.
 template <class T>
 struct Chains {
   Inputs<T> in;
-  // [segments, 4]: begin, count, the first M that is kept, rows from one to the next. Forwards M is kept
-  // before rows 0, every, 2 every ...; backwards before it goes through the rows that end at every, 2 every
-  // ..., and not carried further than that; or where every is 0 through all rows, and kept then.
+  // [segments, 4]: begin, count, index of the first stored M, `every` (rows between two stored M). Forwards M
+  // is stored before rows 0, every, 2 every, ...; backwards after the rows down to row every, 2 every, ...,
+  // and the chain ends at row every; if every is 0 the chain covers all rows and M is stored at its end.
   const int64_t* segments;
   const float* start;  // M [segments, N, D, D]; null: zeros
-  float* kept;         // [all that are kept, N, D, D]
-  const float* added;  // backwards, as kept: added to M when it comes to the rows that it is kept after; null
+  float* kept;         // out [stored M, N, D, D]
+  const float* added;  // backwards, as kept: added to M where M is stored; null: none
 };
 
 template <class T, int W>
 struct ChainShared {
-  static constexpr int P = tile_pitch(W), kSmall = tile_pitch(kTile), kRing = 4;
+  static constexpr int P = tile_pitch(W), kSmall = tile_pitch(kTile), kStages = 4;
   struct Step {
     alignas(16) T L[kC * P], R[kC * P], W_[kC * P];  // [16, P]
-    alignas(16) T N[2][kC * kSmall];                 // and what it lost when it was rounded
+    alignas(16) T N[2][kC * kSmall];                 // N and its rounding error
     float total[W];                                  // e^G
-  } steps[kRing];
+  } steps[kStages];
   struct Pair {
-    alignas(16) T H[kC * P], G[kC * P];  // [16, P]; of G the block's values alone
+    alignas(16) T H[kC * P], G[kC * P];  // [16, P]; of G only the block's values
     alignas(16) T X[2][kC * kSmall];
-  } pairs[kRing];
+  } pairs[kStages];
 };
 
 template <class T, int W>
-constexpr int kMostChainValues = sizeof(T) == 2 ? W : std::min(W, 32);  // of a block, else registers spill
+constexpr int kMostChainValues = sizeof(T) == 2 ? W
+                                                : std::min(W, 32);  // per block; more would spill registers
 template <class T, int W>
 constexpr int kMostChainThreads = W + wuneng::cuda::kWarp + 2 * kMostChainValues<T, W>;
 
-// Values a block: the fewer, the more of the multiprocessors work, up to a block on each.
+// Values per block: halved while the launch would have at most one block per multiprocessor.
 template <class T, int W>
 int chain_values(int64_t chains, int multiprocessors) {
   int values = kMostChainValues<T, W>;
@@ -68,7 +72,7 @@ int chain_values(int64_t chains, int multiprocessors) {
   return values;
 }
 
-// A block's part of a chain. Source says where a chain's pairs come from: kBackward; kPairs, are there any;
+// A block's part of a chain. Source defines the pairs of a chain: kBackward; kPairs, whether there are any;
 // pairs(n), at least 1; pair(n, i).
 template <class T, int W, class Source>
 struct ChainBlock {
@@ -84,18 +88,18 @@ struct ChainBlock {
   const int count;  // rows of the chain
   const int first_value, values;
 
-  struct Place {
-    int chunk, pair;  // chunks counted along the way
+  struct Position {
+    int chunk, pair;  // chunks numbered in the order of processing
   };
-  __device__ Place place(int beat) const { return {beat / pairs, beat % pairs}; }
-  // The chunk's first row in the chain, and its rows.
+  __device__ Position position(int iteration) const { return {iteration / pairs, iteration % pairs}; }
+  // The first row of a chunk in the chain, and its number of rows.
   __device__ int first_row(int chunk) const { return (kBackward ? (count - 1) / kC - chunk : chunk) * kC; }
   __device__ int rows(int chunk) const { return min(kC, count - first_row(chunk)); }
-  __device__ typename Shared::Step& step(int chunk) const { return s.steps[chunk % Shared::kRing]; }
-  __device__ typename Shared::Pair& pair(int beat) const { return s.pairs[beat % Shared::kRing]; }
+  __device__ typename Shared::Step& step(int chunk) const { return s.steps[chunk % Shared::kStages]; }
+  __device__ typename Shared::Pair& pair(int iteration) const { return s.pairs[iteration % Shared::kStages]; }
 };
 
-// A thread of the key warps has two neighbouring channels of the keys and one half of the rows.
+// A thread of the key warps handles two adjacent key channels and one half of the rows.
 template <class T, int W, class Source>
 struct KeyWarp {
   using Block = ChainBlock<T, W, Source>;
@@ -108,9 +112,9 @@ struct KeyWarp {
   __device__ static int channel() { return static_cast<int>(threadIdx.x) % (W / 2) * 2; }
   __device__ static int first() { return static_cast<int>(threadIdx.x) / (W / 2) * kHalf; }
 
-  // From memory into registers; they are not waited for before the next beat.
-  __device__ void fetch(int beat) {
-    const auto [chunk, p] = b.place(beat);
+  // From global memory into registers, for load() in the next iteration.
+  __device__ void prefetch(int iteration) {
+    const auto [chunk, p] = b.position(iteration);
     const Inputs<T>& in = b.in;
     const int c = channel(), real = c < in.D ? b.rows(chunk) : 0;
     const int64_t row = b.begin + b.first_row(chunk), at = (row * in.N + b.n) * in.D + c;
@@ -140,11 +144,11 @@ struct KeyWarp {
     }
   }
 
-  // From registers, in decayed coordinates.
-  __device__ void bring(int beat) {
-    const auto [chunk, p] = b.place(beat);
+  // From registers to shared memory, in decayed coordinates.
+  __device__ void load(int iteration) {
+    const auto [chunk, p] = b.position(iteration);
     auto& step = b.step(chunk);
-    auto& pair = b.pair(beat);
+    auto& pair = b.pair(iteration);
     T *const A = kBackward ? step.R : step.L, *const B = kBackward ? step.L : step.R;
     const int c = channel(), value = c - b.first_value;
     float sum[2] = {}, before[2];
@@ -174,33 +178,33 @@ struct KeyWarp {
     if (p == 0 && first()) step.total[c] = before[0], step.total[c + 1] = before[1];
   }
 
-  // W = N L, the warp's own keys of it.
-  __device__ void carry(int beat) {
-    const auto [chunk, p] = b.place(beat);
+  // W = N L for the warp's keys.
+  __device__ void apply_inverse(int iteration) {
+    const auto [chunk, p] = b.position(iteration);
     if (p > 0) return;
     auto& step = b.step(chunk);
     const int warp = static_cast<int>(threadIdx.x) / wuneng::cuda::kWarp;
 #pragma unroll
     for (int own = warp * 2 * kTile; own < (warp + 1) * 2 * kTile; own += kTile) {
-      const Factor<T> L = load_tile<true>(step.L + own, P);
+      const Fragment<T> L = load_tile<true>(step.L + own, P);
       Tile product{};
       if constexpr (sizeof(T) == 2) add_product(product, load_tile(step.N[1], kSmall), L);
       add_product(product, load_tile(step.N[0], kSmall), L);
-      store_tile(step.W_ + own, P, factor<T>(product));
+      store_tile(step.W_ + own, P, fragment<T>(product));
     }
   }
 };
 
-// The warp that inverts.
+// The warp that computes the inverse N and X.
 template <class T, int W, class Source>
-struct InvertingWarp {
+struct InverseWarp {
   using Block = ChainBlock<T, W, Source>;
   static constexpr bool kBackward = Source::kBackward;
   static constexpr int P = Block::P, kSmall = Block::kSmall;
   const Block& b;
   Tile N;
 
-  // Of L R^T rows see earlier ones, backwards later ones.
+  // Strict causal mask of L R^T; anti-causal backwards.
   __device__ static Tile mask(const Tile& x, bool upper) {
     Tile out;
 #pragma unroll
@@ -209,14 +213,14 @@ struct InvertingWarp {
     return out;
   }
 
-  __device__ void invert(int beat) {
-    const auto [chunk, p] = b.place(beat);
+  __device__ void invert(int iteration) {
+    const auto [chunk, p] = b.position(iteration);
     auto& step = b.step(chunk);
-    auto& pair = b.pair(beat);
+    auto& pair = b.pair(iteration);
     Tile x{}, transposed{}, z{};
 #pragma unroll(sizeof(T) == 2 ? 4 : 1)
     for (int at = 0; at < W; at += kTile) {
-      const Factor<T> L = load_tile(step.L + at, P), R = load_tile(step.R + at, P);
+      const Fragment<T> L = load_tile(step.L + at, P), R = load_tile(step.R + at, P);
       if constexpr (Source::kPairs) add_product(z, load_tile(pair.H + at, P), L);
       if (p > 0) continue;
       add_product(x, L, R);
@@ -224,28 +228,28 @@ struct InvertingWarp {
     }
     if (p == 0) {
       N = unit_inverse<T>(mask(x, kBackward), mask(transposed, !kBackward));
-      const Factor<T> rounded = factor<T>(N);
+      const Fragment<T> rounded = fragment<T>(N);
       store_tile(step.N[0], kSmall, rounded);
-      if constexpr (sizeof(T) == 2) store_tile(step.N[1], kSmall, rest(N, rounded));
+      if constexpr (sizeof(T) == 2) store_tile(step.N[1], kSmall, residual(N, rounded));
     }
     if constexpr (!Source::kPairs) return;
-    // H_p L^T: a row of H is seen by later rows; backwards it sees those up to itself.
+    // H_p L^T: masked to later rows of L; backwards to rows of L up to its own.
     Tile X{};
-    add_exact(X, N, factor<T>(kBackward ? causal(z, false) : mask(z, true)));
-    const Factor<T> rounded = factor<T>(X);
+    add_exact(X, N, fragment<T>(kBackward ? causal(z, false) : mask(z, true)));
+    const Fragment<T> rounded = fragment<T>(X);
     store_tile(pair.X[0], kSmall, rounded);
-    if constexpr (sizeof(T) == 2) store_tile(pair.X[1], kSmall, rest(X, rounded));
+    if constexpr (sizeof(T) == 2) store_tile(pair.X[1], kSmall, residual(X, rounded));
   }
 };
 
-// A warp's rows of M.
+// A warp with 16 rows of M.
 template <class T, int W, class Source>
 struct StateWarp {
   using Block = ChainBlock<T, W, Source>;
   static constexpr bool kBackward = Source::kBackward;
   static constexpr int P = Block::P, kSmall = Block::kSmall;
   const Block& b;
-  const int own;  // the first of its values in the block's share
+  const int own;  // its first value, relative to the block's values
   State<T, W, false> m;
   Tile x;  // M~
 
@@ -256,31 +260,31 @@ struct StateWarp {
       for (int i = 0; i < 8; ++i) m.m[t].x[i] *= total[t * kTile + tile_column(i)];
   }
 
-  // removed(M~ as rounded) is called once the chunk's last pair is in.
+  // Calls removed(rounded M~) after the chunk's last pair.
   template <class F>
-  __device__ void advance(int beat, F removed) {
-    const auto [chunk, p] = b.place(beat);
+  __device__ void advance(int iteration, F removed) {
+    const auto [chunk, p] = b.position(iteration);
     auto& step = b.step(chunk);
-    auto& pair = b.pair(beat);
+    auto& pair = b.pair(iteration);
     if (p == 0) {
       if (kBackward) scale(step.total);
       x = {};
       Tile odd{};
 #pragma unroll
       for (int t = 0; t < W / kTile; ++t)
-        add_product(t % 2 ? odd : x, factor<T>(m.m[t]), load_tile(step.W_ + t * kTile, P));
+        add_product(t % 2 ? odd : x, fragment<T>(m.m[t]), load_tile(step.W_ + t * kTile, P));
 #pragma unroll
       for (int i = 0; i < 8; ++i) x.x[i] += odd.x[i];
     }
     if constexpr (Source::kPairs) {
-      const Factor<T> G = load_tile<true>(pair.G + own, P);
+      const Fragment<T> G = load_tile<true>(pair.G + own, P);
       if constexpr (sizeof(T) == 2) add_product(x, G, load_tile(pair.X[1], kSmall));
       add_product(x, G, load_tile(pair.X[0], kSmall));
 #pragma unroll
       for (int t = 0; t < W / kTile; ++t) add_product(m.m[t], G, load_tile<true>(pair.H + t * kTile, P));
     }
     if (p + 1 < b.pairs) return;
-    const Factor<T> rounded = factor<T>(x);
+    const Fragment<T> rounded = fragment<T>(x);
     removed(rounded);
 #pragma unroll
     for (int t = 0; t < W / kTile; ++t) add_product(m.m[t], rounded, load_tile<true>(step.R + t * kTile, P));
@@ -288,7 +292,7 @@ struct StateWarp {
   }
 };
 
-// Grid (segment, state head, share of the values).
+// Grid (segment, state head, range of values).
 template <class T, int W, class Source>
 __global__ void __launch_bounds__(kMostChainThreads<T, W>, 1) chain_kernel(Chains<T> a, Source source) {
   using wuneng::cuda::kWarp;
@@ -306,25 +310,26 @@ __global__ void __launch_bounds__(kMostChainThreads<T, W>, 1) chain_kernel(Chain
                 count,
                 static_cast<int>(blockIdx.z) * values,
                 values};
-  const int chunks = (count + kC - 1) / kC - (kBackward ? every / kC : 0), beats = chunks * b.pairs;
-  if (beats <= 0) return;
+  const int chunks = (count + kC - 1) / kC - (kBackward ? every / kC : 0), iterations = chunks * b.pairs;
+  if (iterations <= 0) return;
 
-  // A chunk's part of a beat: bring 3 beats before its step, invert 2, carry 1. Each role has a loop of its
-  // own, so that none holds another's registers; a barrier counts warps, wherever they are.
+  // Software pipeline: prefetch 4 iterations before a step, load 3, invert 2, apply_inverse 1. Each role has
+  // a loop of its own, so that registers are not shared between roles; __syncthreads counts arrivals of
+  // warps, in whatever loop they are.
   const int warp = threadIdx.x / kWarp;
-  const auto within = [&](int beat) { return beat >= 0 && beat < beats; };
+  const auto within = [&](int iteration) { return iteration >= 0 && iteration < iterations; };
   if (warp < Block::kKeyWarps) {
     KeyWarp<T, W, Source> keys{b};
-    for (int beat = -4; beat < beats; ++beat) {
-      if (within(beat + 3)) keys.bring(beat + 3);
-      if (within(beat + 4)) keys.fetch(beat + 4);
-      if (within(beat + 1)) keys.carry(beat + 1);
+    for (int iteration = -4; iteration < iterations; ++iteration) {
+      if (within(iteration + 3)) keys.load(iteration + 3);
+      if (within(iteration + 4)) keys.prefetch(iteration + 4);
+      if (within(iteration + 1)) keys.apply_inverse(iteration + 1);
       __syncthreads();
     }
   } else if (warp == Block::kKeyWarps) {
-    InvertingWarp<T, W, Source> between{b};
-    for (int beat = -4; beat < beats; ++beat) {
-      if (within(beat + 2)) between.invert(beat + 2);
+    InverseWarp<T, W, Source> between{b};
+    for (int iteration = -4; iteration < iterations; ++iteration) {
+      if (within(iteration + 2)) between.invert(iteration + 2);
       __syncthreads();
     }
   } else {
@@ -337,15 +342,15 @@ __global__ void __launch_bounds__(kMostChainThreads<T, W>, 1) chain_kernel(Chain
     };
     StateWarp<T, W, Source> state{b, own};
     state.m.load(a.start ? a.start + chain * square : nullptr, D, value);
-    for (int beat = -4; beat < beats; ++beat) {
-      if (beat >= 0) {
-        const auto [chunk, pair] = b.place(beat);
+    for (int iteration = -4; iteration < iterations; ++iteration) {
+      if (iteration >= 0) {
+        const auto [chunk, pair] = b.position(iteration);
         const int row = b.first_row(chunk), end = row + kC;
         if (pair == 0) {
           if (!kBackward && row % every == 0) keep(state.m, row / every);
           if (kBackward && every > 0 && end % every == 0 && end < count) keep(state.m, end / every - 1);
         }
-        state.advance(beat, [&](const Factor<T>& rounded) {
+        state.advance(iteration, [&](const Fragment<T>& rounded) {
           source.removed(rounded, b.begin + row, b.rows(chunk), n, D, value);
         });
       }

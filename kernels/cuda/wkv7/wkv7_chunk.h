@@ -1,10 +1,10 @@
-// One chunk of one chain in decayed coordinates, in a block's shared memory: the CUDA side of
-// kernels/cpu/wkv7_chunk.h, whose notation and formulas these kernels share.
+// One chunk of one chain in decayed coordinates, in shared memory: the CUDA side of kernels/cpu/wkv7_chunk.h,
+// with the same notation and formulas.
 //
-// T is the activations' type, W the channels rounded up to a width that kernels are compiled for; those
-// beyond D are zero. A warp w owns the channels 16 w .. 16 w + 15 of the keys or of the values, and of each
-// product the rows that belong to them, so that little passes between warps. What is written here holds
-// after the block's next barrier, but for the thread's own channel.
+// T is the type of the activations, W the number of channels rounded up to a width that kernels are compiled
+// for; channels from D on are zero. Warp w owns the channels [16 w, 16 w + 16) of the keys or of the values,
+// and of each product the rows of these channels, so that little data passes between warps. What is written
+// here may be read after the block's next barrier, or at once by the thread that handles the channel.
 #pragma once
 #include "kernels/cuda/wkv7/wkv7_rows.h"
 #include "kernels/wkv7.h"
@@ -19,7 +19,7 @@ inline constexpr int kC = static_cast<int>(wkv7_chunk);
 static_assert(kC == kTile);
 inline constexpr int kKept = static_cast<int>(wkv7_kept(DeviceKind::cuda));
 
-// The inputs as a kernel sees them.
+// Wkv7Inputs as kernel arguments.
 template <class T>
 struct Inputs {
   const T *log_w, *k, *v, *kappa, *rate;  // [T, N, D]
@@ -33,7 +33,7 @@ Inputs<T> inputs_of(const Wkv7Inputs& in) {
           static_cast<int>(in.k.dim(2))};
 }
 
-// e^g and 1 / x to T's precision.
+// e^g and 1 / x at T's precision.
 template <class T>
 __device__ float decay(float g) {
   if constexpr (sizeof(T) == 2) return fast_exp2(g * 1.44269504f);
@@ -61,11 +61,11 @@ struct Chunk {
   __device__ T* U() { return VU + kC * P; }
   __device__ const float* total() const { return grow + kC * W; }  // e^G of the whole chunk
 
-  // A thread of 2 W has two neighbouring channels and a quarter of the rows.
+  // Each of 2 W threads handles two adjacent channels and a quarter of the rows.
   __device__ static int channel() { return opaque(static_cast<int>(threadIdx.x)) % (W / 2) * 2; }
   __device__ static int first() { return opaque(static_cast<int>(threadIdx.x)) / (W / 2) * kQuarter; }
 
-  // Rows [row, row + C) of state head n; the others of the 16 are zero and do not decay. By 2 W threads.
+  // Loads rows [row, row + C) of state head n by 2 W threads; the rest of the 16 rows is zero with decay 1.
   __device__ void load(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
     const int stride = opaque(static_cast<int>(in.N) * in.D), c = channel(), real = c < in.D ? C : 0;
     const int64_t at = row * stride + n * in.D + c;
@@ -79,7 +79,7 @@ struct Chunk {
     }
     float before[2] = {decay<T>(g[0]), decay<T>(g[1])};
     if (first() == 0) Two<float>(before[0], before[1]).to(grow + c);
-#pragma unroll 2  // more loads at once would not leave the state its registers
+#pragma unroll 2  // more loads in flight would make the state spill
     for (int i = 0; i < kQuarter; ++i) {
       const int t = first() + i, to = t * P + c;
       const Two<T> log_w = take(in.log_w, t), k = take(in.k, t), v = take(in.v, t), kappa = take(in.kappa, t),
@@ -100,7 +100,7 @@ struct Chunk {
     }
   }
 
-  // Asks the L2 cache for rows that are to come, a line a thread.
+  // Prefetches rows of a later chunk into the L2 cache, one line per thread.
   __device__ static void prefetch(const Inputs<T>& in, int64_t row, int C, int64_t n, const T* removed) {
     constexpr int kLine = 128 / sizeof(T), kLines = (W + kLine - 1) / kLine;  // of a row
     for (int e = threadIdx.x; e < 6 * C * kLines; e += blockDim.x) {
@@ -122,8 +122,8 @@ struct Chunk {
 #endif
   }
 
-  // Rows [row, row + C) of head h of x [T, heads, D] to [16, P], by the threads that have these channels and
-  // rows in load(); scaled: times e^{g_t}.
+  // Loads rows [row, row + C) of head h of x [T, heads, D] to [16, P], with the same thread mapping as
+  // load(); scaled: times e^{g_t}.
   __device__ void load_rows(const T* x, int64_t row, int C, int64_t heads, int64_t h, int D, T* to,
                             bool scaled) const {
     const int stride = opaque(static_cast<int>(heads) * D), c = channel(), real = c < D ? C : 0;
@@ -141,7 +141,7 @@ struct Chunk {
   }
 };
 
-// f.operator()<T, W>() for the activations of `in`.
+// Calls f.operator()<T, W>() for the type and width of `in`.
 template <class F>
 void with_width(const Wkv7Inputs& in, F f) {
   const int64_t D = in.k.dim(2);

@@ -1,6 +1,7 @@
-// The state's gradient along its chains (see wkv7_pieces.h). It is linear in what the readings add: where a
-// state head has several, what those of each piece come to is found for all pieces at once, and along the
-// chain goes only what was there before, a beat a chunk however many readings there are.
+// The gradient of the state after each piece (wkv7_pieces.h). It is linear in the contributions of the
+// readers: if a state head has several, their contributions are computed for all pieces in parallel, and only
+// the gradient from outside the piece is propagated along the chain, one iteration per chunk for any number
+// of readings.
 #include "kernels/cuda/wkv7/wkv7_chain.h"
 #include "kernels/cuda/wkv7/wkv7_pieces.h"
 #include "kernels/cuda/wkv7/wkv7_tables.h"
@@ -23,7 +24,7 @@ struct WithReadings {
     return {of_first ? readings.first.dy : readings.second.dy,
             of_first ? readings.first.r : readings.second.r, readings.R, readers[2 * n] + i % of_one};
   }
-  __device__ void removed(const Factor<T>&, int64_t, int, int, int, int) const {}
+  __device__ void removed(const Fragment<T>&, int64_t, int, int, int, int) const {}
   template <class S>
   __device__ void finish(S&, int64_t, int, int) const {}
 };
@@ -34,12 +35,12 @@ struct WithoutReadings {
 
   __device__ int pairs(int) const { return 1; }
   __device__ ChainPair<T> pair(int, int) const { return {nullptr, nullptr, 0, 0}; }
-  __device__ void removed(const Factor<T>&, int64_t, int, int, int, int) const {}
+  __device__ void removed(const Fragment<T>&, int64_t, int, int, int, int) const {}
   template <class S>
   __device__ void finish(S&, int64_t, int, int) const {}
 };
 
-// The most pairs that a state head's readings leave.
+// The largest number of (reader, reading) pairs of a state head.
 int64_t most_pairs(const Wkv7BackwardArgs& args) {
   std::vector<int64_t> readers(args.in.k.dim(1));
   for (const int n : args.head_state) ++readers[n];
@@ -56,7 +57,7 @@ Tensor gradients_after(const Stream& stream, const Wkv7BackwardArgs& args, const
     const int64_t segments = static_cast<int64_t>(args.in.segments.size());
     const Tensor readers = reader_table(args.head_state, in.N, device);
     const WithReadings<T> readings{readings_of<T>(args), readers.data<int32_t>()};
-    const float* const start = wuneng::cuda::optional(args.dfinal);
+    const float* const start = wuneng::cuda::f32_or_null(args.dfinal);
     const auto kept = [&] { return Tensor::empty({pieces.count, in.N, in.D, in.D}, DType::f32, device); };
     const char* const name = "wkv7_gradients_after";
     after = kept();

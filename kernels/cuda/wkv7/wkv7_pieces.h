@@ -1,6 +1,6 @@
-// The backward's chains in pieces. Where there are few chains, their gradients' chains are run through alone
-// first, which is the least that must be done one chunk after another (wkv7_chain.h), for the state's
-// gradient after each piece; then all pieces' other gradients at once.
+// Chains of the backward split into pieces. If there are too few chains to fill the GPU, the state gradient
+// alone, which is the only sequential part, is first propagated along each chain (wkv7_chain.h) and stored
+// after each piece; then all other gradients are computed for all pieces in parallel.
 #pragma once
 #include <algorithm>
 
@@ -12,7 +12,7 @@ namespace wuneng::kernels::cuda {
 template <class T>
 struct Reading {
   const T *dy, *r;  // [T, R, D]
-  T* dr;            // null: not wanted
+  T* dr;            // null: not computed
 };
 template <class T>
 struct Readings {
@@ -35,14 +35,14 @@ Readings<T> readings_of(const Wkv7BackwardArgs& args) {
 
 struct Pieces {
   int64_t count;
-  bool cut;       // some segment has several
-  Tensor pieces;  // [count, 5]: begin, rows, first kept state, segment, is it the segment's first + 2 last
-  Tensor chains;  // [segments, 4]: begin, count, first piece, rows of each but the last
+  bool cut;       // some segment has several pieces
+  Tensor pieces;  // [count, 5]: begin, rows, first stored state, segment, 1 if its first + 2 if its last
+  Tensor chains;  // [segments, 4]: begin, count, first piece, rows per piece
   Tensor
       later;  // [count - segments, 4]: of a segment's pieces but the first begin, rows, the piece before, 0
 };
 
-// Pieces of each segment as its share of `blocks`, N chains each, but of whole distances between kept states.
+// Splits the segments so that pieces * N is about `blocks`; pieces begin at stored states.
 inline Pieces split_in_pieces(const std::vector<Wkv7Segment>& segments, int64_t N, int64_t blocks,
                               Device device) {
   const int64_t kept = wkv7_kept(device.kind), share = wkv7_kept_count(segments, device.kind) * N;
@@ -66,7 +66,7 @@ inline Pieces split_in_pieces(const std::vector<Wkv7Segment>& segments, int64_t 
   return {count, cut, upload(pieces, device), upload(chains, device), cut ? upload(later, device) : Tensor()};
 }
 
-// The state's gradient after each piece but the segments' last, [pieces, N, D, D].
+// The gradient of the state after each piece except the last of a segment, [pieces, N, D, D].
 Tensor gradients_after(const Stream& stream, const Wkv7BackwardArgs& args, const Pieces& pieces);
 
 }  // namespace wuneng::kernels::cuda

@@ -1,7 +1,7 @@
-// The two readings (formulas in kernels/cpu/wkv7_read.cpp): a block goes through the chunks from one kept
-// state to the next, for one state head. With S's rows in registers, or its columns for the transposed
-// reading, both are y^T = M x^T + own^T tril(x other^T)^T, where own and other are V, U and K, B or the
-// other way round.
+// The two readings (formulas in kernels/cpu/wkv7_read.cpp). A block processes the chunks from one stored
+// state to the next for one state head. With the rows of S in registers, or its columns for the transposed
+// reading, both are y^T = M x^T + own^T tril(x other^T)^T, where (own, other) are (V over U, K over B), for
+// the transposed reading the reverse.
 #include "kernels/cuda/wkv7/wkv7_state.h"
 #include "kernels/cuda/wkv7/wkv7_tables.h"
 
@@ -16,7 +16,7 @@ struct Shared {
   alignas(16) T pairs[2][kC * P];        // [16, P]: tril(x K^T), tril(x B^T), or with V, U
 };
 
-// Grid (kept state, state head).
+// Grid (stored state, state head).
 template <class T, int W, bool kTransposed>
 __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
     read_kernel(Inputs<T> in, const int64_t* groups, const int32_t* readers, const float* chunk_states,
@@ -44,18 +44,18 @@ __global__ void __launch_bounds__(2 * W, sizeof(T) == 2 ? 2 : 1)
       __syncthreads();
       for (int half = warp; half < 2; half += W / kTile)
         store_tile(s.pairs[half], kSmall,
-                   factor<T>(causal(product_of_rows<T, W>(s.x, seen + half * kC * P), false)));
+                   fragment<T>(causal(product_of_rows<T, W>(s.x, seen + half * kC * P), false)));
       Tile out{};  // [own channel, t]
 #pragma unroll
       for (int b = 0; b < W / kTile; ++b)
-        add_product(out, factor<T>(state.m[b]), load_tile(s.x + b * kTile, P));
+        add_product(out, fragment<T>(state.m[b]), load_tile(s.x + b * kTile, P));
       __syncthreads();
       for (int half = 0; half < 2; ++half)
         add_product(out, load_tile<true>(given + half * kC * P, P), load_tile(s.pairs[half], kSmall));
       if (kTransposed)
 #pragma unroll
         for (int i = 0; i < 8; ++i) out.x[i] *= c.grow[(tile_column(i) + 1) * W + own + tile_row(i)];
-      TileRows<T>(row, C, R, h, D, own).store(y, factor<T>(out));
+      TileRows<T>(row, C, R, h, D, own).store(y, fragment<T>(out));
     }
     if (at + kC < count) state.advance(c, own);
     __syncthreads();

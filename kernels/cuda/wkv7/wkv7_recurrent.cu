@@ -1,12 +1,12 @@
-// Token by token: a block a chain, a thread a row of the state. The plain form that the chunked one is held
-// against; speed does not matter here.
+// The recurrence token by token: one block per chain, one thread per row of the state. The direct form that
+// tests compare the chunked kernels with; not optimised.
 #include "kernels/cuda/wkv7/wkv7_chunk.h"
 #include "kernels/cuda/wkv7/wkv7_tables.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
-// Grid (segment, state head); shared memory: the state [D, D + 1] and the token's five rows and reader.
+// Grid (segment, state head); shared memory: the state [D, D + 1] and five rows of D for the token.
 template <class T>
 __global__ void recurrent_kernel(Inputs<T> in, const int64_t* segments, const int32_t* readers, int64_t R,
                                  const T* r, T* y) {

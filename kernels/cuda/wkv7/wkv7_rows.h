@@ -5,14 +5,14 @@
 
 namespace wuneng::kernels::cuda {
 
-// x, though the compiler cannot know it: what follows from it is computed again for each chunk, where it
-// would else lie in registers along the whole chain, beside the state.
+// Returns x, opaque to the compiler: values derived from it are recomputed for each chunk. Otherwise the
+// compiler hoists them out of the loop over chunks, into registers that the state needs.
 __device__ inline int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }
 
-// Two neighbouring channels, one access.
+// Two adjacent channels, loaded and stored by one access.
 template <class T>
 struct Two;
 template <>
@@ -38,8 +38,9 @@ struct alignas(8) Two<float> {
   __device__ float operator[](int i) const { return x[i]; }
 };
 
-// Where a tile lies in tensors [T, heads, D]: channels [first, first + 16) of rows [row, row + C) of head h.
-// f32 as the lane holds it, bf16 once its matrices are transposed, two channels an access.
+// The location of a tile in tensors [T, heads, D]: channels [first, first + 16) of rows [row, row + C) of
+// head h. f32 is accessed in the layout of the fragment; bf16 after transposing its matrices, two channels
+// per access.
 template <class T>
 class TileRows {
  public:
@@ -49,40 +50,40 @@ class TileRows {
         channels_(D - first - lane_channel()),
         at_((row + lane_row()) * stride_ + h * D + first + lane_channel()) {}
 
-  __device__ void store(T* x, const Factor<T>& tile) const {
+  __device__ void store(T* x, const Fragment<T>& tile) const {
 #pragma unroll
     for (int i = 0; i < kAccesses; ++i)
-      if constexpr (kWide) {
-        if (has(i)) x[place(i)] = tile.x[i];
+      if constexpr (kIsF32) {
+        if (has(i)) x[offset(i)] = tile.x[i];
       } else {
         Two<bf16> two;
         two.both = transposed(tile.of[i]);
-        if (has(i)) two.to(x + place(i));
+        if (has(i)) two.to(x + offset(i));
       }
   }
-  // Zeros where there is nothing.
-  __device__ Factor<T> load(const T* x) const {
-    Factor<T> tile{};
+  // Zeros outside the rows and channels.
+  __device__ Fragment<T> load(const T* x) const {
+    Fragment<T> tile{};
 #pragma unroll
     for (int i = 0; i < kAccesses; ++i)
-      if constexpr (kWide) {
-        if (has(i)) tile.x[i] = x[place(i)];
+      if constexpr (kIsF32) {
+        if (has(i)) tile.x[i] = x[offset(i)];
       } else {
-        tile.of[i] = transposed(has(i) ? Two<bf16>::from(x + place(i)).both : 0);
+        tile.of[i] = transposed(has(i) ? Two<bf16>::from(x + offset(i)).both : 0);
       }
     return tile;
   }
 
  private:
-  static constexpr bool kWide = sizeof(T) == 4;
-  static constexpr int kAccesses = kWide ? 8 : 4;
-  // Of the lane's first access, and of another from there.
-  __device__ static int lane_row() { return kWide ? tile_column(0) : tile_row(0); }
-  __device__ static int lane_channel() { return kWide ? tile_row(0) : tile_column(0); }
-  __device__ static constexpr int row(int i) { return kWide ? i / 4 * 8 + i % 2 : i / 2 * 8; }
-  __device__ static constexpr int channel(int i) { return kWide ? i / 2 % 2 * 8 : i % 2 * 8; }
+  static constexpr bool kIsF32 = sizeof(T) == 4;
+  static constexpr int kAccesses = kIsF32 ? 8 : 4;
+  // Row and channel of the lane's first access, and offsets of the others from it.
+  __device__ static int lane_row() { return kIsF32 ? tile_column(0) : tile_row(0); }
+  __device__ static int lane_channel() { return kIsF32 ? tile_row(0) : tile_column(0); }
+  __device__ static constexpr int row(int i) { return kIsF32 ? i / 4 * 8 + i % 2 : i / 2 * 8; }
+  __device__ static constexpr int channel(int i) { return kIsF32 ? i / 2 % 2 * 8 : i % 2 * 8; }
   __device__ bool has(int i) const { return row(i) < rows_ && channel(i) < channels_; }
-  __device__ int64_t place(int i) const { return at_ + row(i) * stride_ + channel(i); }
+  __device__ int64_t offset(int i) const { return at_ + row(i) * stride_ + channel(i); }
 
   int stride_, rows_, channels_;
   int64_t at_;

@@ -1,17 +1,17 @@
-// A state in a block's registers: the recurrence's step over a chunk, which the kernels of WKV-7 share.
+// A state in registers and its update over a chunk, shared by the WKV-7 kernels.
 #pragma once
 #include "kernels/cuda/wkv7/wkv7_chunk.h"
 
 namespace wuneng::kernels::cuda {
 
-// A warp's 16 rows of a state S [D (value), D (key)], or where kByKey of S^T, as tiles along the other side.
+// A warp's 16 rows of a state S [D (value), D (key)], or of S^T if kByKey, as tiles along the columns.
 template <class T, int W, bool kByKey>
 struct State {
   static constexpr int kTiles = W / kTile, P = Chunk<T, W>::P;
   Tile m[kTiles];
 
-  // f(first of two values, place of the same in [D, D]) for neighbours in a tile's row within D; the second
-  // one's place is the next, where kByKey D later.
+  // f(pointer to two adjacent elements of a tile's row, offset of the first in [D, D]) for the elements
+  // within D; the offset of the second is 1 larger, D larger if kByKey.
   template <class F>
   __device__ void each(int D, int own, F f) {
     const int right = kByKey ? D : 1, down = kByKey ? 1 : D;  // to the next column of a tile, and row
@@ -23,7 +23,7 @@ struct State {
         if (own + tile_row(2 * p) < D && b * kTile + tile_column(2 * p) < D)
           f(m[b].x + 2 * p, at + p % 2 * 8 * down + p / 2 * 8 * right);
   }
-  // null: zeros, nowhere.
+  // from null: zeros. store: does nothing for null.
   __device__ void load(const float* from, int D, int own) {
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) m[b] = Tile{};
@@ -54,9 +54,9 @@ struct State {
     });
   }
 
-  // To the state after the chunk: S_C = (S_0 + V^T K + U^T B) diag(e^G). first and second are the warp's own
-  // channels of V and U, or by key of K and B, as tiles [channel, t].
-  __device__ void advance(Chunk<T, W>& c, int own, const Factor<T>& first, const Factor<T>& second) {
+  // Updates S_0 to the state after the chunk: S_C = (S_0 + V^T K + U^T B) diag(e^G). first and second are the
+  // warp's channels of V and U, or of K and B if kByKey, as tiles [channel, t].
+  __device__ void advance(Chunk<T, W>& c, int own, const Fragment<T>& first, const Fragment<T>& second) {
     const T* other = kByKey ? c.VU : c.KB;
 #pragma unroll
     for (int b = 0; b < kTiles; ++b) {
@@ -73,7 +73,7 @@ struct State {
   }
 };
 
-// The sum over a whole side of a b^T: a and b [16, P] in shared memory.
+// a b^T for a and b [16, P] in shared memory, summed over all W channels.
 template <class T, int W>
 __device__ Tile product_of_rows(const T* a, const T* b) {
   constexpr int P = Chunk<T, W>::P;

@@ -1,4 +1,4 @@
-// Tables of the launches of WKV-7's kernels.
+// Index tables of the WKV-7 kernels.
 #pragma once
 #include <algorithm>
 
@@ -7,7 +7,7 @@
 
 namespace wuneng::kernels::cuda {
 
-// [segments, 4]: begin, count, first kept state, rows from one to the next.
+// [segments, 4]: begin, count, first stored state, rows between two stored states.
 inline Tensor segment_table(const std::vector<Wkv7Segment>& segments, Device device) {
   const int64_t kept = wkv7_kept(device.kind);
   std::vector<int64_t> flat;
@@ -18,7 +18,7 @@ inline Tensor segment_table(const std::vector<Wkv7Segment>& segments, Device dev
   }
   return upload(flat, device);
 }
-// [kept states, 2]: the first row and the number of those up to the next one.
+// [stored states, 2]: first row, number of rows up to the next stored state.
 inline Tensor group_table(const std::vector<Wkv7Segment>& segments, Device device) {
   const int64_t kept = wkv7_kept(device.kind);
   std::vector<int64_t> flat;
@@ -27,7 +27,7 @@ inline Tensor group_table(const std::vector<Wkv7Segment>& segments, Device devic
       flat.insert(flat.end(), {s.begin + at, std::min(kept, s.count - at)});
   return upload(flat, device);
 }
-// [N, 2]: the readers [first, last) of each state head.
+// [N, 2]: the range [first, last) of readers of each state head.
 inline Tensor reader_table(const std::vector<int>& head_state, int64_t N, Device device) {
   std::vector<int32_t> flat(2 * N, 0);
   for (size_t h = 0; h < head_state.size(); ++h) {

@@ -1,4 +1,4 @@
-#include "runtime/ring.h"
+#include "runtime/ring_all_reduce.h"
 
 #include <algorithm>
 #include <utility>
@@ -9,7 +9,7 @@ namespace wuneng::mpi {
 namespace {
 
 constexpr int64_t kSegmentBytes =
-    1 << 20;  // what one message carries: it stays in cache until it is combined
+    1 << 20;  // of one message: small enough to stay in cache until it is combined
 
 struct Ring {
   MPI_Comm comm;
@@ -19,8 +19,8 @@ struct Ring {
   int64_t wrap(int64_t i) const { return (i % size + size) % size; }
 
   // One block of at most `size` segments. Reduce-scatter: after size - 1 steps this rank holds one piece of
-  // the block reduced over all ranks, in ring order; all-gather: the finished pieces go round once more, as
-  // they are.
+  // the block reduced over all ranks, in ring order. All-gather: the reduced pieces are passed around the
+  // ring.
   template <class T>
   void block(T* data, int64_t n, T* incoming, Reduce op) const {
     const auto piece = [&](int64_t i) { return std::pair(n * wrap(i) / size, n * (wrap(i) + 1) / size); };
@@ -36,7 +36,7 @@ struct Ring {
   template <class T>
   void exchange(const T* out, int64_t out_count, T* in, int64_t in_count) const {
     const int next = static_cast<int>(wrap(rank + 1)), before = static_cast<int>(wrap(rank - 1));
-    const int tag = state().own_tag;
+    const int tag = state().reserved_tag;
     const MPI_Datatype type = type_of(dtype_of<T>);
     check(MPI_Sendrecv(out, static_cast<int>(out_count), type, next, tag, in, static_cast<int>(in_count),
                        type, before, tag, comm, MPI_STATUS_IGNORE),

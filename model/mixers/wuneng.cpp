@@ -1,0 +1,478 @@
+// The hybrid mixer: attention heads, RWKV-7 state heads, middle heads between them, queries that read the
+// state (docs/model.md, "One layer").
+#include <algorithm>
+#include <cmath>
+
+#include "model/low_rank.h"
+#include "model/mixers/registry.h"
+#include "model/state_scan.h"
+
+namespace wuneng {
+namespace {
+
+using ops::P;
+using Texts = std::vector<std::string>;
+
+OptionTable option_table() {
+  using Before = OptionValues;
+  const auto heads = [](const ModelConfig& c, const Before&) -> OptionValue { return c.num_heads; };
+  const auto gate_rank = [](const ModelConfig& c, const Before&) -> OptionValue {
+    return std::max<int64_t>(32, std::lround(std::sqrt(double(c.hidden_size)) / 32) * 32);
+  };
+  // A factorised [N D, d] matrix of rank r holds r (N D + d) elements.
+  const auto state_rank = [](const ModelConfig& c, const Before& before) -> OptionValue {
+    const int64_t d = c.hidden_size, out = before.integer("state_heads") * c.head_dim, r = 2 * c.head_dim;
+    return r * (out + d) < out * d ? r : int64_t{0};
+  };
+  // A model written before state_norm was an option was trained with an RMSNorm of this eps.
+  const auto former_eps = [](const ModelConfig& c, const Before&) -> OptionValue {
+    return double(c.head_dim) * 1e-5;
+  };
+  const Texts joins = {"concat", "sum", "learned"};
+  return {
+      Option::integer("state_heads", heads, 1,
+                      "RWKV-7 heads a layer, default: heads; kv_heads divide them, they divide heads"),
+      Option::flag("token_shift", true, "the states' inputs mix in the token before"),
+      Option::choice("state_query", "grouped", {"grouped", "full"},
+                     "\"grouped\": one projection a state head; \"full\": one a query head"),
+      Option::choice("state_key", "own", {"own", "shared"},
+                     "\"own\" projection, or \"shared\" with the attention's"),
+      Option::integer("state_rank", state_rank, 0,
+                      "rank of the states' projections, 0: full; default: 2 head_dim where that is smaller"),
+      Option::choice("state_read", "linear", {"linear", "quadratic"}, "\"linear\" or \"quadratic\""),
+      Option::choice("state_norm", "rms", {"rms", "none"},
+                     "of what is read: \"rms\": RMSNorm; \"none\": times the root of head_dim")
+          .absent("rms"),
+      Option::number("state_norm_eps", 1e-2, 0, 1e6, "of \"rms\"; small values make training chaotic")
+          .absent(former_eps),
+      Option::choices("state_value", Texts{"token", "attention", "middle"}, {"token", "attention", "middle"},
+                      "what is written into the states"),
+      Option::choice("cross_head", "concat", {"none", "concat", "additive", "gated"},
+                     "middle heads: \"none\", \"concat\", \"additive\" or \"gated\""),
+      Option::choice("combine_state", "concat", joins,
+                     "how states join the layer's output: \"concat\", \"sum\" or \"learned\""),
+      Option::choice("combine_middle", "learned", joins, "how middle heads do"),
+      Option::flag("multi_token", true, "queries read the state of the chunk before"),
+      Option::integer("chunk", int64_t{256}, 1, "tokens between boundary states"),
+      Option::integer("decay_rank", gate_rank, 1, "rank of the decay's projection"),
+      Option::integer("rate_rank", gate_rank, 1, "rank of the learning rate's projection"),
+  };
+}
+
+std::vector<Preset> presets() {
+  const auto kv_heads = [](const ModelConfig& c, const OptionValues&) -> OptionValue {
+    return c.num_kv_heads;
+  };
+  const Preset full = {"full", {}};
+  // States alone.
+  const Preset lean = {"lean",
+                       {{"cross_head", "none"}, {"multi_token", false}, {"state_value", Texts{"token"}}}};
+  // The paper's words.
+  const Preset literal = {"literal",
+                          {{"state_heads", kv_heads},
+                           {"token_shift", false},
+                           {"state_query", "full"},
+                           {"state_key", "shared"},
+                           {"state_value", Texts{"attention", "middle"}},
+                           {"combine_middle", "concat"}}};
+  return {full, lean, literal};
+}
+
+void check(const ModelConfig& c, const OptionValues& values, const std::string& where) {
+  const int64_t N = values.integer("state_heads");
+  require(N % c.num_kv_heads == 0 && c.num_heads % N == 0,
+          "{}: state_heads = {}: expected a multiple of the {} kv_heads that divides the {} heads", where, N,
+          c.num_kv_heads, c.num_heads);
+}
+
+struct WunengOptions {
+  int64_t state_heads, state_rank, chunk, decay_rank, rate_rank;
+  bool grouped_query, own_key, quadratic_read, token_shift, rms, multi_token;
+  float norm_eps;
+  std::string cross_head, combine_state, combine_middle;
+  bool value_token, value_attention, value_middle;
+
+  explicit WunengOptions(const OptionValues& v)
+      : state_heads(v.integer("state_heads")),
+        state_rank(v.integer("state_rank")),
+        chunk(v.integer("chunk")),
+        decay_rank(v.integer("decay_rank")),
+        rate_rank(v.integer("rate_rank")),
+        grouped_query(v.text("state_query") == "grouped"),
+        own_key(v.text("state_key") == "own"),
+        quadratic_read(v.text("state_read") == "quadratic"),
+        token_shift(v.flag("token_shift")),
+        rms(v.text("state_norm") == "rms"),
+        multi_token(v.flag("multi_token")),
+        norm_eps(static_cast<float>(v.number("state_norm_eps"))),
+        cross_head(v.text("cross_head")),
+        combine_state(v.text("combine_state")),
+        combine_middle(v.text("combine_middle")) {
+    const auto value_from = [&](const char* what) {
+      const Texts& from = v.texts("state_value");
+      return std::find(from.begin(), from.end(), what) != from.end();
+    };
+    value_token = value_from("token");
+    value_attention = value_from("attention");
+    value_middle = middles() && value_from("middle");
+  }
+  bool middles() const { return cross_head != "none"; }
+  bool loops() const { return multi_token || value_middle; }  // does the layer go chunk by chunk?
+};
+
+Initializer by_fan_in(int64_t inputs) { return normal(1 / std::sqrt(float(inputs))); }
+
+class WunengMixer : public Mixer {
+ public:
+  explicit WunengMixer(const LayerContext& at)
+      : c_(at.config),
+        o_(at.options()),
+        tp_(at.tp),
+        heads_(HeadShards::make({c_.num_heads, c_.num_kv_heads, o_.state_heads}, tp_.size(), tp_.rank())),
+        qwen_(Qwen2Projections::make(at, heads_)) {
+    const int64_t d = c_.hidden_size, D = c_.head_dim, H = c_.num_heads, N = o_.state_heads;
+    const std::string state = at.prefix + "state.";
+    // As RWKV-7 starts its layers: by the layer's place between the first and the last.
+    const double L = double(c_.num_layers), from_first = L > 1 ? at.layer / (L - 1) : 0,
+                 to_last = 1 - at.layer / L;
+    const auto whole = [&](const char* name, Shape shape, Initializer init) {
+      return at.store.whole(state + name, std::move(shape), added(std::move(init)), true);
+    };
+    const auto per_head = [&](const char* name, Shape rest, Init init) {
+      rest.insert(rest.begin(), H);
+      return at.store.sharded_by(state + name, rest, std::move(init), 0, heads_.heads, 1);
+    };
+    const auto per_state = [&](const char* name, Shape rest, Initializer init) {
+      rest.insert(rest.begin(), N * D);
+      return at.store.sharded_by(state + name, rest, added(std::move(init)), 0, heads_.state, D);
+    };
+    const Initializer ones = constant(1), zeros = constant(0), square = by_fan_in(D);
+
+    const auto projection = [&](const char* name, int64_t n, const std::vector<Range>& ranges,
+                                LowRankProjection::Target teacher) {
+      return LowRankProjection::make(at.store, state + name, {n * D, d}, o_.state_rank, ranges, D, teacher);
+    };
+    const auto query = [attention = at.prefix, c = c_, o = o_](const SourceRows& teacher) {
+      return teacher_query(c, o, attention, teacher);
+    };
+    const auto key = [attention = at.prefix, c = c_, o = o_](const SourceRows& teacher) {
+      return teacher_key(c, o, attention, teacher);
+    };
+    if (o_.grouped_query) {
+      r_proj_ = projection("r_proj", N, heads_.state, query);
+      const auto identity = [=](int64_t i) { return float(i / D % D == i % D); };
+      r_head_ = per_head("r_head", {D, D}, added(normal(0.1f / std::sqrt(float(D)), identity)));
+    } else {
+      r_proj_ = projection("r_proj", H, heads_.heads, query);
+    }
+    kappa_proj_ = projection("kappa_proj", N, heads_.state, key);
+    if (o_.own_key) key_proj_ = projection("state_k_proj", N, heads_.state, key);
+
+    const auto low_rank = [&](int64_t rank) {
+      return normal(0.1f / std::sqrt(float(std::max(N * D, rank))));
+    };
+    const auto per_channel = [=](double (*of)(double n, double z, double from_first)) {
+      return values([=](int64_t i) {  // n: the channel's place in the layer, u and z: in its head
+        const double n = N * D > 1 ? double(i) / (N * D - 1) : 0, u = D > 1 ? 2.0 * (i % D) / (D - 1) - 1 : 0;
+        return float(of(n, u * std::abs(u), from_first));
+      });
+    };
+    w1_ = whole("w1", {o_.decay_rank, d}, zeros);
+    w2_ = per_state("w2", {o_.decay_rank}, low_rank(o_.decay_rank));
+    w0_ = per_state("w0", {}, per_channel([](double n, double z, double l) {
+                      return -6 + 6 * std::pow(n, 1 + std::pow(l, 0.3)) + 0.5 + 2.5 * z;
+                    }));
+    a1_ = whole("a1", {o_.rate_rank, d}, zeros);
+    a2_ = per_state("a2", {o_.rate_rank}, low_rank(o_.rate_rank));
+    a0_ = per_state(
+        "a0", {}, per_channel([](double n, double z, double) { return -0.19 + 0.3 * z + 0.4 * (n - 0.5); }));
+    k_a_ = per_state("k_a", {}, ones);
+    if (o_.token_shift)
+      for (const auto& [name, power, mu] : {std::tuple{"mu_r", 0.2, &mu_r_},
+                                            {"mu_k", 0.7, &mu_k_},
+                                            {"mu_kappa", 0.7, &mu_kappa_},
+                                            {"mu_w", 0.9, &mu_w_},
+                                            {"mu_a", 0.9, &mu_a_}})
+        *mu = whole(name, {d}, values([=, power = power](int64_t i) {
+                      return float(1 - std::pow(double(i) / d, power * to_last));
+                    }));
+    state_norm_ = at.store.sharded_by(state + "state_norm", {H * D}, added(ones), 0, heads_.heads, D);
+
+    // What joins the layer's output starts so that it adds nothing to the teacher's attention.
+    alpha_ = per_head("alpha", {}, added(ones, o_.combine_state == "sum" ? zeros : ones));
+    if (o_.middles()) {
+      beta_ = per_head("beta", {}, added(ones));
+      gamma_ = per_head("gamma", {}, added(zeros));
+    }
+    if (o_.value_attention) value_attention_ = per_head("value_attention", {D, D}, value_start());
+    if (o_.value_middle) value_middle_ = per_head("value_middle", {D, D}, added(zeros));
+    if (o_.quadratic_read) khat_ = per_head("khat", {D, D}, added(square));
+    // Middles that are summed start as M = silu(0) = 0.
+    const Init mid = added(square, o_.combine_middle == "sum" ? zeros : square);
+    if (o_.middles()) mid_ = per_head("mid", {D, D}, mid);
+    if (o_.cross_head == "additive") mid_state_ = per_head("mid_state", {D, D}, mid);
+    if (o_.cross_head == "gated") gate_ = per_head("gate", {D, 2 * D}, added(by_fan_in(2 * D)));
+    if (o_.multi_token) {
+      lambda_ = per_head("lambda", {}, added(zeros));
+      query_state_ = per_head("query_state", {D, D}, added(square));
+    }
+    const auto joins = [&](const std::string& how, const char* output, const char* mix, P& o, P& m) {
+      if (how == "concat")
+        o = at.store.sharded_by(state + output, {d, H * D}, added(zeros), 1, heads_.heads, D);
+      if (how == "learned") m = per_head(mix, {D, D}, added(zeros));
+    };
+    joins(o_.combine_state, "o_state", "mix_state", o_state_, mix_state_);
+    if (o_.middles()) joins(o_.combine_middle, "o_middle", "mix_middle", o_middle_, mix_middle_);
+  }
+
+  int64_t chunk() const override { return o_.loops() ? o_.chunk : 0; }
+
+  Projections forward(Tape& tape, const Var& replicated, const Packing& packing,
+                      CarriedVars&) const override {
+    const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
+                  N = heads_.local_states();
+    const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
+    const auto split = [&](const Var& y, int64_t n) { return ops::reshape(tape, y, {T, n, D}); };
+    const auto state_input = [&](P mu) {
+      return mu ? ops::token_shift(tape, x, mu, packing.document_boundaries) : x;
+    };
+
+    const Var k_plain = ops::linear(tape, x, qwen_.k);
+    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.rope_cos_sin);
+    const Var v = split(ops::linear(tape, x, qwen_.v, qwen_.v_bias), G);
+
+    // Everything about the states that no state feeds: parallel over all tokens.
+    Inputs in;
+    in.q = split(ops::linear(tape, x, qwen_.q, qwen_.q_bias), H);
+    const Var r = r_proj_(tape, state_input(mu_r_));
+    in.r = ops::l2_norm(
+        tape,
+        r_head_ ? ops::head_linear(tape, ops::select_heads(tape, split(r, N), heads_.state_of_head), r_head_)
+                : split(r, H));
+    in.kappa = ops::l2_norm(tape, split(kappa_proj_(tape, state_input(mu_kappa_)), N));
+    const float scale = -std::exp(-0.5f);
+    const Var decay = ops::linear(tape, ops::tanh(tape, ops::linear(tape, state_input(mu_w_), w1_)), w2_);
+    in.log_w = split(ops::bias_sigmoid(tape, decay, w0_, scale), N);
+    const Var rate = ops::bias_sigmoid(
+        tape, ops::linear(tape, ops::linear(tape, state_input(mu_a_), a1_), a2_), a0_, 1.0f);
+    in.rate = split(rate, N);
+    const Var key = key_proj_.defined()
+                        ? ops::l2_norm(tape, split(key_proj_(tape, state_input(mu_k_)), N))
+                        : ops::select_heads(tape, ops::l2_norm(tape, split(k_plain, G)), heads_.kv_of_state);
+    in.key = split(ops::key_scale(tape, ops::reshape(tape, key, {T, N * D}), rate, k_a_), N);
+    if (o_.value_token) in.token_value = ops::select_heads(tape, v, heads_.kv_of_state);
+
+    // What goes through the states: step by step where the boundary state feeds the tokens of the next chunk,
+    // else at once.
+    Var A, z;
+    if (o_.loops()) {
+      const auto by_chunk_step = [&](const Var& y) {
+        return y.defined() ? ops::split_rows(tape, ops::pack_rows(tape, y, packing.chunk_step_order),
+                                             packing.chunk_step_rows)
+                           : std::vector<Var>(packing.chunk_steps.size());
+      };
+      const auto whole = [&](const std::vector<Var>& pieces) {
+        return ops::pack_rows(tape, ops::join_rows(tape, pieces), packing.documents_order);
+      };
+      const std::vector<Var> q = by_chunk_step(in.q), r = by_chunk_step(in.r), key = by_chunk_step(in.key),
+                             kappa = by_chunk_step(in.kappa), log_w = by_chunk_step(in.log_w),
+                             rates = by_chunk_step(in.rate), token_value = by_chunk_step(in.token_value);
+      std::vector<Var> As, zs;
+      Var boundary;
+      for (size_t j = 0; j < packing.chunk_steps.size(); ++j) {
+        const bool last = j + 1 == packing.chunk_steps.size();
+        const Outputs out =
+            chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, k, v,
+                               packing.chunk_steps[j], boundary, !last);
+        As.push_back(out.A);
+        zs.push_back(out.z);
+        if (!last) boundary = ops::pack_rows(tape, out.final, packing.chunk_steps[j + 1].continuing);
+      }
+      A = whole(As);
+      z = whole(zs);
+    } else {
+      const Var q = ops::rope(tape, in.q, packing.rope_cos_sin);
+      A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
+      const ops::ScanPtr scan = ops::state_scan(tape,
+                                                {in.log_w,
+                                                 in.key,
+                                                 state_value(tape, in.token_value, A, {}),
+                                                 in.kappa,
+                                                 in.rate,
+                                                 in.r,
+                                                 {},
+                                                 packing.segments,
+                                                 heads_.state_of_head},
+                                                false);
+      z = read(tape, scan);
+    }
+    return combine(tape, A, z);
+  }
+
+ private:
+  // [N D, d]: the mean W^Q of the state's query heads; [H D, d] for a full query: W^Q itself.
+  static Tensor teacher_query(const ModelConfig& c, const WunengOptions& o, const std::string& attention,
+                              const SourceRows& teacher) {
+    const int64_t D = c.head_dim, N = o.state_heads, H = c.num_heads, P = H / N, block = D * c.hidden_size;
+    const Tensor q = teacher(attention + "q_proj.weight", 0, H * D);
+    if (!o.grouped_query) return q;
+    const Tensor mean = Tensor::zeros({N * D, c.hidden_size});
+    for (int64_t h = 0; h < H; ++h)
+      for (int64_t i = 0; i < block; ++i) mean.f32()[h / P * block + i] += q.f32()[h * block + i] / P;
+    return mean;
+  }
+
+  // [N D, d]: W^K of each state's key/value head.
+  static Tensor teacher_key(const ModelConfig& c, const WunengOptions& o, const std::string& attention,
+                            const SourceRows& teacher) {
+    const int64_t D = c.head_dim, N = o.state_heads, G = c.num_kv_heads;
+    const Tensor k = teacher(attention + "k_proj.weight", 0, G * D),
+                 out = Tensor::empty({N * D, c.hidden_size});
+    for (int64_t s = 0; s < N; ++s)
+      out.rows(s * D, (s + 1) * D).copy_from(k.rows(s * G / N * D, (s * G / N + 1) * D));
+    return out;
+  }
+
+  // W^V [H, D, D]: 0 beside the token's value; alone, from a teacher, the mean of the group's heads.
+  Init value_start() const {
+    if (o_.value_token) return added(constant(0));
+    const int64_t D = c_.head_dim, P = c_.num_heads / o_.state_heads;
+    return added(by_fan_in(D), values([=](int64_t i) { return i / D % D == i % D ? 1.0f / P : 0.0f; }));
+  }
+
+  // Per token, from x alone: q [T, H, D] before rotation, r [T, H, D], the rest [T, N, D].
+  struct Inputs {
+    Var q, r, key, kappa, log_w, rate, token_value;
+  };
+  struct Outputs {
+    Var A, z, final;
+  };
+
+  // One chunk of every document that reaches it; boundary is undefined before the first, where the state is
+  // zero.
+  Outputs chunk_step_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const ChunkStep& step,
+                             const Var& boundary, bool want_final) const {
+    const Var zb = boundary.defined() ? read_at_boundary(tape, boundary, in.r, step) : Var();
+    Var q = in.q;
+    if (o_.multi_token && zb.defined())
+      q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
+    q = ops::rope(tape, q, step.rope_cos_sin);
+    const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head);  // Eq. 12
+    const Var Mb = o_.value_middle ? middle(tape, A, zb) : Var();
+    const Var value = state_value(tape, in.token_value, A, Mb);
+    const ops::ScanPtr scan = ops::state_scan(
+        tape,
+        {in.log_w, in.key, value, in.kappa, in.rate, in.r, boundary, step.segments, heads_.state_of_head},
+        want_final);
+    return {A, read(tape, scan), scan->final};
+  }
+
+  // v_s (Eq. 4, 9): the token's value, and what the group's attention and middle heads feed back. Where ranks
+  // share a state head each adds its own query heads' part; the token's value is whole on each.
+  Var state_value(Tape& tape, const Var& token, const Var& A, const Var& Mb) const {
+    Var parts;
+    if (value_attention_) parts = ops::head_linear(tape, A, value_attention_);
+    if (value_middle_) parts = ops::head_linear(tape, Mb, value_middle_, parts);
+    if (!parts.defined()) {
+      // "middle" may be asked for where there are no middle heads: then nothing feeds the state.
+      return token.defined() ? token
+                             : Var(Tensor::zeros({A.dim(0), heads_.local_states(), c_.head_dim},
+                                                 A.value().dtype(), tape.stream().device));
+    }
+    Var value = ops::sum_heads(tape, parts, heads_.state_of_head, heads_.local_states());
+    value = sum_shared_heads(tape, tp_, value, heads_.shared_states, heads_.shared_slots);
+    return token.defined() ? ops::add(tape, value, token) : value;
+  }
+
+  // z_h: S r, or S^T K^ (S r), normalised or scaled (Eq. 2).
+  Var read(Tape& tape, const ops::ScanPtr& scan) const {
+    Var y = scan->y;
+    if (khat_) y = ops::read_state_transposed(tape, scan, ops::head_linear(tape, y, khat_));
+    return normalised(tape, y);
+  }
+
+  Var normalised(Tape& tape, const Var& y) const {
+    return o_.rms ? ops::rms_norm(tape, y, state_norm_, o_.norm_eps)
+                  : ops::scale_channels(tape, y, state_norm_, std::sqrt(static_cast<float>(c_.head_dim)));
+  }
+
+  Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const ChunkStep& step) const {
+    Var y = ops::read_boundary(tape, boundary, r, step.segments, heads_.state_of_head, false);
+    if (khat_)
+      y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), step.segments,
+                             heads_.state_of_head, true);
+    return normalised(tape, y);
+  }
+
+  // M_h (Eq. 6, 7, 8); z undefined: zero.
+  Var middle(Tape& tape, const Var& A, const Var& z) const {
+    if (o_.cross_head == "concat")
+      return ops::silu(
+          tape, ops::head_linear(tape, z.defined() ? ops::add_scaled_heads(tape, A, z, beta_) : A, mid_));
+    if (o_.cross_head == "additive") {
+      const Var from_attention = ops::head_linear(tape, A, mid_);
+      if (!z.defined()) return ops::silu(tape, from_attention);
+      return ops::silu(
+          tape, ops::add_scaled_heads(tape, from_attention, ops::head_linear(tape, z, mid_state_), beta_));
+    }
+    if (!z.defined())
+      return middle(tape, A, Var(Tensor::zeros(A.shape(), A.value().dtype(), tape.stream().device)));
+    const Var g = ops::sigmoid(tape, ops::head_linear(tape, ops::concat(tape, A, z), gate_));
+    return ops::silu(tape,
+                     ops::head_linear(tape, ops::mix(tape, g, A, ops::scale_heads(tape, z, beta_)), mid_));
+  }
+
+  // F of {A + gamma M}, {alpha z}, {M} (Eq. 6), through the output projections: the layer's one sum over
+  // ranks.
+  Projections combine(Tape& tape, const Var& A, const Var& z) const {
+    const int64_t T = A.dim(0), width = A.dim(1) * A.dim(2);
+    const auto flat = [&](const Var& heads) { return ops::reshape(tape, heads, {T, width}); };
+    Var first = A;
+    Projections projections;
+    const auto join = [&](const Var& heads, P output, P mix) {
+      if (output)
+        projections.push_back({flat(heads), output});
+      else
+        first = mix ? ops::head_linear(tape, heads, mix, first) : ops::add(tape, first, heads);
+    };
+    if (o_.middles()) {
+      const Var M = middle(tape, A, z);
+      first = ops::add_scaled_heads(tape, A, M, gamma_);
+      join(M, o_middle_, mix_middle_);
+    }
+    join(ops::scale_heads(tape, z, alpha_), o_state_, mix_state_);
+    projections.push_back({flat(first), qwen_.o});
+    return projections;
+  }
+
+  ModelConfig c_;
+  WunengOptions o_;
+  Comm tp_;
+  HeadShards heads_;
+  Qwen2Projections qwen_;
+  LowRankProjection r_proj_, kappa_proj_, key_proj_;
+  P r_head_ = nullptr, w0_ = nullptr, w1_ = nullptr, w2_ = nullptr, a0_ = nullptr, a1_ = nullptr,
+    a2_ = nullptr, k_a_ = nullptr;
+  P mu_r_ = nullptr, mu_k_ = nullptr, mu_kappa_ = nullptr, mu_w_ = nullptr, mu_a_ = nullptr;
+  P state_norm_ = nullptr, alpha_ = nullptr, beta_ = nullptr, gamma_ = nullptr, lambda_ = nullptr;
+  P value_attention_ = nullptr, value_middle_ = nullptr, khat_ = nullptr, mid_ = nullptr,
+    mid_state_ = nullptr, gate_ = nullptr;
+  P query_state_ = nullptr, o_state_ = nullptr, o_middle_ = nullptr, mix_state_ = nullptr,
+    mix_middle_ = nullptr;
+};
+
+}  // namespace
+
+MixerType wuneng_mixer() {
+  MixerType type{.name = "wuneng",
+                 .architecture = "WunengForCausalLM",
+                 .help = "attention with RWKV-7 state heads and middle heads",
+                 .options = option_table(),
+                 .presets = presets(),
+                 .starts_from = {"qwen2"},
+                 .check = check};
+  type.make = [](const LayerContext& at) { return std::make_unique<WunengMixer>(at); };
+  return type;
+}
+
+}  // namespace wuneng
