@@ -1,5 +1,6 @@
-# Finds a CUDA toolkit even where nvcc is not on PATH. Sets WUNENG_HAVE_CUDA, and WUNENG_HAVE_NCCL where NCCL is there too (without it GPUs talk through the host). Without one the build is CPU-only.
-# CMake before 3.26 does not know C++20 for CUDA, and "native" architectures fail on a machine without a GPU.
+# Finds a CUDA toolkit even where nvcc is not on PATH. Sets WUNENG_HAVE_CUDA, and WUNENG_HAVE_NCCL where NCCL
+# is there too (without it GPUs talk through the host). Without one the build is CPU-only. CMake before 3.26
+# does not know C++20 for CUDA, and "native" architectures fail on a machine without a GPU.
 set(WUNENG_HAVE_CUDA OFF)
 set(WUNENG_HAVE_NCCL OFF)
 set(WUNENG_HOPPER OFF)

@@ -1,4 +1,5 @@
-# To be sourced: how this project starts ranks on one machine (launch/mpi.env). mpi_run N PROGRAM ... runs N ranks.
+# To be sourced: how this project starts ranks on one machine (launch/mpi.env). mpi_run N PROGRAM ... runs N
+# ranks.
 set -a
 source "$(dirname "${BASH_SOURCE[0]}")/mpi.env"
 set +a

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""The GPU's kernels and training steps beside PyTorch's on the same GPU, in one run: milliseconds, the share of the matrix rate that PyTorch's
-cuBLAS reaches here, and the ratio to the peer (above 1: wuneng is faster). Random data, medians, everything in bf16.
+"""The GPU's kernels and training steps beside PyTorch's on the same GPU, in one run: milliseconds, the share
+of the matrix rate that PyTorch's cuBLAS reaches here, and the ratio to the peer (above 1: wuneng is faster).
+Random data, medians, everything in bf16.
 
-Peers: torch.matmul; scaled_dot_product_attention, the fastest of its flash and cuDNN backends; for linear + KL eager PyTorch in chunks of tokens
-that fit, with autograd; torch.compile of the plain model with fused AdamW for a step. No PyTorch package has WKV-7: its peer is the published 11 ms
-(forward and backward, B 8, T 4096, H 32, D 128, H100).
+Peers: torch.matmul; scaled_dot_product_attention, the fastest of its flash and cuDNN backends; for linear +
+KL eager PyTorch in chunks of tokens that fit, with autograd; torch.compile of the plain model with fused
+AdamW for a step. No PyTorch package has WKV-7: its peer is the published 11 ms (forward and backward, B 8, T
+4096, H 32, D 128, H100).
 
 usage: bench_gpu.py BENCH_GPU BENCH_STEP [quick]     with a python that has PyTorch, on a machine with a GPU
 """

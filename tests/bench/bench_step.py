@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A training step of the plain Qwen2 model against PyTorch with 2 threads, in turn, in one run. Any PyTorch: the distribution's
-python3-torch, or a newer one in a virtual environment whose python runs this.
+"""A training step of the plain Qwen2 model against PyTorch with 2 threads, in turn, in one run. Any PyTorch:
+the distribution's python3-torch, or a newer one in a virtual environment whose python runs this.
 
 usage: bench_step.py BENCH_STEP
 """

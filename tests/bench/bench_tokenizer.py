@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Tokens a second on one core against PyPI's `tokenizers`, in turn, in one run, on Qwen2.5's real vocabulary.
 
-English is tinyshakespeare, code is this checkout's, random is tokenizer_cases.py's texts of all scripts (nearly every word is
-new: the worst case for a cache). Pieces: the whole file as one text, or so many lines each as a corpus of documents is. PyPI's
-time is the best of encode_batch and encode_batch_fast (which leaves out offsets). "Cold" is the first pass, with empty caches. Seconds are of the
-processor, not of the clock, so that other programs on the machine take no time from either; the least of ROUNDS is told, and
-the ratio's range when each round is taken by itself.
+English is tinyshakespeare, code is this checkout's, random is tokenizer_cases.py's texts of all scripts
+(nearly every word is new: the worst case for a cache). Pieces: the whole file as one text, or so many lines
+each as a corpus of documents is. PyPI's time is the best of encode_batch and encode_batch_fast (which leaves
+out offsets). "Cold" is the first pass, with empty caches. Seconds are of the processor, not of the clock, so
+that other programs on the machine take no time from either; the least of ROUNDS is told, and the ratio's
+range when each round is taken by itself.
 
 usage: bench_tokenizer.py BENCH_TOKENIZER [ROUNDS]   with a python that has tokenizers, and ../shared/data
 """

@@ -1,4 +1,5 @@
-"""The plain Qwen2 model in PyTorch, as a peer for benchmarks of training steps, on any device and in any float type."""
+"""The plain Qwen2 model in PyTorch, as a peer for benchmarks of training steps, on any device and in any
+float type."""
 import torch
 from torch import nn
 from torch.nn import functional as F

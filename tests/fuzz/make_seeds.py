@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Small inputs that each fuzz target begins with, cut from tests/golden, and the good files that stand beside an arbitrary one.
+"""Small inputs that each fuzz target begins with, cut from tests/golden, and the good files that stand beside
+an arbitrary one.
 
 usage: make_seeds.py GOLDEN OUT   (OUT/<target>/..., OUT/<target>_parts/...; what was there before is replaced)
 """

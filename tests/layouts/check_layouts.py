@@ -3,8 +3,8 @@
 
 usage: check_layouts.py WUNENG PART [quick]
 
-PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), or cuda (a few layouts
-on a GPU, or emulated, against one rank on the CPU). quick: a sample, for sanitizer builds.
+PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), or cuda (a few
+layouts on a GPU, or emulated, against one rank on the CPU). quick: a sample, for sanitizer builds.
 """
 import os
 import sys
@@ -22,7 +22,7 @@ def main():
     program, part, quick = os.path.abspath(sys.argv[1]), sys.argv[2], "quick" in sys.argv[3:]
     tally = Tally()
     with tempfile.TemporaryDirectory() as root:
-        runs = Runs(program, root, steps=5 if quick else 10)
+        runs = Runs(program, root, steps=cuda.STEPS if part == "cuda" else 5 if quick else 10)
         if part == "parity":
             parity.check(runs, tally, quick)
         elif part == "resume":

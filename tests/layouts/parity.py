@@ -1,7 +1,8 @@
 """Every layout trains as one rank does: the table of cases, and the bounds that they keep.
 
-AdamW divides a gradient by its own size: an element whose gradient is near zero moves by a full step in a direction that
-rounding decides. PARAMETERS is therefore wide; losses and gradient norms show what it comes to.
+AdamW divides a gradient by its own size: an element whose gradient is near zero moves by a full step in a
+direction that rounding decides. The bounds of parameters and moments are therefore wider than rounding; a
+wrong gradient of any tensor is far beyond them, and losses and gradient norms show what is left of it.
 """
 import dataclasses
 import os
@@ -10,12 +11,20 @@ import shutil
 import results
 from runs import ONE, Layout, token_sources
 
-LOSSES = 1e-5           # of all steps, relative; held-out figures too
-GRADIENT_NORMS = 5e-3   # of the first NORM_STEPS, relative
 NORM_STEPS = 6
-FIRST_GRADIENT = 1e-5   # of step 1, relative, each tensor
-LATER_GRADIENT = 2e-5   # of a later step from the same state: a difference of float32 moments adds to it
-PARAMETERS = 1e-3       # after the last step, relative, each tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Largest relative differences between two runs."""
+    losses: float      # of all steps; held-out figures too
+    norms: float       # gradient norms of the first NORM_STEPS
+    moments: float     # AdamW's first moments after the first half of the steps, each tensor
+    parameters: float  # after the last step, each tensor
+
+
+# About ten times what was measured over all cases of MODELS: 7e-8, 2e-7, 2e-5, 6e-5.
+ROUNDING = Bounds(losses=1e-6, norms=1e-5, moments=2e-4, parameters=5e-4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +41,18 @@ def streamed(*students):
     return [(student, ONE) for student in students]
 
 
-DEFAULT = Model("default", {}, [
-    *streamed(*(Layout(dp, tp, pp) for dp in (1, 2, 4) for tp in (1, 2, 3, 4) for pp in (1, 2, 3) if 1 < dp * tp * pp <= 4)),
-    (ONE, ONE), (Layout(tp=2), Layout(tp=2)), (Layout(dp=2), Layout(dp=2)), (Layout(pp=2), Layout(pp=2)),
-    (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, pp=2), None)])
-
 REAL_TEXT = {"data.paths": [os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reference",
                                          "wuneng_reference.py")]}
 
 MODELS = [
-    DEFAULT,
+    Model("default", {}, [
+        (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), ONE), (Layout(tp=2), Layout(tp=2)), (Layout(tp=3), ONE),
+        (Layout(tp=4), ONE), (Layout(pp=2), Layout(pp=2)), (Layout(pp=3), ONE), (Layout(dp=2), Layout(dp=2)),
+        (Layout(dp=4), ONE), (Layout(dp=2, pp=2), None), (ONE, ONE)], 2),
     Model("5 heads", {"student.heads": 5, "student.kv_heads": 5}, streamed(Layout(tp=3), Layout(tp=4))),
     Model("9 heads of 3 kv", {"student.heads": 9, "student.kv_heads": 3}, streamed(Layout(tp=4), Layout(tp=2, pp=2)), 1),
     Model("5 layers on real text", {"student.layers": 5, **REAL_TEXT},
-          streamed(Layout(pp=4), Layout(tp=4), Layout(tp=3), Layout(dp=2, tp=2), Layout(tp=2, pp=2))),
+          streamed(Layout(pp=4), Layout(tp=4), Layout(dp=2, tp=2))),
     Model("chunk 13", {"student.chunk": 13}, streamed(Layout(tp=3), Layout(pp=3))),
     Model("documents of one token", {}, streamed(Layout(dp=2), Layout(tp=2, pp=2)), 1, documents=(1, 1, 1, 12)),
     Model("token files", {"data.threads": 2}, streamed(Layout(dp=2), Layout(dp=4)), documents=tuple(range(1, 40))),
@@ -55,33 +62,35 @@ MODELS = [
     Model("untied embedding", {"student.tie_word_embeddings": False}, streamed(Layout(pp=3))),
     Model("lean", {"student.preset": "lean"}, streamed(Layout(tp=2, pp=2))),
     Model("literal", {"student.preset": "literal"}, streamed(Layout(tp=2, pp=2))),
-    Model("a state head for every kv head", {"student.state_heads": 2}, streamed(Layout(tp=3), Layout(tp=4))),
-    Model("qwen2", {"student.mixer": "qwen2", **dict.fromkeys(("student.preset", "student.chunk", "student.decay_rank", "student.rate_rank"))},
-          streamed(Layout(tp=3), Layout(tp=2, pp=2))),
+    Model("a state head for every kv head", {"student.state_heads": 2}, streamed(Layout(tp=3))),
+    Model("qwen2", {"student.mixer": "qwen2", "student.preset": None, "student.chunk": None, "student.decay_rank": None,
+                    "student.rate_rank": None}, streamed(Layout(tp=2, pp=2))),
 ]
 
 
-def compare(one, other, steps):
+def compare(one, other, steps, bounds=ROUNDING):
     """What keeps a run from being the same as one rank's, as texts; and a note of how far they are apart."""
-    failures = []
+    failures, notes = [], []
 
     def within(bound, what, difference, where=""):
+        notes.append(f"{what} {difference:.0e}")
         if not difference <= bound:
-            failures.append(f"{what}{where and ' of '}{where}: differs by {difference:.1e}, expected at most {bound:.0e}")
-        return difference
+            failures.append(f"{what}: {where} differs by {difference:.1e}, expected at most {bound:.0e}")
 
-    losses, norms = results.losses, lambda out: results.gradient_norms(out)[:NORM_STEPS]
-    if losses(one).shape != (steps,):
-        failures.append(f"one rank has {len(losses(one))} losses, expected {steps}")
-    loss = within(LOSSES, "losses", results.relative(losses(one), losses(other)))
-    within(LOSSES, "held-out figures", results.relative(results.held_out(one), results.held_out(other)))
-    norm = within(GRADIENT_NORMS, "gradient norms", results.relative(norms(one), norms(other)))
-    gradient = within(FIRST_GRADIENT, "gradient of step 1",
-                      *results.largest_difference(results.gradient(one, 1), results.gradient(other, 1)))
-    weight = within(PARAMETERS, "parameters",
-                    *results.largest_difference(results.parameters(one, steps), results.parameters(other, steps)))
-    return failures, (f"losses {loss:.0e}, gradient norms {norm:.0e}, first gradient {gradient:.0e}, "
-                      f"parameters {weight:.0e}")
+    def arrays(read):
+        return results.relative(read(one), read(other))
+
+    def tensors(read, step):
+        return results.largest_difference(read(one, step), read(other, step))
+
+    if results.losses(one).shape != (steps,):
+        failures.append(f"one rank has {len(results.losses(one))} losses, expected {steps}")
+    within(bounds.losses, "losses", arrays(results.losses))
+    within(bounds.losses, "held-out figures", arrays(results.held_out))
+    within(bounds.norms, "gradient norms", arrays(lambda out: results.gradient_norms(out)[:NORM_STEPS]))
+    within(bounds.moments, "moments", *tensors(results.first_moments, steps // 2))
+    within(bounds.parameters, "parameters", *tensors(results.parameters, steps))
+    return failures, ", ".join(notes)
 
 
 def check(runs, tally, quick=False):
@@ -100,19 +109,3 @@ def check(runs, tally, quick=False):
                         *compare(one, other, runs.steps))
             shutil.rmtree(other)
         shutil.rmtree(one)
-    if not quick:
-        check_later_gradients(runs, tally)
-
-
-def check_later_gradients(runs, tally):
-    """Gradients of a step in the middle, tensor by tensor, from one and the same state: at the start some are zero."""
-    one = runs.run("one")
-    for student in (Layout(tp=4), Layout(pp=3), Layout(dp=2, tp=2)):
-        other = runs.out("other")
-        results.rewind(one, other, 5)
-        runs.run("other", student, ONE)
-        difference, where = results.largest_difference(results.gradient(one, 6), results.gradient(other, 6))
-        tally.check(f"gradients of step 6 from the same state, student {student}", not difference <= LATER_GRADIENT,
-                    f"{where} differs by {difference:.1e}")
-        shutil.rmtree(other)
-    shutil.rmtree(one)

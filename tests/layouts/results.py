@@ -1,7 +1,5 @@
-"""What a run leaves behind, read and compared: metrics.jsonl, and checkpoints through index.h5 as an h5py user would.
-
-Gradients are read from AdamW's first moments, m' = beta1 m + (1 - beta1) g, with clipping off.
-"""
+"""What a run leaves behind, read and compared: metrics.jsonl, and checkpoints through index.h5 as an h5py
+user would."""
 import json
 import os
 import shutil
@@ -38,11 +36,9 @@ def tensors(out, step):
     return found
 
 
-def gradient(out, step):
-    """Name -> array: 1 - beta1 times each tensor's gradient in `step`."""
-    after = tensors(out, step)
-    before = tensors(out, step - 1) if step > 1 else dict.fromkeys(after, 0.0)
-    return {k: np.float64(after[k]) - 0.9 * before[k] for k in after if k.endswith("/m")}
+def first_moments(out, step):
+    """Name -> array: with beta1 = 0.9, 0.1 times the sum of 0.9^k times the gradient of k steps ago."""
+    return {k: v for k, v in tensors(out, step).items() if k.endswith("/m")}
 
 
 def parameters(out, step):
@@ -50,7 +46,8 @@ def parameters(out, step):
 
 
 def largest_difference(a, b):
-    """(relative norm, name) of the tensor that differs most; a tensor that is zero in both counts as equal."""
+    """(relative norm, name) of the tensor that differs most; a tensor that is zero in both counts as
+    equal."""
     assert a and a.keys() == b.keys(), sorted(a.keys() ^ b.keys())
     worst, where = 0.0, ""
     for k in a:

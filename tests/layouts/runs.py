@@ -1,7 +1,7 @@
 """Runs of the program for tests: a recipe, its data, a teacher and the ranks.
 
-A recipe is a dict, key -> value, of what docs/../launch/recipes/every_key.toml lists. RECIPE is the base; a case gives
-what differs from it, with None for a key to leave out.
+A recipe is a dict of the keys in launch/recipes/every_key.toml. RECIPE is the base; a case gives what differs
+from it, with None for a key to leave out.
 """
 import dataclasses
 import json
@@ -28,8 +28,7 @@ RECIPE = {
     "loss.temperature": 1.5, "loss.ce_share": 0.25, "loss.chunk_tokens": 20,
     "data.held_out_every": 4, "data.seq_len": 24, "data.micro_batch": 2,
     "optimizer.lr": 1e-3, "optimizer.warmup": 2, "optimizer.steps": 10, "optimizer.clip": 0,
-    "run.device": "cpu", "run.eval_every": 5, "run.eval_batches": 4, "run.checkpoint_every": 1, "run.keep": 0,
-    "run.log_every": 100,
+    "run.device": "cpu", "run.eval_every": 5, "run.eval_batches": 4, "run.keep": 0, "run.log_every": 100,
 }
 
 
@@ -66,12 +65,14 @@ class Runs:
 
     def __init__(self, program, root, recipe=None, steps=10):
         self.program, self.root, self.steps = program, root, steps
-        self.recipe = {**(recipe or RECIPE), "optimizer.steps": steps}
+        # Two checkpoints: each takes longer than several steps.
+        self.recipe = {**(recipe or RECIPE), "optimizer.steps": steps, "run.checkpoint_every": steps // 2}
         rng = np.random.default_rng(3)
         self.text = os.path.join(root, "text.txt")
         with open(self.text, "wb") as f:
             f.write(bytes(rng.integers(32, 127, 40000, dtype=np.uint8)))
-        # A teacher of another shape and a larger vocabulary than the student's, which is not a multiple of any tp.
+        # A teacher of another shape and a larger vocabulary than the student's, which is not a multiple of
+        # any tp.
         c = ref.Config(mixer="qwen2", vocab_size=263, hidden_size=32, num_heads=4, num_kv_heads=2)
         self.teacher = os.path.join(root, "teacher")
         write_model(self.teacher, c, ref.init_model(c, rng))
@@ -80,8 +81,8 @@ class Runs:
         return os.path.join(self.root, name)
 
     def command(self, name, student=ONE, teacher=None, settings=None, started=None):
-        """Writes NAME.toml and gives the command line. teacher: its layout where it streams; None: in process.
-        started: the ranks to start, where they are not those of the layouts."""
+        """Writes NAME.toml and gives the command line. teacher: its layout where it streams; None: in
+        process. started: the ranks to start, where they are not those of the layouts."""
         keys = {"teacher.path": self.teacher, "data.paths": [self.text], "run.out": self.out(name), **self.recipe,
                 **student.keys("layout"), "data.accumulation": REPLICA_BATCHES // student.dp}
         keys |= teacher.keys("teacher.layout") if teacher else {"teacher.mode": "in_process"}
@@ -129,6 +130,7 @@ def latest_step(out):
 
 
 def children(parent):
+    """Process ids."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -152,7 +154,8 @@ def write_token_file(prefix, documents):
 
 
 def token_sources(root, lengths=range(1, 40)):
-    """Two token files of 40 documents, each of one of `lengths` tokens, and the settings that mix them 2 : 1."""
+    """Two token files of 40 documents, each of one of `lengths` tokens, and the settings that mix them 2 :
+    1."""
     rng = np.random.default_rng(5)
     sources = []
     for name, weight in (("one", 2), ("two", 1)):

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# By hand, as root: runs a bundle (launch/bundle) on a bare Debian 11, whose C library is older and which has none of our packages.
+# By hand, as root: runs a bundle (launch/bundle) on a bare Debian 11, whose C library is older and which has
+# none of our packages.
 #
 #   tests/program/check_bundle.sh BUNDLE WORK_FOLDER
 #

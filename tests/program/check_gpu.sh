@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The tests that want a GPU, from a bundle (launch/bundle --tests) on a machine that has GPUs but not our packages.
+# The tests that want a GPU, from a bundle (launch/bundle --tests) on a machine that has GPUs but not our
+# packages.
 #
 #   FOLDER/bin/check_gpu [sanitizer]      sanitizer: the kernels once more, under compute-sanitizer's memcheck, racecheck and synccheck
 #
-# The models want a python3 with numpy, the layouts h5py as well. What could not run is named at the end. Exit code: 0 where all that ran has passed.
-# tests/bench/bench_gpu.py in the same folder compares with PyTorch.
+# The models want a python3 with numpy, the layouts h5py as well. What could not run is named at the end. Exit
+# code: 0 where all that ran has passed. tests/bench/bench_gpu.py in the same folder compares with PyTorch.
 set -uo pipefail
 folder=$(cd "$(dirname "$0")/.." && pwd)
 export GTEST_COLOR=no PATH="$folder/bin:$PATH" WUNENG_GOLDEN="$folder/tests/golden"

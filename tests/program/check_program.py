@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The subcommands as a user calls them: a student that starts with its teacher's function, logits against Hugging Face's, round trips, inspect.
+"""The subcommands as a user calls them: a student that starts with its teacher's function, logits against
+Hugging Face's, round trips, inspect.
 
 usage: check_program.py WUNENG
 """

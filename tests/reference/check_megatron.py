@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Token files against Megatron's own reader and writer (PyPI's megatron-core): what either side writes the other reads, in every type.
+"""Token files against Megatron's own reader and writer (PyPI's megatron-core): what either side writes the
+other reads, in every type.
 
 usage: check_megatron.py TOKEN_FILE_PROBE WUNENG [DIRECTORY THAT HOLDS megatron/core]
 
-Ends with status 77 (skipped) where megatron-core, torch or numpy is not here. Of megatron-core the file that reads and writes is loaded, as it is,
-without the rest of the package, which wants a GPU's libraries.
+Ends with status 77 (skipped) where megatron-core, torch or numpy is not here. Of megatron-core the file that
+reads and writes is loaded, as it is, without the rest of the package, which wants a GPU's libraries.
 """
 import importlib.util
 import json

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Holds the program's models against the float64 reference: logits over all option combinations, gradients against finite differences.
+"""Holds the program's models against the float64 reference: logits over all option combinations, gradients
+against finite differences.
 
 usage: check_models.py REFERENCE_PROBE [quick] [cuda] [bf16]
 
@@ -99,19 +100,21 @@ def finite_difference(case, holder, name, direction, step=1e-6):
     return (up - down) / (2 * step)
 
 
-# A random model can be so sensitive (a state reading near zero under its RMSNorm, say) that float32 cannot meet a fixed bound. What a bound refuses is
-# therefore measured: the reference's own answer when its parameters move by half a unit of float32's last place. An error within ROUNDINGS such moves
-# passes, is counted, and may not be common.
+# A random model can be so sensitive (a state reading near zero under its RMSNorm, say) that float32 cannot
+# meet a fixed bound. What a bound refuses is therefore measured: the reference's own answer when its
+# parameters move by half a unit of float32's last place. An error within ROUNDINGS such moves passes, is
+# counted, and may not be common.
 #
-# With bf16 activations that is the measure of most cases: their errors are about as large as one such move. A model whose logits a move changes by
-# more than TOO_MUCH is left out: its gradients are noise.
+# With bf16 activations that is the measure of most cases: their errors are about as large as one such move. A
+# model whose logits a move changes by more than TOO_MUCH is left out: its gradients are noise.
 ROUNDINGS, HALF_A_UNIT, TOO_MUCH = 16, 2.0 ** -24, np.inf
 LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN = 1e-5, 1e-5, 1e-4, 1e-5
 LARGEST_SHARE_OF_SENSITIVE_CASES = 0.05
 
 
 def sensitivity(case, answer):
-    """How far answer() moves, as a norm, when all parameters of the reference move by half a unit of the last place."""
+    """How far answer() moves, as a norm, when all parameters of the reference move by half a unit of the last
+    place."""
     rng = np.random.default_rng(7)
     model, plain, moves = case["model"], answer(), []
     holders = [model] + model["layers"]

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Our tokenizer and chat template against PyPI's `tokenizers` and jinja2, id by id, on the committed small vocabulary and, where
-../shared/data is there, on Qwen2.5's real one: real and random texts of every script, every code point in several
-neighbourhoods, broken UTF-8, decoding; with the real template chats, and templates that must be refused.
+"""Our tokenizer and chat template against PyPI's `tokenizers` and jinja2, id by id, on the committed small
+vocabulary and, where ../shared/data is there, on Qwen2.5's real one: real and random texts of every script,
+every code point in several neighbourhoods, broken UTF-8, decoding; with the real template chats, and
+templates that must be refused.
 
 usage: check_tokenizer.py PROBE [quick | COUNT]   (COUNT random texts, 100,000 by default)
 Ends with status 77 (skipped) where this python has no `tokenizers` or jinja2.
@@ -27,7 +28,8 @@ AROUND = [  # a code point's class, case, composition and combining class all sh
 
 
 def probe(binary, directory, command, frames, kind):
-    """Sends frames (bytes or lists of ids), returns those that come back: kind is a cycle of i (ids), s (text), b (bytes)."""
+    """Sends frames (bytes or lists of ids), returns those that come back: kind is a cycle of i (ids), s
+    (text), b (bytes)."""
     def pack(frame):
         body = frame if isinstance(frame, bytes) else struct.pack(f"<{len(frame)}i", *frame)
         return struct.pack("<I", len(frame)) + body

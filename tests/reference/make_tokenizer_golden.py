@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/tokenizer/: a small vocabulary trained on tokenizer_cases.py's texts, and what PyPI's `tokenizers` and
-jinja2 make of texts and chats with it.
+"""Writes tests/golden/tokenizer/: a small vocabulary trained on tokenizer_cases.py's texts, and what PyPI's
+`tokenizers` and jinja2 make of texts and chats with it.
 
-Run by hand, never by the tests: needs tokenizers and jinja2 (made with 0.23.3 and 3.1.6), and ../shared/data for the Instruct
-models' chat template.
+Run by hand, never by the tests: needs tokenizers and jinja2 (made with 0.23.3 and 3.1.6), and ../shared/data
+for the Instruct models' chat template.
   vocab.json, merges.txt, tokenizer_config.json, tokenizer.json   the same tokenizer in both forms
   texts.json   [[text as hexadecimal bytes, ids, decoded, decoded without special tokens], ...]
   chats.json   [{"messages", "tools", "add_generation_prompt", "base": rendered, "instruct": rendered, "ids", "mask"}, ...];

@@ -68,7 +68,8 @@ def texts(count, added, seed=0):
 
 
 def real_texts(folders, count):
-    """Code and prose: pieces of a few lines, and whole files up to 64 KiB, from what lies below the folders."""
+    """Code and prose: pieces of a few lines, and whole files up to 64 KiB, from what lies below the
+    folders."""
     r, pieces = random.Random(4), []
     for folder in folders:
         for directory, inside, names in os.walk(folder):

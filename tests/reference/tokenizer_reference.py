@@ -1,4 +1,5 @@
-"""Qwen2.5's tokenizer put together from PyPI's `tokenizers`, and its chat template run by jinja2 as transformers does."""
+"""Qwen2.5's tokenizer put together from PyPI's `tokenizers`, and its chat template run by jinja2 as
+transformers does."""
 import json
 import os
 import re

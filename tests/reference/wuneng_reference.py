@@ -195,7 +195,8 @@ def init_model(c, rng, preserve=False):
 # ----------------------------------------------------------------------------- the mixer
 
 def attention_mixer(c, p, x, starts):
-    """Plain grouped-query attention of Qwen2. x: [T, d] normalised input; starts[t]: first token of t's document."""
+    """Plain grouped-query attention of Qwen2. x: [T, d] normalised input; starts[t]: first token of t's
+    document."""
     T, H, G, D = len(x), c.num_heads, c.num_kv_heads, c.head_dim
     pos = np.arange(T) - starts
     q = rope((x @ p["q_proj"].T + p["q_bias"]).reshape(T, H, D).swapaxes(0, 1), pos, c.rope_theta)
@@ -245,8 +246,8 @@ def state_inputs(c, p, x, starts):
 
 
 def wuneng_mixer(c, p, x, starts, final_state=None):
-    """Hybrid mixer. x: [T, d] normalised input. Returns a: [T, d].
-    Document starts reset the state, the boundary state and the positions; chunk boundaries count from there."""
+    """Hybrid mixer. x: [T, d] normalised input. Returns a: [T, d]. Document starts reset the state, the
+    boundary state and the positions; chunk boundaries count from there."""
     T, H, G, N, D = len(x), c.num_heads, c.num_kv_heads, c.state_heads, c.head_dim
     P = H // N
     pos = np.arange(T) - starts
@@ -327,8 +328,8 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
 
 
 def rwkv7_mixer(c, p, x, starts, v_first):
-    """RWKV-7 time mixing as ARWKV uses it. x: [T, d] normalised input. v_first: [T, d], the first such layer's
-    values, or None in that layer. Returns (a [T, d], v_first [T, d])."""
+    """RWKV-7 time mixing as ARWKV uses it. x: [T, d] normalised input. v_first: [T, d], the first such
+    layer's values, or None in that layer. Returns (a [T, d], v_first [T, d])."""
     T, D = len(x), c.rwkv_head_dim
     heads = x.shape[1] // D
     before = shift(x, starts)
@@ -387,14 +388,16 @@ def forward(c, model, tokens, starts=None, taps=None):
 
 
 def alignment_loss(student_outputs, teacher_outputs):
-    """Stage 1. Lists over layers of [T, d]: mean over layers and tokens of |teacher - student|_2 / sqrt(d)."""
+    """Stage 1. Lists over layers of [T, d]: mean over layers and tokens of |teacher - student|_2 /
+    sqrt(d)."""
     per_layer = [np.mean(np.linalg.norm(t - s, axis=-1)) / np.sqrt(s.shape[-1])
                  for s, t in zip(student_outputs, teacher_outputs)]
     return float(np.mean(per_layer))
 
 
 def distillation_loss(student_logits, teacher_logits, mask, temperature=1.0):
-    """Stage 2. Word-level KL(teacher || student), over the vocabulary that both share, mean over unmasked tokens, times t^2."""
+    """Stage 2. Word-level KL(teacher || student), over the vocabulary that both share, mean over unmasked
+    tokens, times t^2."""
     V = min(student_logits.shape[-1], teacher_logits.shape[-1])
     ls, lt = (log_softmax(x[:, :V] / temperature) for x in (student_logits, teacher_logits))
     kl = np.sum(np.exp(lt) * (lt - ls), axis=-1)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The house rules that a program can check: includes point down only, files stay short, nothing is left unfinished.
+"""The house rules that a program can check: includes point down only, files stay short, nothing is left
+unfinished.
 
 usage: check_includes.py CHECKOUT
 """

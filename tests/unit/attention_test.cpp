@@ -190,40 +190,22 @@ TEST_P(Attention, DoesNotDependOnTheThreadCount) {
 INSTANTIATE_TEST_SUITE_P(
     Cases, Attention,
     testing::Values(
+        // clang-format off
         Case{"one_document", 5, 5, 1, 8, {{0, 5, 0, 0}}, {0}},
         Case{"longer_than_a_block", 200, 200, 2, 16, {{0, 200, 0, 0}}, {0, 0, 1, 1}},
         Case{"uneven_heads", 130, 130, 2, 16, {{0, 130, 0, 0}}, {0, 1, 1}},
         Case{"a_key_head_that_nobody_reads", 70, 70, 3, 16, {{0, 70, 0, 0}}, {0, 0, 2}},
-        Case{"packed_documents",
-             203,
-             203,
-             2,
-             16,
-             {{0, 70, 0, 0}, {70, 1, 70, 0}, {71, 64, 71, 0}, {138, 65, 138, 0}},
-             {0, 0, 1}},
+        Case{"packed_documents", 203, 203, 2, 16,
+             {{0, 70, 0, 0}, {70, 1, 70, 0}, {71, 64, 71, 0}, {138, 65, 138, 0}}, {0, 0, 1}},
         Case{"a_block_from_the_middle", 40, 150, 1, 16, {{0, 40, 10, 90}}, {0, 0}},
-        Case{"the_middle_of_one_and_the_start_of_another",
-             100,
-             260,
-             2,
-             16,
-             {{5, 45, 0, 80}, {52, 48, 130, 0}},
-             {0, 1, 1}},
+        Case{"the_middle_of_one_and_the_start_of_another", 100, 260, 2, 16,
+             {{5, 45, 0, 80}, {52, 48, 130, 0}}, {0, 1, 1}},
         Case{"two_segments_of_one_document", 140, 140, 2, 16, {{70, 70, 0, 70}, {0, 70, 0, 0}}, {0, 1}},
-        Case{"shared_keys_beside_another_document",
-             120,
-             160,
-             1,
-             16,
-             {{80, 40, 100, 0}, {40, 40, 0, 60}, {0, 40, 0, 20}},
-             {0, 0}},
-        Case{"an_empty_segment_among_others",
-             64,
-             64,
-             1,
-             16,
-             {{0, 0, 0, 0}, {0, 64, 0, 0}, {64, 0, 64, 0}},
-             {0, 0}},
+        Case{"shared_keys_beside_another_document", 120, 160, 1, 16,
+             {{80, 40, 100, 0}, {40, 40, 0, 60}, {0, 40, 0, 20}}, {0, 0}},
+        Case{"an_empty_segment_among_others", 64, 64, 1, 16,
+             {{0, 0, 0, 0}, {0, 64, 0, 0}, {64, 0, 64, 0}}, {0, 0}},
+        // clang-format on
         Case{"no_segments", 3, 3, 1, 8, {}, {0, 0}}),
     name_of);
 
@@ -289,20 +271,15 @@ double worst(const F& f, const Exact& exact, double begin, double end) {
 
 TEST(FastFunctions, AreAsCloseAsTheySay) {
   using namespace cpu;
+  const auto exact_exp = [](double x) { return std::exp(x); };
+  const auto exact_tanh = [](double x) { return std::tanh(x); };
   const auto exact_sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
-  EXPECT_LT(worst(
-                exp_fast, [](double x) { return std::exp(x); }, -87, 88),
-            2e-7);
+  const auto exact_silu = [&](double x) { return x * exact_sigmoid(x); };
+  EXPECT_LT(worst(exp_fast, exact_exp, -87, 88), 2e-7);
   EXPECT_LT(worst(sigmoid, exact_sigmoid, -87, 40), 2e-7);
-  EXPECT_LT(worst(
-                silu, [&](double x) { return x * exact_sigmoid(x); }, -87, -1e-6),
-            2e-7);
-  EXPECT_LT(worst(
-                tanh_fast, [](double x) { return std::tanh(x); }, 1e-6, 1.5),
-            2e-7);
-  EXPECT_LT(worst(
-                tanh_fast, [](double x) { return std::tanh(x); }, -50, -1.5),
-            2e-7);
+  EXPECT_LT(worst(silu, exact_silu, -87, -1e-6), 2e-7);
+  EXPECT_LT(worst(tanh_fast, exact_tanh, 1e-6, 1.5), 2e-7);
+  EXPECT_LT(worst(tanh_fast, exact_tanh, -50, -1.5), 2e-7);
 }
 
 TEST(FastFunctions, SaturateAtBothEnds) {
