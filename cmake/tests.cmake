@@ -2,8 +2,8 @@
 #
 # wuneng_test(NAME COMMAND arguments...
 #   [PROGRAMS targets...]    what it runs; the target needs.NAME builds them
-#   [LABELS labels...]       asan, tsan, cuda, fuzz: it runs in the build of that kind too; the target LABEL_tests builds
-#                            what all tests of a label run
+#   [LABELS labels...]       asan, tsan, cuda, fuzz: it runs in the build of that kind too; the target
+#                            LABEL_tests builds what all tests of a label run
 #   [RANKS n]                at most, so that ctest -j gives a test of several ranks a small machine to itself
 #   [TIMEOUT seconds] [ENVIRONMENT KEY=VALUE...])
 #
@@ -21,8 +21,8 @@ function(wuneng_test name)
     set(test_RANKS 1)
   endif()
   add_test(NAME ${name} COMMAND ${test_COMMAND})
-  set_tests_properties(${name} PROPERTIES LABELS "${test_LABELS}" PROCESSORS ${test_RANKS} TIMEOUT ${test_TIMEOUT}
-                       ENVIRONMENT "${test_ENVIRONMENT}" SKIP_RETURN_CODE 77)
+  set_tests_properties(${name} PROPERTIES LABELS "${test_LABELS}" PROCESSORS ${test_RANKS}
+                       TIMEOUT ${test_TIMEOUT} ENVIRONMENT "${test_ENVIRONMENT}" SKIP_RETURN_CODE 77)
   add_custom_target(needs.${name})
   if(test_PROGRAMS)
     add_dependencies(needs.${name} ${test_PROGRAMS})

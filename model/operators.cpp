@@ -146,17 +146,24 @@ Var head_linear(Tape& tape, const Var& x, P weight, const Var& base) {
       tape.stream(),
       {.x = x.value(), .w = weight->var.value(), .y = y, .base = base.defined() ? base.value() : Tensor()});
   const Var out = tape.output(y, tape.wants(x, base, weight->var));
+  Tape::WeightGradient backward_weight;
+  if (weight->var.needs_grad())
+    backward_weight = [=, stream = tape.stream(), x = x.value()](const Tensor& dy) {
+      const Tensor dw = weight->var.grad_buffer();
+      kernels::head_matmul_weight_grad(stream,
+                                       {.dy = dy, .x = x, .dw = dw, .like = weight->var.value().dtype()});
+    };
   tape.record(
       out,
       [=, stream = tape.stream()] {
         if (base.needs_grad()) base.add_grad(out.grad());
         if (!x.needs_grad()) return;
         const Gradient g = x.gradient();
-        kernels::head_matmul(stream, {.x = out.grad(), .w = weight->var.value(), .y = g.out, .transpose = true, .base = g.base});
+        const Tensor w = weight->var.value();
+        kernels::head_matmul(stream,
+                             {.x = out.grad(), .w = w, .y = g.out, .transpose = true, .base = g.base});
       },
-      !weight->var.needs_grad() ? Tape::WeightGradient() : [=, stream = tape.stream(), x = x.value()](const Tensor& dy) {
-        kernels::head_matmul_weight_grad(stream, {.dy = dy, .x = x, .dw = weight->var.grad_buffer(), .like = weight->var.value().dtype()});
-      });
+      backward_weight);
   return out;
 }
 

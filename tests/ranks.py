@@ -9,7 +9,8 @@ def environment(**more):
     settings = dict(os.environ)
     for path in ("../launch/mpi.env", "ranks.env"):
         with open(os.path.join(HERE, path)) as f:
-            settings.update(line.strip().split("=", 1) for line in f if line.strip() and not line.startswith("#"))
+            lines = [line.strip() for line in f if line.strip() and not line.startswith("#")]
+        settings.update(line.split("=", 1) for line in lines)
     return settings | more
 
 

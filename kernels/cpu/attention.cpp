@@ -40,12 +40,8 @@ Sizes checked_sizes(const Args& args) {
         s.offset < 0 || s.k_begin + s.offset + s.q_count > args.k.dim(0))
       fail(
           "attention: segment of query rows [{}, {}) at position {} of the document at key row {} lies "
-<<<<<<< HEAD
-          "outside q {} or k {}",
-=======
           "outside "
           "q {} or k {}",
->>>>>>> main
           s.q_begin, s.q_begin + s.q_count, s.offset, s.k_begin, to_string(args.q.shape()),
           to_string(args.k.shape()));
   return {H, G, D, 1 / std::sqrt(static_cast<float>(D))};

@@ -38,7 +38,7 @@ OptionTable option_table() {
       Option::choice("state_key", "own", {"own", "shared"},
                      "\"own\" projection, or \"shared\" with the attention's"),
       Option::integer("state_rank", state_rank, 0,
-                      "rank of the states' projections, 0: full; default: 2 head_dim where that is smaller"),
+                      "rank of the states' projections, 0: full; default: 2 head_dim where smaller"),
       Option::choice("state_read", "linear", {"linear", "quadratic"}, "\"linear\" or \"quadratic\""),
       Option::choice("state_norm", "rms", {"rms", "none"},
                      "of what is read: \"rms\": RMSNorm; \"none\": times the root of head_dim")

@@ -60,13 +60,15 @@ def attention(heads, D, batch=4, length=4096):
 
 
 def linear_kl(tokens=8192, d=3584, V=152064, chunk=1024):
-    hidden, weight = torch.randn(tokens, d, **BF16).requires_grad_(), (0.02 * torch.randn(V, d, **BF16)).requires_grad_()
+    hidden = torch.randn(tokens, d, **BF16).requires_grad_()
+    weight = (0.02 * torch.randn(V, d, **BF16)).requires_grad_()
     teacher = torch.randn(tokens, V, **BF16)
 
     def run():
         for at in range(0, tokens, chunk):
             logits = (hidden[at:at + chunk] @ weight.T).float()
-            loss = F.kl_div(F.log_softmax(logits, -1), F.log_softmax(teacher[at:at + chunk].float(), -1), log_target=True, reduction="sum") / tokens
+            target = F.log_softmax(teacher[at:at + chunk].float(), -1)
+            loss = F.kl_div(F.log_softmax(logits, -1), target, log_target=True, reduction="sum") / tokens
             loss.backward()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -77,7 +79,8 @@ def linear_kl(tokens=8192, d=3584, V=152064, chunk=1024):
 def step():
     with torch.device("cuda"):
         model = Model(**MODEL, T=T).to(torch.bfloat16)
-    tokens, labels = torch.randint(MODEL["vocab"], (B, T), device="cuda"), torch.randint(MODEL["vocab"], (B * T,), device="cuda")
+    tokens = torch.randint(MODEL["vocab"], (B, T), device="cuda")
+    labels = torch.randint(MODEL["vocab"], (B * T,), device="cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     compiled = torch.compile(model)
 
@@ -121,8 +124,12 @@ def main():
         at = seen[row["name"]] = seen.get(row["name"], -1) + 1
         known = peers.get(row["name"], [])
         peer = known[at] if at < len(known) else None
-        reached = f"{row['flops'] / row['ms'] / 1e9:.0f} TFLOP/s = {row['flops'] / row['ms'] / 1e9 / rate:.0%} of cuBLAS" if row["flops"] else f"{row['bytes'] / row['ms'] / 1e6:.0f} GB/s"
-        print(f"{row['name']} ({row['shape']}): {row['ms']:.3f} ms, {reached}" + (f"; peer {peer:.3f} ms, ratio {peer / row['ms']:.2f}" if peer else ""), flush=True)
+        tflops = row["flops"] / row["ms"] / 1e9
+        reached = f"{row['bytes'] / row['ms'] / 1e6:.0f} GB/s"
+        if row["flops"]:
+            reached = f"{tflops:.0f} TFLOP/s = {tflops / rate:.0%} of cuBLAS"
+        against = f"; peer {peer:.3f} ms, ratio {peer / row['ms']:.2f}" if peer else ""
+        print(f"{row['name']} ({row['shape']}): {row['ms']:.3f} ms, {reached}{against}", flush=True)
     if "quick" in sys.argv[3:]:
         return
 
@@ -131,11 +138,14 @@ def main():
         return float(ours(bench_step, *map(str, shape + [T, B, 5]), "cuda", *options).split()[0])
     teacher = our_step(TEACHER, "qwen2", "forward")
     reached = flops_forward(TEACHER) / teacher / 1e9
-    print(f"teacher's forward, {TEACHER}, {B} x {T}: {teacher:.1f} ms, {reached:.0f} TFLOP/s = {reached / rate:.0%} of cuBLAS", flush=True)
+    print(f"teacher's forward, {TEACHER}, {B} x {T}: {teacher:.1f} ms, {reached:.0f} TFLOP/s = "
+          f"{reached / rate:.0%} of cuBLAS", flush=True)
     plain = our_step(MODEL)
     hybrid = {mixer: our_step(MODEL, mixer) for mixer in ("lean", "full")}
     peer = step()
-    print(f"training step, plain {MODEL}, {B} x {T}: {plain:.1f} ms, MFU {3 * flops_forward(MODEL) / plain / 1e9 / 989:.1%} of 989 TFLOP/s; torch.compile {peer:.1f} ms, ratio {peer / plain:.2f}")
+    mfu = 3 * flops_forward(MODEL) / plain / 1e9 / 989
+    print(f"training step, plain {MODEL}, {B} x {T}: {plain:.1f} ms, MFU {mfu:.1%} of 989 TFLOP/s; "
+          f"torch.compile {peer:.1f} ms, ratio {peer / plain:.2f}")
     for mixer, ms in hybrid.items():
         print(f"training step, {mixer}: {ms:.1f} ms, {ms / plain:.2f} of the plain one")
 

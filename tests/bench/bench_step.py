@@ -10,7 +10,8 @@ import sys
 import time
 
 THREADS = 2
-os.environ.update(OMP_NUM_THREADS=str(THREADS), OPENBLAS_NUM_THREADS=str(THREADS), MKL_NUM_THREADS=str(THREADS))
+os.environ.update(OMP_NUM_THREADS=str(THREADS), OPENBLAS_NUM_THREADS=str(THREADS),
+                  MKL_NUM_THREADS=str(THREADS))
 import torch  # noqa: E402
 from torch_qwen2 import Model  # noqa: E402
 
@@ -43,6 +44,9 @@ def torch_step(hidden, layers, heads, kv, ffn, vocab, T, B):
 
 
 for shape in SHAPES:
-    ours = subprocess.run([sys.argv[1], *map(str, shape), str(STEPS)], env={**os.environ, "WUNENG_THREADS": str(THREADS)}, capture_output=True, text=True, check=True).stdout
+    ours = subprocess.run([sys.argv[1], *map(str, shape), str(STEPS)], text=True, check=True,
+                          env={**os.environ, "WUNENG_THREADS": str(THREADS)}, capture_output=True).stdout
     mine, peer = float(ours.split()[0]), torch_step(*shape)
-    print(f"hidden {shape[0]} layers {shape[1]} vocab {shape[5]} T {shape[6]} B {shape[7]}: wuneng {ours.strip()}; PyTorch {torch.__version__} {peer:.2f} ms; ratio {peer / mine:.2f}x", flush=True)
+    print(f"hidden {shape[0]} layers {shape[1]} vocab {shape[5]} T {shape[6]} B {shape[7]}: "
+          f"wuneng {ours.strip()}; PyTorch {torch.__version__} {peer:.2f} ms; ratio {peer / mine:.2f}x",
+          flush=True)

@@ -10,6 +10,7 @@ range when each round is taken by itself.
 
 usage: bench_tokenizer.py BENCH_TOKENIZER [ROUNDS]   with a python that has tokenizers, and ../shared/data
 """
+import itertools
 import json
 import os
 import subprocess
@@ -29,7 +30,8 @@ CHECKOUT = os.path.dirname(os.path.dirname(HERE))
 
 
 def code():
-    for folder in ("data", "kernels", "launch", "model", "parallel", "runtime", "tests/unit", "tests/reference"):
+    for folder in ("data", "kernels", "launch", "model", "parallel", "runtime", "tests/unit",
+                   "tests/reference"):
         for name in sorted(os.listdir(os.path.join(CHECKOUT, folder))):
             if name.endswith((".cpp", ".h", ".py")):
                 with open(os.path.join(CHECKOUT, folder, name)) as f:
@@ -56,28 +58,32 @@ def main():
     binary, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3
     with open(os.path.join(os.path.dirname(reference.REAL), "text", "tinyshakespeare.txt")) as f:
         english = f.read()
-    mixed = "\n".join(t.decode(errors="replace").replace("\r", " ") for t in cases.texts(12000, ["<|im_end|>"], seed=21))
+    mixed = "\n".join(t.decode(errors="replace").replace("\r", " ")
+                      for t in cases.texts(12000, ["<|im_end|>"], seed=21))
     print(f"tokenizers {tokenizers.__version__}; million tokens a second on one core")
     with tempfile.TemporaryDirectory() as directory:
-        for name, text, lines in (("English", english, 0), ("English", english, 20), ("code", "".join(code()), 0), ("code", "".join(code()), 20),
-                                  ("random", mixed, 0), ("random", mixed, 20)):
+        sources = (("English", english), ("code", "".join(code())), ("random", mixed))
+        for (name, text), lines in itertools.product(sources, (0, 20)):
             path = os.path.join(directory, "text")
             with open(path, "w", newline="") as f:
                 f.write(text)
             texts, mine, theirs, cold, their_cold, ratios = pieces(text, lines), 1e30, 1e30, 1e30, 1e30, []
             for _ in range(rounds):
-                out = json.loads(subprocess.run([binary, reference.REAL, path, str(lines)], capture_output=True, text=True, check=True).stdout)
+                out = json.loads(subprocess.run([binary, reference.REAL, path, str(lines)], text=True,
+                                                capture_output=True, check=True).stdout)
                 ours = out["warm_s"]
                 mine, cold = min(mine, out["warm_s"]), min(cold, out["cold_s"])
                 tokenizer = reference.load(reference.REAL)
                 first, count = peer(tokenizer.encode_batch_fast, texts)
-                passes = [peer(encode, texts)[0] for encode in (tokenizer.encode_batch, tokenizer.encode_batch_fast) for _ in range(2)] + [first]
+                encoders = (tokenizer.encode_batch, tokenizer.encode_batch_fast)
+                passes = [peer(encode, texts)[0] for encode in encoders for _ in range(2)] + [first]
                 theirs, their_cold = min(theirs, *passes), min(their_cold, first)
                 ratios.append(min(passes) / ours)
                 assert count == out["tokens"], (name, lines, count, out)
             rate = [count / s / 1e6 for s in (mine, theirs, cold, their_cold)]
             how = "one text" if lines == 0 else f"{lines} lines each"
-            print(f"{name}, {how}, {len(text.encode()) / 1e6:.2f} MB, {count} tokens: wuneng {rate[0]:.2f}, PyPI {rate[1]:.2f}, "
+            print(f"{name}, {how}, {len(text.encode()) / 1e6:.2f} MB, {count} tokens: "
+                  f"wuneng {rate[0]:.2f}, PyPI {rate[1]:.2f}, "
                   f"ratio {rate[0] / rate[1]:.1f} ({min(ratios):.1f} to {max(ratios):.1f}); "
                   f"cold {rate[2]:.2f}, {rate[3]:.2f}, ratio {rate[2] / rate[3]:.1f}", flush=True)
 

@@ -22,7 +22,11 @@ class Layer(nn.Module):
         self.n1, self.n2 = Norm(d), Norm(d)
         self.q, self.k, self.v = nn.Linear(d, d), nn.Linear(d, kv * self.D), nn.Linear(d, kv * self.D)
         self.o = nn.Linear(d, d, bias=False)
-        self.gate, self.up, self.down = nn.Linear(d, ffn, bias=False), nn.Linear(d, ffn, bias=False), nn.Linear(ffn, d, bias=False)
+        self.gate, self.up, self.down = (
+            nn.Linear(d, ffn, bias=False),
+            nn.Linear(d, ffn, bias=False),
+            nn.Linear(ffn, d, bias=False),
+        )
 
     def attend(self, q, k, v, mask):
         if q.is_cuda:
@@ -66,4 +70,6 @@ class Model(nn.Module):
         h = self.embed(tokens)
         for layer in self.layers:
             h = layer(h, self.cos, self.sin, self.mask)
-        return F.cross_entropy((self.norm(h) @ self.embed.weight.T).view(-1, self.embed.weight.shape[0]).float(), labels)
+        return F.cross_entropy(
+            (self.norm(h) @ self.embed.weight.T).view(-1, self.embed.weight.shape[0]).float(), labels
+        )

@@ -2,8 +2,11 @@
 """Small inputs that each fuzz target begins with, cut from tests/golden, and the good files that stand beside
 an arbitrary one.
 
-usage: make_seeds.py GOLDEN OUT   (OUT/<target>/..., OUT/<target>_parts/...; what was there before is replaced)
+usage: make_seeds.py GOLDEN OUT
+
+Writes OUT/<target>/... and OUT/<target>_parts/..., and replaces what was there.
 """
+
 import gzip
 import json
 import os
@@ -27,7 +30,9 @@ def tokenizer(golden, out):
     whole, config = read("tokenizer.json"), read("tokenizer_config.json")
     merges = whole["model"]["merges"][:12]
     merged = ["".join(m) if isinstance(m, list) else m.replace(" ", "") for m in merges]
-    names = [t for t, i in sorted(whole["model"]["vocab"].items(), key=lambda item: item[1]) if len(t) == 1] + merged
+    names = [
+        t for t, i in sorted(whole["model"]["vocab"].items(), key=lambda item: item[1]) if len(t) == 1
+    ] + merged
     vocab = {name: i for i, name in enumerate(dict.fromkeys(names))}
     added = [{**t, "id": len(vocab) + i} for i, t in enumerate(whole["added_tokens"][:3])]
     whole["model"].update(vocab=vocab, merges=merges)
@@ -35,8 +40,12 @@ def tokenizer(golden, out):
     config["added_tokens_decoder"] = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in added}
     config["chat_template"] = "{% for m in messages %}{{ m.content }}{% endfor %}"
     lines = "#version: 0.2\n" + "".join((m if isinstance(m, str) else " ".join(m)) + "\n" for m in merges)
-    parts = {"tokenizer.json": json.dumps(whole, ensure_ascii=False).encode(), "tokenizer_config.json": json.dumps(config).encode(),
-             "vocab.json": json.dumps(vocab, ensure_ascii=False).encode(), "merges.txt": lines.encode()}
+    parts = {
+        "tokenizer.json": json.dumps(whole, ensure_ascii=False).encode(),
+        "tokenizer_config.json": json.dumps(config).encode(),
+        "vocab.json": json.dumps(vocab, ensure_ascii=False).encode(),
+        "merges.txt": lines.encode(),
+    }
     for i, (name, content) in enumerate(parts.items()):
         save(out, "tokenizer_parts", name, content=content)
         save(out, "tokenizer", name, content=bytes([i]) + content)
@@ -53,7 +62,9 @@ def safetensors(golden, out):
     length = struct.unpack_from("<Q", data)[0]
     header, content, kept, index = json.loads(data[8:8 + length]), b"", {"__metadata__": {"format": "pt"}}, {}
     header.pop("__metadata__", None)
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][1] - item[1]["data_offsets"][0])[:3]:
+    for name, entry in sorted(
+        header.items(), key=lambda item: item[1]["data_offsets"][1] - item[1]["data_offsets"][0]
+    )[:3]:
         begin, end = entry["data_offsets"]
         kept[name] = {**entry, "data_offsets": [len(content), len(content) + end - begin]}
         content += data[8 + length + begin:8 + length + end]
@@ -65,19 +76,33 @@ def safetensors(golden, out):
     save(out, "safetensors", "empty", content=b"\0" + struct.pack("<Q", 2) + b"{}")
     scalar = b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}'
     save(out, "safetensors", "scalar", content=b"\0" + struct.pack("<Q", len(scalar)) + scalar + b"\1")
-    save(out, "safetensors", "index", content=b"\1" + json.dumps({"metadata": {"total_size": len(content)}, "weight_map": index}).encode())
+    save(
+        out,
+        "safetensors",
+        "index",
+        content=b"\1" + json.dumps({"metadata": {"total_size": len(content)}, "weight_map": index}).encode(),
+    )
 
 
 def jsonl(golden, out):
     with open(os.path.join(golden, "tokenizer", "chats.json")) as f:
         chats = json.load(f)[:12]
     lines = [{k: v for k, v in chat.items() if k in ("messages", "tools") and v} for chat in chats]
-    turn = [{"from": "human", "value": "a"}, {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"x\": 1}}"},
-            {"from": "observation", "value": "2"}, {"from": "gpt", "value": "b"}]
+    turn = [
+        {"from": "human", "value": "a"},
+        {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"x\": 1}}"},
+        {"from": "observation", "value": "2"},
+        {"from": "gpt", "value": "b"},
+    ]
     parts = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
-    lines += [{"text": "é\u2028"}, {"conversations": turn, "system": "s", "tools": "[{\"name\": \"f\"}]"},
-              {"instruction": "i", "input": "j", "output": "o", "history": [["q", "a"]]}, {"prompt": "p", "completion": "c"},
-              {"prompt": parts, "chosen": {"role": "assistant", "content": "c"}, "rejected": "r"}, {"conversations": turn[:1], "chosen": turn[3], "rejected": turn[3]}]
+    lines += [
+        {"text": "é\u2028"},
+        {"conversations": turn, "system": "s", "tools": "[{\"name\": \"f\"}]"},
+        {"instruction": "i", "input": "j", "output": "o", "history": [["q", "a"]]},
+        {"prompt": "p", "completion": "c"},
+        {"prompt": parts, "chosen": {"role": "assistant", "content": "c"}, "rejected": "r"},
+        {"conversations": turn[:1], "chosen": turn[3], "rejected": turn[3]},
+    ]
     texts = [json.dumps(line, ensure_ascii=False).encode() for line in lines]
     for i, text in enumerate(texts):
         save(out, "jsonl", f"line_{i}", content=text + b"\n")
@@ -86,7 +111,11 @@ def jsonl(golden, out):
 
 
 def token_file(_, out):
-    for name, code, size, lengths, documents in (("i32", 4, 4, [3, 0, 2], [0, 1, 3]), ("u8", 1, 1, [5, 1], [0, 2]), ("u16", 8, 2, [], [0])):
+    for name, code, size, lengths, documents in (
+        ("i32", 4, 4, [3, 0, 2], [0, 1, 3]),
+        ("u8", 1, 1, [5, 1], [0, 2]),
+        ("u16", 8, 2, [], [0]),
+    ):
         offsets, at = [], 0
         for length in lengths:
             offsets.append(at)

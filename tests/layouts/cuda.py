@@ -34,8 +34,8 @@ OVERLAP = [
 
 def missing(program):
     """Why there is no GPU for these tests; empty where there is one."""
-    found = subprocess.run([program, "generate", "none", "--prompt", "x", "--device", "cuda"], env=ranks.environment(),
-                           capture_output=True, text=True)
+    found = subprocess.run([program, "generate", "none", "--prompt", "x", "--device", "cuda"],
+                           env=ranks.environment(), capture_output=True, text=True)
     return found.stderr.strip() if "no GPU found" in found.stderr else ""
 
 
@@ -55,18 +55,21 @@ def check(runs, tally):
 
 
 def check_narrow(runs, tally):
-    cases = (("cpu", ONE, ONE, UNGUARDED), ("cuda", ONE, ONE, UNGUARDED), ("cuda", Layout(tp=2, pp=2), Layout(tp=2), BY_NCCL))
-    found = [results.losses(runs.run("narrow", student, teacher, {**NARROW, "run.device": device, "run.resume": "none"},
-                                     environment=environment)) for device, student, teacher, environment in cases]
+    found = []
+    for device, student, teacher, environment in (("cpu", ONE, ONE, UNGUARDED), ("cuda", ONE, ONE, UNGUARDED),
+                                                  ("cuda", Layout(tp=2, pp=2), Layout(tp=2), BY_NCCL)):
+        settings = {**NARROW, "run.device": device, "run.resume": "none"}
+        found.append(results.losses(runs.run("narrow", student, teacher, settings, environment=environment)))
     for name, a, b in (("as on the CPU", *found[:2]), ("tp 2 pp 2 by NCCL", *found[1:])):
         far = results.relative(a, b)
-        tally.check(f"cuda: bf16 parameters, activations and logits, {name}", not far <= NARROW_LOSSES, f"losses {far:.0e}")
+        tally.check(f"cuda: bf16 parameters, activations and logits, {name}", not far <= NARROW_LOSSES,
+                    f"losses {far:.0e}")
 
 
 def check_overlap(runs, tally):
     for number, (name, student, settings, overlaps) in enumerate(OVERLAP):
-        first, *others = (runs.run(f"overlap{number}_{i}", student, None,
-                                   {**GPU, **settings, "optimizer.steps": 2, "student.vocab_size": 263, "run.overlap": overlap},
+        keys = {**GPU, **settings, "optimizer.steps": 2, "student.vocab_size": 263}
+        first, *others = (runs.run(f"overlap{number}_{i}", student, None, {**keys, "run.overlap": overlap},
                                    environment=BY_NCCL) for i, overlap in enumerate(overlaps))
         tally.check(f"cuda: sums beside computation or not, {name}, student {student}",
                     [f"{other} differs" for other in others if not results.identical(first, other, 2)])

@@ -14,5 +14,6 @@ CASES = [  # name, settings, ranks to start, what the message says
 def check(runs, tally):
     for name, settings, started, text in CASES:
         code, printed = runs.attempt("bad", ONE, None, settings, started)
-        good = code and text in printed and printed.count("wuneng: error") == 1 and not os.path.exists(runs.out("bad"))
+        one_message = text in printed and printed.count("wuneng: error") == 1
+        good = code and one_message and not os.path.exists(runs.out("bad"))
         tally.check(f"bad input: {name}", [] if good else [f"exit {code}", printed])

@@ -31,8 +31,13 @@ def held_out(out):
 def tensors(out, step):
     """Name -> array, of the checkpoint of `step`."""
     found = {}
+
+    def add(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
     with h5py.File(os.path.join(out, "checkpoints", f"step_{step:08}", "index.h5"), "r") as f:
-        f.visititems(lambda name, item: found.__setitem__(name, item[()]) if isinstance(item, h5py.Dataset) else None)
+        f.visititems(add)
     return found
 
 
@@ -71,7 +76,8 @@ def differing_tensors(a, b):
 
 def identical(a, b, step):
     """Whether two runs agree to the bit in their losses and in the checkpoint of `step`."""
-    return not differing_tensors(tensors(a, step), tensors(b, step)) and losses(a).tolist() == losses(b).tolist()
+    same_losses = losses(a).tolist() == losses(b).tolist()
+    return same_losses and not differing_tensors(tensors(a, step), tensors(b, step))
 
 
 def rewind(source, out, step):

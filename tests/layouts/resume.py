@@ -36,7 +36,8 @@ def check(runs, tally, quick=False):
 
 
 def check_frozen(runs, tally):
-    frozen = runs.run("frozen", Layout(pp=2), None, {"student.freeze": ["*.mlp.*"], "student.dtype": "bf16", **EVERY_STEP})
+    frozen = runs.run("frozen", Layout(pp=2), None,
+                      {"student.freeze": ["*.mlp.*"], "student.dtype": "bf16", **EVERY_STEP})
     moved = results.differing_tensors(results.parameters(frozen, 1), results.parameters(frozen, runs.steps))
     tally.check("frozen weights stay", [k for k in moved if ".mlp." in k])
     tally.check("the others move, in bf16 too", len(moved) <= 50, f"{len(moved)} tensors moved")
@@ -51,14 +52,16 @@ def check_samples(runs, tally):
     tally.check("data_wait is written for each step",
                 [] if len(waits) == runs.steps and min(waits) >= 0 else [f"{waits}"])
     found = {}
-    for student, changes in ((ONE, {"data.accumulation": 8}), (Layout(dp=2), {"data.accumulation": 4}),
-                             (Layout(dp=4), {"data.micro_batch": 1, "data.accumulation": 4, "run.eval_batches": 8})):
+    for student, changes in (
+            (ONE, {"data.accumulation": 8}), (Layout(dp=2), {"data.accumulation": 4}),
+            (Layout(dp=4), {"data.micro_batch": 1, "data.accumulation": 4, "run.eval_batches": 8})):
         results.rewind(base, runs.out("doubled"), 4)
         out = runs.run("doubled", student, None, tokens | changes)
         found[student] = results.losses(out), results.held_out(out)
     for student, figures in found.items():
-        far = [results.relative(*pair) for pair in zip(found[ONE], figures)]
-        tally.check(f"resumed with twice the sequences a step, {student}", not max(far) <= parity.ROUNDING.losses, f"{max(far):.0e}")
+        far = max(results.relative(*pair) for pair in zip(found[ONE], figures))
+        tally.check(f"resumed with twice the sequences a step, {student}", not far <= parity.ROUNDING.losses,
+                    f"losses {far:.0e}")
     same = np.allclose(found[ONE][0], results.losses(base), rtol=1e-5)
     tally.check("twice the sequences a step is another run", bool(same))
     code, printed = runs.attempt("doubled", settings=tokens | {"data.seed": 1})

@@ -22,9 +22,10 @@ from model_files import write_model  # noqa: E402
 REPLICA_BATCHES = 4  # dp x accumulation of every run: the micro-batches of a step, whatever the layout
 
 RECIPE = {
-    "student.mixer": "wuneng", "student.preset": "full", "student.hidden_size": 24, "student.intermediate_size": 34,
-    "student.layers": 3, "student.heads": 6, "student.kv_heads": 2, "student.head_dim": 8, "student.vocab_size": 259,
-    "student.rope_theta": 10000.0, "student.chunk": 8, "student.decay_rank": 4, "student.rate_rank": 4,
+    "student.mixer": "wuneng", "student.preset": "full", "student.hidden_size": 24,
+    "student.intermediate_size": 34, "student.layers": 3, "student.heads": 6, "student.kv_heads": 2,
+    "student.head_dim": 8, "student.vocab_size": 259, "student.rope_theta": 10000.0, "student.chunk": 8,
+    "student.decay_rank": 4, "student.rate_rank": 4,
     "loss.temperature": 1.5, "loss.ce_share": 0.25, "loss.chunk_tokens": 20,
     "data.held_out_every": 4, "data.seq_len": 24, "data.micro_batch": 2,
     "optimizer.lr": 1e-3, "optimizer.warmup": 2, "optimizer.steps": 10, "optimizer.clip": 0,
@@ -83,8 +84,8 @@ class Runs:
     def command(self, name, student=ONE, teacher=None, settings=None, started=None):
         """Writes NAME.toml and gives the command line. teacher: its layout where it streams; None: in
         process. started: the ranks to start, where they are not those of the layouts."""
-        keys = {"teacher.path": self.teacher, "data.paths": [self.text], "run.out": self.out(name), **self.recipe,
-                **student.keys("layout"), "data.accumulation": REPLICA_BATCHES // student.dp}
+        keys = {"teacher.path": self.teacher, "data.paths": [self.text], "run.out": self.out(name),
+                **self.recipe, **student.keys("layout"), "data.accumulation": REPLICA_BATCHES // student.dp}
         keys |= teacher.keys("teacher.layout") if teacher else {"teacher.mode": "in_process"}
         keys |= settings or {}
         path = self.out(name) + ".toml"
@@ -109,8 +110,8 @@ class Runs:
 
     def kill(self, name, step, *arguments):
         """Starts a run and kills its processes (SIGKILL) a moment after it has saved `step`."""
-        run = subprocess.Popen(self.command(name, *arguments), env=ranks.environment(), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)
+        run = subprocess.Popen(self.command(name, *arguments), env=ranks.environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         while latest_step(self.out(name)) < step:
             if run.poll() is not None:
                 raise RuntimeError(f"{name}: ended before step {step}")

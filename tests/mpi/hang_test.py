@@ -14,18 +14,23 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import ranks  # noqa: E402
 
 # Without the check of collectives: it would wait for the other rank before the call that is to hang begins.
-ENVIRONMENT = ranks.environment(WUNENG_HANG_TIMEOUT="2", WUNENG_CHECK_COLLECTIVES="0", WUNENG_EMULATOR_GPU_PER_RANK="1")
+ENVIRONMENT = ranks.environment(WUNENG_HANG_TIMEOUT="2", WUNENG_CHECK_COLLECTIVES="0",
+                                WUNENG_EMULATOR_GPU_PER_RANK="1")
 RECEIVE = ["receive 'a tensor that never comes'", "with world rank 1", "a call that ends"]
-WANTED = {"receive": RECEIVE, "stopped": RECEIVE, "locked output": RECEIVE, "receive on a GPU": RECEIVE,
-          "all_reduce": ["all_reduce sum 'a sum that never comes' f32[3] on world (world ranks 0,1)", "a call that ends"],
-          "end": ["MPI_Finalize", "a call that ends"], "dropped": ["rank 0: all_reduce sum 'a sum nobody waits for'", "was dropped before it ended"]}
+WANTED = {
+    "receive": RECEIVE, "stopped": RECEIVE, "locked output": RECEIVE, "receive on a GPU": RECEIVE,
+    "all_reduce": ["all_reduce sum 'a sum that never comes' f32[3] on world (world ranks 0,1)",
+                   "a call that ends"],
+    "end": ["MPI_Finalize", "a call that ends"],
+    "dropped": ["rank 0: all_reduce sum 'a sum nobody waits for'", "was dropped before it ended"],
+}
 LONGEST = 20  # seconds: 2 until it is a hang, 2 of grace, and a loaded machine
 
 
 def check(mode):
     begin = time.time()
-    run = subprocess.Popen(ranks.command(2, sys.argv[1], mode), env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, start_new_session=True)
+    run = subprocess.Popen(ranks.command(2, sys.argv[1], mode), env=ENVIRONMENT, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     try:
         _, stderr = run.communicate(timeout=40)
     except subprocess.TimeoutExpired:

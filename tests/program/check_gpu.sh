@@ -2,7 +2,9 @@
 # The tests that want a GPU, from a bundle (launch/bundle --tests) on a machine that has GPUs but not our
 # packages.
 #
-#   FOLDER/bin/check_gpu [sanitizer]      sanitizer: the kernels once more, under compute-sanitizer's memcheck, racecheck and synccheck
+#   FOLDER/bin/check_gpu [sanitizer]
+#
+# sanitizer: the kernels once more, under compute-sanitizer's memcheck, racecheck and synccheck
 #
 # The models want a python3 with numpy, the layouts h5py as well. What could not run is named at the end. Exit
 # code: 0 where all that ran has passed. tests/bench/bench_gpu.py in the same folder compares with PyTorch.
@@ -35,16 +37,19 @@ run() {
 has_python() {  # has_python NAME MODULE...
   local name=$1
   shift
-  python3 -c "import $(IFS=,; echo "$*")" 2> /dev/null || { left+=("$name: python3 lacks one of: $*"); return 1; }
+  python3 -c "import $(IFS=,; echo "$*")" 2> /dev/null && return
+  left+=("$name: python3 lacks one of: $*")
+  return 1
 }
 
-run unit "$folder/bin/unit_tests"
+models=("$folder/tests/reference/check_models.py" "$folder/bin/reference_probe" quick cuda)
+run kernels "$folder/bin/device_tests"
 for program in device_comm_test gradients_test tensor_parallel_test pipeline_test stream_test; do
   for ranks in 1 2 4; do run "$program, $ranks ranks" mpirun -n $ranks "$folder/bin/$program"; done
 done
 if has_python models numpy; then
-  run models python3 "$folder/tests/reference/check_models.py" "$folder/bin/reference_probe" quick cuda
-  run "models in bf16" python3 "$folder/tests/reference/check_models.py" "$folder/bin/reference_probe" quick cuda bf16
+  run models python3 "${models[@]}"
+  run "models in bf16" python3 "${models[@]}" bf16
 fi
 if has_python layouts numpy h5py; then
   run layouts python3 "$folder/tests/layouts/check_layouts.py" "$folder/bin/wuneng" cuda
@@ -52,7 +57,8 @@ fi
 if [ "${1:-}" = sanitizer ]; then
   if sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer); then
     for tool in memcheck racecheck synccheck; do
-      run "kernels under $tool" "$sanitizer" --tool $tool --target-processes all --error-exitcode 1 "$folder/bin/unit_tests" '--gtest_filter=BackendParity*:*Weights*:*Backends*'
+      run "kernels under $tool" "$sanitizer" --tool $tool --target-processes all --error-exitcode 1 \
+        "$folder/bin/device_tests"
     done
   else
     left+=("compute-sanitizer: not found")

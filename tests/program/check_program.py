@@ -36,6 +36,11 @@ def ok(*arguments):
     return done.stdout
 
 
+def refused(done, *texts):
+    """Whether a command failed and named all the texts."""
+    return done.returncode != 0 and all(text in done.stderr for text in texts)
+
+
 def logits(model, root):
     out = os.path.join(root, "logits.h5")
     ok("logits", model, "--tokens", os.path.join(GOLDEN, "qwen2_tied", "tokens.json"), "--out", out)
@@ -55,28 +60,34 @@ def checks(root):
     copy = os.path.join(root, "copy")
     ok("convert", teacher, copy)
     a, b = (read_safetensors(os.path.join(d, "model.safetensors")) for d in (teacher, copy))
-    yield "a model written back is the same, bit by bit", a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+    yield ("a model written back is the same, bit by bit",
+           a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a))
     for preset in ("full", "lean", "literal"):
         student = os.path.join(root, preset)
         ok("convert", teacher, student, "--preset", preset)
-        yield f"a {preset} student starts with its teacher's function", distance(logits(student, root), ours) <= 1e-6
+        yield (f"a {preset} student starts with its teacher's function",
+               distance(logits(student, root), ours) <= 1e-6)
         stored = sum(v.size for v in read_safetensors(os.path.join(student, "model.safetensors")).values())
-        yield f"inspect counts the {preset} student's parameters", f"parameters {stored}\n" in ok("inspect", "--no-tensors", student)
+        yield (f"inspect counts the {preset} student's parameters",
+               f"parameters {stored}\n" in ok("inspect", "--no-tensors", student))
     split = os.path.join(root, "split")
     ok("convert", teacher, split, "--max-file-bytes", "50000")
-    yield "several files hold the same model", np.array_equal(logits(split, root), ours) and os.path.exists(os.path.join(split, "model.safetensors.index.json"))
+    yield ("several files hold the same model",
+           np.array_equal(logits(split, root), ours)
+           and os.path.exists(os.path.join(split, "model.safetensors.index.json")))
     half = os.path.join(root, "half")
     ok("convert", teacher, half, "--dtype", "bf16")
     yield "bf16 weights are read", 1e-5 < distance(logits(half, root), ours) < 3e-2
     done = wuneng("inspect", os.path.join(root, "nowhere"))
-    yield "a missing directory is one clear error", done.returncode != 0 and "nowhere/config.json: cannot be read" in done.stderr
+    yield "a missing directory is one clear error", refused(done, "nowhere/config.json: cannot be read")
     with open(os.path.join(copy, "config.json")) as f:
         config = json.load(f)
     config["hidden_size"] += 2
     with open(os.path.join(copy, "config.json"), "w") as f:
         json.dump(config, f)
-    done = wuneng("logits", copy, "--tokens", os.path.join(teacher, "tokens.json"), "--out", os.path.join(root, "x.h5"))
-    yield "a wrong shape names tensor, expected and found", done.returncode != 0 and "expected shape" in done.stderr and "found" in done.stderr
+    done = wuneng("logits", copy, "--tokens", os.path.join(teacher, "tokens.json"),
+                  "--out", os.path.join(root, "x.h5"))
+    yield "a wrong shape names tensor, expected and found", refused(done, "expected shape", "found")
 
 
 def write_lines(path, lines):
@@ -152,12 +163,15 @@ out = "{out}"
 def help_texts(path, options):
     """Option -> the comment behind it."""
     lines = [line.split("#", 1) for line in open(path) if "#" in line]
-    return {line.split(" = ")[0].strip(): comment.strip() for line, comment in lines if line.split(" = ")[0].strip() in options}
+    keys = ((line.split(" = ")[0].strip(), comment.strip()) for line, comment in lines)
+    return {key: comment for key, comment in keys if key in options}
 
 
 def recipe_checks(root):
-    """launch/recipes/every_key.toml against what a run says that it used, and against the mixer's table of options."""
-    text, out, path, teacher = (os.path.join(root, name) for name in ("text.txt", "minimal", "minimal.toml", "teacher"))
+    """launch/recipes/every_key.toml against what a run says that it used, and against the mixer's table of
+    options."""
+    names = ("text.txt", "minimal", "minimal.toml", "teacher")
+    text, out, path, teacher = (os.path.join(root, name) for name in names)
     shape = ref.Config(mixer="qwen2", vocab_size=256)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
     with open(text, "w") as f:
@@ -168,7 +182,8 @@ def recipe_checks(root):
     used, told = settings(os.path.join(out, "recipe.toml")), settings(EVERY_KEY)
     amiss = sorted(used.keys() ^ told.keys())
     yield f"every_key.toml has every key {amiss or ''}", not amiss
-    amiss = [f"{k} = {used[k]}, told {told[k]}" for k in (used.keys() & told.keys()) - settings(path).keys() if not same(used[k], told[k])]
+    defaults = (used.keys() & told.keys()) - settings(path).keys()
+    amiss = [f"{k} = {used[k]}, told {told[k]}" for k in defaults if not same(used[k], told[k])]
     yield f"and every default {amiss or ''}", not amiss
     inspected = ok("inspect", "--no-tensors", os.path.join(out, "checkpoints"))
     table = dict(line.strip().split(" # ", 1) for line in inspected.splitlines() if " # " in line)
@@ -201,7 +216,8 @@ out = "{out}"
 
 def mixed_checks(root):
     """A student whose layers have different mixers: trained, converted, inspected, and started from."""
-    text, out, path, teacher = (os.path.join(root, name) for name in ("mixed.txt", "mixed", "mixed.toml", "mixed_teacher"))
+    names = ("mixed.txt", "mixed", "mixed.toml", "mixed_teacher")
+    text, out, path, teacher = (os.path.join(root, name) for name in names)
     shape = ref.Config(mixer="qwen2", vocab_size=256, num_layers=3)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
     with open(text, "w") as f:
@@ -214,44 +230,63 @@ def mixed_checks(root):
     stored = read_safetensors(os.path.join(student, "model.safetensors"))
     states = {n.split(".")[2] for n in stored if ".state." in n}
     yield "single layers have another mixer", states == {"0", "2"}
-    yield "a student of mixed layers starts with its teacher's function", distance(logits(student, root), logits(teacher, root)) <= 1e-6
+    yield ("a student of mixed layers starts with its teacher's function",
+           distance(logits(student, root), logits(teacher, root)) <= 1e-6)
     shown = ok("inspect", "--no-tensors", student)
-    yield "inspect names each mixer's layers", "mixer wuneng" in shown and "layers 0, 2\n" in shown and "layers 1\n" in shown
+    yield ("inspect names each mixer's layers",
+           "mixer wuneng" in shown and "layers 0, 2\n" in shown and "layers 1\n" in shown)
     yield "and counts their parameters", f"parameters {sum(v.size for v in stored.values())}\n" in shown
     only_config = os.path.join(root, "only_config")
     os.mkdir(only_config)
     shutil.copy(os.path.join(student, "config.json"), only_config)
     listed = ok("inspect", only_config)
-    yield "a config.json alone shows the same", shown.split("\n", 1)[1] in listed and all(n in listed for n in stored)
+    yield ("a config.json alone shows the same",
+           shown.split("\n", 1)[1] in listed and all(n in listed for n in stored))
     done = wuneng("train", path, "run.resume=none", 'student.layer_mixers=["0-3:qwen2"]')
-    yield "a layer that is not there is named with its mixer", "layer 3 with mixer qwen2: expected a layer from 0 to 2" in done.stderr
-    done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/again", "student.layer_mixers=[]")
+    yield ("a layer that is not there is named with its mixer",
+           "layer 3 with mixer qwen2: expected a layer from 0 to 2" in done.stderr)
+    done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/again",
+                  "student.layer_mixers=[]")
     yield "mixers may change where they can start from the source's", done.returncode == 0
-    done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/back", 'student.layer_mixers=["0-1:qwen2"]')
-    yield "and are refused by layer elsewhere", "layer 0: mixer qwen2 cannot start from mixer wuneng" in done.stderr
+    done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/back",
+                  'student.layer_mixers=["0-1:qwen2"]')
+    yield ("and are refused by layer elsewhere",
+           "layer 0: mixer qwen2 cannot start from mixer wuneng" in done.stderr)
 
 
 def token_checks(root):
     """tokenize, training on what it writes, generate and convert with a tokenizer."""
     tokenizer = os.path.join(GOLDEN, "tokenizer")
     help_text = ok("tokenize", "--help")
-    yield "tokenize --help shows an example and every form of record", all(w in help_text for w in ("wuneng tokenize", "conversations", "rejected", "--bad-lines"))
-    chats = [{"messages": [{"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": "It is a number. " * (1 + i % 3)}]} for i in range(60)]
+    yield ("tokenize --help shows an example and every form of record",
+           all(w in help_text for w in ("wuneng tokenize", "conversations", "rejected", "--bad-lines")))
+    chats = [{"messages": [{"role": "user", "content": f"What is {i}?"},
+                           {"role": "assistant", "content": "It is a number. " * (1 + i % 3)}]}
+             for i in range(60)]
     lines = write_lines(os.path.join(root, "chats.jsonl"), chats[:3] + ["not JSON\n"] + chats[3:])
     out = os.path.join(root, "data", "sft")
     template = ("--chat-template", "Qwen2.5 Instruct")  # the golden tokenizer has none of its own
     done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out)
-    yield "a chat without a template names the file where it was looked for", done.returncode != 0 and "chats.jsonl line 1: a chat: " in done.stderr and "tokenizer_config.json" in done.stderr
+    yield ("a chat without a template names the file where it was looked for",
+           refused(done, "chats.jsonl line 1: a chat: ", "tokenizer_config.json"))
     done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out, *template)
-    yield "a bad line stops the run and is named", done.returncode != 0 and "chats.jsonl line 4: expected a JSON object" in done.stderr and not os.path.exists(out + ".idx")
+    yield ("a bad line stops the run and is named",
+           refused(done, "chats.jsonl line 4: expected a JSON object") and not os.path.exists(out + ".idx"))
     done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out, "--bad-lines", "skip", *template)
-    yield "or is counted and told", done.returncode == 0 and "skipped 1 bad lines" in done.stderr and "chats.jsonl line 4" in done.stderr and "60 documents" in done.stdout
-    yield "labels lie beside the tokens", all(os.path.exists(out + e) for e in (".bin", ".idx", "_mask.bin", "_mask.idx", ".json"))
-    pairs = write_lines(os.path.join(root, "pairs.jsonl"), [{"prompt": "q", "chosen": "good", "rejected": "bad"}] * 3)
+    yield ("or is counted and told",
+           done.returncode == 0 and "skipped 1 bad lines" in done.stderr
+           and "chats.jsonl line 4" in done.stderr and "60 documents" in done.stdout)
+    yield ("labels lie beside the tokens",
+           all(os.path.exists(out + e) for e in (".bin", ".idx", "_mask.bin", "_mask.idx", ".json")))
+    pairs = write_lines(os.path.join(root, "pairs.jsonl"),
+                        [{"prompt": "q", "chosen": "good", "rejected": "bad"}] * 3)
     ok("tokenize", pairs, "--tokenizer", "bytes", "--out", os.path.join(root, "data", "dpo"))
-    yield "pairs are two token files", all(os.path.exists(os.path.join(root, "data", "dpo_" + e)) for e in ("chosen.idx", "rejected.idx", "chosen_mask.idx", "rejected_mask.idx"))
+    yield ("pairs are two token files",
+           all(os.path.exists(os.path.join(root, "data", f"dpo_{name}.idx"))
+               for name in ("chosen", "rejected", "chosen_mask", "rejected_mask")))
     done = wuneng("tokenize", pairs, "--tokenizer", root, "--out", out)
-    yield "a directory without a tokenizer is one clear error", done.returncode != 0 and "expected tokenizer.json or vocab.json" in done.stderr
+    yield ("a directory without a tokenizer is one clear error",
+           refused(done, "expected tokenizer.json or vocab.json"))
 
     vocab = json.load(open(out + ".json"))["vocab_size"]
     recipe, run = os.path.join(root, "tokens.toml"), os.path.join(root, "run")
@@ -259,25 +294,36 @@ def token_checks(root):
         f.write(RECIPE.format(vocab=vocab + 3, paths=json.dumps([out]), out=run))
     said = ok("train", recipe)
     held_out = [x for x in map(json.loads, open(os.path.join(run, "metrics.jsonl"))) if "held_out_ce" in x]
-    yield "training on tokens tells how they pack and evaluates on held-out ones", "packing efficiency" in said and held_out[-1]["held_out_ce"] < held_out[0]["held_out_ce"] and held_out[0]["held_out_tokens"] > 0
+    yield ("training on tokens tells how they pack and evaluates on held-out ones",
+           "packing efficiency" in said and held_out[-1]["held_out_ce"] < held_out[0]["held_out_ce"]
+           and held_out[0]["held_out_tokens"] > 0)
     done = wuneng("train", recipe, "run.device=cpu", "run.activations=bf16", "run.resume=none")
-    yield "bf16 activations on the CPU are refused before any work", done.returncode != 0 and 'run.activations = "bf16" with run.device = "cpu"' in done.stderr
+    yield ("bf16 activations on the CPU are refused before any work",
+           refused(done, 'run.activations = "bf16" with run.device = "cpu"'))
     done = wuneng("train", recipe, f"student.vocab_size={vocab - 1}", "run.resume=none")
-    yield "tokens of a larger tokenizer are refused before any work", done.returncode != 0 and f"at most {vocab - 1} ids" in done.stderr and f"found {vocab}" in done.stderr and "data.paths" in done.stderr
+    yield ("tokens of a larger tokenizer are refused before any work",
+           refused(done, f"at most {vocab - 1} ids", f"found {vocab}", "data.paths"))
     model = os.path.join(root, "tokens_model")
     ok("convert", run + "/checkpoints", model, "--tokenizer", tokenizer)
-    yield "convert puts the tokenizer beside the model", all(os.path.exists(os.path.join(model, name)) for name in ("tokenizer.json", "tokenizer_config.json"))
+    yield ("convert puts the tokenizer beside the model",
+           all(os.path.exists(os.path.join(model, name))
+               for name in ("tokenizer.json", "tokenizer_config.json")))
     written = ok("generate", model, "--prompt", "What is 3?", "--tokens", "12", "--temperature", "0")
     yield "generate continues text with the model's tokenizer", written.startswith("What is 3?")
-    yield "generate answers a chat without repeating it", "What is 3?" not in ok("generate", model, "--chat", *template, "--prompt", "What is 3?", "--tokens", "12", "--temperature", "0")
+    yield ("generate answers a chat without repeating it",
+           "What is 3?" not in ok("generate", model, "--chat", *template, "--prompt", "What is 3?",
+                                  "--tokens", "12", "--temperature", "0"))
     done = wuneng("generate", run + "/checkpoints", "--prompt", "x")
-    yield "generate without a tokenizer says where one is expected", done.returncode != 0 and "use --tokenizer" in done.stderr
+    yield "generate without a tokenizer says where one is expected", refused(done, "use --tokenizer")
+
+
+PARTS = (checks, recipe_checks, mixed_checks, token_checks)
 
 
 def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as root:
-        for name, good in itertools.chain(checks(root), recipe_checks(root), mixed_checks(root), token_checks(root)):
+        for name, good in itertools.chain(*(part(root) for part in PARTS)):
             print(("ok     " if good else "FAILED ") + name, flush=True)
             passed += bool(good)
             failed += not good

@@ -8,8 +8,9 @@ import os
 import re
 import sys
 
-MAY_INCLUDE = {"runtime": set(), "kernels": {"runtime"}, "parallel": {"kernels", "runtime"}, "data": {"runtime"},
-               "model": {"parallel", "kernels", "runtime"}, "launch": {"model", "data", "parallel", "kernels", "runtime"},
+MAY_INCLUDE = {"runtime": set(), "kernels": {"runtime"}, "parallel": {"kernels", "runtime"},
+               "data": {"runtime"}, "model": {"parallel", "kernels", "runtime"},
+               "launch": {"model", "data", "parallel", "kernels", "runtime"},
                "tests": {"launch", "model", "data", "parallel", "kernels", "runtime"}}
 LONGEST = 500
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
@@ -32,7 +33,8 @@ def main():
                 for number, line in enumerate(lines, 1):
                     found = re.match(r'\s*#include "([a-z]+)/', line)
                     if found and found[1] != folder and found[1] not in allowed:
-                        problems.append(f"{where}:{number}: {folder} must not include {found[1]} (see {folder}/CMakeLists.txt)")
+                        problems.append(f"{where}:{number}: {folder} must not include {found[1]} "
+                                        f"(see {folder}/CMakeLists.txt)")
                     if UNFINISHED.search(line):
                         problems.append(f"{where}:{number}: unfinished: {line.strip()}")
     print(*problems, sep="\n")

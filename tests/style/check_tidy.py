@@ -37,8 +37,9 @@ def check(root, arguments, name, sources):
     with tempfile.NamedTemporaryFile("w", suffix=".cpp", prefix=name.replace("/", "_")) as unit:
         unit.writelines(f'#include "{os.path.join(root, source)}"\n' for source in sources)
         unit.flush()
-        done = subprocess.run(["clang-tidy", "--quiet", "--config-file=" + os.path.join(root, ".clang-tidy"), unit.name,
-                               "--", *arguments], capture_output=True, text=True)
+        config = "--config-file=" + os.path.join(root, ".clang-tidy")
+        done = subprocess.run(["clang-tidy", "--quiet", config, unit.name, "--", *arguments],
+                              capture_output=True, text=True)
     return done.stdout or (done.stderr if done.returncode else "")
 
 

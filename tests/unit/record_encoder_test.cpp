@@ -68,8 +68,9 @@ TEST_F(RecordEncoderTest, TheAssistantsTurnsOfAChatAreLearnt) {
 
 TEST_F(RecordEncoderTest, ToolsAndTheirCallsGoThroughTheTemplate) {
   const Tokens t = encode(
-      R"({"tools": [{"type": "function", "function": {"name": "f"}}], "messages": [{"role": "user", "content": "q"},
-      {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}]},
+      R"({"tools": [{"type": "function", "function": {"name": "f"}}],
+      "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": null, "tool_calls":
+        [{"function": {"name": "f", "arguments": "{\"b\": 1, \"a\": 2}"}}]},
       {"role": "tool", "content": "3"}, {"role": "assistant", "content": "three"}]})",
       DataKind::supervised)[0];
   EXPECT_THAT(shown(t.ids),

@@ -63,9 +63,9 @@ TEST_F(Safetensors, ReadsMisalignedData) {
 }
 
 TEST_F(Safetensors, AcceptsEmptyAndScalarTensors) {
-  const SafetensorsFile f(file(
-      R"({"e":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},"s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})",
-      4));
+  const SafetensorsFile f(file(R"({"e":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},)"
+                               R"("s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})",
+                               4));
   EXPECT_EQ(f.tensor("e").numel(), 0);
   EXPECT_EQ(f.tensor("s").numel(), 1);
 }
@@ -93,16 +93,14 @@ TEST_F(Safetensors, RefusesBrokenFiles) {
               HasSubstr("overflows"));
   EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8),
               HasSubstr("gap or overlap"));
-  EXPECT_THAT(
-      refusal(
-          R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
-          4),
-      HasSubstr("gap or overlap"));
-  EXPECT_THAT(
-      refusal(
-          R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
-          8),
-      HasSubstr("duplicate key"));
+  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+                      R"("y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+                      4),
+              HasSubstr("gap or overlap"));
+  EXPECT_THAT(refusal(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+                      R"("x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+                      8),
+              HasSubstr("duplicate key"));
   EXPECT_THAT(refusal(R"({"__metadata__":{"a":1}})", 0), HasSubstr("not a string"));
 }
 

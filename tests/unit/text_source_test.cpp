@@ -186,18 +186,18 @@ TEST(RecordTest, EveryFormBecomesOneKindOfRecord) {
   EXPECT_EQ(
       show(R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})"),
       "user: q | assistant: a");
-  EXPECT_EQ(
-      show(
-          R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
-                    {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function":
-                      {"name": "f", "arguments": "{\"z\": 1, \"a\": 2}"}}]}, {"role": "tool", "content": "3"}],
-                    "tools": [{"z": 1, "a": 2}]})"),
-      R"(user: xy | assistant: <f {"z":1,"a":2}> | tool: 3 tools [{"z":1,"a":2}])");
+  EXPECT_EQ(show(
+                R"({"messages": [
+            {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
+            {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function":
+              {"name": "f", "arguments": "{\"z\": 1, \"a\": 2}"}}]}, {"role": "tool", "content": "3"}],
+            "tools": [{"z": 1, "a": 2}]})"),
+            R"(user: xy | assistant: <f {"z":1,"a":2}> | tool: 3 tools [{"z":1,"a":2}])");
   EXPECT_EQ(show(R"({"prompt": "p", "completion": "c"})"), "'p' => 'c'");
-  EXPECT_EQ(
-      show(
-          R"({"prompt": [{"role": "user", "content": "p"}], "completion": [{"role": "assistant", "content": "c"}]})"),
-      "user: p => assistant: c");
+  EXPECT_EQ(show(
+                R"({"prompt": [{"role": "user", "content": "p"}],
+            "completion": [{"role": "assistant", "content": "c"}]})"),
+            "user: p => assistant: c");
   EXPECT_EQ(show(R"({"prompt": "p", "chosen": "good", "rejected": "bad"})"), "'p' => 'good' over 'bad'");
   EXPECT_EQ(show(R"({"prompt": "p", "chosen": [{"role": "assistant", "content": "g"}], "rejected": "b"})"),
             "user: p => assistant: g over assistant: b");
@@ -208,7 +208,8 @@ TEST(RecordTest, EveryFormBecomesOneKindOfRecord) {
   EXPECT_EQ(show(R"({"instruction": "i", "chosen": "g", "rejected": "b"})"),
             "user: i => assistant: g over assistant: b");
   EXPECT_EQ(show(R"({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value":
-                    "{\"name\": \"f\", \"arguments\": {}}"}, {"from": "observation", "value": "r"}, {"from": "gpt", "value": "a"}],
+                    "{\"name\": \"f\", \"arguments\": {}}"}, {"from": "observation", "value": "r"},
+                    {"from": "gpt", "value": "a"}],
                     "system": "s", "tools": "[{\"name\": \"f\"}]"})"),
             R"(system: s | user: q | assistant: <f {}> | tool: r | assistant: a tools [{"name":"f"}])");
   EXPECT_EQ(
