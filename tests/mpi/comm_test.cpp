@@ -119,7 +119,7 @@ TEST(Comm, SumsBegunAreThereWhenWaitedFor) {
   Request first = world.iall_reduce(sum, Reduce::sum, "sum");
   Request second = world.iall_reduce(most, Reduce::max, "most");
   EXPECT_EQ(first.done(), world.size() == 1);
-  EXPECT_EQ(world.all_reduce(1.0, Reduce::sum, "is in"), world.size());
+  EXPECT_EQ(world.all_reduce(1.0, Reduce::sum, "meanwhile"), world.size());
   first.wait();
   second.wait();
   EXPECT_TRUE(first.done());
@@ -213,7 +213,7 @@ TEST(Comm, AnAllReduceLeavesPostedReceivesAlone) {
   }
   const Tensor sum = Tensor::zeros({1 << 20});
   for (int64_t i = 0; i < sum.numel(); ++i) sum.f32()[i] = 1;
-  world.all_reduce(sum, Reduce::sum, "is in");
+  world.all_reduce(sum, Reduce::sum, "meanwhile");
   for (int64_t i = 0; i < sum.numel(); ++i) ASSERT_EQ(sum.f32()[i], world.size());
   for (int tag = 0; tag < 8; ++tag) {
     const Tensor out = Tensor::zeros({1 << 19});
