@@ -4,7 +4,7 @@
 
 #include "data/tokenizer/text_codec.h"
 #include "launch/commands/commands.h"
-#include "launch/train/training_state.h"
+#include "launch/train/checkpoint_meta.h"
 #include "model/hugging_face.h"
 #include "model/parameter_count.h"
 #include "runtime/file.h"
@@ -51,10 +51,10 @@ void convert(const ConvertOptions& o) {
     for (const std::string& name : reader.names())
       if (name.rfind(prefix, 0) == 0)
         items.push_back({name.substr(prefix.size()), dtype, reader.shape(name)});
-    const std::string trained_from = reader.meta().value("tokenizer_from", "");
-    write_model(o, ModelConfig::from_json(reader.meta().at("config"), o.from), items,
+    const CheckpointMeta meta = CheckpointMeta::read(reader);
+    write_model(o, meta.model_config(reader.directory()), items,
                 [&](const SafetensorsItem& item) { return reader.read(prefix + item.name).to(dtype); });
-    return copy_tokenizer(o.tokenizer.empty() ? trained_from : o.tokenizer, o.to);
+    return copy_tokenizer(o.tokenizer.empty() ? meta.tokenizer_from : o.tokenizer, o.to);
   }
   ModelConfig config = ModelConfig::from_directory(o.from);
   if (!o.preset.empty()) {
@@ -64,7 +64,7 @@ void convert(const ConvertOptions& o) {
     config.check(o.from + " as a student");
   }
   Decoder model(config, Placement{}, dtype);
-  load_hugging_face(model, o.from, o.seed);
+  load_weights(model, *open_hugging_face(o.from), o.seed);
   const Parameters parameters = model.parameters();
   std::vector<SafetensorsItem> items;
   for (const Parameter* p : parameters) items.push_back({p->name, dtype, p->global_shape});

@@ -6,7 +6,7 @@
 
 #include "data/tokenizer/text_codec.h"
 #include "launch/commands/commands.h"
-#include "launch/train/training_state.h"
+#include "launch/train/checkpoint_weights.h"
 
 namespace wuneng {
 namespace {

@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/commands/commands.h"
-#include "launch/train/training_state.h"
+#include "launch/train/checkpoint_meta.h"
 #include "model/mixers/registry.h"
 #include "model/parameter_count.h"
 #include "runtime/safetensors.h"
@@ -60,9 +60,12 @@ void print_model(const ModelConfig& config) {
 void inspect(const InspectOptions& o) {
   if (has_checkpoint(o.path)) {
     const CheckpointReader reader(o.path);
-    std::printf("checkpoint %s, step %lld, saved by layout %s\n", reader.directory().c_str(),
-                static_cast<long long>(reader.step()), reader.meta().at("layout").dump().c_str());
-    print_model(ModelConfig::from_json(reader.meta().at("config"), reader.directory()));
+    const CheckpointMeta meta = CheckpointMeta::read(reader);
+    std::printf("checkpoint %s, step %lld, saved by layout dp %lld pp %lld tp %lld\n",
+                reader.directory().c_str(), static_cast<long long>(reader.step()),
+                static_cast<long long>(meta.dp), static_cast<long long>(meta.pp),
+                static_cast<long long>(meta.tp));
+    print_model(meta.model_config(reader.directory()));
     if (o.tensors)
       for (const std::string& name : reader.names())
         print_tensor(name, to_string(reader.dtype(name)), reader.shape(name));

@@ -3,7 +3,7 @@
 #include <sstream>
 
 #include "launch/commands/commands.h"
-#include "launch/train/training_state.h"
+#include "launch/train/checkpoint_weights.h"
 #include "runtime/file.h"
 #include "runtime/hdf5.h"
 

@@ -52,7 +52,7 @@ struct CheckpointMeta {
     m.model = r.student.to_json();
     m.recipe = r.resolved;
     m.seed = r.seed;
-    m.tokenizer_from = r.init_from.empty() ? r.teacher_path : r.init_from;
+    m.tokenizer_from = r.tokenizer_from;
     m.optimizer_steps = optimizer_steps;
     m.data_fingerprint = data.fingerprint();
     m.data_seed = r.data_seed;

@@ -1,6 +1,6 @@
 #include "launch/train/colocated_teacher.h"
 
-#include "model/hugging_face.h"
+#include "launch/train/checkpoint_weights.h"
 
 namespace wuneng {
 
@@ -12,7 +12,7 @@ ColocatedTeacher::ColocatedTeacher(const TrainRecipe& r, const Mesh& mesh,
                  .tp = mesh.tp, .device = device, .activations = r.activations_on(device, r.teacher_dtype)},
              r.teacher_dtype),
       tp_rank_(mesh.tp_rank) {
-  load_hugging_face(model_, r.teacher_path, 0);
+  load_weights(model_, *open_weights(r.teacher_path), 0);
   const Layout teacher_layout{.dp = mesh.layout.dp, .pp = 1, .tp = mesh.layout.tp};
   for (SourcedSignal& s : teacher_signals(r.objective->teacher_signals(),
                                           {*r.teacher, r.student, teacher_layout, mesh.layout}, DType::f32))

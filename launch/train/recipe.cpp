@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "launch/train/checkpoint_weights.h"
 #include "model/mixers/registry.h"
 #include "parallel/schedule.h"
 
@@ -88,7 +89,7 @@ void read_mixers(Recipe& r, ModelConfig& c) {
 void read_teacher(Recipe& r, TrainRecipe& t) {
   r.require_key("teacher.path");
   t.teacher_path = r.text("teacher.path", "");
-  t.teacher = ModelConfig::from_directory(t.teacher_path);
+  t.teacher = open_weights(t.teacher_path)->config();
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
   t.teacher_streams = r.text("teacher.mode", "stream", {"stream", "in_process"}) == "stream";
   t.stream_dtype = read_dtype(r, "teacher.stream_dtype", "f32");
@@ -175,7 +176,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   if (t.init_from.empty())
     read_shape(r, t.student);
   else
-    t.student = ModelConfig::from_directory(t.init_from);
+    t.student = open_weights(t.init_from)->config();
   read_mixers(r, t.student);
   t.student.check(path + " [student]");
   t.student_dtype = read_dtype(r, "student.dtype", "f32");
@@ -191,6 +192,9 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   t.objective = objective_registry().at(objective)(loss);
   if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
+
+  const std::string& tokenizer_path = t.init_from.empty() ? t.teacher_path : t.init_from;
+  if (!tokenizer_path.empty()) t.tokenizer_from = tokenizer_of(tokenizer_path);
 
   read_data(r, t);
 

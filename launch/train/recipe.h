@@ -24,7 +24,8 @@ struct DataSource {
 struct TrainRecipe {
   // [student]
   ModelConfig student;
-  std::string init_from;  // a Hugging Face directory to start from; empty: random
+  std::string init_from;       // a Hugging Face directory or a checkpoint to start from; empty: random
+  std::string tokenizer_from;  // the directory of the tokenizer that goes with the student; may be empty
   DType student_dtype = DType::f32;
   std::vector<std::string> freeze;  // name patterns with *
   // [teacher]; none where the objective needs no signals

@@ -1,6 +1,6 @@
 #include "launch/train/teacher_service.h"
 
-#include "model/hugging_face.h"
+#include "launch/train/checkpoint_weights.h"
 #include "parallel/pipeline.h"
 
 namespace wuneng {
@@ -29,7 +29,7 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
       *r.teacher,
       Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device, r.activations_on(device, r.teacher_dtype)},
       r.teacher_dtype);
-  load_hugging_face(model, r.teacher_path, 0);
+  load_weights(model, *open_weights(r.teacher_path), 0);
 
   std::vector<SourcedSignal> signals = streamed_signals(r, mesh);
   std::erase_if(signals, [&](const SourcedSignal& s) { return s.signal.teacher.stage != mesh.pp_rank; });

@@ -2,29 +2,13 @@
 
 #include <fnmatch.h>
 
-#include "model/hugging_face.h"
+#include "launch/train/checkpoint_weights.h"
 
 namespace wuneng {
 namespace {
 
 std::string checkpoints_of(const TrainRecipe& r) { return r.out + "/checkpoints"; }
 std::string resume_path(const TrainRecipe& r) { return r.resume == "auto" ? checkpoints_of(r) : r.resume; }
-
-// A parameter's shard, in the stored type or converted from it.
-void read_shard(CheckpointReader& reader, const std::string& name, const Parameter& p, const Tensor& into) {
-  require(reader.contains(name), "{}: tensor {} is missing", reader.directory(), name);
-  require(reader.shape(name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}",
-          reader.directory(), name, to_string(p.global_shape), to_string(reader.shape(name)));
-  if (reader.dtype(name) == into.dtype() && into.device() == Device{})
-    return reader.read(name, p.held_begin(), into);
-  const Tensor stored = Tensor::empty(into.shape(), reader.dtype(name));
-  reader.read(name, p.held_begin(), stored);
-  into.copy_from(stored);
-}
-
-void load_model(Decoder& model, CheckpointReader& reader) {
-  for (const Parameter* p : model.parameters()) read_shard(reader, "model/" + p->name, *p, p->var.value());
-}
 
 void load_optimizer(Optimizer& optimizer, CheckpointReader& reader) {
   for (const auto& [name, tensor, p] : optimizer.named_tensors())
@@ -73,7 +57,7 @@ void TrainingState::freeze() {
 }
 
 void TrainingState::initialize() {
-  if (!recipe_.init_from.empty()) return load_hugging_face(model, recipe_.init_from, recipe_.seed);
+  if (!recipe_.init_from.empty()) return load_weights(model, *open_weights(recipe_.init_from), recipe_.seed);
   model.initialize_random(recipe_.seed);
 }
 
@@ -90,7 +74,7 @@ void TrainingState::load(CheckpointReader& reader) {
       "weights, packing, seq_len and seed of [data] must stay; for other data start a run from the "
       "weights (wuneng convert, then student.init_from)",
       from, data_.fingerprint(), meta.data_fingerprint);
-  load_model(model, reader);
+  for (const Parameter* p : model.parameters()) read_shard(reader, "model/" + p->name, *p, p->var.value());
   optimizer.emplace(model.parameters(), recipe_.adamw, model.stream());
   load_optimizer(*optimizer, reader);
   optimizer->set_steps_done(meta.optimizer_steps);
@@ -134,20 +118,6 @@ DataCursor find_start(const TrainRecipe& r, const Comm& world) {
   const Tensor both = Tensor::from<int64_t>({start.step, start.sequence}, {2});
   world.broadcast(both, 0, "step and sequence at which the run starts");
   return {both.data<int64_t>()[0], both.data<int64_t>()[1]};
-}
-
-std::unique_ptr<Decoder> open_model(const std::string& path, Device device) {
-  const Placement placement{.device = device};
-  if (!has_checkpoint(path)) {
-    auto model = std::make_unique<Decoder>(ModelConfig::from_directory(path), placement, DType::f32);
-    load_hugging_face(*model, path, 0);
-    return model;
-  }
-  CheckpointReader reader(path);
-  const ModelConfig config = CheckpointMeta::read(reader).model_config(reader.directory());
-  auto model = std::make_unique<Decoder>(config, placement, DType::f32);
-  load_model(*model, reader);
-  return model;
 }
 
 }  // namespace wuneng

@@ -43,7 +43,4 @@ class TrainingState {
 // run. Collective over the world: rank 0 looks, all agree.
 DataCursor find_start(const TrainRecipe& recipe, const Comm& world);
 
-// A model for one process, from a Hugging Face directory or a checkpoint.
-std::unique_ptr<Decoder> open_model(const std::string& path, Device device = {});
-
 }  // namespace wuneng

@@ -212,11 +212,11 @@ TEST(PipelineMpi, HalvesRunWhereTheScheduleSays) {
   using enum Action::Kind;
   std::vector<std::string> ran;
   const auto note = [&](const char* what, int m) { ran.push_back(fmt::format("{} {}", what, m)); };
-  const auto one_loss = [&](Tape& tape, int m, int, const Var&) {
+  const auto one_loss = [&](Tape& tape, int m, int, const StageState&) {
     const Var loss = tape.output(Tensor::zeros({1}), true);
     tape.record(
         loss, [=] { note("input", m); }, [=](const Tensor&) { note("weight", m); });
-    return loss;
+    return StageState{loss, {}};
   };
   Pipeline(Comm(), kHidden)
       .run({{forward, 0},

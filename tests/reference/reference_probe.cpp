@@ -21,7 +21,7 @@ void probe(const std::string& directory, Device device, DType activations) {
   const ModelConfig config = ModelConfig::from_directory(directory);
   Decoder model(config, Placement{.device = device, .activations = activations}, DType::f32,
                 input.value("recompute", false));
-  load_hugging_face(model, directory, 0);
+  load_weights(model, *open_hugging_face(directory), 0);
   Tape tape(model.stream());
   const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),
                          input["documents"].get<std::vector<int64_t>>()};

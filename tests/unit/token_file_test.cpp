@@ -119,9 +119,9 @@ TEST_F(TokenFileTest, EveryBrokenFieldIsRefused) {
   refused(changed(50, int64_t{-8}), bin,
           "sequence 1: expected byte offset 12, where sequence 0 ends, found -8");
   refused(changed(50, std::numeric_limits<int64_t>::min()), bin, "sequence 1: expected byte offset 12");
-  refused(changed(58, int64_t{1}), bin, "found 1 to 2");
+  refused(changed(58, int64_t{1}), bin, "found 1 and 2");
   refused(changed(66, int64_t{3}), bin, "document 2: expected to begin at sequence 3 or later, found 2");
-  refused(changed(74, int64_t{1}), bin, "found 0 to 1");
+  refused(changed(74, int64_t{1}), bin, "found 0 and 1");
   refused(idx, bin.substr(0, 19), "bad.bin: expected the 20 bytes that 2 sequences of i32 take, found 19");
   refused(idx, bin + "x", "found 21");
   std::filesystem::remove(path("bad.bin"));

@@ -1,0 +1,65 @@
+#include "launch/train/checkpoint_weights.h"
+
+#include "launch/train/checkpoint_meta.h"
+#include "model/hugging_face.h"
+
+namespace wuneng {
+namespace {
+
+class CheckpointWeights : public WeightSource {
+ public:
+  explicit CheckpointWeights(const std::string& path)
+      : reader_(path), config_(CheckpointMeta::read(reader_).model_config(reader_.directory())) {}
+
+  const ModelConfig& config() const override { return config_; }
+  std::string where() const override { return reader_.directory(); }
+  bool contains(const std::string& name) const override { return reader_.contains(tensor(name)); }
+  Shape shape(const std::string& name) const override { return reader_.shape(tensor(name)); }
+  void read_shard(const Parameter& p) override {
+    wuneng::read_shard(reader_, tensor(p.name), p, p.var.value());
+  }
+  Tensor rows(const std::string& name, int64_t begin, int64_t end) override {
+    Shape size = reader_.shape(tensor(name)), first(size.size(), 0);
+    first[0] = begin, size[0] = end - begin;
+    const Tensor stored = Tensor::empty(size, reader_.dtype(tensor(name)));
+    reader_.read(tensor(name), first, stored);
+    return stored.to(DType::f32);
+  }
+
+ private:
+  static std::string tensor(const std::string& name) { return "model/" + name; }
+
+  CheckpointReader reader_;
+  ModelConfig config_;
+};
+
+}  // namespace
+
+void read_shard(CheckpointReader& reader, const std::string& name, const Parameter& p, const Tensor& into) {
+  require(reader.contains(name), "{}: tensor {} is missing", reader.directory(), name);
+  require(reader.shape(name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}",
+          reader.directory(), name, to_string(p.global_shape), to_string(reader.shape(name)));
+  if (reader.dtype(name) == into.dtype() && into.device() == Device{})
+    return reader.read(name, p.held_begin(), into);
+  const Tensor stored = Tensor::empty(into.shape(), reader.dtype(name));
+  reader.read(name, p.held_begin(), stored);
+  into.copy_from(stored);
+}
+
+std::unique_ptr<WeightSource> open_weights(const std::string& path) {
+  if (has_checkpoint(path)) return std::make_unique<CheckpointWeights>(path);
+  return open_hugging_face(path);
+}
+
+std::string tokenizer_of(const std::string& path) {
+  return has_checkpoint(path) ? CheckpointMeta::read(CheckpointReader(path)).tokenizer_from : path;
+}
+
+std::unique_ptr<Decoder> open_model(const std::string& path, Device device) {
+  const std::unique_ptr<WeightSource> weights = open_weights(path);
+  auto model = std::make_unique<Decoder>(weights->config(), Placement{.device = device}, DType::f32);
+  load_weights(*model, *weights, 0);
+  return model;
+}
+
+}  // namespace wuneng

@@ -1,0 +1,25 @@
+// The weights of a checkpoint, and of whatever a path holds.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "model/weight_source.h"
+#include "runtime/checkpoint.h"
+
+namespace wuneng {
+
+// Fills `into`, a tensor like p's shard (the weight, or a moment of the optimizer), from the checkpoint's
+// tensor `name`, in the stored type or converted from it. Throws where it is missing or has another shape.
+void read_shard(CheckpointReader& reader, const std::string& name, const Parameter& p, const Tensor& into);
+
+// A checkpoint's directory, a root of checkpoints (then its latest), or a Hugging Face directory.
+std::unique_ptr<WeightSource> open_weights(const std::string& path);
+
+// The directory whose tokenizer the model at `path` goes with: a Hugging Face directory itself, or the one
+// that the checkpoint names; may be empty.
+std::string tokenizer_of(const std::string& path);
+
+// A model for one process.
+std::unique_ptr<Decoder> open_model(const std::string& path, Device device = {});
+
+}  // namespace wuneng

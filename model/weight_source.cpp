@@ -1,0 +1,64 @@
+#include "model/weight_source.h"
+
+#include <algorithm>
+
+#include "model/mixers/registry.h"
+
+namespace wuneng {
+namespace {
+
+// The layer of "model.layers.3.self_attn.q_proj.weight".
+int64_t layer_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  WUNENG_ASSERT(name.starts_with(kPrefix));
+  return std::stoll(name.substr(kPrefix.size()));
+}
+
+}  // namespace
+
+void check_same_shape(const ModelConfig& config, const ModelConfig& source, const std::string& where) {
+  const auto same = [&](const char* field, auto ours, auto theirs) {
+    require(ours == theirs, "{}: {} = {}, but the model to start from it has {}", where, field, theirs, ours);
+  };
+  same("hidden_size", config.hidden_size, source.hidden_size);
+  same("intermediate_size", config.intermediate_size, source.intermediate_size);
+  same("num_hidden_layers", config.num_layers, source.num_layers);
+  same("num_attention_heads", config.num_heads, source.num_heads);
+  same("num_key_value_heads", config.num_kv_heads, source.num_kv_heads);
+  same("head_dim", config.head_dim, source.head_dim);
+  same("vocab_size", config.vocab_size, source.vocab_size);
+  same("tie_word_embeddings", config.tie_word_embeddings, source.tie_word_embeddings);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    const std::string &ours = config.mixer_of(i), &theirs = source.mixer_of(i);
+    const std::vector<std::string>& known = mixer_type(ours, where).starts_from;
+    require(ours == theirs || std::find(known.begin(), known.end(), theirs) != known.end(),
+            "{}: layer {}: mixer {} cannot start from mixer {}: expected {}", where, i, ours, theirs,
+            known.empty() ? ours : fmt::format("{} or {}", ours, fmt::join(known, ", ")));
+  }
+}
+
+void load_weights(Decoder& model, WeightSource& source, uint64_t seed) {
+  const ModelConfig& config = model.config();
+  check_same_shape(config, source.config(), source.where());
+  const SourceRows rows = [&](const std::string& name, int64_t begin, int64_t end) {
+    return source.rows(name, begin, end);
+  };
+  const Parameters parameters = model.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& p = *parameters[i];
+    if (const SourceInitializer& from_source = model.init(i).from_source; from_source) {
+      const int64_t layer = layer_of(p.name);
+      if (config.mixer_of(layer) != source.config().mixer_of(layer)) {
+        from_source(p, seed, rows);
+        continue;
+      }
+    }
+    require(source.contains(p.name), "{}: tensor {} is missing; expected shape {}", source.where(), p.name,
+            to_string(p.global_shape));
+    require(source.shape(p.name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}",
+            source.where(), p.name, to_string(p.global_shape), to_string(source.shape(p.name)));
+    source.read_shard(p);
+  }
+}
+
+}  // namespace wuneng
