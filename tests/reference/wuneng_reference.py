@@ -39,10 +39,11 @@ class Config:
     state_key: str = "own"        # "own": k_s = W^k_s x | "shared": the attention's W^K x
     state_rank: int = 0           # 0: full W^r, W^k, W^kappa | else each a product of two of this rank
     state_read: str = "linear"    # "linear": z = S r | "quadratic": z = S^T W (S r)
-    state_norm: str = "rms"       # "rms": RMSNorm of z with a weight per channel | "none": z times sqrt(D) and that weight
+    state_norm: str = "rms"       # "rms": RMSNorm of z with a weight per channel | "none": sqrt(D) z, and it
     state_norm_eps: float = 1e-2  # of "rms"; small values make training chaotic (model.md)
-    state_value: tuple = ("token", "attention", "middle")  # what v_t sums: Eq. 4 and 10 "attention", Eq. 9 both, and the token's own
-    cross_head: str = "concat"    # middle heads: "none" | "concat" (Eq. 6) | "additive" (Eq. 7) | "gated" (Eq. 8)
+    # what v_t sums: Eq. 4 and 10 "attention", Eq. 9 both, and the token's own
+    state_value: tuple = ("token", "attention", "middle")
+    cross_head: str = "concat"    # middle heads: "none" | "concat" Eq. 6 | "additive" Eq. 7 | "gated" Eq. 8
     combine_state: str = "concat"   # F over the state readings: "concat" | "sum" | "learned"
     combine_middle: str = "learned"  # F over the middle heads: the same choices
     multi_token: bool = True      # Eq. 11
@@ -125,7 +126,8 @@ def init_layer(c, rng, preserve=False):
         for n, rank in (("w", c.decay_rank), ("a", c.rate_rank), ("v", c.value_rank)):
             p |= {n + "0": rng.standard_normal(d), n + "1": mat(rank, d), n + "2": mat(d, rank)}
         p |= {"g1": mat(c.gate_rank, d), "g2": mat(d, c.gate_rank)}
-        p |= {"k_k": rng.uniform(.5, 1, d), "k_a": rng.uniform(.5, 1, d), "r_k": 0.1 * rng.standard_normal((heads, c.rwkv_head_dim)),
+        p |= {"k_k": rng.uniform(.5, 1, d), "k_a": rng.uniform(.5, 1, d),
+              "r_k": 0.1 * rng.standard_normal((heads, c.rwkv_head_dim)),
               "ln_x_weight": 1 + 0.1 * rng.standard_normal(d), "ln_x_bias": 0.1 * rng.standard_normal(d)}
         return p
     p |= {
@@ -147,7 +149,7 @@ def init_layer(c, rng, preserve=False):
         else:
             p[name] = mat(out, d)
     if c.state_query == "grouped":
-        p["r_head"] = mat(H, D, D)                 # R_h: each query head's own reading of its state head's query
+        p["r_head"] = mat(H, D, D)  # R_h: each query head's own reading of its state head's query
     if c.token_shift:
         p |= {"mu_" + n: rng.uniform(0, 1, d) for n in ("r", "k", "kappa", "w", "a")}
     if "attention" in c.state_value:
@@ -258,7 +260,8 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
     group = np.arange(N) * G // N                               # the key/value head of each state head
     xr, xk, xkappa, xw, xa = state_inputs(c, p, x, starts)
     if c.state_query == "grouped":
-        r = np.einsum("hij,thj->thi", p["r_head"], state_projection(c, p, "r_proj", xr).reshape(T, N, D)[:, np.arange(H) // P])
+        r = np.einsum("hij,thj->thi", p["r_head"],
+                      state_projection(c, p, "r_proj", xr).reshape(T, N, D)[:, np.arange(H) // P])
     else:
         r = state_projection(c, p, "r_proj", xr).reshape(T, H, D)
     r = l2_normalize(r)
@@ -276,7 +279,7 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
         if c.state_read == "quadratic":
             y = S[h // P].T @ (p["khat"][h] @ y)
         weight = p["state_norm"].reshape(H, D)[h]
-        if c.state_norm == "none":                  # r and k are unit vectors: sqrt(D) brings S r to the size of the values
+        if c.state_norm == "none":  # r and k are unit vectors: sqrt(D) brings S r to the size of the values
             return np.sqrt(D) * y * weight
         return rms_norm(y, weight, c.state_norm_eps)
 
@@ -420,26 +423,32 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
 
 def _self_check():
     rng = np.random.default_rng(0)
-    options = [dict(cross_head=cross_head, combine_state=combine_state, combine_middle=combine_middle, state_read=read,
-                    state_value=value, state_heads=2 if read == "linear" else 4, token_shift=combine_state != "sum",
+    options = [dict(cross_head=cross_head, combine_state=combine_state, combine_middle=combine_middle,
+                    state_read=read,
+                    state_value=value, state_heads=2 if read == "linear" else 4,
+                    token_shift=combine_state != "sum",
                     state_query="grouped" if value == ("attention",) else "full",
                     state_key="shared" if cross_head == "additive" else "own",
                     state_rank=0 if cross_head == "gated" else 3, multi_token=value != ("token",))
                for cross_head in ("none", "concat", "additive", "gated")
-               for combine_state in ("concat", "sum", "learned") for combine_middle in ("concat", "sum", "learned")
+               for combine_state in ("concat", "sum", "learned")
+               for combine_middle in ("concat", "sum", "learned")
                for read in ("linear", "quadratic")
-               for value in (("token",), ("attention",), ("attention", "middle"), ("token", "attention", "middle"))]
+               for value in (("token",), ("attention",), ("attention", "middle"),
+                             ("token", "attention", "middle"))]
     for option in options:
         c = Config(**option)
         model = init_model(c, rng, preserve=True)
         tokens = rng.integers(0, c.vocab_size, 11)
         starts = np.array([0] * 6 + [6] * 5)
         got = forward(c, model, tokens, starts)
-        assert np.allclose(got, forward(Config(**{**c.__dict__, "mixer": "qwen2"}), model, tokens, starts), atol=1e-9), option
+        assert np.allclose(got, forward(Config(**{**c.__dict__, "mixer": "qwen2"}), model, tokens, starts),
+                           atol=1e-9), option
         model = init_model(c, rng)
         got = forward(c, model, tokens, starts)
         assert np.isfinite(got).all()
-        assert np.allclose(forward(c, model, tokens[6:]), got[6:], atol=1e-9), option      # a packed document is itself
+        # a packed document is itself
+        assert np.allclose(forward(c, model, tokens[6:]), got[6:], atol=1e-9), option
         tokens2 = tokens.copy()
         tokens2[-1] = (tokens2[-1] + 1) % c.vocab_size
         assert np.allclose(forward(c, model, tokens2, starts)[:-1], got[:-1]), option       # causality
