@@ -7,7 +7,6 @@ usage: check_megatron.py TOKEN_FILE_PROBE WUNENG [DIRECTORY THAT HOLDS megatron/
 Ends with status 77 (skipped) where megatron-core, torch or numpy is not here. Of megatron-core the file that
 reads and writes is loaded, as it is, without the rest of the package, which wants a GPU's libraries.
 """
-
 import importlib.util
 import json
 import os
@@ -26,10 +25,8 @@ def load_megatron(directory):
     if spec is None:
         raise ImportError("megatron is not installed", name="megatron.core")
     roots = [os.path.join(path, "core") for path in spec.submodule_search_locations]
-    for name, paths in (
-        ("megatron.core", roots),
-        ("megatron.core.datasets", [os.path.join(r, "datasets") for r in roots]),
-    ):
+    for name, paths in (("megatron.core", roots),
+                        ("megatron.core.datasets", [os.path.join(r, "datasets") for r in roots])):
         package = types.ModuleType(name)
         package.__path__ = paths
         sys.modules[name] = package
@@ -37,7 +34,6 @@ def load_megatron(directory):
     utils.log_single_rank = lambda *arguments, **named: None
     sys.modules[utils.__name__] = utils
     from megatron.core.datasets import indexed_dataset
-
     return indexed_dataset
 
 
@@ -57,43 +53,32 @@ def documents_of(megatron, prefix, mmap):
 def checks(megatron, probe, wuneng, root):
     import numpy as np
     import torch
-
     rng = np.random.default_rng(1)
-    for name, dtype, most in (
-        ("u8", np.uint8, 255),
-        ("i8", np.int8, 127),
-        ("i16", np.int16, 32767),
-        ("u16", np.uint16, 65535),
-        ("i32", np.int32, 2**31 - 1),
-        ("i64", np.int64, 2**31 - 1),
-    ):
-        documents = [
-            [int(t) for t in rng.integers(0, most, int(rng.integers(0, 50)), endpoint=True)]
-            for _ in range(100)
-        ]
+    for name, dtype, most in (("u8", np.uint8, 255), ("i8", np.int8, 127), ("i16", np.int16, 32767),
+                              ("u16", np.uint16, 65535), ("i32", np.int32, 2**31 - 1),
+                              ("i64", np.int64, 2**31 - 1)):
+        documents = [[int(t) for t in rng.integers(0, most, int(rng.integers(0, 50)), endpoint=True)]
+                     for _ in range(100)]
         lines = "".join(" ".join(map(str, d)) + "\n" for d in documents)
         ours, theirs = os.path.join(root, "ours_" + name), os.path.join(root, "theirs_" + name)
         run(probe, "write", ours, name, text=lines)
         for mmap in (True, False):
-            yield f"{name}: Megatron reads what we write{'' if mmap else ' (without mmap)'}", documents_of(
-                megatron, ours, mmap
-            ) == documents
+            how = "" if mmap else " (without mmap)"
+            read = documents_of(megatron, ours, mmap)
+            yield f"{name}: Megatron reads what we write{how}", read == documents
         builder = megatron.IndexedDatasetBuilder(theirs + ".bin", dtype=dtype)
         for i, document in enumerate(documents):
             cut = len(document) // 2  # every third document in two sequences
-            builder.add_document(
-                torch.tensor(document, dtype=torch.int64),
-                [cut, len(document) - cut] if i % 3 == 0 else [len(document)],
-            )
+            builder.add_document(torch.tensor(document, dtype=torch.int64),
+                                 [cut, len(document) - cut] if i % 3 == 0 else [len(document)])
         builder.finalize(theirs + ".idx")
         yield f"{name}: we read what Megatron writes", run(probe, "read", theirs) == lines
         plain = megatron.IndexedDatasetBuilder(theirs + "_plain.bin", dtype=dtype)
         for document in documents:
             plain.add_document(torch.tensor(document, dtype=torch.int64), [len(document)])
         plain.finalize(theirs + "_plain.idx")
-        same = all(
-            open(ours + e, "rb").read() == open(theirs + "_plain" + e, "rb").read() for e in (".bin", ".idx")
-        )
+        same = all(open(ours + e, "rb").read() == open(theirs + "_plain" + e, "rb").read()
+                   for e in (".bin", ".idx"))
         yield f"{name}: the files are equal byte by byte", same
     texts = ["abc", "Grüße", "", "x" * 1000]
     lines = os.path.join(root, "in.jsonl")
@@ -101,22 +86,17 @@ def checks(megatron, probe, wuneng, root):
         f.write("".join(json.dumps({"prompt": t, "completion": "y"}) + "\n" for t in texts))
     out = os.path.join(root, "out")
     run(wuneng, "tokenize", lines, "--tokenizer", "bytes", "--out", out)
-    yield "wuneng tokenize: tokens", documents_of(megatron, out, True) == [
-        list((t + "y").encode()) for t in texts
-    ]
-    yield "wuneng tokenize: labels", documents_of(megatron, out + "_mask", True) == [
-        [0] * len(t.encode()) + [1] for t in texts
-    ]
+    tokens, labels = (documents_of(megatron, out + end, True) for end in ("", "_mask"))
+    yield "wuneng tokenize: tokens", tokens == [list((t + "y").encode()) for t in texts]
+    yield "wuneng tokenize: labels", labels == [[0] * len(t.encode()) + [1] for t in texts]
 
 
 def main():
     try:
         megatron = load_megatron(sys.argv[3] if len(sys.argv) > 3 else "")
     except ImportError as e:
-        print(
-            f"skipped: {sys.executable} has no {e.name}; pip download --no-deps megatron-core, unpack it, "
-            "and cmake -DMEGATRON_PATH=ITS_DIRECTORY"
-        )
+        print(f"skipped: {sys.executable} has no {e.name}; pip download --no-deps megatron-core, unpack it, "
+              "and cmake -DMEGATRON_PATH=ITS_DIRECTORY")
         return SKIPPED
     passed = failed = 0
     with tempfile.TemporaryDirectory() as root:

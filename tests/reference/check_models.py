@@ -6,7 +6,6 @@ usage: check_models.py REFERENCE_PROBE [quick] [cuda] [bf16]
 
 bf16: with bf16 activations, which a GPU alone has; bounds are wider by as much as they round more.
 """
-
 import itertools
 import json
 import os
@@ -27,32 +26,20 @@ EPS_BEFORE_IT_WAS_AN_OPTION = ref.Config.head_dim * 1e-5
 
 
 def combinations():
-    for i, (cross, state, mid, read, value) in enumerate(
-        itertools.product(
-            ("none", "concat", "additive", "gated"),
-            ("concat", "sum", "learned"),
-            ("concat", "sum", "learned"),
-            ("linear", "quadratic"),
-            (("token",), ("attention",), ("attention", "middle"), ("token", "attention", "middle")),
-        )
-    ):
-        yield dict(
-            cross_head=cross,
-            combine_state=state,
-            combine_middle=mid,
-            state_read=read,
-            state_value=value,
-            state_heads=2 if read == "linear" else 4,
-            token_shift=state != "sum",
-            state_query="grouped" if value == ("attention",) else "full",
-            state_key="shared" if cross == "additive" else "own",
-            state_rank=0 if cross == "gated" else 3,
-            multi_token=value != ("token",),
-            chunk=(1, 3, 4, 256)[i % 4],
-            state_norm="none" if i % 3 == 1 else "rms",
-            state_norm_eps=1e-2 if i % 2 else EPS_BEFORE_IT_WAS_AN_OPTION,
-            tie_word_embeddings=i % 3 != 0,
-        )
+    for i, (cross, state, mid, read, value) in enumerate(itertools.product(
+            ("none", "concat", "additive", "gated"), ("concat", "sum", "learned"),
+            ("concat", "sum", "learned"), ("linear", "quadratic"),
+            (("token",), ("attention",), ("attention", "middle"), ("token", "attention", "middle")))):
+        yield dict(cross_head=cross, combine_state=state, combine_middle=mid, state_read=read,
+                   state_value=value,
+                   state_heads=2 if read == "linear" else 4, token_shift=state != "sum",
+                   state_query="grouped" if value == ("attention",) else "full",
+                   state_key="shared" if cross == "additive" else "own",
+                   state_rank=0 if cross == "gated" else 3, multi_token=value != ("token",),
+                   chunk=(1, 3, 4, 256)[i % 4],
+                   state_norm="none" if i % 3 == 1 else "rms",
+                   state_norm_eps=1e-2 if i % 2 else EPS_BEFORE_IT_WAS_AN_OPTION,
+                   tie_word_embeddings=i % 3 != 0)
 
 
 def qwen2_cases():
@@ -66,30 +53,17 @@ def head_counts():
 
 
 def presets():
-    yield dict(state_heads=4, chunk=4)  # full
+    yield dict(state_heads=4, chunk=4)                                                     # full
     yield dict(state_heads=4, cross_head="none", multi_token=False, state_value=("token",))  # lean
-    yield dict(
-        state_heads=2,
-        token_shift=False,
-        state_query="full",
-        state_key="shared",
-        state_value=("attention", "middle"),
-        combine_state="concat",
-        combine_middle="concat",
-        chunk=4,
-    )  # literal
+    yield dict(state_heads=2, token_shift=False, state_query="full", state_key="shared",
+               state_value=("attention", "middle"),
+               combine_state="concat", combine_middle="concat", chunk=4)                     # literal
 
 
 def mixed_layers():
     yield dict(num_layers=3, state_heads=4, layer_mixers=((1, "qwen2"),))
-    yield dict(
-        num_layers=3,
-        state_heads=4,
-        mixer="qwen2",
-        layer_mixers=((0, "wuneng"), (2, "wuneng")),
-        multi_token=False,
-        state_value=("token",),
-    )
+    yield dict(num_layers=3, state_heads=4, mixer="qwen2", layer_mixers=((0, "wuneng"), (2, "wuneng")),
+               multi_token=False, state_value=("token",))
 
 
 def loss(c, model, case):
@@ -108,13 +82,10 @@ def write_config_before_state_norm(directory):
 def make_case(directory, option, rng, gradient, recompute=False):
     c = ref.Config(**{"num_layers": 2, **option})
     model = ref.init_model(c, rng)
-    as_stored = lambda a: np.float64(
-        np.float32(a)
-    )  # noqa: E731  the file holds float32: the reference must compute with the same numbers
-    model = {
-        k: as_stored(v) if k != "layers" else [{n: as_stored(x) for n, x in p.items()} for p in v]
-        for k, v in model.items()
-    }
+    # The file holds float32: the reference must compute with the same numbers.
+    as_stored = lambda a: np.float64(np.float32(a))  # noqa: E731
+    layers = [{n: as_stored(x) for n, x in p.items()} for p in model["layers"]]
+    model = {k: as_stored(v) if k != "layers" else layers for k, v in model.items()}
     tokens = rng.integers(0, c.vocab_size, TOKENS)
     cut = [0, TOKENS] if rng.random() < 0.3 else [0, 6, TOKENS]
     starts = np.repeat(cut[:-1], np.diff(cut))
@@ -124,20 +95,10 @@ def make_case(directory, option, rng, gradient, recompute=False):
     if c.state_norm_eps == EPS_BEFORE_IT_WAS_AN_OPTION and c.state_norm == "rms":
         write_config_before_state_norm(directory)
     with open(os.path.join(directory, "tokens.json"), "w") as f:
-        json.dump(
-            {"tokens": tokens.tolist(), "labels": labels.tolist(), "documents": cut, "recompute": recompute},
-            f,
-        )
-    return dict(
-        directory=directory,
-        option=option,
-        c=c,
-        model=model,
-        tokens=tokens,
-        starts=starts,
-        labels=labels,
-        gradient=gradient,
-    )
+        json.dump({"tokens": tokens.tolist(), "labels": labels.tolist(), "documents": cut,
+                   "recompute": recompute}, f)
+    return dict(directory=directory, option=option, c=c, model=model, tokens=tokens, starts=starts,
+                labels=labels, gradient=gradient)
 
 
 def finite_difference(case, holder, name, direction, step=1e-6):
@@ -157,7 +118,7 @@ def finite_difference(case, holder, name, direction, step=1e-6):
 #
 # With bf16 activations that is the measure of most cases: their errors are about as large as one such move. A
 # model whose logits a move changes by more than TOO_MUCH is left out: its gradients are noise.
-ROUNDINGS, HALF_A_UNIT, TOO_MUCH = 16, 2.0**-24, np.inf
+ROUNDINGS, HALF_A_UNIT, TOO_MUCH = 16, 2.0 ** -24, np.inf
 LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN = 1e-5, 1e-5, 1e-4, 1e-5
 LARGEST_SHARE_OF_SENSITIVE_CASES = 0.05
 
@@ -182,19 +143,9 @@ def check_gradients(case, out, rng, every_element):
     """Returns failures as text. Each tensor along random directions, or element by element."""
     failures = []
     c, model = case["c"], case["model"]
-    places = [
-        (
-            model,
-            n,
-            {
-                "embed_tokens": "model.embed_tokens.weight",
-                "norm": "model.norm.weight",
-                "lm_head": "lm_head.weight",
-            }[n],
-        )
-        for n in model
-        if n != "layers"
-    ]
+    places = [(model, n, {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight",
+                          "lm_head": "lm_head.weight"}[n])
+              for n in model if n != "layers"]
     for i, p in enumerate(model["layers"]):
         places += [(p, n, f"model.layers.{i}.{file_tensor(c, n, p[n])[0]}") for n in p]
     for holder, name, file_name in places:
@@ -222,12 +173,9 @@ def check_gradients(case, out, rng, every_element):
             norm = 0.0 if gradient is None else float(np.linalg.norm(gradient))
             error, scale = np.linalg.norm(got - wanted), max(np.linalg.norm(wanted), norm)
         if not error <= GRADIENTS_WITHIN * scale + 1e-8:
-            units = (
-                [u for u in np.eye(int(np.prod(shape))).reshape(-1, *shape)] if every_element else directions
-            )
-            if error <= ROUNDINGS * sensitivity(
-                case, lambda: np.array([finite_difference(case, holder, name, u) for u in units])
-            ):
+            units = list(np.eye(int(np.prod(shape))).reshape(-1, *shape)) if every_element else directions
+            slopes = lambda: np.array([finite_difference(case, holder, name, u) for u in units])  # noqa: E731
+            if error <= ROUNDINGS * sensitivity(case, slopes):
                 case["sensitive"] = True
                 continue
             failures.append(f"gradient of {file_name}: relative error {error / (scale + 1e-30):.2e}")
@@ -243,10 +191,8 @@ def check_golden(run, root):
         run([directory])
         wanted = read_safetensors(os.path.join(directory, "expected.safetensors"))
         got = read_safetensors(os.path.join(directory, "out", "model.safetensors"))
-        errors = {
-            n: np.linalg.norm(got[n] - w) / np.linalg.norm(w) if n in got else np.inf
-            for n, w in wanted.items()
-        }
+        errors = {n: np.linalg.norm(got[n] - w) / np.linalg.norm(w) if n in got else np.inf
+                  for n, w in wanted.items()}
         bad = [n for n, e in errors.items() if not e <= GOLDEN_WITHIN]
         for n in bad:
             print(f"golden {name}: {n}: relative error {errors[n]:.2e}")
@@ -256,21 +202,18 @@ def check_golden(run, root):
 
 
 def main():
-    global ROUNDINGS, HALF_A_UNIT, TOO_MUCH, LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN
-    global LARGEST_SHARE_OF_SENSITIVE_CASES
+    global ROUNDINGS, HALF_A_UNIT, TOO_MUCH, LARGEST_SHARE_OF_SENSITIVE_CASES
+    global LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN
     if "bf16" in sys.argv[2:]:
-        ROUNDINGS, HALF_A_UNIT, TOO_MUCH, LARGEST_SHARE_OF_SENSITIVE_CASES = 16, 2.0**-9, 0.03, 1
+        ROUNDINGS, HALF_A_UNIT, TOO_MUCH, LARGEST_SHARE_OF_SENSITIVE_CASES = 16, 2.0 ** -9, 0.03, 1
         LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN = 1e-2, 1e-3, 5e-2, 5e-2
     if "cuda" in sys.argv[2:]:
         found = subprocess.run([sys.argv[1], "--device=cuda"], capture_output=True, text=True)
         if "no GPU found" in found.stderr:
             print("skipped:", found.stderr.strip())
             return 77
-    command = (
-        [sys.argv[1]]
-        + (["--device=cuda"] if "cuda" in sys.argv[2:] else [])
-        + (["--activations=bf16"] if "bf16" in sys.argv[2:] else [])
-    )
+    command = [sys.argv[1]] + ["--device=cuda"] * ("cuda" in sys.argv[2:])
+    command += ["--activations=bf16"] * ("bf16" in sys.argv[2:])
 
     def run(directories):
         subprocess.run(command + directories, check=True)
@@ -279,22 +222,12 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         cases = []
         options = [(o, i % 4 == 0, False) for i, o in enumerate(combinations())]
-        options += [
-            (o, True, False) for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers())
-        ]
+        options += [(o, True, False)
+                    for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers())]
         options += [(o, True, True) for o in itertools.chain(presets(), mixed_layers())]  # with recomputation
         options += [({**o, "state_norm": "none"}, True, False) for o in presets()]
-        small = dict(
-            hidden_size=8,
-            intermediate_size=6,
-            num_layers=1,
-            num_heads=2,
-            num_kv_heads=1,
-            head_dim=4,
-            vocab_size=7,
-            decay_rank=2,
-            rate_rank=2,
-        )
+        small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1,
+                     head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)
         options += [({**small, **o, "state_heads": 1}, "every", False) for o in presets()]
         options.append(({**small, "state_heads": 1, "state_norm": "none"}, "every", False))
         if "quick" in sys.argv[2:]:
@@ -302,15 +235,14 @@ def main():
         for i, (option, gradient, recompute) in enumerate(options):
             cases.append(make_case(os.path.join(root, f"case{i:04}"), option, rng, gradient, recompute))
         for at in range(0, len(cases), 64):
-            run([case["directory"] for case in cases[at : at + 64]])
+            run([case["directory"] for case in cases[at:at + 64]])
         passed, failed = check_golden(run, root)
         worst, left_out = 0.0, 0
         for case in cases:
             out = read_safetensors(os.path.join(case["directory"], "out", "model.safetensors"))
             wanted = ref.forward(case["c"], case["model"], case["tokens"], case["starts"])
-            logits = lambda: ref.forward(
-                case["c"], case["model"], case["tokens"], case["starts"]
-            )  # noqa: E731
+            inputs = case["c"], case["model"], case["tokens"], case["starts"]
+            logits = lambda: ref.forward(*inputs)  # noqa: E731
             if sensitivity(case, logits) > TOO_MUCH * np.linalg.norm(wanted):
                 left_out += 1
                 continue
@@ -320,9 +252,9 @@ def main():
             if failures and error * np.linalg.norm(wanted) <= ROUNDINGS * sensitivity(case, logits):
                 failures, case["sensitive"] = [], True
             off = abs(out["loss"][0] - loss(case["c"], case["model"], case))
-            if off > LOSS_WITHIN * abs(out["loss"][0]) and off > ROUNDINGS * sensitivity(
-                case, lambda: loss(case["c"], case["model"], case)
-            ):
+            reference_loss = lambda: loss(case["c"], case["model"], case)  # noqa: E731
+            near = off <= LOSS_WITHIN * abs(out["loss"][0])
+            if not near and not off <= ROUNDINGS * sensitivity(case, reference_loss):
                 failures.append("loss differs")
             if case["gradient"]:
                 failures += check_gradients(case, out, rng, case["gradient"] == "every")
@@ -331,16 +263,12 @@ def main():
             failed += bool(failures)
             passed += not failures
         sensitive = sum("sensitive" in case for case in cases)
-        print(
-            f"{sensitive} of {len(cases)} cases are too sensitive for the fixed bounds and pass within "
-            f"{ROUNDINGS} roundings"
-        )
+        print(f"{sensitive} of {len(cases)} cases are too sensitive for the fixed bounds and pass within "
+              f"{ROUNDINGS} roundings")
         failed += sensitive > LARGEST_SHARE_OF_SENSITIVE_CASES * len(cases)
         if left_out:
-            print(
-                f"{left_out} of {len(cases)} cases are left out: half a unit of the last place moves their "
-                f"logits by more than {TOO_MUCH}"
-            )
+            print(f"{left_out} of {len(cases)} cases are left out: half a unit of the last place moves their "
+                  f"logits by more than {TOO_MUCH}")
             failed += left_out > 0.6 * len(cases)
         print(f"worst relative error of the logits: {worst:.2e}")
         print(f"{passed} passed, {failed} failed")

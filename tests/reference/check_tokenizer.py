@@ -7,7 +7,6 @@ templates that must be refused.
 usage: check_tokenizer.py PROBE [quick | COUNT]   (COUNT random texts, 100,000 by default)
 Ends with status 77 (skipped) where this python has no `tokenizers` or jinja2.
 """
-
 import json
 import os
 import struct
@@ -24,34 +23,28 @@ SHARED = os.path.join(os.path.dirname(CHECKOUT), "shared", "data")
 REAL = os.path.join(SHARED, "qwen2.5-tokenizer")
 SKIPPED = 77
 AROUND = [  # a code point's class, case, composition and combining class all show in one of these
-    lambda c: "a'" + c + "b'l" + c + " '" + c + "e",
-    lambda c: c + "a1 " + c + " \n" + c + "\n",
+    lambda c: "a'" + c + "b'l" + c + " '" + c + "e", lambda c: c + "a1 " + c + " \n" + c + "\n",
     lambda c: "a\u0345" + c + "\u0334e\u0301" + c + "\u0301",
-    lambda c: c + "\u1161\u11a8" + c + "\u0338" + c + "\u3099",
-]
+    lambda c: c + "\u1161\u11a8" + c + "\u0338" + c + "\u3099"]
 
 
 def probe(binary, directory, command, frames, kind):
     """Sends frames (bytes or lists of ids), returns those that come back: kind is a cycle of i (ids), s
     (text), b (bytes)."""
-
     def pack(frame):
         body = frame if isinstance(frame, bytes) else struct.pack(f"<{len(frame)}i", *frame)
         return struct.pack("<I", len(frame)) + body
-
-    run = subprocess.run(
-        [binary, directory, command], input=b"".join(map(pack, frames)), capture_output=True, check=False
-    )
+    run = subprocess.run([binary, directory, command], input=b"".join(map(pack, frames)), capture_output=True,
+                         check=False)
     if run.returncode != 0:
         sys.exit(f"{directory} {command}: {run.stderr.decode()}")
     out, at, data = [], 0, run.stdout
     while at < len(data):
         count, k = struct.unpack_from("<I", data, at)[0], kind[len(out) % len(kind)]
         end = at + 4 + count * (4 if k == "i" else 1)
-        body = data[at + 4 : end]
-        out.append(
-            list(struct.unpack(f"<{count}i", body)) if k == "i" else body.decode() if k == "s" else list(body)
-        )
+        body = data[at + 4:end]
+        out.append(list(struct.unpack(f"<{count}i", body)) if k == "i" else body.decode() if k == "s"
+                   else list(body))
         at = end
     return out
 
@@ -59,7 +52,6 @@ def probe(binary, directory, command, frames, kind):
 class Check:
     def __init__(self, binary, directory):
         import tokenizer_reference as reference
-
         self.binary, self.directory, self.reference = binary, directory, reference
         self.tokenizer, self.failed = reference.load(directory), 0
         with open(os.path.join(directory, "tokenizer_config.json")) as f:
@@ -69,19 +61,16 @@ class Check:
         if expected != found:
             self.failed += 1
             if self.failed <= 10:
-                print(
-                    f"{what}: {ascii(case)[:300]}\n  expected {ascii(expected)[:300]}\n"
-                    f"  found    {ascii(found)[:300]}"
-                )
+                print(f"{what}: {ascii(case)[:300]}\n  expected {ascii(expected)[:300]}\n"
+                      f"  found    {ascii(found)[:300]}")
 
     def encode(self, texts):
         found = probe(self.binary, self.directory, "encode", texts, "i")
         assert len(found) == len(texts)
         for i in range(0, len(texts), 10000):
-            block = [t.decode(errors="replace") for t in texts[i : i + 10000]]
-            for text, e, f in zip(
-                texts[i:], self.tokenizer.encode_batch(block, add_special_tokens=False), found[i:]
-            ):
+            block = [t.decode(errors="replace") for t in texts[i:i + 10000]]
+            for text, e, f in zip(texts[i:], self.tokenizer.encode_batch(block, add_special_tokens=False),
+                                  found[i:]):
                 self.same("encode", text, e.ids, f)
         print(f"  {len(texts)} texts encoded, {sum(map(len, found))} ids")
 
@@ -106,32 +95,22 @@ class Check:
 
     def chats(self, command, template, count):
         chats = cases.chats(seed=5, count=count)
-        frames = [
-            json.dumps(dict(messages=m, tools=t, add_generation_prompt=p)).encode() for m, t, p in chats
-        ]
+        frames = [json.dumps(dict(messages=m, tools=t, add_generation_prompt=p)).encode()
+                  for m, t, p in chats]
         found, labelled = probe(self.binary, self.directory, command, frames, "sib"), 0
         assert len(found) == 3 * len(chats)
         for i, (messages, tools, prompt) in enumerate(chats):
             text = self.reference.render(template, messages, tools, prompt)
             ids, mask = self.reference.assistant_mask(self.tokenizer, text)
-            self.same(command, messages, [text, ids, mask], found[3 * i : 3 * i + 3])
+            self.same(command, messages, [text, ids, mask], found[3 * i:3 * i + 3])
             labelled += sum(mask)
-        print(
-            f"  {len(chats)} chats rendered and encoded ({command}), {sum(map(len, found[1::3]))} ids, "
-            f"{labelled} of them the assistant's"
-        )
+        print(f"  {len(chats)} chats rendered and encoded ({command}), {sum(map(len, found[1::3]))} ids, "
+              f"{labelled} of them the assistant's")
 
     def refusals(self, template):
         """A directory with any other template is refused by the file's name."""
-        others = [
-            template[:-2],
-            template + "\n\n",
-            template + " ",
-            template.replace("assistant", "model", 1),
-            template.replace("Alibaba", "nobody"),
-            "",
-            "{{ messages }}",
-        ]
+        others = [template[:-2], template + "\n\n", template + " ", template.replace("assistant", "model", 1),
+                  template.replace("Alibaba", "nobody"), "", "{{ messages }}"]
         for other in others:
             with tempfile.TemporaryDirectory() as directory:
                 for name in ("vocab.json", "merges.txt"):
@@ -141,18 +120,10 @@ class Check:
                 config["chat_template"] = other
                 with open(os.path.join(directory, "tokenizer_config.json"), "w") as f:
                     json.dump(config, f)
-                run = subprocess.run(
-                    [self.binary, directory, "chat_own"], input=b"", capture_output=True, check=False
-                )
-                self.same(
-                    "refusal",
-                    other,
-                    [1, True],
-                    [
-                        run.returncode,
-                        f"{directory}/tokenizer_config.json: chat_template".encode() in run.stderr,
-                    ],
-                )
+                run = subprocess.run([self.binary, directory, "chat_own"], input=b"", capture_output=True,
+                                     check=False)
+                named = f"{directory}/tokenizer_config.json: chat_template".encode() in run.stderr
+                self.same("refusal", other, [1, True], [run.returncode, named])
         print(f"  {len(others)} other templates refused")
 
 
@@ -161,9 +132,8 @@ def main():
         import jinja2  # noqa: F401
         import tokenizers
     except ImportError as e:
-        print(
-            f"skipped: {sys.executable} has no {e.name}; cmake -DTOKENIZERS_PYTHON=... names another python"
-        )
+        print(f"skipped: {sys.executable} has no {e.name}; "
+              "cmake -DTOKENIZERS_PYTHON=... names another python")
         return SKIPPED
     quick = sys.argv[2:] == ["quick"]
     count = 2000 if quick else int(sys.argv[2]) if len(sys.argv) > 2 else 100000
@@ -178,15 +148,13 @@ def main():
         check.encode(texts + cases.real_texts([CHECKOUT, SHARED], count // 3))
         check.saved(texts[:2000])
         step = 97 if quick or directory == GOLDEN else 1
-        check.encode(
-            [f(chr(c)).encode() for c in range(0, 0x110000, step) if not 0xD800 <= c < 0xE000 for f in AROUND]
-        )
+        check.encode([f(chr(c)).encode() for c in range(0, 0x110000, step) if not 0xd800 <= c < 0xe000
+                      for f in AROUND])
         check.decode(count // 20)
         if template := check.reference.chat_template():
             check.chats("chat", template, count // 50)
-            check.chats(
-                "chat_base", template.replace(check.reference.INSTRUCT, check.reference.BASE), count // 200
-            )
+            check.chats("chat_base", template.replace(check.reference.INSTRUCT, check.reference.BASE),
+                        count // 200)
         if template and directory == REAL:
             check.chats("chat_own", template, count // 200)
             check.refusals(template)

@@ -10,7 +10,6 @@ for the Instruct models' chat template.
                "mask"}, ...];
                ids and mask are the Instruct template's
 """
-
 import json
 import os
 
@@ -19,43 +18,28 @@ import tokenizer_reference as reference
 
 GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden", "tokenizer")
 VOCABULARY = 700
-ADDED = [
-    ("<|endoftext|>", True),
-    ("<|im_start|>", True),
-    ("<|im_end|>", True),
-    ("<tool_call>", False),
-    ("</tool_call>", False),
-    ("<|fim_prefix|>", False),
-    ("<|im_start|>>", False),
-]  # the last one to see that the longest is taken
+ADDED = [("<|endoftext|>", True), ("<|im_start|>", True), ("<|im_end|>", True), ("<tool_call>", False),
+         ("</tool_call>", False),
+         ("<|fim_prefix|>", False), ("<|im_start|>>", False)]  # the last one to see that the longest is taken
 
 
 def main():
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
     names = [name for name, _ in ADDED]
     trained = reference.scheme(models.BPE(), {})
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    trained.train_from_iterator(
-        [t.decode(errors="replace") for t in cases.texts(3000, names, seed=7)], trainer
-    )
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trained.train_from_iterator([t.decode(errors="replace") for t in cases.texts(3000, names, seed=7)],
+                                trainer)
     trained.model.save(GOLDEN)
     template = reference.chat_template()
     count = trained.get_vocab_size()
-    added = {
-        str(count + i): dict(
-            content=name, lstrip=False, normalized=False, rstrip=False, single_word=False, special=special
-        )
-        for i, (name, special) in enumerate(ADDED)
-    }
+    added = {str(count + i): dict(content=name, lstrip=False, normalized=False, rstrip=False,
+                                  single_word=False, special=special)
+             for i, (name, special) in enumerate(ADDED)}
     with open(os.path.join(GOLDEN, "tokenizer_config.json"), "w") as f:
-        json.dump(
-            dict(add_prefix_space=False, added_tokens_decoder=added, tokenizer_class="Qwen2Tokenizer"),
-            f,
-            indent=1,
-        )
+        json.dump(dict(add_prefix_space=False, added_tokens_decoder=added, tokenizer_class="Qwen2Tokenizer"),
+                  f, indent=1)
         f.write("\n")
     tokenizer = reference.load(GOLDEN)
     tokenizer.save(os.path.join(GOLDEN, "tokenizer.json"), pretty=False)
@@ -65,33 +49,16 @@ def main():
     for text in cases.texts(400, names, seed=1):
         ids = tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False).ids
         shuffled = ids[::-1]  # characters fall apart: decoding must mend them
-        rows.append(
-            [
-                text.hex(),
-                ids,
-                tokenizer.decode(shuffled, skip_special_tokens=False),
-                tokenizer.decode(shuffled),
-            ]
-        )
+        rows.append([text.hex(), ids, tokenizer.decode(shuffled, skip_special_tokens=False),
+                     tokenizer.decode(shuffled)])
     write("texts.json", rows)
     rows = []
     for messages, tools, prompt in cases.chats():
-        base, instruct = (
-            reference.render(t, messages, tools, prompt)
-            for t in (template.replace(reference.INSTRUCT, reference.BASE), template)
-        )
+        base, instruct = (reference.render(t, messages, tools, prompt)
+                          for t in (template.replace(reference.INSTRUCT, reference.BASE), template))
         ids, mask = reference.assistant_mask(tokenizer, instruct)
-        rows.append(
-            dict(
-                messages=messages,
-                tools=tools,
-                add_generation_prompt=prompt,
-                base=base,
-                instruct=instruct,
-                ids=ids,
-                mask=mask,
-            )
-        )
+        rows.append(dict(messages=messages, tools=tools, add_generation_prompt=prompt, base=base,
+                         instruct=instruct, ids=ids, mask=mask))
     write("chats.json", rows)
 
 

@@ -1,5 +1,4 @@
 """Writes a model of wuneng_reference.py as a Hugging Face directory: config.json and model.safetensors."""
-
 import json
 import os
 import struct
@@ -7,17 +6,11 @@ import struct
 import numpy as np
 
 QWEN2_NAMES = {
-    "q_proj": "self_attn.q_proj.weight",
-    "q_bias": "self_attn.q_proj.bias",
-    "k_proj": "self_attn.k_proj.weight",
-    "k_bias": "self_attn.k_proj.bias",
-    "v_proj": "self_attn.v_proj.weight",
-    "v_bias": "self_attn.v_proj.bias",
-    "o_proj": "self_attn.o_proj.weight",
-    "gate_proj": "mlp.gate_proj.weight",
-    "up_proj": "mlp.up_proj.weight",
-    "down_proj": "mlp.down_proj.weight",
-    "input_layernorm": "input_layernorm.weight",
+    "q_proj": "self_attn.q_proj.weight", "q_bias": "self_attn.q_proj.bias",
+    "k_proj": "self_attn.k_proj.weight", "k_bias": "self_attn.k_proj.bias",
+    "v_proj": "self_attn.v_proj.weight", "v_bias": "self_attn.v_proj.bias",
+    "o_proj": "self_attn.o_proj.weight", "gate_proj": "mlp.gate_proj.weight", "up_proj": "mlp.up_proj.weight",
+    "down_proj": "mlp.down_proj.weight", "input_layernorm": "input_layernorm.weight",
     "post_attention_layernorm": "post_attention_layernorm.weight",
 }
 PROJECTIONS = ("r_proj", "kappa_proj", "state_k_proj")
@@ -28,11 +21,8 @@ def write_safetensors(path, tensors):
     header, blobs, at = {}, [], 0
     for name in sorted(tensors):
         blob = np.ascontiguousarray(tensors[name], dtype="<f4").tobytes()
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(np.shape(tensors[name])),
-            "data_offsets": [at, at + len(blob)],
-        }
+        header[name] = {"dtype": "F32", "shape": list(np.shape(tensors[name])),
+                        "data_offsets": [at, at + len(blob)]}
         blobs.append(blob)
         at += len(blob)
     text = json.dumps(header).encode()
@@ -44,8 +34,8 @@ def write_safetensors(path, tensors):
 def read_safetensors(path):
     with open(path, "rb") as f:
         raw = f.read()
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
+    length, = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8:8 + length])
     header.pop("__metadata__", None)
     out = {}
     for name, e in header.items():
@@ -57,40 +47,19 @@ def read_safetensors(path):
 
 def config_json(c):
     mixed = bool(c.layer_mixers)
-    out = {
-        "model_type": "mixed" if mixed else c.mixer,
-        "hidden_size": c.hidden_size,
-        "intermediate_size": c.intermediate_size,
-        "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.num_heads,
-        "num_key_value_heads": c.num_kv_heads,
-        "head_dim": c.head_dim,
-        "vocab_size": c.vocab_size,
-        "rope_theta": c.rope_theta,
-        "rms_norm_eps": c.rms_norm_eps,
-        "tie_word_embeddings": c.tie_word_embeddings,
-    }
+    out = {"model_type": "mixed" if mixed else c.mixer, "hidden_size": c.hidden_size,
+           "intermediate_size": c.intermediate_size,
+           "num_hidden_layers": c.num_layers, "num_attention_heads": c.num_heads,
+           "num_key_value_heads": c.num_kv_heads,
+           "head_dim": c.head_dim, "vocab_size": c.vocab_size, "rope_theta": c.rope_theta,
+           "rms_norm_eps": c.rms_norm_eps,
+           "tie_word_embeddings": c.tie_word_embeddings}
     if mixed:
         out |= {"mixer": c.mixer, "layer_mixers": [f"{i}:{mixer}" for i, mixer in c.layer_mixers]}
     if c.mixer == "wuneng" or "wuneng" in dict(c.layer_mixers).values():
-        keys = (
-            "state_heads",
-            "token_shift",
-            "state_query",
-            "state_key",
-            "state_rank",
-            "state_read",
-            "state_norm",
-            "state_norm_eps",
-            "state_value",
-            "cross_head",
-            "combine_state",
-            "combine_middle",
-            "multi_token",
-            "chunk",
-            "decay_rank",
-            "rate_rank",
-        )
+        keys = ("state_heads", "token_shift", "state_query", "state_key", "state_rank", "state_read",
+                "state_norm", "state_norm_eps", "state_value", "cross_head",
+                "combine_state", "combine_middle", "multi_token", "chunk", "decay_rank", "rate_rank")
         out["wuneng"] = {k: list(v) if isinstance(v := getattr(c, k), tuple) else v for k in keys}
     return out
 

@@ -39,13 +39,11 @@ class Config:
     state_key: str = "own"        # "own": k_s = W^k_s x | "shared": the attention's W^K x
     state_rank: int = 0           # 0: full W^r, W^k, W^kappa | else each a product of two of this rank
     state_read: str = "linear"    # "linear": z = S r | "quadratic": z = S^T W (S r)
-    # "rms": RMSNorm of z with a weight per channel | "none": z times sqrt(D) and that weight
-    state_norm: str = "rms"
+    state_norm: str = "rms"       # "rms": RMSNorm of z with a weight per channel | "none": sqrt(D) z, and it
     state_norm_eps: float = 1e-2  # of "rms"; small values make training chaotic (model.md)
-    # What v_t sums: Eq. 4 and 10 "attention", Eq. 9 both, and the token's own.
+    # what v_t sums: Eq. 4 and 10 "attention", Eq. 9 both, and the token's own
     state_value: tuple = ("token", "attention", "middle")
-    # Middle heads: "none" | "concat" (Eq. 6) | "additive" (Eq. 7) | "gated" (Eq. 8).
-    cross_head: str = "concat"
+    cross_head: str = "concat"    # middle heads: "none" | "concat" Eq. 6 | "additive" Eq. 7 | "gated" Eq. 8
     combine_state: str = "concat"   # F over the state readings: "concat" | "sum" | "learned"
     combine_middle: str = "learned"  # F over the middle heads: the same choices
     multi_token: bool = True      # Eq. 11
@@ -262,8 +260,8 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
     group = np.arange(N) * G // N                               # the key/value head of each state head
     xr, xk, xkappa, xw, xa = state_inputs(c, p, x, starts)
     if c.state_query == "grouped":
-        shared = state_projection(c, p, "r_proj", xr).reshape(T, N, D)
-        r = np.einsum("hij,thj->thi", p["r_head"], shared[:, np.arange(H) // P])
+        r = np.einsum("hij,thj->thi", p["r_head"],
+                      state_projection(c, p, "r_proj", xr).reshape(T, N, D)[:, np.arange(H) // P])
     else:
         r = state_projection(c, p, "r_proj", xr).reshape(T, H, D)
     r = l2_normalize(r)
@@ -426,7 +424,8 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
 def _self_check():
     rng = np.random.default_rng(0)
     options = [dict(cross_head=cross_head, combine_state=combine_state, combine_middle=combine_middle,
-                    state_read=read, state_value=value, state_heads=2 if read == "linear" else 4,
+                    state_read=read,
+                    state_value=value, state_heads=2 if read == "linear" else 4,
                     token_shift=combine_state != "sum",
                     state_query="grouped" if value == ("attention",) else "full",
                     state_key="shared" if cross_head == "additive" else "own",
@@ -443,12 +442,13 @@ def _self_check():
         tokens = rng.integers(0, c.vocab_size, 11)
         starts = np.array([0] * 6 + [6] * 5)
         got = forward(c, model, tokens, starts)
-        plain = forward(Config(**{**c.__dict__, "mixer": "qwen2"}), model, tokens, starts)
-        assert np.allclose(got, plain, atol=1e-9), option
+        assert np.allclose(got, forward(Config(**{**c.__dict__, "mixer": "qwen2"}), model, tokens, starts),
+                           atol=1e-9), option
         model = init_model(c, rng)
         got = forward(c, model, tokens, starts)
         assert np.isfinite(got).all()
-        assert np.allclose(forward(c, model, tokens[6:]), got[6:], atol=1e-9), option  # a packed document is itself
+        # a packed document is itself
+        assert np.allclose(forward(c, model, tokens[6:]), got[6:], atol=1e-9), option
         tokens2 = tokens.copy()
         tokens2[-1] = (tokens2[-1] + 1) % c.vocab_size
         assert np.allclose(forward(c, model, tokens2, starts)[:-1], got[:-1]), option       # causality
