@@ -1,5 +1,5 @@
 // The operators that models are written in: each computes with kernels and records its gradient on the tape.
-// All but row_parallel are local to a rank; others that talk to ranks are in parallel/tensor_parallel.h.
+// All but row_parallel are local to a rank; operators with communication are in parallel/tensor_parallel.h.
 //
 // Letters: T rows (tokens of packed documents), H heads, D channels of a head, I and O input and output
 // channels.

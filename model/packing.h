@@ -9,7 +9,7 @@
 
 namespace wuneng {
 
-// One round of a layer that goes chunk by chunk: the j-th chunk of every document that is long enough
+// One chunk step of a layer that runs chunk by chunk: the j-th chunk of every document that is long enough
 // (model.md, "Documents": chunk boundaries count from the document's start), one after another.
 struct ChunkStep {
   std::vector<kernels::RowRun>

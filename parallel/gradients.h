@@ -16,8 +16,8 @@ struct GradientGroups {
 // A parameter without a gradient counts as zero. Parameters of the ranks of one tp group, and of one dp
 // group, correspond by position.
 //
-// Gradients lie beside each other in buckets, from the last parameter to the first, as a backward pass
-// completes them. A bucket's sums begin when all of it is complete and are formed beside the rest of the
+// Gradients are contiguous in buckets, from the last parameter to the first, as a backward pass
+// completes them. A bucket's sums begin when all of it is complete and overlap the rest of the
 // pass. Which elements share a bucket, and the order of the sums, do not depend on when that is.
 class GradientSums {
  public:

@@ -1,5 +1,5 @@
 // The optimizer: AdamW on this rank's shards. Ranks that hold the same element hold the same gradient after
-// GradientSums::finish, and so compute the same update without talking.
+// GradientSums::finish, and so compute the same update without communication.
 #pragma once
 #include "parallel/parameter.h"
 

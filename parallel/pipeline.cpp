@@ -115,7 +115,7 @@ std::vector<Var> vars(const StageState& state, const Carried& carried) {
   std::vector<Var> out = {state.hidden};
   for (const CarriedTensor& tensor : carried) {
     const auto it = state.carried.find(tensor.name);
-    require(it != state.carried.end(), "pipeline: expected '{}' beside the hidden state, found none",
+    require(it != state.carried.end(), "pipeline: expected '{}' in addition to the hidden state, found none",
             tensor.name);
     out.push_back(it->second);
   }

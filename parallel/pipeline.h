@@ -17,8 +17,8 @@ struct PipelineWork {
   // gradient is 1, and of a schedule of forwards anything.
   std::function<StageState(Tape&, int micro_batch, int chunk, const StageState& in)> forward;
   bool train = true;  // false: tapes do not record, and a micro-batch is forgotten when it has gone forward
-  // What is passed on beside the hidden state, to a model chunk of this stage and from it; empty: nothing.
-  // The virtual stages on both sides name the same.
+  // What is passed on in addition to the hidden state, to a model chunk of this stage and from it; empty:
+  // nothing. The virtual stages on both sides name the same.
   std::function<std::vector<CarriedTensor>(int chunk)> carried_in = {}, carried_out = {};
 };
 

@@ -13,7 +13,7 @@ namespace wuneng {
 using CarriedVars = std::map<std::string, Var>;  // by name
 struct StageState {
   Var hidden;           // [T, d]
-  CarriedVars carried;  // what a layer leaves for later ones beside it, [T, width] each
+  CarriedVars carried;  // what a layer leaves for later ones in addition, [T, width] each
 };
 struct CarriedTensor {
   std::string name;
@@ -26,7 +26,7 @@ class Stage {
   virtual ~Stage() = default;
   virtual Parameters parameters() = 0;
   virtual int64_t hidden_size() const = 0;
-  // What a stage before this one has left, and what this one hands on beside the hidden state.
+  // What a stage before this one has left, and what this one hands on in addition to the hidden state.
   virtual std::vector<CarriedTensor> carried_in() const { return {}; }
   virtual std::vector<CarriedTensor> carried_out() const { return {}; }
   // in.hidden is undefined on the first stage, which embeds batch.tokens. Returns the state after this

@@ -241,7 +241,7 @@ const SignalParts& StreamedTeacher::take(int64_t pass, int micro_batch) {
     }
     taken_.emplace_back(&sender, std::move(group));
   }
-  // What has come ahead goes on its way to this device while it works with these.
+  // Start the copies to this device of what has already arrived.
   for (Sender& sender : senders_)
     for (Group& group : sender.posted)
       for (Frame& f : group) f.values_received.done();

@@ -8,11 +8,11 @@
 namespace wuneng {
 
 // R -> R; backwards the ranks' gradient shares are summed. Stands where a replicated value enters rank-local
-// work; weight gradients of that work are formed beside the sum.
+// work; weight gradients of that work overlap the sum.
 Var copy_to_tensor_parallel(Tape& tape, const Comm& tp, const Var& x);
 
 // Sums y [T, ...] over the ranks, rows [begin, end) as soon as form(begin, end) has formed them: in a few
-// parts, so that one is on its way while the next is formed.
+// parts, so that the sum of one overlaps the product of the next.
 void sum_in_parts(const Comm& tp, const Tensor& y,
                   const std::function<void(int64_t begin, int64_t end)>& form);
 

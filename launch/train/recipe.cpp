@@ -24,7 +24,7 @@ DType read_dtype(Recipe& r, const std::string& key, const std::string& fallback)
 }
 
 void read_shape(Recipe& r, ModelConfig& c) {
-  // A start from a directory brings its shape; keys beside it would be ignored, so finish() refuses them.
+  // A start from a directory brings its shape; shape keys would be ignored, so finish() refuses them.
   for (const char* key : {"hidden_size", "intermediate_size", "layers", "heads", "vocab_size"})
     r.require_key(std::string("student.") + key);
   c.hidden_size = r.integer("student.hidden_size", 0, 1);
@@ -130,7 +130,7 @@ DataSource read_source(Recipe& r, const std::string& key) {
   if (!s.extensions.empty()) s.kind = DataSource::Kind::bytes;
   for (const std::string& path : s.paths)
     require(s.extensions.empty() ? kind_of(path) == s.kind : true,
-            "{}: {}.paths: expected all text or all token files, found {} ({}) beside {} (say which with "
+            "{}: {}.paths: expected all text or all token files, found {} ({}) and {} (say which with "
             "kind = \"bytes\" or \"tokens\")",
             r.path(), key, path, s.kind == DataSource::Kind::tokens ? "text" : "token files", s.paths[0]);
   return s;

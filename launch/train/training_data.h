@@ -1,7 +1,7 @@
 // The micro-batches of a run: what pass, micro-batch and replica stand for in the data, and how a rank gets
 // them before it needs them.
 //
-// Nothing here is told from rank to rank: the sources, the recipe and where the run goes on decide every
+// No rank sends another any of it: the sources, the recipe and where the run starts decide every
 // micro-batch, so student and teacher ranks read the same tokens, each for itself.
 #pragma once
 #include <memory>
@@ -24,7 +24,7 @@ class TrainingData {
  public:
   // Opens the sources and plans the packing; errors name the recipe's key.
   explicit TrainingData(const TrainRecipe& recipe);
-  // The run goes on after a checkpoint, maybe with another number of replicas or sequences a micro-batch.
+  // The run resumes from a checkpoint, maybe with another number of replicas or sequences a micro-batch.
   void resume_at(const DataCursor& cursor);
 
   MicroBatch batch(const Pass& pass, int micro_batch, int dp_rank) const;

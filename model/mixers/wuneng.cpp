@@ -333,7 +333,7 @@ class WunengMixer : public Mixer {
     return out;
   }
 
-  // W^V [H, D, D]: 0 beside the token's value; alone, from a teacher, the mean of the group's heads.
+  // W^V [H, D, D]: 0 if the token's value is there too; else, from a teacher, the mean of the group's heads.
   Init value_start() const {
     if (o_.value_token) return added(constant(0));
     const int64_t D = c_.head_dim, P = c_.num_heads / o_.state_heads;
