@@ -1,35 +1,41 @@
 #include "runtime/metrics.h"
 
+#include <fcntl.h>
+
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <sstream>
 
 #include "runtime/error.h"
-#include "runtime/file.h"
 #include "runtime/format.h"
 
 namespace wuneng {
 
-MetricsFile::MetricsFile(const std::string& path, int64_t first_step) {
-  if (std::filesystem::exists(path)) {
-    std::string kept;
-    std::ifstream in(path);
-    for (std::string line; first_step > 0 && std::getline(in, line);) {
-      const auto parsed =
-          nlohmann::json::parse(line, nullptr, false);  // drops a line that a killed run left incomplete
-      if (parsed.is_object() && parsed.value("step", int64_t{0}) <= first_step) kept += line + "\n";
-    }
-    in.close();
-    write_file_durably(path, kept);
+namespace {
+
+// Removes the lines of steps after `first_step`, and one that a killed run left incomplete.
+std::string remove_later_lines(const std::string& path, int64_t first_step) {
+  if (!std::filesystem::exists(path)) return path;
+  std::string kept;
+  std::istringstream in(first_step > 0 ? read_file(path) : "");
+  for (std::string line; std::getline(in, line);) {
+    const auto parsed = nlohmann::json::parse(line, nullptr, false);
+    if (parsed.is_object() && parsed.value("step", int64_t{0}) <= first_step) kept += line + "\n";
   }
-  out_.open(path, std::ios::app);
-  require(out_.good(), "{}: cannot be written", path);
+  write_file_durably(path, kept);
+  return path;
 }
 
+}  // namespace
+
+MetricsFile::MetricsFile(const std::string& path, int64_t first_step)
+    : out_(remove_later_lines(path, first_step), O_WRONLY | O_CREAT), end_(out_.size()) {}
+
 void MetricsFile::write(const nlohmann::json& line) {
-  out_ << line.dump() << '\n';
-  out_.flush();
-  require(out_.good(), "metrics file: cannot be written (disk full?)");
+  const std::string text = line.dump() + "\n";
+  out_.write(end_, text.data(), static_cast<int64_t>(text.size()));
+  end_ += static_cast<int64_t>(text.size());
 }
 
 std::string format_report(const StepReport& r) {

@@ -1,11 +1,12 @@
 // Output of a run: a progress line for a person at the terminal, one JSON object per step for programs.
 #pragma once
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "runtime/file.h"
 
 namespace wuneng {
 
@@ -17,7 +18,8 @@ class MetricsFile {
   void write(const nlohmann::json& line);
 
  private:
-  std::ofstream out_;
+  FileDescriptor out_;
+  int64_t end_;
 };
 
 struct StepReport {

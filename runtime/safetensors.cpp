@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -197,30 +196,23 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
     }
     std::string text = header.dump();
     text.resize((text.size() + 7) / 8 * 8, ' ');
-    const std::string path = directory + "/" + name, partial = path + ".partial";
-    {
-      std::ofstream out(partial, std::ios::binary | std::ios::trunc);
-      const uint64_t length = text.size();
-      out.write(reinterpret_cast<const char*>(&length), 8);
-      out.write(text.data(), static_cast<std::streamsize>(text.size()));
-      for (const SafetensorsItem& item : files[f]) {
-        const Tensor t = content(item).to(Device{});
-        require(t.shape() == item.shape && t.dtype() == item.dtype,
-                "{}: tensor {}: expected {} {}, got {} {}", path, item.name, to_string(item.dtype),
-                to_string(item.shape), to_string(t.dtype()), to_string(t.shape()));
-        out.write(static_cast<const char*>(t.raw()), t.bytes());
-      }
-      out.flush();
-      require(out.good(), "{}: cannot be written", partial);
+    OutputFile out(directory + "/" + name);
+    const uint64_t length = text.size();
+    out.append(&length, 8);
+    out.append(text.data(), static_cast<int64_t>(text.size()));
+    for (const SafetensorsItem& item : files[f]) {
+      const Tensor t = content(item).to(Device{});
+      require(t.shape() == item.shape && t.dtype() == item.dtype, "{}: tensor {}: expected {} {}, got {} {}",
+              out.path(), item.name, to_string(item.dtype), to_string(item.shape), to_string(t.dtype()),
+              to_string(t.shape()));
+      out.append(t.raw(), t.bytes());
     }
-    sync_path(partial);
-    std::filesystem::rename(partial, path);
+    out.commit();
   }
   if (files.size() > 1)
     write_file_durably(
         directory + "/model.safetensors.index.json",
         json{{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}}.dump(2) + "\n");
-  sync_path(directory);
 }
 
 }  // namespace wuneng

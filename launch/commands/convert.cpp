@@ -45,7 +45,7 @@ void convert(const ConvertOptions& o) {
     require(o.preset.empty(),
             "convert: --preset makes a student from a Hugging Face directory, but {} is a checkpoint",
             o.from);
-    CheckpointReader reader(o.from);
+    CheckpointReader reader(newest_whole_checkpoint(o.from));
     std::vector<SafetensorsItem> items;
     const std::string prefix = "model/";
     for (const std::string& name : reader.names())

@@ -59,7 +59,7 @@ void print_model(const ModelConfig& config) {
 
 void inspect(const InspectOptions& o) {
   if (has_checkpoint(o.path)) {
-    const CheckpointReader reader(o.path);
+    const CheckpointReader reader(newest_whole_checkpoint(o.path));
     const CheckpointMeta meta = CheckpointMeta::read(reader);
     std::printf("checkpoint %s, step %lld, saved by layout dp %lld pp %lld tp %lld\n",
                 reader.directory().c_str(), static_cast<long long>(reader.step()),

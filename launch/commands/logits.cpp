@@ -49,9 +49,11 @@ void logits(const LogitsOptions& o) {
   const MicroBatch batch = read_tokens(o.tokens, model->config().vocab_size);
   Tape no_grad(model->stream(), false);
   const Tensor out = model->logits(model->forward(no_grad, batch, {}).hidden.value());
-  const h5::Handle file = h5::create_file(o.out);
-  h5::write(file, "logits", out);
-  h5::write(file, "tokens", batch.tokens);
+  h5::FileWriter file(o.out);
+  file.add("logits", out);
+  file.add("tokens", batch.tokens);
+  file.finish();
+  file.commit();
   std::printf("wrote %s: logits %s\n", o.out.c_str(), to_string(out.shape()).c_str());
 }
 

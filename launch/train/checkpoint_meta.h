@@ -7,7 +7,7 @@
 
 #include "launch/train/recipe.h"
 #include "launch/train/training_data.h"
-#include "runtime/checkpoint.h"
+#include "runtime/checkpoint/reader.h"
 
 namespace wuneng {
 

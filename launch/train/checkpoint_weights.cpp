@@ -56,7 +56,8 @@ std::string tokenizer_of(const std::string& path) {
 }
 
 std::unique_ptr<Decoder> open_model(const std::string& path, Device device) {
-  const std::unique_ptr<WeightSource> weights = open_weights(path);
+  const std::unique_ptr<WeightSource> weights =
+      open_weights(has_checkpoint(path) ? newest_whole_checkpoint(path) : path);
   auto model = std::make_unique<Decoder>(weights->config(), Placement{.device = device}, DType::f32);
   load_weights(*model, *weights, 0);
   return model;

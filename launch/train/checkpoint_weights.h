@@ -4,7 +4,7 @@
 #include <string>
 
 #include "model/weight_source.h"
-#include "runtime/checkpoint.h"
+#include "runtime/checkpoint/reader.h"
 
 namespace wuneng {
 

@@ -218,6 +218,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));
   t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
   t.keep = r.integer("run.keep", 3, 0);
+  t.async_checkpoints = r.boolean("run.async_checkpoints", true);
   t.eval_every = r.integer("run.eval_every", 0, 0);
   t.eval_batches = r.integer("run.eval_batches", 8, 0);
   t.log_every = r.integer("run.log_every", 10, 1);

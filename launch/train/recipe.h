@@ -55,7 +55,7 @@ struct TrainRecipe {
   std::string out, resume, device, activations;
   uint64_t seed = 0;
   int64_t checkpoint_every = 0, keep = 0, eval_every = 0, eval_batches = 0, log_every = 0;
-  bool recompute = false, overlap = true;
+  bool recompute = false, overlap = true, async_checkpoints = true;
   double hang_timeout = 600;
 
   std::string path;                // of the recipe, for messages

@@ -1,11 +1,9 @@
 #include "launch/train/train.h"
 
 #include <cstdio>
-#include <filesystem>
 
 #include "launch/train/teacher_service.h"
 #include "launch/train/trainer.h"
-#include "runtime/file.h"
 
 namespace wuneng {
 namespace {
@@ -38,19 +36,18 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   const Device device = parse_device(recipe.device, Runtime::local_rank());
   mesh.connect(device, recipe.overlap);
 
-  // 2. The data, the same on all ranks, and what the run writes first.
+  // 2. The data, the same on all ranks, and the run's directory.
   require_same_data(data, mesh.world);
+  RunDirectory directory(recipe, mesh.world);
   if (mesh.world.rank() == 0) {
-    std::filesystem::create_directories(recipe.out);
-    write_file_durably(recipe.out + "/recipe.toml", recipe.resolved);
     for (const std::string& note : recipe.notes) std::printf("%s\n", note.c_str());
     for (const std::string& line : data.summary()) std::printf("%s\n", line.c_str());
     std::fflush(stdout);
   }
 
   // 3. Where the run starts.
-  const DataCursor start = find_start(recipe, mesh.world);
-  data.resume_at(start);
+  const RunStart start = directory.find_start();
+  data.resume_at({start.step, start.sequence});
 
   // 4. The two roles.
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "teacher stream");
@@ -58,9 +55,10 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
     stream.connect_messages(device,
                             stream_channels(mesh, stream_options(recipe, mesh, data, start.step, device)));
   const double waited = mesh.role == Role::student
-                            ? Trainer(recipe, mesh, data, stream, start.step, device).run()
+                            ? Trainer(recipe, mesh, data, stream, directory, start, device).run()
                             : serve_teacher(recipe, mesh, data, stream, start.step, device);
   report_waiting(mesh, waited);
+  directory.release();
 }
 
 }  // namespace wuneng

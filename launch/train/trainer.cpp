@@ -24,22 +24,22 @@ PassReader::Items micro_batches_of(int dp_rank, int64_t accumulation) {
 }  // namespace
 
 Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                 int64_t steps_done, Device device)
+                 const RunDirectory& directory, const RunStart& start, Device device)
     : recipe_(recipe),
       mesh_(mesh),
       data_(data),
       objective_(*recipe.objective),
-      state_(recipe, mesh, data, steps_done, device),
-      reader_(data, first_pass(data.passes(), steps_done), recipe.data_threads,
+      state_(recipe, mesh, data, directory, start, device),
+      reader_(data, first_pass(data.passes(), start.step), recipe.data_threads,
               micro_batches_of(mesh.dp_rank, recipe.accumulation)),
-      reporter_(recipe, is_logging_rank(), steps_done) {
+      reporter_(recipe, is_logging_rank(), start.step) {
   if (mesh.teacher)
     teacher_ = std::make_unique<StreamedTeacher>(stream, mesh,
-                                                 stream_options(recipe, mesh, data, steps_done, device));
+                                                 stream_options(recipe, mesh, data, start.step, device));
   else if (recipe.has_teacher() && objective_.has_loss(mesh.pp_rank, mesh.layout.pp))
     teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
-  if (steps_done > 0)
-    reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, steps_done));
+  if (!state_.resumed_from.empty())
+    reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
 }
 
 double Trainer::run() {
@@ -47,6 +47,7 @@ double Trainer::run() {
   for (int64_t pass = first_pass(data_.passes(), start); pass < end; ++pass)
     data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
   if (start < recipe_.steps()) state_.save();
+  state_.finish_saving();
   return reader_.seconds_waited();
 }
 
@@ -66,10 +67,12 @@ void Trainer::train_step(int64_t pass) {
   require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated",
           state_.step + 1, norm);
   const double lr = recipe_.learning_rate.at(state_.step);
+  state_.before_update();
   state_.optimizer->step(lr, clip_factor(norm, recipe_.clip));
   ++state_.step;
 
   // 4. Report, and save where it is time; the last checkpoint is run()'s.
+  state_.poll_saving();
   const double data_wait = data_wait_of_step();
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), data_wait,

@@ -12,7 +12,7 @@ class Trainer {
  public:
   // Collective over the student's ranks. `stream` is the teacher stream's communicator, over the world.
   Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-          int64_t steps_done, Device device);
+          const RunDirectory& directory, const RunStart& start, Device device);
 
   // All passes that are left, and the last checkpoint. Returns the seconds that this rank waited for
   // micro-batches.

@@ -7,22 +7,38 @@
 namespace wuneng {
 namespace {
 
-std::string checkpoints_of(const TrainRecipe& r) { return r.out + "/checkpoints"; }
-std::string resume_path(const TrainRecipe& r) { return r.resume == "auto" ? checkpoints_of(r) : r.resume; }
+// A run with bf16 weights that goes on from f32 ones: those are its masters.
+std::string source_of(const CheckpointReader& reader, const std::string& name, const Parameter& p) {
+  const std::string model = "model/" + p.name;
+  const bool is_master = name == p.name + "/master";
+  return is_master && !reader.contains("optimizer/" + name) && reader.contains(model) &&
+                 reader.dtype(model) == DType::f32
+             ? model
+             : "optimizer/" + name;
+}
 
 void load_optimizer(Optimizer& optimizer, CheckpointReader& reader) {
   for (const auto& [name, tensor, p] : optimizer.named_tensors())
-    if (tensor.raw() != p->var.value().raw())
-      read_shard(reader, reader.contains("optimizer/" + name) ? "optimizer/" + name : "model/" + p->name, *p,
-                 tensor);
+    if (tensor.raw() != p->var.value().raw()) read_shard(reader, source_of(reader, name, *p), *p, tensor);
   optimizer.write_back();
+}
+
+CheckpointOptions checkpoint_options(const TrainRecipe& recipe, const RunDirectory& directory) {
+  CheckpointOptions o;
+  o.root = directory.checkpoints();
+  o.keep = recipe.keep;
+  o.run = directory.run();
+  o.writer = directory.writer();
+  o.background = recipe.async_checkpoints;
+  o.check_may_commit = [&directory] { directory.check_may_write(); };
+  return o;
 }
 
 }  // namespace
 
 TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                             int64_t steps_done, Device device)
-    : step(steps_done),
+                             const RunDirectory& directory, const RunStart& start, Device device)
+    : step(start.step),
       model(recipe.student,
             Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
                       recipe.activations_on(device, recipe.student_dtype)},
@@ -30,14 +46,15 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
       groups{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
       recipe_(recipe),
       mesh_(mesh),
-      data_(data) {
+      data_(data),
+      writer_(mesh.role_comm, checkpoint_options(recipe, directory)) {
   freeze();
   gradients.emplace(model.parameters(), groups);
-  if (step == 0) {
+  if (start.checkpoint.empty()) {
     initialize();
     optimizer.emplace(model.parameters(), recipe.adamw, model.stream());
   } else {
-    CheckpointReader reader(resume_path(recipe));
+    CheckpointReader reader(start.checkpoint);
     load(reader);
   }
 }
@@ -63,7 +80,6 @@ void TrainingState::initialize() {
 
 void TrainingState::load(CheckpointReader& reader) {
   const std::string& from = reader.directory();
-  require(reader.step() == step, "{}: step {}, rank 0 found step {}", from, reader.step(), step);
   const CheckpointMeta meta = CheckpointMeta::read(reader);
   const nlohmann::json expected = recipe_.student.to_json(), found = meta.model_config(from).to_json();
   require(found == expected, "{}: the checkpoint's model is not the recipe's: expected {}, found {}", from,
@@ -81,43 +97,21 @@ void TrainingState::load(CheckpointReader& reader) {
   resumed_from = from;
 }
 
-// This rank's pieces: what it owns, on the first data-parallel replica.
+// What this rank writes: its share of what it owns, which the data-parallel replicas hold too.
 std::vector<CheckpointPiece> TrainingState::pieces() {
   std::vector<CheckpointPiece> out;
-  if (mesh_.dp_rank != 0) return out;
   const auto add = [&](const std::string& name, const Parameter& p, const Tensor& shard) {
     if (p.owned.size() > 0) out.push_back({name, p.global_shape, p.owned_begin(), p.owned_part(shard)});
   };
   for (const Parameter* p : model.parameters()) add("model/" + p->name, *p, p->var.value());
   for (const auto& [name, tensor, p] : optimizer->named_tensors())
     if (tensor.raw() != p->var.value().raw()) add("optimizer/" + name, *p, tensor);
-  return out;
+  return share_of_pieces(out, mesh_.dp_rank, mesh_.layout.dp);
 }
 
 void TrainingState::save() {
   const CheckpointMeta meta = CheckpointMeta::of(recipe_, data_, step, optimizer->steps_done());
-  save_checkpoint(mesh_.role_comm, checkpoints_of(recipe_), step, pieces(), meta.to_json());
-  if (mesh_.role_comm.rank() == 0) prune_checkpoints(checkpoints_of(recipe_), recipe_.keep);
-}
-
-DataCursor find_start(const TrainRecipe& r, const Comm& world) {
-  DataCursor start;
-  if (world.rank() == 0 && r.resume != "none") {
-    const std::string from = resume_path(r);
-    require(r.resume == "auto" || has_checkpoint(from), "run.resume: {} holds no checkpoint", from);
-    if (has_checkpoint(from)) {
-      const CheckpointReader reader(from);
-      const CheckpointMeta meta = CheckpointMeta::read(reader);
-      require(meta.next_sequence.has_value(),
-              "{}: expected the number of the next sequence (meta.data.next_sequence), found none: an older "
-              "version saved it; `wuneng convert` extracts its model",
-              reader.directory());
-      start = {reader.step(), *meta.next_sequence};
-    }
-  }
-  const Tensor both = Tensor::from<int64_t>({start.step, start.sequence}, {2});
-  world.broadcast(both, 0, "step and sequence at which the run starts");
-  return {both.data<int64_t>()[0], both.data<int64_t>()[1]};
+  writer_.begin(step, pieces(), meta.to_json());
 }
 
 }  // namespace wuneng

@@ -5,21 +5,28 @@
 #include <optional>
 
 #include "launch/train/checkpoint_meta.h"
+#include "launch/train/run_directory.h"
 #include "model/decoder.h"
 #include "parallel/gradients.h"
 #include "parallel/optimizer.h"
+#include "runtime/checkpoint/writer.h"
 
 namespace wuneng {
 
 class TrainingState {
  public:
-  // Collective over the student's ranks. At step 0 from the recipe's seed or student.init_from, later from
-  // the checkpoint; throws where that is of another model or other data.
-  TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, int64_t step,
-                Device device);
+  // Collective over the student's ranks. From the checkpoint of `start`, a new run from the recipe's seed or
+  // student.init_from; throws where a checkpoint is of another model or other data.
+  TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
+                const RunDirectory& directory, const RunStart& start, Device device);
 
-  // Collective over the student's ranks: writes checkpoints/step_N and removes what run.keep does not keep.
+  // Collective over the student's ranks: begins to write checkpoints/step_N (runtime/checkpoint/writer.h).
   void save();
+  // Collective, once a step: continues a save in the background and throws where it has failed.
+  void poll_saving() { writer_.poll(); }
+  void finish_saving() { writer_.finish(); }  // collective: waits until the last save is durable
+  // Before model or optimizer change after a save.
+  void before_update() { writer_.wait_until_captured(); }
 
   int64_t step = 0;          // training steps done
   std::string resumed_from;  // the checkpoint's directory; empty for a new run
@@ -37,10 +44,7 @@ class TrainingState {
   const TrainRecipe& recipe_;
   const Mesh& mesh_;
   const TrainingData& data_;
+  CheckpointWriter writer_;
 };
-
-// Where a run starts: the step of the checkpoint to resume from and its place in the data; zeros for a new
-// run. Collective over the world: rank 0 looks, all agree.
-DataCursor find_start(const TrainRecipe& recipe, const Comm& world);
 
 }  // namespace wuneng

@@ -1,0 +1,159 @@
+#include "runtime/checkpoint/shard.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/hash.h"
+#include "runtime/hdf5.h"
+
+namespace wuneng {
+namespace {
+
+using nlohmann::json;
+
+// Elements whose exponent bits are all 1: infinities and NaN.
+template <class Bits>
+bool all_finite(const void* elements, int64_t bytes, Bits exponent) {
+  const Bits* bits = static_cast<const Bits*>(elements);
+  const int64_t n = bytes / static_cast<int64_t>(sizeof(Bits));
+  Bits found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= static_cast<Bits>((bits[i] & exponent) == exponent);
+  return found == 0;
+}
+
+bool all_finite(const void* elements, int64_t bytes, DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return all_finite<uint32_t>(elements, bytes, 0x7f800000u);
+    case DType::bf16:
+      return all_finite<uint16_t>(elements, bytes, 0x7f80u);
+    case DType::f16:
+      return all_finite<uint16_t>(elements, bytes, 0x7c00u);
+    case DType::f64:
+      return all_finite<uint64_t>(elements, bytes, 0x7ff0000000000000u);
+    default:
+      return true;
+  }
+}
+
+template <class F>
+void each_block(int64_t bytes, const F& block) {
+  for (int64_t at = 0; at < bytes; at += kBlockBytes) block(at, std::min(kBlockBytes, bytes - at));
+}
+
+void write_elements(OutputFile& out, const CheckpointPiece& piece, StoredPart& part) {
+  const char* data = static_cast<const char*>(piece.data.raw());
+  each_block(piece.data.bytes(), [&](int64_t at, int64_t bytes) {
+    require(all_finite(data + at, bytes, piece.data.dtype()),
+            "tensor {}: an element is not finite; the checkpoint is not saved", piece.name);
+    part.hashes.push_back(hash_of(data + at, bytes));
+    out.write_at(part.offset + at, data + at, bytes);
+    out.start_writeback(part.offset + at, bytes);
+  });
+}
+
+std::vector<ByteRange> data_ranges(const WrittenShard& shard) {
+  std::vector<ByteRange> out;
+  for (const WrittenShard::Part& p : shard.parts) out.push_back({p.part.offset, part_bytes(p.part, p.dtype)});
+  return out;
+}
+
+}  // namespace
+
+std::vector<CheckpointPiece> share_of_pieces(const std::vector<CheckpointPiece>& pieces, int replica,
+                                             int replicas) {
+  int64_t total = 0, before = 0;
+  for (const CheckpointPiece& p : pieces) total += p.data.bytes();
+  const int64_t begin = total * replica / replicas, end = total * (replica + 1) / replicas;
+  std::vector<CheckpointPiece> out;
+  for (const CheckpointPiece& p : pieces) {
+    const int64_t rows = p.data.ndim() ? p.data.dim(0) : 1, row = p.data.bytes() / std::max<int64_t>(1, rows);
+    // Row r is this replica's where its first byte is in [begin, end).
+    const auto first_row = [&](int64_t byte) {
+      return row ? std::clamp<int64_t>((byte - before + row - 1) / row, 0, rows) : 0;
+    };
+    const int64_t from = first_row(begin), to = first_row(end);
+    before += p.data.bytes();
+    if (from == to) continue;
+    CheckpointPiece mine = p;
+    if (to - from < rows) {
+      mine.data = p.data.rows(from, to);
+      mine.begin[0] += from;
+    }
+    out.push_back(std::move(mine));
+  }
+  return out;
+}
+
+std::string WrittenShard::to_text() const {
+  json list = json::array();
+  for (const Part& p : parts)
+    list.push_back({{"name", p.name},
+                    {"dtype", std::string(to_string(p.dtype))},
+                    {"shape", p.shape},
+                    {"begin", p.part.begin},
+                    {"size", p.part.size},
+                    {"offset", p.part.offset},
+                    {"hashes", p.part.hashes}});
+  return json{{"file", file.name}, {"size", file.size}, {"hash", file.hash}, {"parts", list}}.dump();
+}
+
+WrittenShard WrittenShard::from_text(const std::string& text) {
+  const json j = json::parse(text);
+  WrittenShard out{{j.at("file"), j.at("size"), j.at("hash")}, {}};
+  for (const json& p : j.at("parts"))
+    out.parts.push_back({p.at("name"),
+                         parse_dtype(p.at("dtype").get<std::string>()),
+                         p.at("shape"),
+                         {0, p.at("begin"), p.at("size"), p.at("offset"), p.at("hashes")}});
+  return out;
+}
+
+WrittenShard write_shard(const std::string& directory, const std::string& name,
+                         const std::vector<CheckpointPiece>& pieces) {
+  h5::FileWriter out(directory + "/" + name);
+  WrittenShard shard;
+  for (const CheckpointPiece& p : pieces)
+    shard.parts.push_back(
+        {p.name,
+         p.data.dtype(),
+         p.global_shape,
+         {0, p.begin, p.data.shape(), out.add(p.name, p.data.dtype(), p.data.shape()), {}}});
+  out.finish();
+  for (size_t i = 0; i < pieces.size(); ++i) write_elements(out.output(), pieces[i], shard.parts[i].part);
+  shard.file = {name, out.output().size(), out.metadata_hash()};
+  // Read back while the disk writes.
+  for (const WrittenShard::Part& p : shard.parts) verify_part(out.output().file(), p.part, p.dtype, p.name);
+  const uint64_t found = hash_outside(out.output().file(), data_ranges(shard));
+  require(found == shard.file.hash, "{}: read back after writing: expected xxh3 {} of the metadata, found {}",
+          out.output().path(), hash_text(shard.file.hash), hash_text(found));
+  out.commit();
+  return shard;
+}
+
+void verify_part(const FileDescriptor& file, const StoredPart& part, DType dtype, const std::string& name) {
+  const int64_t total = part_bytes(part, dtype);
+  std::vector<char> block(std::min(total, kBlockBytes));
+  each_block(total, [&](int64_t at, int64_t bytes) {
+    file.read(part.offset + at, block.data(), bytes);
+    const uint64_t found = hash_of(block.data(), bytes), expected = part.hashes[at / kBlockBytes];
+    require(found == expected, "{}: tensor {}: damaged in bytes {} to {}: expected xxh3 {}, found {}",
+            file.path(), name, part.offset + at, part.offset + at + bytes, hash_text(expected),
+            hash_text(found));
+  });
+}
+
+uint64_t hash_outside(const FileDescriptor& file, const std::vector<ByteRange>& ranges) {
+  Hash hash;
+  std::vector<char> block(1 << 20);
+  for (ByteRange gap : complement(ranges, file.size()))
+    while (gap.bytes > 0) {
+      const int64_t n = std::min<int64_t>(gap.bytes, static_cast<int64_t>(block.size()));
+      file.read(gap.begin, block.data(), n);
+      hash.add(block.data(), n);
+      gap.begin += n, gap.bytes -= n;
+    }
+  return hash.value();
+}
+
+}  // namespace wuneng
