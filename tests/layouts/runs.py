@@ -127,7 +127,7 @@ def latest_step(out):
     if not os.path.exists(path):
         return 0
     with open(path) as f:
-        return int(f.read().strip()[-8:])
+        return int(f.readline().strip()[-8:])
 
 
 def children(parent):
