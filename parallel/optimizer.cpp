@@ -38,6 +38,10 @@ void Optimizer::step(double lr, double gradient_scale) {
   kernels::adamw(stream_, args);
 }
 
+void Optimizer::clear_gradients() {
+  for (const State& s : states_) s.parameter->var.grad_buffer().zero();
+}
+
 std::vector<Optimizer::NamedTensor> Optimizer::named_tensors() const {
   std::vector<NamedTensor> out;
   for (const State& s : states_) {

@@ -17,6 +17,7 @@ class Optimizer {
 
   // One update with every gradient multiplied by gradient_scale (clipping); then the gradients are zero.
   void step(double lr, double gradient_scale = 1.0);
+  void clear_gradients();  // in place of an update
   int64_t steps_done() const { return steps_; }
   void set_steps_done(int64_t steps) { steps_ = steps; }
 

@@ -204,7 +204,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.learning_rate.steps = r.integer("optimizer.steps", 100, 1);
   t.adamw.beta1 = static_cast<float>(r.number("optimizer.beta1", 0.9, 0, 0.9999999));
   t.adamw.beta2 = static_cast<float>(r.number("optimizer.beta2", 0.95, 0, 0.9999999));
-  t.adamw.eps = static_cast<float>(r.number("optimizer.eps", 1e-8, 0, 1));
+  t.adamw.eps = static_cast<float>(r.number("optimizer.eps", 1e-8, 1e-30, 1));
   t.adamw.weight_decay = static_cast<float>(r.number("optimizer.weight_decay", 0.1, 0, 10));
   t.clip = r.number("optimizer.clip", 1, 0, 1e30);
 
@@ -219,6 +219,9 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
   t.keep = r.integer("run.keep", 3, 0);
   t.async_checkpoints = r.boolean("run.async_checkpoints", true);
+  t.on_nan = r.text("run.on_nan", "stop", {"stop", "skip"});
+  t.max_skipped = r.integer("run.max_skipped", 10, 1);
+  t.check_replicas_every = r.integer("run.check_replicas_every", 100, 0);
   t.eval_every = r.integer("run.eval_every", 0, 0);
   t.eval_batches = r.integer("run.eval_batches", 8, 0);
   t.log_every = r.integer("run.log_every", 10, 1);

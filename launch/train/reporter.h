@@ -22,6 +22,7 @@ class Reporter {
     double seconds;    // of the step
     double data_wait;  // seconds, of the student's rank that waited longest for its micro-batches
     int64_t peak_tensor_bytes;
+    bool skipped;  // no update: the gradient was not finite
   };
   void step(const Step& step);
   void evaluation(int64_t step, const std::vector<Metric>& metrics, int64_t tokens);

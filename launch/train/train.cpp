@@ -48,6 +48,10 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   // 3. Where the run starts.
   const RunStart start = directory.find_start();
   data.resume_at({start.step, start.sequence});
+  if (mesh.world.rank() == 0 && start.step >= recipe.steps())
+    std::printf("%s: its %lld steps are done, optimizer.steps = %lld: there is nothing to train\n",
+                start.checkpoint.c_str(), static_cast<long long>(start.step),
+                static_cast<long long>(recipe.steps()));
 
   // 4. The two roles.
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "teacher stream");

@@ -5,6 +5,7 @@
 
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/teacher_service.h"
+#include "parallel/replicas.h"
 
 namespace wuneng {
 namespace {
@@ -64,11 +65,14 @@ void Trainer::train_step(int64_t pass) {
   // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
   // not finite where the loss is not.
   const double norm = gradient_norm(state_.model.parameters(), state_.groups);
-  require(std::isfinite(norm), "step {}: the gradient's norm is {}; parameters were not updated",
-          state_.step + 1, norm);
   const double lr = recipe_.learning_rate.at(state_.step);
   state_.before_update();
-  state_.optimizer->step(lr, clip_factor(norm, recipe_.clip));
+  const bool skipped = !std::isfinite(norm);
+  if (skipped)
+    skip_update(norm);
+  else
+    state_.optimizer->step(lr, clip_factor(norm, recipe_.clip));
+  skipped_in_a_row_ = skipped ? skipped_in_a_row_ + 1 : 0;
   ++state_.step;
 
   // 4. Report, and save where it is time; the last checkpoint is run()'s.
@@ -76,10 +80,25 @@ void Trainer::train_step(int64_t pass) {
   const double data_wait = data_wait_of_step();
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), data_wait,
-                    memory_use(state_.model.placement().device.kind).peak});
+                    memory_use(state_.model.placement().device.kind).peak, skipped});
+  if (recipe_.check_replicas_every > 0 && state_.step % recipe_.check_replicas_every == 0)
+    check_replicas(state_.model.parameters(), state_.groups);
   if (recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
       state_.step < recipe_.steps())
     state_.save();
+}
+
+// A step without an update. The gradient's norm is the same on all ranks, and so is what they do.
+void Trainer::skip_update(double norm) {
+  require(recipe_.on_nan == "skip",
+          "step {}: the gradient's norm is {}; parameters were not updated (run.on_nan = \"skip\" goes on)",
+          state_.step + 1, norm);
+  require(skipped_in_a_row_ < recipe_.max_skipped,
+          "step {}: the gradient's norm is {}, after {} skipped updates in a row; run.max_skipped = {}",
+          state_.step + 1, norm, skipped_in_a_row_, recipe_.max_skipped);
+  state_.optimizer->clear_gradients();
+  reporter_.line(
+      fmt::format("step {}: the gradient's norm is {}; parameters were not updated", state_.step + 1, norm));
 }
 
 void Trainer::evaluate(int64_t pass) {

@@ -26,6 +26,7 @@ class Trainer {
   };
 
   void train_step(int64_t pass);
+  void skip_update(double norm);
   void evaluate(int64_t pass);
   // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
   // replicas and stages, known on the logging rank.
@@ -49,6 +50,7 @@ class Trainer {
   std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
   Reporter reporter_;
   Evaluation evaluation_;
+  int64_t skipped_in_a_row_ = 0;
   double data_wait_ = 0;  // seconds that reader_ had waited at the last report
 };
 

@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include "launch/train/checkpoint_weights.h"
+#include "parallel/replicas.h"
 
 namespace wuneng {
 namespace {
@@ -109,7 +110,9 @@ std::vector<CheckpointPiece> TrainingState::pieces() {
   return share_of_pieces(out, mesh_.dp_rank, mesh_.layout.dp);
 }
 
+// Replicas write parts of one tensor, so they must be equal.
 void TrainingState::save() {
+  check_replicas(model.parameters(), groups);
   const CheckpointMeta meta = CheckpointMeta::of(recipe_, data_, step, optimizer->steps_done());
   writer_.begin(step, pieces(), meta.to_json());
 }

@@ -1,0 +1,113 @@
+#include "parallel/replicas.h"
+
+#include <algorithm>
+#include <map>
+
+#include "runtime/hash.h"
+
+namespace wuneng {
+namespace {
+
+// The checksums of one group: [ranks, parameters, peers]; peers is 1, or the ranks that each is compared
+// with.
+struct Checksums {
+  int64_t parameters, peers;
+  Tensor all;
+  int64_t at(int64_t rank, int64_t parameter, int64_t peer = 0) const {
+    return all.data<int64_t>()[(rank * parameters + parameter) * peers + peer];
+  }
+};
+
+Checksums gather(const Comm& group, const std::vector<int64_t>& mine, int64_t peers) {
+  const int64_t n = static_cast<int64_t>(mine.size()) / peers;
+  Checksums out{n, peers, Tensor::empty({group.size(), n, peers}, DType::i64)};
+  group.all_gather(Tensor::from(mine, {n, peers}), out.all, "checksums of parameters");
+  return out;
+}
+
+int64_t checksum(const Tensor& host, Range rows, Range held) {
+  const Tensor part =
+      host.ndim() && rows != held ? host.rows(rows.begin - held.begin, rows.end - held.begin) : host;
+  return static_cast<int64_t>(hash_of(part.raw(), part.bytes()));
+}
+
+// world_ranks of the group's ranks `members`, for a message.
+std::string names(const Comm& group, const std::vector<int>& members) {
+  std::vector<int> ranks;
+  for (const int member : members) ranks.push_back(group.world_ranks()[member]);
+  return fmt::format("rank{} {} of the world", ranks.size() > 1 ? "s" : "", fmt::join(ranks, " and "));
+}
+
+[[noreturn]] void report(const Comm& group, const Parameter& p, const std::vector<int>& members) {
+  fail("parameter {}: the replicas of group {} differ: {} {} not hold the same bits as {}", p.name,
+       group.name(), names(group, members), members.size() > 1 ? "do" : "does",
+       members.size() > 1 ? "each other or the rest" : "the others");
+}
+
+// All ranks hold the same shards.
+void check_equal(const Comm& group, const Parameters& parameters) {
+  if (group.size() == 1) return;
+  std::vector<int64_t> mine;
+  for (const Parameter* p : parameters)
+    mine.push_back(checksum(p->var.value().to(Device{}), p->held, p->held));
+  const Checksums found = gather(group, mine, 1);
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    std::map<int64_t, std::vector<int>> holders;  // by checksum
+    for (int r = 0; r < group.size(); ++r) holders[found.at(r, static_cast<int64_t>(i))].push_back(r);
+    if (holders.size() == 1) continue;
+    const auto most = std::max_element(holders.begin(), holders.end(), [](const auto& a, const auto& b) {
+      return a.second.size() < b.second.size();
+    });
+    std::vector<int> others;
+    for (const auto& [hash, members] : holders)
+      if (hash != most->first || 2 * members.size() <= static_cast<size_t>(group.size()))
+        others.insert(others.end(), members.begin(), members.end());
+    report(group, *parameters[i], others);
+  }
+}
+
+// Each two ranks hold the same elements where their ranges overlap.
+void check_overlaps(const Comm& group, const Parameters& parameters) {
+  const int64_t n = static_cast<int64_t>(parameters.size()), ranks = group.size();
+  if (ranks == 1) return;
+  std::vector<int64_t> ranges;
+  for (const Parameter* p : parameters) ranges.insert(ranges.end(), {p->held.begin, p->held.end});
+  const Checksums held = gather(group, ranges, 2);
+  std::vector<int64_t> mine;
+  for (int64_t i = 0; i < n; ++i) {
+    const Parameter& p = *parameters[i];
+    const Tensor host = p.var.value().to(Device{});
+    for (int64_t peer = 0; peer < ranks; ++peer) {
+      const Range common{std::max(p.held.begin, held.at(peer, i, 0)),
+                         std::min(p.held.end, held.at(peer, i, 1))};
+      const bool compared = peer != group.rank() && common.size() > 0;
+      WUNENG_ASSERT(!compared || p.shard_dim == 0 || common == p.held);
+      mine.push_back(compared ? checksum(host, common, p.held) : 0);
+    }
+  }
+  const Checksums found = gather(group, mine, ranks);
+  for (int64_t i = 0; i < n; ++i) {
+    std::vector<int> differing(ranks, 0);  // with how many peers
+    for (int64_t a = 0; a < ranks; ++a)
+      for (int64_t b = 0; b < ranks; ++b) differing[a] += found.at(a, i, b) != found.at(b, i, a);
+    const int worst = *std::max_element(differing.begin(), differing.end());
+    if (worst == 0) continue;
+    std::vector<int> members;
+    for (int r = 0; r < group.size(); ++r)
+      if (differing[r] == worst) members.push_back(r);
+    report(group, *parameters[i], members);
+  }
+}
+
+}  // namespace
+
+void check_replicas(const Parameters& parameters, const GradientGroups& groups) {
+  check_overlaps(groups.tp, parameters);
+  check_equal(groups.dp, parameters);
+  Parameters tied;
+  for (Parameter* p : parameters)
+    if (p->sum_over_embedding) tied.push_back(p);
+  check_equal(groups.embedding, tied);
+}
+
+}  // namespace wuneng
