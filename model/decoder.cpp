@@ -88,14 +88,15 @@ std::vector<CarriedTensor> Decoder::carried_out() const { return carried_into(la
 
 StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in,
                             const Completed& completed) {
-  // One packing for each size of chunks; a layer without chunks takes any.
-  std::map<int64_t, std::shared_ptr<Packing>> packings;
+  // One layout for each size of chunks; a layer without chunks takes any.
+  std::map<int64_t, std::shared_ptr<DocumentLayout>> layouts;
   for (const Layer& layer : layers_)
-    if (layer.mixer->chunk()) packings[layer.mixer->chunk()];
-  if (packings.empty()) packings[0];
-  for (auto& [chunk, packing] : packings) {
-    packing = std::make_shared<Packing>(Packing::make(batch.documents, chunk, placement_.device));
-    packing->make_rope_cos_sin(tape.stream(), config_.head_dim, config_.rope_theta);
+    if (layer.mixer->chunk()) layouts[layer.mixer->chunk()];
+  if (layouts.empty()) layouts[0];
+  for (auto& [chunk, documents] : layouts) {
+    documents =
+        std::make_shared<DocumentLayout>(DocumentLayout::make(batch.documents, chunk, placement_.device));
+    documents->make_rope_cos_sin(tape.stream(), config_.head_dim, config_.rope_theta);
   }
   StageState state = in;
   if (placement_.first())
@@ -107,19 +108,20 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
   for (const Layer& layer : layers_) {
     mark(layer.input_norm);
     const int64_t chunk = layer.mixer->chunk();
-    const auto& packing = chunk ? packings.at(chunk) : packings.begin()->second;
-    state = recompute_ && tape.recording() ? run_recomputed(tape, layer, state, packing)
-                                           : run(tape, layer, state, *packing);
+    const auto& documents = chunk ? layouts.at(chunk) : layouts.begin()->second;
+    state = recompute_ && tape.recording() ? run_recomputed(tape, layer, state, documents)
+                                           : run(tape, layer, state, *documents);
   }
   if (!placement_.last()) return state;
   mark(norm_);
   return {ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps), {}};
 }
 
-StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, const Packing& packing) const {
+StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in,
+                        const DocumentLayout& documents) const {
   StageState out = in;
   const Var x = ops::rms_norm(tape, in.hidden, layer.input_norm, config_.rms_norm_eps);
-  const Projections mixer = layer.mixer->forward(tape, x, packing, out.carried);
+  const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried);
   const auto [mixed, normed] =
       add_projections(tape, placement_.tp, in.hidden, mixer, layer.post_attention_norm, config_.rms_norm_eps);
   const Var y = copy_to_tensor_parallel(tape, placement_.tp, normed);
@@ -129,7 +131,7 @@ StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, co
 }
 
 StageState Decoder::run_recomputed(Tape& tape, const Layer& layer, const StageState& in,
-                                   const std::shared_ptr<Packing>& packing) const {
+                                   const std::shared_ptr<DocumentLayout>& documents) const {
   std::vector<std::string> names;
   std::vector<Var> inputs = {in.hidden};
   for (const auto& [name, var] : in.carried) {
@@ -137,10 +139,10 @@ StageState Decoder::run_recomputed(Tape& tape, const Layer& layer, const StageSt
     inputs.push_back(var);
   }
   const std::vector<Var> made =
-      recompute(tape, inputs, [this, &layer, packing, names](Tape& inner, const std::vector<Var>& given) {
+      recompute(tape, inputs, [this, &layer, documents, names](Tape& inner, const std::vector<Var>& given) {
         StageState state{given[0], {}};
         for (size_t i = 0; i < names.size(); ++i) state.carried[names[i]] = given[i + 1];
-        state = run(inner, layer, state, *packing);
+        state = run(inner, layer, state, *documents);
         std::vector<Var> outputs = {state.hidden};
         for (const std::string& name : layer.makes) outputs.push_back(state.carried.at(name));
         return outputs;

@@ -53,9 +53,9 @@ class Decoder : public Stage {
   };
   std::vector<CarriedTensor> carried_into(int64_t layer) const;
   std::vector<CarriedTensor> carried_by(const std::string& mixer) const;
-  StageState run(Tape& tape, const Layer& layer, const StageState& in, const Packing& packing) const;
+  StageState run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents) const;
   StageState run_recomputed(Tape& tape, const Layer& layer, const StageState& in,
-                            const std::shared_ptr<Packing>& packing) const;
+                            const std::shared_ptr<DocumentLayout>& documents) const;
 
   ModelConfig config_;
   Placement placement_;

@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "model/config.h"
+#include "model/document_layout.h"
 #include "model/head_shards.h"
-#include "model/packing.h"
 #include "model/parameter_store.h"
 #include "model/projection.h"
 #include "runtime/comm.h"
@@ -17,9 +17,9 @@ class Mixer {
   virtual ~Mixer() = default;
   // x [T, d], normalised, equal on all tensor-parallel ranks -> what is projected back to [T, d], of which
   // each rank gives its part of the sum. carried: see MixerType.
-  virtual Projections forward(Tape& tape, const Var& x, const Packing& packing,
+  virtual Projections forward(Tape& tape, const Var& x, const DocumentLayout& documents,
                               CarriedVars& carried) const = 0;
-  // Tokens of the chunks that the layer goes by (Packing::chunk_steps); 0: it has no loop over chunks.
+  // Tokens of the chunks that the layer goes by (DocumentLayout::chunk_steps); 0: it has no loop over chunks.
   virtual int64_t chunk() const { return 0; }
 };
 

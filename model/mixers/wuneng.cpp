@@ -4,121 +4,13 @@
 #include <cmath>
 
 #include "model/low_rank.h"
-#include "model/mixers/registry.h"
+#include "model/mixers/wuneng_options.h"
 #include "model/state_scan.h"
 
 namespace wuneng {
 namespace {
 
 using ops::P;
-using Texts = std::vector<std::string>;
-
-OptionTable option_table() {
-  using Before = OptionValues;
-  const auto heads = [](const ModelConfig& c, const Before&) -> OptionValue { return c.num_heads; };
-  const auto gate_rank = [](const ModelConfig& c, const Before&) -> OptionValue {
-    return std::max<int64_t>(32, std::lround(std::sqrt(double(c.hidden_size)) / 32) * 32);
-  };
-  // A factorised [N D, d] matrix of rank r holds r (N D + d) elements.
-  const auto state_rank = [](const ModelConfig& c, const Before& before) -> OptionValue {
-    const int64_t d = c.hidden_size, out = before.integer("state_heads") * c.head_dim, r = 2 * c.head_dim;
-    return r * (out + d) < out * d ? r : int64_t{0};
-  };
-  // A model written before state_norm was an option was trained with an RMSNorm of this eps.
-  const auto former_eps = [](const ModelConfig& c, const Before&) -> OptionValue {
-    return double(c.head_dim) * 1e-5;
-  };
-  const Texts joins = {"concat", "sum", "learned"};
-  return {
-      Option::integer("state_heads", heads, 1,
-                      "RWKV-7 heads a layer, default: heads; kv_heads divide them, they divide heads"),
-      Option::flag("token_shift", true, "the states' inputs mix in the token before"),
-      Option::choice("state_query", "grouped", {"grouped", "full"},
-                     "\"grouped\": one projection a state head; \"full\": one a query head"),
-      Option::choice("state_key", "own", {"own", "shared"},
-                     "\"own\" projection, or \"shared\" with the attention's"),
-      Option::integer("state_rank", state_rank, 0,
-                      "rank of the states' projections, 0: full; default: 2 head_dim where smaller"),
-      Option::choice("state_read", "linear", {"linear", "quadratic"}, "\"linear\" or \"quadratic\""),
-      Option::choice("state_norm", "rms", {"rms", "none"},
-                     "of what is read: \"rms\": RMSNorm; \"none\": times the root of head_dim")
-          .absent("rms"),
-      Option::number("state_norm_eps", 1e-2, 0, 1e6, "of \"rms\"; small values make training chaotic")
-          .absent(former_eps),
-      Option::choices("state_value", Texts{"token", "attention", "middle"}, {"token", "attention", "middle"},
-                      "what is written into the states"),
-      Option::choice("cross_head", "concat", {"none", "concat", "additive", "gated"},
-                     "middle heads: \"none\", \"concat\", \"additive\" or \"gated\""),
-      Option::choice("combine_state", "concat", joins,
-                     "how states join the layer's output: \"concat\", \"sum\" or \"learned\""),
-      Option::choice("combine_middle", "learned", joins, "how middle heads do"),
-      Option::flag("multi_token", true, "queries read the state of the chunk before"),
-      Option::integer("chunk", int64_t{256}, 1, "tokens between boundary states"),
-      Option::integer("decay_rank", gate_rank, 1, "rank of the decay's projection"),
-      Option::integer("rate_rank", gate_rank, 1, "rank of the learning rate's projection"),
-  };
-}
-
-std::vector<Preset> presets() {
-  const auto kv_heads = [](const ModelConfig& c, const OptionValues&) -> OptionValue {
-    return c.num_kv_heads;
-  };
-  const Preset full = {"full", {}};
-  // States alone.
-  const Preset lean = {"lean",
-                       {{"cross_head", "none"}, {"multi_token", false}, {"state_value", Texts{"token"}}}};
-  // The paper's words.
-  const Preset literal = {"literal",
-                          {{"state_heads", kv_heads},
-                           {"token_shift", false},
-                           {"state_query", "full"},
-                           {"state_key", "shared"},
-                           {"state_value", Texts{"attention", "middle"}},
-                           {"combine_middle", "concat"}}};
-  return {full, lean, literal};
-}
-
-void check(const ModelConfig& c, const OptionValues& values, const std::string& where) {
-  const int64_t N = values.integer("state_heads");
-  require(N % c.num_kv_heads == 0 && c.num_heads % N == 0,
-          "{}: state_heads = {}: expected a multiple of the {} kv_heads that divides the {} heads", where, N,
-          c.num_kv_heads, c.num_heads);
-}
-
-struct WunengOptions {
-  int64_t state_heads, state_rank, chunk, decay_rank, rate_rank;
-  bool grouped_query, own_key, quadratic_read, token_shift, rms, multi_token;
-  float norm_eps;
-  std::string cross_head, combine_state, combine_middle;
-  bool value_token, value_attention, value_middle;
-
-  explicit WunengOptions(const OptionValues& v)
-      : state_heads(v.integer("state_heads")),
-        state_rank(v.integer("state_rank")),
-        chunk(v.integer("chunk")),
-        decay_rank(v.integer("decay_rank")),
-        rate_rank(v.integer("rate_rank")),
-        grouped_query(v.text("state_query") == "grouped"),
-        own_key(v.text("state_key") == "own"),
-        quadratic_read(v.text("state_read") == "quadratic"),
-        token_shift(v.flag("token_shift")),
-        rms(v.text("state_norm") == "rms"),
-        multi_token(v.flag("multi_token")),
-        norm_eps(static_cast<float>(v.number("state_norm_eps"))),
-        cross_head(v.text("cross_head")),
-        combine_state(v.text("combine_state")),
-        combine_middle(v.text("combine_middle")) {
-    const auto value_from = [&](const char* what) {
-      const Texts& from = v.texts("state_value");
-      return std::find(from.begin(), from.end(), what) != from.end();
-    };
-    value_token = value_from("token");
-    value_attention = value_from("attention");
-    value_middle = middles() && value_from("middle");
-  }
-  bool middles() const { return cross_head != "none"; }
-  bool loops() const { return multi_token || value_middle; }  // does the layer go chunk by chunk?
-};
 
 Initializer by_fan_in(int64_t inputs) { return normal(1 / std::sqrt(float(inputs))); }
 
@@ -227,18 +119,19 @@ class WunengMixer : public Mixer {
 
   int64_t chunk() const override { return o_.loops() ? o_.chunk : 0; }
 
-  Projections forward(Tape& tape, const Var& replicated, const Packing& packing,
+  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents,
                       CarriedVars&) const override {
     const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
                   N = heads_.local_states();
     const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
     const auto split = [&](const Var& y, int64_t n) { return ops::reshape(tape, y, {T, n, D}); };
     const auto state_input = [&](P mu) {
-      return mu ? ops::token_shift(tape, x, mu, packing.document_boundaries) : x;
+      return mu ? ops::token_shift(tape, x, mu, documents.document_boundaries) : x;
     };
 
     const Var k_plain = ops::linear(tape, x, qwen_.k);
-    const Var k = ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), packing.rope_cos_sin);
+    const Var k =
+        ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), documents.rope_cos_sin);
     const Var v = split(ops::linear(tape, x, qwen_.v, qwen_.v_bias), G);
 
     // Everything about the states that no state feeds: parallel over all tokens.
@@ -267,32 +160,32 @@ class WunengMixer : public Mixer {
     Var A, z;
     if (o_.loops()) {
       const auto by_chunk_step = [&](const Var& y) {
-        return y.defined() ? ops::split_rows(tape, ops::pack_rows(tape, y, packing.chunk_step_order),
-                                             packing.chunk_step_rows)
-                           : std::vector<Var>(packing.chunk_steps.size());
+        return y.defined() ? ops::split_rows(tape, ops::pack_rows(tape, y, documents.chunk_step_order),
+                                             documents.chunk_step_rows)
+                           : std::vector<Var>(documents.chunk_steps.size());
       };
       const auto whole = [&](const std::vector<Var>& pieces) {
-        return ops::pack_rows(tape, ops::join_rows(tape, pieces), packing.documents_order);
+        return ops::pack_rows(tape, ops::join_rows(tape, pieces), documents.documents_order);
       };
       const std::vector<Var> q = by_chunk_step(in.q), r = by_chunk_step(in.r), key = by_chunk_step(in.key),
                              kappa = by_chunk_step(in.kappa), log_w = by_chunk_step(in.log_w),
                              rates = by_chunk_step(in.rate), token_value = by_chunk_step(in.token_value);
       std::vector<Var> As, zs;
       Var boundary;
-      for (size_t j = 0; j < packing.chunk_steps.size(); ++j) {
-        const bool last = j + 1 == packing.chunk_steps.size();
+      for (size_t j = 0; j < documents.chunk_steps.size(); ++j) {
+        const bool last = j + 1 == documents.chunk_steps.size();
         const Outputs out =
             chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, k, v,
-                               packing.chunk_steps[j], boundary, !last);
+                               documents.chunk_steps[j], boundary, !last);
         As.push_back(out.A);
         zs.push_back(out.z);
-        if (!last) boundary = ops::pack_rows(tape, out.final, packing.chunk_steps[j + 1].continuing);
+        if (!last) boundary = ops::pack_rows(tape, out.final, documents.chunk_steps[j + 1].continuing);
       }
       A = whole(As);
       z = whole(zs);
     } else {
-      const Var q = ops::rope(tape, in.q, packing.rope_cos_sin);
-      A = ops::attention(tape, q, k, v, packing.attention, heads_.kv_of_head);
+      const Var q = ops::rope(tape, in.q, documents.rope_cos_sin);
+      A = ops::attention(tape, q, k, v, documents.attention, heads_.kv_of_head);
       const ops::ScanPtr scan = ops::state_scan(tape,
                                                 {in.log_w,
                                                  in.key,
@@ -301,7 +194,7 @@ class WunengMixer : public Mixer {
                                                  in.rate,
                                                  in.r,
                                                  {},
-                                                 packing.segments,
+                                                 documents.segments,
                                                  heads_.state_of_head},
                                                 false);
       z = read(tape, scan);
@@ -467,10 +360,10 @@ MixerType wuneng_mixer() {
   MixerType type{.name = "wuneng",
                  .architecture = "WunengForCausalLM",
                  .help = "attention with RWKV-7 state heads and middle heads",
-                 .options = option_table(),
-                 .presets = presets(),
+                 .options = wuneng_options(),
+                 .presets = wuneng_presets(),
                  .starts_from = {"qwen2"},
-                 .check = check};
+                 .check = check_wuneng};
   type.make = [](const LayerContext& at) { return std::make_unique<WunengMixer>(at); };
   return type;
 }

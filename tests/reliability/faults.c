@@ -1,6 +1,7 @@
 // An LD_PRELOAD library that makes one call on a file fail.
 //
 //   WUNENG_FAULT_PATH   calls on paths that contain this text are counted
+//   WUNENG_FAULT_NOT    but not those that contain this one
 //   WUNENG_FAULT_AT     the number of the call that fails, from 1; 0: none
 //   WUNENG_FAULT_ERROR  its errno; 0: a write takes half of the bytes
 //   WUNENG_FAULT_LOG    a file to which each counted call is appended: "NAME PATH"
@@ -23,8 +24,8 @@ static int count = 0;
 
 // Whether this call is the one that fails; errno is set then.
 static int fails(const char* call, const char* path) {
-  const char* part = getenv("WUNENG_FAULT_PATH");
-  if (!part || !path || !strstr(path, part)) return 0;
+  const char *part = getenv("WUNENG_FAULT_PATH"), *not = getenv("WUNENG_FAULT_NOT");
+  if (!part || !path || !strstr(path, part) || (not && strstr(path, not))) return 0;
   pthread_mutex_lock(&lock);
   const int number = ++count;
   const char* log = getenv("WUNENG_FAULT_LOG");

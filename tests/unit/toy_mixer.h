@@ -20,7 +20,7 @@ class ToyMixer : public Mixer {
     o_ = at.store.sharded_evenly(at.prefix + "toy.o.weight", {d, width}, matrix, 1);
   }
 
-  Projections forward(Tape& tape, const Var& replicated, const Packing&,
+  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout&,
                       CarriedVars& carried) const override {
     Var v = ops::linear(tape, copy_to_tensor_parallel(tape, tp_, replicated), v_);
     if (const auto first = carried.find("toy_values"); first != carried.end()) {

@@ -1,4 +1,4 @@
-#include "model/packing.h"
+#include "model/document_layout.h"
 
 #include <algorithm>
 
@@ -7,9 +7,9 @@
 
 namespace wuneng {
 
-Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Device device) {
+DocumentLayout DocumentLayout::make(const std::vector<int64_t>& documents, int64_t chunk, Device device) {
   WUNENG_ASSERT(documents.size() >= 2 && documents.front() == 0);
-  Packing p;
+  DocumentLayout p;
   p.documents = documents;
   p.rows = documents.back();
   p.positions = Tensor::empty({p.rows}, DType::i32);
@@ -63,7 +63,7 @@ Packing Packing::make(const std::vector<int64_t>& documents, int64_t chunk, Devi
   return p;
 }
 
-void Packing::make_rope_cos_sin(const Stream& stream, int64_t head_dim, float theta) {
+void DocumentLayout::make_rope_cos_sin(const Stream& stream, int64_t head_dim, float theta) {
   const auto cos_sin_of = [&](const Tensor& at) {
     const Tensor cos_sin = Tensor::empty({2, at.dim(0), head_dim / 2}, DType::f32, at.device());
     kernels::rope_cos_sin(stream, {.positions = at, .theta = theta, .cos_sin = cos_sin});

@@ -1,4 +1,5 @@
-// Packing: what a layer needs to know of the documents in a micro-batch, computed once per micro-batch.
+// DocumentLayout: what a layer needs to know of the documents in a micro-batch, computed once per
+// micro-batch.
 #pragma once
 #include <vector>
 
@@ -18,10 +19,10 @@ struct ChunkStep {
       attention;                               // queries in the step's rows, keys in rows of the micro-batch
   std::vector<kernels::Wkv7Segment> segments;  // in the step's rows
   Tensor positions;                            // [the step's rows] i32
-  Tensor rope_cos_sin;                         // see Packing
+  Tensor rope_cos_sin;                         // see DocumentLayout
 };
 
-struct Packing {
+struct DocumentLayout {
   std::vector<int64_t> documents;
   int64_t rows = 0;
   Tensor positions;                                  // [T] i32, from each document's start
@@ -36,7 +37,7 @@ struct Packing {
   std::vector<kernels::RowRun> documents_order;   // and those in the micro-batch's order again
 
   // All but the rope_cos_sin.
-  static Packing make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
+  static DocumentLayout make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
   void make_rope_cos_sin(const Stream& stream, int64_t head_dim, float theta);
 };
 
