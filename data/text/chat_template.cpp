@@ -2,15 +2,13 @@
 
 #include <xxhash.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "data/text/python_json.h"
+#include "data/text/template_files.h"
 #include "data/tokenizer/pretokenizer.h"
 #include "data/tokenizer/utf8.h"
 #include "runtime/error.h"
-#include "runtime/file.h"
-#include "runtime/json_depth.h"
 
 namespace wuneng {
 namespace {
@@ -90,21 +88,16 @@ ChatTemplate ChatTemplate::named(const std::string& name) {
 }
 
 ChatTemplate ChatTemplate::load(const std::string& directory) {
-  const std::string file = directory + "/chat_template.jinja", config = directory + "/tokenizer_config.json";
-  if (std::filesystem::exists(file)) return recognise(read_file(file), file);
-  const std::string content = read_file(config);
-  require(!json_too_deep(content), "{}: expected JSON nested at most {} deep, found deeper", config,
-          kDeepestJson);
-  Json json;
-  try {
-    json = Json::parse(content);
-  } catch (const Json::exception& e) {
-    fail("{}: expected JSON: {}", config, e.what());
+  const std::map<std::string, TemplateFile> files = read_template_files(directory);
+  const auto& [text, where] = files.at("default");
+  ChatTemplate out = recognise(text, where);
+  // Hugging Face renders chats with tools by this one.
+  if (const auto tools = files.find("tool_use"); tools != files.end()) {
+    const std::string found = recognise(tools->second.text, tools->second.where).name();
+    require(found == out.name(), "{}: expected the template of {} as in {}, found that of {}",
+            tools->second.where, out.name(), where, found);
   }
-  const Json& text = member(json, "chat_template");
-  require(text.is_string(), "{}: chat_template: expected a template, found {}", config,
-          text.is_null() ? "none" : text.type_name());
-  return recognise(text.get<std::string>(), config + ": chat_template");
+  return out;
 }
 
 std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& tools,
@@ -148,7 +141,7 @@ std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& 
       std::string text = silent ? "" : text_of(message, "content", i);
       if (calls) text += tool_calls_of(message, i).substr(text.empty() ? 1 : 0);
       add(false, "<|im_start|>assistant\n");
-      add(true, text, kEnd);
+      add(member(message, "weight") != 0, text, kEnd);
     } else if (role == "tool") {
       if (role_of(i - 1) != "tool") add(false, "<|im_start|>user");
       add(false, "\n<tool_response>\n", text_of(message, "content", i), "\n</tool_response>");
