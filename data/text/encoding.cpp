@@ -14,7 +14,7 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr int64_t kPiece = 1 << 16;
+constexpr int64_t kConverted = 1 << 16;
 
 struct ByteOrderMark {
   std::string_view bytes;
@@ -52,7 +52,7 @@ class ConvertedStream : public ByteStream {
         stream_(std::move(stream)),
         from_(encoding),
         to_("UTF-8"),
-        buffer_(kPiece) {}
+        buffer_(kConverted) {}
 
   int64_t read(char* to, int64_t most) override {
     char* out = to;
@@ -72,7 +72,7 @@ class ConvertedStream : public ByteStream {
 
  private:
   void refill() {
-    const int64_t got = stream_->read(buffer_.data(), kPiece);
+    const int64_t got = stream_->read(buffer_.data(), kConverted);
     next_ = buffer_.data();
     end_ = next_ + got;
     read_ += got;

@@ -104,6 +104,7 @@ TEST_F(ChatTemplateFile, OtherTemplatesAreRefusedByTheFilesName) {
   EXPECT_THAT(refusal(), HasSubstr("chat_template.default: expected the chat template of Qwen2.5"));
   write("tokenizer_config.json", "[");
   EXPECT_THAT(refusal(), HasSubstr(path("tokenizer_config.json") + ": expected JSON"));
+  write("tokenizer_config.json", "{}");
   write("chat_template.jinja", "{{ messages }}");
   EXPECT_THAT(refusal(), HasSubstr(path("chat_template.jinja") + ": expected the chat template of Qwen2.5"));
 }
