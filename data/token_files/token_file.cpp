@@ -17,7 +17,7 @@ namespace wuneng {
 using namespace token_format;
 
 int64_t token_bytes(TokenType type) {
-  return with_type(type, [](auto t) { return static_cast<int64_t>(sizeof t); });
+  return with_type(type, []<class T>() { return static_cast<int64_t>(sizeof(T)); });
 }
 
 const char* token_type_name(TokenType type) {
@@ -180,7 +180,7 @@ int64_t TokenFile::document_begin(int64_t document) const {
 void TokenFile::read(int64_t begin, int64_t count, int64_t limit, int32_t* out) const {
   WUNENG_ASSERT(begin >= 0 && count >= 0 && begin + count <= tokens());
   WUNENG_ASSERT(limit <= int64_t{1} << 31);
-  const bool good = with_type(type_, [&]<class T>(T) {
+  const bool good = with_type(type_, [&]<class T>() {
     const char* from = bin_.data + begin * token_bytes(type_);
     bool all = true;
     for (int64_t i = 0; i < count; ++i) {
@@ -195,7 +195,7 @@ void TokenFile::read(int64_t begin, int64_t count, int64_t limit, int32_t* out) 
 
 void TokenFile::check_range(int64_t begin, int64_t end, int64_t limit) const {
   WUNENG_ASSERT(begin >= 0 && begin <= end && end <= tokens());
-  with_type(type_, [&]<class T>(T) {
+  with_type(type_, [&]<class T>() {
     if (std::is_unsigned_v<T> && static_cast<int64_t>(std::numeric_limits<T>::max()) < limit) return;
     const int64_t bad = begin + first_bad(end - begin, [&](int64_t i) {
                           return !in_range(load<T>(bin_.data, begin + i), limit);

@@ -23,22 +23,22 @@ T load(const char* array, int64_t i = 0) {
   return value;
 }
 
-// f(T()) with the integer type that the tokens have.
+// f<T>() of a lambda, with the integer type that the tokens have.
 template <class F>
 auto with_type(TokenType type, const F& f) {
   switch (type) {
     case TokenType::u8:
-      return f(uint8_t());
+      return f.template operator()<uint8_t>();
     case TokenType::i8:
-      return f(int8_t());
+      return f.template operator()<int8_t>();
     case TokenType::i16:
-      return f(int16_t());
+      return f.template operator()<int16_t>();
     case TokenType::u16:
-      return f(uint16_t());
+      return f.template operator()<uint16_t>();
     case TokenType::i32:
-      return f(int32_t());
+      return f.template operator()<int32_t>();
     case TokenType::i64:
-      return f(int64_t());
+      return f.template operator()<int64_t>();
   }
   fail("token type: expected one of u8, i8, i16, i32, i64, u16, found code {}", static_cast<int>(type));
 }

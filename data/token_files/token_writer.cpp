@@ -65,7 +65,7 @@ void TokenWriter::add(std::span<const int32_t> tokens) {
           "{}: document {}: expected at most {} tokens, found {}", bin(), documents_,
           std::numeric_limits<int32_t>::max(), tokens.size());
   buffer_.clear();
-  with_type(type_, [&]<class T>(T) { append<T>(buffer_, tokens, bin()); });
+  with_type(type_, [&]<class T>() { append<T>(buffer_, tokens, bin()); });
   bin_.write(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
   put(lengths_, static_cast<int32_t>(tokens.size()));
   check(bin_, bin() + ".partial");
