@@ -79,7 +79,7 @@ const std::vector<Row>& rows() {
       {{"a pickle", Packing::none, kOther},
        {{"\x80\x02"sv}, {"\x80\x03"sv}, {"\x80\x04\x95"sv}, {"\x80\x05\x95"sv}},
        {".pkl", ".pickle", ".pth"}},
-      {{"the index of a token file", Packing::none, "a recipe's data.paths takes it"},
+      {{"the index of a token file", Packing::none, "a recipe takes it: data.kind = \"tokens\""},
        {{"MMIDIDX\0"sv}},
        {".idx"}},
       {{"a program", Packing::none, kOther}, {{"\x7f\x45LF"sv}}, {".exe", ".dll"}},

@@ -7,6 +7,7 @@
 
 #include "data/text/encoding.h"
 #include "data/text/file_kind.h"
+#include "data/tokenizer/utf8.h"
 #include "runtime/error.h"
 
 namespace wuneng {
@@ -32,6 +33,11 @@ bool begins_with_record(std::string_view begin) {
   const auto line = nlohmann::json::parse(begin.substr(first, end - first), nullptr, false);
   return line.is_object() &&
          std::any_of(kForms.begin(), kForms.end(), [&](const char* key) { return line.contains(key); });
+}
+
+// Without the last bytes, which may be a part of a character.
+bool is_text(std::string_view begin) {
+  return begin.find('\0') == begin.npos && find_invalid_utf8(begin) + 4 > begin.size();
 }
 
 }  // namespace
@@ -63,13 +69,13 @@ void check_plain_text_file(const std::string& path) {
   const auto stream = std::make_unique<PeekStream>(ByteStream::open(path));
   const std::string_view begin = stream->peek(kKindBytes);
   const FileKind* kind = kind_of_bytes(begin);
-  if (!kind) kind = kind_of_name(path);
-  const bool wide = has_wide_mark(begin);
-  require(
-      !kind && !wide,
-      "{}: expected text, found {}: its bytes are no text (wuneng tokenize --tokenizer bytes reads packed "
-      "files and other encodings)",
-      path, kind ? kind->name : "UTF-16 or UTF-32");
+  // An ending is believed where it is about packing, or where the bytes are no text.
+  if (const FileKind* said = kind_of_name(path); !kind && said)
+    if (said->packing != Packing::none || !is_text(begin)) kind = said;
+  constexpr const char* kTokenize = "wuneng tokenize --tokenizer bytes reads it";
+  require(!has_wide_mark(begin), "{}: expected text as bytes, found UTF-16 or UTF-32: {}", path, kTokenize);
+  require(!kind, "{}: expected text as bytes, found {}: {}", path, kind ? kind->name : "",
+          kind && kind->packing == Packing::none ? kind->remedy : kTokenize);
 }
 
 }  // namespace wuneng

@@ -12,8 +12,8 @@ enum class TextFormat { by_name, text, json_lines };
 // lines, and by_name also for tables and documents by their endings, and for JSON lines under another name.
 void check_text_file(const std::string& path, TextFormat format, const std::string& encoding);
 
-// The same for a file whose bytes are taken as they are: an Error if they are packed, UTF-16 or UTF-32, or no
-// text.
+// The same for a file whose bytes are taken as they are: an Error for a packed one, UTF-16 or UTF-32 with a
+// byte order mark, and a kind of file that is no text.
 void check_plain_text_file(const std::string& path);
 
 }  // namespace wuneng

@@ -10,32 +10,26 @@ namespace {
 
 constexpr int kPassesAhead = 2;
 
-std::unique_ptr<Corpus> open_source(const TrainRecipe& r, const DataSource& s, CheckShare share) {
+std::unique_ptr<Corpus> open_corpus(const TrainRecipe& r, const DataSource& s, CheckShare share) {
   const int64_t vocab =
       std::min(r.student.vocab_size, r.teacher ? r.teacher->vocab_size : r.student.vocab_size);
   // The split's seed stays 0: another order of training must not move the held-out part.
-  try {
-    if (s.kind == DataSource::Kind::tokens)
-      return open_token_corpus({.paths = s.paths,
-                                .vocab_size = static_cast<int32_t>(vocab),
-                                .held_out_every = r.held_out_every,
-                                .share = share});
-    auto corpus =
-        open_byte_corpus({.paths = s.paths, .extensions = s.extensions, .held_out_every = r.held_out_every});
-    require(
-        corpus->vocab_size() <= vocab,
-        "text is taken as bytes, which need a vocabulary of {}; found {} in the {} (wuneng tokenize makes "
-        "token files with the model's tokenizer)",
-        corpus->vocab_size(), vocab, vocab == r.student.vocab_size ? "student" : "teacher");
-    return corpus;
-  } catch (const Error& e) {
-    fail("{}: {}.paths: {}", r.path, s.key, e.what());
-  }
+  if (s.kind == DataSource::Kind::tokens)
+    return open_token_corpus({.paths = s.paths,
+                              .vocab_size = static_cast<int32_t>(vocab),
+                              .held_out_every = r.held_out_every,
+                              .share = share});
+  auto corpus =
+      open_byte_corpus({.paths = s.paths, .extensions = s.extensions, .held_out_every = r.held_out_every});
+  require(corpus->vocab_size() <= vocab,
+          "text is taken as bytes, which need a vocabulary of {}; found {} in the {} (wuneng tokenize makes "
+          "token files with the model's tokenizer)",
+          corpus->vocab_size(), vocab, vocab == r.student.vocab_size ? "student" : "teacher");
+  return corpus;
 }
 
-void check_source(const TrainRecipe& r, const DataSource& s, const Corpus& corpus) {
+void check_training_part(const TrainRecipe& r, const DataSource& s, const Corpus& corpus) {
   const int64_t rows = corpus.size(Split::train), held_out = corpus.documents(Split::held_out);
-  const std::string where = fmt::format("{}: {}.paths", r.path, s.key);
   const std::string rest =
       held_out == 0
           ? ""
@@ -44,12 +38,22 @@ void check_source(const TrainRecipe& r, const DataSource& s, const Corpus& corpu
                         s.kind == DataSource::Kind::tokens ? "documents" : "parts of files");
   // The last token of all is a label only.
   require(rows > r.seq_len,
-          "{}: expected at least {} tokens to train on, for a sequence of data.seq_len = {}, found {}{}",
-          where, r.seq_len + 1, r.seq_len, rows, rest);
-  require(has_labels(corpus, Split::train),
-          "{}: expected tokens with a loss to train on, found none (loss masks of 0, or documents of one "
-          "token){}",
-          where, rest);
+          "expected at least {} tokens to train on, for a sequence of data.seq_len = {}, found {}{}",
+          r.seq_len + 1, r.seq_len, rows, rest);
+  require(
+      has_labels(corpus, Split::train),
+      "expected tokens with a loss to train on, found none (loss masks of 0, or documents of one token){}",
+      rest);
+}
+
+std::unique_ptr<Corpus> open_source(const TrainRecipe& r, const DataSource& s, CheckShare share) {
+  try {
+    std::unique_ptr<Corpus> corpus = open_corpus(r, s, share);
+    check_training_part(r, s, *corpus);
+    return corpus;
+  } catch (const Error& e) {
+    fail("{}: {}.paths: {}", r.path, s.key, e.what());
+  }
 }
 
 }  // namespace
@@ -59,7 +63,6 @@ TrainingData::TrainingData(const TrainRecipe& r, CheckShare share)
   std::vector<WeightedCorpus> weighted;
   for (const DataSource& s : sources_) {
     corpora_.push_back(open_source(r, s, share));
-    check_source(r, s, *corpora_.back());
     for (size_t i = 0; i + 1 < corpora_.size(); ++i) {
       const std::string expected = corpora_[i]->tokenizer(), found = corpora_.back()->tokenizer();
       require(expected == found || expected.empty() || found.empty(),

@@ -68,7 +68,7 @@ def tools(program, root, tally):
     os.mkdir(folder)
     for ending, command in READ.items():
         if content := packed(command, LINES):
-            with open(os.path.join(folder, f"{count}.jsonl.{ending}"), "wb") as f:
+            with open(os.path.join(folder, f"{count}.jsonl.{ending.split('.')[-1]}"), "wb") as f:
                 f.write(content)
             count += 1
     modules = {"python.gz": gzip.compress(LINES), "python.bz2": bz2.compress(LINES),
@@ -76,7 +76,7 @@ def tools(program, root, tally):
                "members.gz": b"".join(gzip.compress(line + b"\n") for line in LINES.splitlines()),
                "padded.gz": gzip.compress(LINES) + bytes(5000)}
     for name, content in modules.items():
-        with open(os.path.join(folder, "x.jsonl." + name), "wb") as f:
+        with open(os.path.join(folder, name.replace(".", ".jsonl.")), "wb") as f:
             f.write(content)
     count += len(modules)
     out = os.path.join(root, "out")

@@ -213,6 +213,9 @@ TEST_F(ByteStreamTest, BytesAreNotTakenFromPackedFiles) {
   EXPECT_THAT(plain("a.txt", gzip("x")),
               AllOf(HasSubstr("found a gzip file"), HasSubstr("--tokenizer bytes")));
   EXPECT_THAT(plain("a.zst", "x"), HasSubstr("found a zstd file"));
+  EXPECT_THAT(plain("a.orc", "\xe9\xe9\xe9\xe9\xe9"), HasSubstr("found an ORC file: write its rows"));
+  EXPECT_THAT(plain("a.tar", "a\0b"s), HasSubstr("found a tar archive"));
+  EXPECT_EQ(plain("a.csv", "1,caf\u00e9"), "no error");
   EXPECT_THAT(plain("a.txt", "\xff\xfex\0"s), HasSubstr("found UTF-16 or UTF-32"));
   EXPECT_THAT(plain("a.txt", "\xff\xfe\0\0"s), HasSubstr("found UTF-16 or UTF-32"));
   EXPECT_EQ(plain("a.txt", "caf\xe9"), "no error");  // a byte is a byte

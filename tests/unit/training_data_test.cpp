@@ -275,7 +275,7 @@ TEST_F(TrainingDataTest, DataThatCannotBeTrainedOnIsRefused) {
               HasSubstr("left out, hidden or no data: " + path("text/.hidden")));
   write("text/c.txt.gz", "\x1f\x8b");
   EXPECT_THAT(error_of([&] { TrainingData{load("paths = [\"" + path("text") + "\"]\n")}; }),
-              HasSubstr("c.txt.gz: expected text, found a gzip file"));
+              HasSubstr("c.txt.gz: expected text as bytes, found a gzip file"));
 }
 
 TEST_F(TrainingDataTest, ErrorsNameKeyExpectedAndFound) {
