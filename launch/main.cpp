@@ -60,7 +60,7 @@ int run(int argc, char** argv) {
     check_on_all_ranks([&] {
       loaded = TrainRecipe::load(recipe, overrides);
       Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
-      data.emplace(*loaded);
+      data.emplace(*loaded, CheckShare{Comm::world().rank(), Comm::world().size()});
       parse_device(loaded->device, Runtime::local_rank());
     });
     train(*loaded, *data);
@@ -69,8 +69,8 @@ int run(int argc, char** argv) {
   TokenizeCommand t;
   CLI::App* tokenize_command = app.add_subcommand(
       "tokenize",
-      "Make token files (OUT.bin and OUT.idx, Megatron's format) from text and JSON lines, plain, .gz or "
-      ".zst.\n"
+      "Make token files (OUT.bin and OUT.idx, Megatron's format) from text and JSON lines, plain, .gz, "
+      ".bz2, .xz or .zst.\n"
       "A line of JSON is {\"text\"}, {\"messages\"}, {\"conversations\"} (ShareGPT), {\"instruction\", "
       "\"output\"}\n"
       "(LLaMA-Factory), {\"prompt\", \"completion\"} or {\"prompt\", \"chosen\", \"rejected\"}. Chats are "
@@ -102,12 +102,19 @@ int run(int argc, char** argv) {
   tokenize_command
       ->add_option("--kind", t.kind,
                    "text: all tokens have a loss; supervised: answers have a loss; preference: pairs; auto: "
-                   "from the first record")
+                   "that of the first record, and of all others")
       ->check(CLI::IsMember({"auto", "text", "supervised", "preference"}));
   tokenize_command
-      ->add_option("--format", t.format,
-                   "text or jsonl (JSON lines); auto: jsonl for .jsonl, .ndjson and .json, else text")
+      ->add_option(
+          "--format", t.format,
+          "text or jsonl (JSON lines); auto: jsonl for .jsonl, .ndjson, .jsonlines and .json, else text")
       ->check(CLI::IsMember({"auto", "text", "jsonl"}));
+  tokenize_command->add_option("--encoding", t.encoding,
+                               "encoding of files without a byte order mark, such as utf-16le, latin1 or "
+                               "gb18030; default: utf-8");
+  tokenize_command->add_option("--ignore", t.ignored,
+                               "members of JSON records and messages to take the data without, such as "
+                               "reasoning_content");
   tokenize_command->add_option(
       "--separator", t.separator,
       "separator of the documents in a text file (\\n: a line feed); default: a file is "

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "data/text/files.h"
+#include "data/text/text_file.h"
 #include "runtime/error.h"
 
 namespace wuneng {
@@ -38,11 +39,15 @@ struct Stream {
 
 class ByteCorpus : public Corpus {
  public:
-  explicit ByteCorpus(const CorpusOptions& options) : files_(find_files(options.paths, options.extensions)) {
+  explicit ByteCorpus(const CorpusOptions& options) {
+    FoundFiles found = find_files(options.paths, options.extensions);
+    files_ = std::move(found.files);
+    left_out_ = describe_left_out(found.left_out);
     require(options.block > 0 && options.held_out_every >= 0,
             "data: block = {} (expected > 0), held_out_every = {} (expected >= 0)", options.block,
             options.held_out_every);
     for (size_t i = 0; i < files_.size(); ++i) {
+      check_plain_text_file(files_[i].path);
       const uint64_t name = XXH3_64bits_withSeed(files_[i].name.data(), files_[i].name.size(), options.seed);
       for (int64_t offset = 0; offset < files_[i].bytes; offset += options.block) {
         const int64_t block = offset / options.block;
@@ -68,6 +73,7 @@ class ByteCorpus : public Corpus {
     return document < documents(split) ? stream(split).documents[document].begin : size(split);
   }
   uint64_t fingerprint() const override { return fingerprint_; }
+  std::string left_out() const override { return left_out_; }
 
   Sample read(Split split, int64_t begin, int64_t count) const override {
     const Stream& s = stream(split);
@@ -110,11 +116,22 @@ class ByteCorpus : public Corpus {
   const Stream& stream(Split split) const { return streams_[split == Split::held_out]; }
 
   std::vector<DataFile> files_;
+  std::string left_out_;
   Stream streams_[2];
   uint64_t fingerprint_ = 0;
 };
 
 }  // namespace
+
+bool has_labels(const Corpus& corpus, Split split) {
+  constexpr int64_t kRows = 1 << 16;
+  for (int64_t begin = 0, size = corpus.size(split); begin < size; begin += kRows) {
+    const Sample sample = corpus.read(split, begin, std::min(kRows, size - begin));
+    if (std::any_of(sample.labels.begin(), sample.labels.end(), [](int32_t l) { return l != kNoLabel; }))
+      return true;
+  }
+  return false;
+}
 
 std::unique_ptr<Corpus> open_byte_corpus(const CorpusOptions& options) {
   return std::make_unique<ByteCorpus>(options);

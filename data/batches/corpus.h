@@ -35,6 +35,8 @@ class Corpus {
   virtual int64_t document_begin(Split split, int64_t document) const = 0;
   // Rows [begin, begin + count). The label of the last row is the next token if its document continues.
   virtual Sample read(Split split, int64_t begin, int64_t count) const = 0;
+  // What was not taken for data, for the user (describe_left_out); "" for nothing.
+  virtual std::string left_out() const { return ""; }
   // Equal if the splits are equal. Compared over ranks at the start and with a checkpoint on resume.
   virtual uint64_t fingerprint() const = 0;
 };
@@ -48,7 +50,11 @@ struct CorpusOptions {
   uint64_t seed = 0;                    // of the choice of blocks
 };
 
-// Text files as bytes: a token is a byte, the vocabulary has 256, each file is one document.
+// Whether any row of the split has a label; reads up to the first.
+bool has_labels(const Corpus& corpus, Split split);
+
+// Text files as bytes: a token is a byte, the vocabulary has 256, each file is one document. A file that is
+// packed or no text is an error (check_plain_text_file).
 //
 // Block b of a file is held out if xxh3(seed, file, b) mod held_out_every == 0. Blocks rather than whole
 // files serve both many small files, which are held out whole or not at all, and one large file, whose

@@ -31,7 +31,7 @@ std::vector<std::string> find_prefixes(const TokenCorpusOptions& options) {
       entries.push_back(path.ends_with(".bin") ? path.substr(0, path.size() - 4) + ".idx" : path);
   }
   std::vector<std::string> prefixes;
-  for (const DataFile& file : find_files(entries, {".idx"})) {
+  for (const DataFile& file : find_files(entries, {".idx"}).files) {
     require(file.path.ends_with(".idx"), "data path {}: expected a token file (.idx and .bin)", file.path);
     prefixes.push_back(file.path.substr(0, file.path.size() - 4));
   }
@@ -58,9 +58,10 @@ class TokenCorpus : public Corpus {
             "data: vocab_size = {} (expected > 0), held_out_every = {} (expected >= 0)", options.vocab_size,
             options.held_out_every);
     for (const std::string& prefix : find_prefixes(options)) {
-      check_info(prefix);
+      const std::optional<TokenInfo> info = check_info(prefix);
       Source source{TokenFile::open(prefix), std::nullopt};
       source.mask = TokenFile::open_mask(source.tokens);
+      check_values(source, info, options.share);
       add_documents(source.tokens, options);
       mix(source.tokens.fingerprint());
       mix(source.mask ? source.mask->fingerprint() : 0);
@@ -109,9 +110,9 @@ class TokenCorpus : public Corpus {
   }
 
  private:
-  void check_info(const std::string& prefix) {
-    const std::optional<TokenInfo> info = read_token_info(prefix);
-    if (!info) return;
+  std::optional<TokenInfo> check_info(const std::string& prefix) {
+    std::optional<TokenInfo> info = read_token_info(prefix);
+    if (!info) return info;
     require(
         info->vocab_size <= vocab_size_,
         "{}.json: expected tokens of a tokenizer with at most {} ids, as in the model's vocabulary, found {}",
@@ -119,6 +120,19 @@ class TokenCorpus : public Corpus {
     if (tokenizer_.empty()) tokenizer_ = info->tokenizer;
     require(info->tokenizer == tokenizer_, "{}.json: expected tokens of tokenizer {} as before, found {}",
             prefix, tokenizer_, info->tokenizer);
+    return info;
+  }
+
+  void check_values(const Source& source, const std::optional<TokenInfo>& info,
+                    const CheckShare& share) const {
+    const int64_t tokens = source.tokens.tokens();
+    const std::string& prefix = source.tokens.prefix();
+    const auto check = [&](const TokenFile& file, int64_t limit, int64_t highest) {
+      if (info && describes(*info, prefix, file.prefix() + ".bin", tokens) && highest < limit) return;
+      file.check_range(tokens * share.rank / share.ranks, tokens * (share.rank + 1) / share.ranks, limit);
+    };
+    check(source.tokens, vocab_size_, info ? info->highest : 0);
+    if (source.mask) check(*source.mask, 2, 1);
   }
 
   void add_documents(const TokenFile& file, const TokenCorpusOptions& options) {

@@ -1,29 +1,27 @@
 #include "data/text/byte_stream.h"
 
-#include <zlib.h>
-#include <zstd.h>
-
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <string_view>
 #include <vector>
 
+#include "data/text/unpack.h"
 #include "runtime/error.h"
 
 namespace wuneng {
 namespace {
 
-constexpr size_t kPiece = 1 << 18;
+constexpr int64_t kPiece = 1 << 18;
 
-class PlainStream : public ByteStream {
+class FileStream : public ByteStream {
  public:
-  explicit PlainStream(const std::string& path)
+  explicit FileStream(const std::string& path)
       : path_(path), file_(std::fopen(path.c_str(), "rb"), &std::fclose) {
     require(file_ != nullptr, "{}: cannot be read: {}", path, std::strerror(errno));
   }
   int64_t read(char* to, int64_t most) override {
+    errno = 0;
     const size_t got = std::fread(to, 1, static_cast<size_t>(most), file_.get());
     require(std::ferror(file_.get()) == 0, "{}: cannot be read on at byte {}: {}", path_, consumed_,
             std::strerror(errno));
@@ -38,111 +36,110 @@ class PlainStream : public ByteStream {
   int64_t consumed_ = 0;
 };
 
-// Base of the decompressors: a buffer of compressed bytes.
-class PackedStream : public ByteStream {
+class UnpackedStream : public ByteStream {
  public:
-  explicit PackedStream(const std::string& path) : path_(path), file_(path), packed_(kPiece) {}
-  int64_t consumed() const override { return file_.consumed(); }
-
- protected:
-  bool refill() {
-    available_ = static_cast<size_t>(file_.read(packed_.data(), kPiece));
-    next_ = packed_.data();
-    return available_ > 0;
-  }
-  std::string path_;
-  PlainStream file_;
-  std::vector<char> packed_;
-  const char* next_ = nullptr;
-  size_t available_ = 0;
-};
-
-class GzipStream : public PackedStream {
- public:
-  explicit GzipStream(const std::string& path) : PackedStream(path) {
-    // + 16: gzip header and checksum.
-    require(inflateInit2(&z_, 15 + 16) == Z_OK, "{}: zlib cannot be started", path);
-  }
-  ~GzipStream() override { inflateEnd(&z_); }
+  UnpackedStream(std::string path, std::unique_ptr<ByteStream> packed, Packing packing)
+      : path_(std::move(path)),
+        file_(std::move(packed)),
+        unpacker_(Unpacker::make(packing)),
+        buffer_(kPiece) {}
 
   int64_t read(char* to, int64_t most) override {
-    z_.next_out = reinterpret_cast<Bytef*>(to);
-    z_.avail_out = static_cast<uInt>(std::min<int64_t>(most, 1 << 30));
-    const uInt wanted = z_.avail_out;
-    while (z_.avail_out == wanted) {
-      if (available_ == 0 && !refill()) {
-        require(!inside_, "{}: gzip: expected more after byte {}, found the end: the file is cut short",
-                path_, consumed());
-        return 0;
-      }
+    while (true) {
+      const bool at_end = next_.empty() && !refill();
       if (!inside_) {
-        inflateReset(&z_);
-        inside_ = true;
+        if (at_end) return 0;
+        if (!begin()) continue;
       }
-      z_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(next_));
-      z_.avail_in = static_cast<uInt>(available_);
-      const int status = inflate(&z_, Z_NO_FLUSH);
-      next_ += available_ - z_.avail_in;
-      available_ = z_.avail_in;
-      require(status == Z_OK || status == Z_STREAM_END || status == Z_BUF_ERROR,
-              "{}: gzip: damaged before byte {}: {}", path_, consumed() - static_cast<int64_t>(available_),
-              z_.msg ? z_.msg : "no message");
-      if (status == Z_STREAM_END) inside_ = false;
+      const Unpacker::Step step = advance(to, most);
+      inside_ = !step.ended;
+      if (step.written > 0) return step.written;
+      // At the end of the file the unpacker may still hold bytes that did not fit into the last output.
+      require(!inside_ || !at_end,
+              "{}: {}: expected more after byte {}, found the end: the file is cut short", path_,
+              unpacker_->name(), consumed());
     }
-    return wanted - z_.avail_out;
   }
+  int64_t consumed() const override { return file_->consumed(); }
 
  private:
-  z_stream z_{};
-  bool inside_ = false;  // inside a gzip member
-};
-
-class ZstdStream : public PackedStream {
- public:
-  explicit ZstdStream(const std::string& path)
-      : PackedStream(path), context_(ZSTD_createDCtx(), &ZSTD_freeDCtx) {
-    require(context_ != nullptr, "{}: zstd cannot be started", path);
+  bool refill() {
+    const int64_t got = file_->read(buffer_.data(), kPiece);
+    next_ = {buffer_.data(), static_cast<size_t>(got)};
+    return got > 0;
   }
-
-  int64_t read(char* to, int64_t most) override {
-    ZSTD_outBuffer out{to, static_cast<size_t>(most), 0};
-    while (out.pos == 0) {
-      // At the end of the file the decoder may still hold bytes that did not fit into the last output.
-      if (available_ == 0 && !refill() && !full_before_) {
-        require(!inside_, "{}: zstd: expected more after byte {}, found the end: the file is cut short",
-                path_, consumed());
-        return 0;
-      }
-      ZSTD_inBuffer in{next_, available_, 0};
-      const size_t left = ZSTD_decompressStream(context_.get(), &out, &in);
-      next_ += in.pos;
-      available_ -= in.pos;
-      require(!ZSTD_isError(left), "{}: zstd: damaged before byte {}: {}", path_,
-              consumed() - static_cast<int64_t>(available_), ZSTD_getErrorName(left));
-      inside_ = left != 0;
-      full_before_ = inside_ && out.pos == out.size;
+  // Before a member: false if all there is are zeros that fill up the file.
+  bool begin() {
+    if (any_ && unpacker_->padded())
+      next_.remove_prefix(std::min(next_.find_first_not_of('\0'), next_.size()));
+    if (next_.empty()) return false;
+    unpacker_->begin();
+    return any_ = true;
+  }
+  Unpacker::Step advance(char* to, int64_t most) {
+    try {
+      return unpacker_->step(next_, to, most);
+    } catch (const Error& e) {
+      fail("{}: {}: damaged before byte {}: {}", path_, unpacker_->name(),
+           consumed() - static_cast<int64_t>(next_.size()), e.what());
     }
-    return static_cast<int64_t>(out.pos);
   }
 
- private:
-  std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> context_;
-  bool inside_ = false, full_before_ = false;
+  std::string path_;
+  std::unique_ptr<ByteStream> file_;
+  std::unique_ptr<Unpacker> unpacker_;
+  std::vector<char> buffer_;
+  std::string_view next_;              // of buffer_, not yet unpacked
+  bool inside_ = false, any_ = false;  // inside a member, after the first one's begin
 };
+
+void refuse(const std::string& path, const char* inside, const FileKind& kind) {
+  fail("{}: expected text{}, found {}: {}", path, inside, kind.name, kind.remedy);
+}
 
 }  // namespace
 
 std::unique_ptr<ByteStream> ByteStream::open(const std::string& path) {
-  // Neither is valid UTF-8: 8b and b5 cannot follow 1f and 28.
-  constexpr std::string_view kGzip("\x1f\x8b"), kZstd("\x28\xb5\x2f\xfd");
-  char begin[4];
-  const std::string_view found(begin, static_cast<size_t>(PlainStream(path).read(begin, sizeof begin)));
-  if (found.starts_with(kGzip)) return std::make_unique<GzipStream>(path);
-  if (found.starts_with(kZstd)) return std::make_unique<ZstdStream>(path);
-  const auto claims = [&](const char* ending) { return path.ends_with(ending); };
-  require(!claims(".gz") && !claims(".zst"),
-          "{}: expected a compressed file as its name says, found other first bytes", path);
-  return std::make_unique<PlainStream>(path);
+  return std::make_unique<FileStream>(path);
+}
+
+std::string_view PeekStream::peek(int64_t bytes) {
+  ahead_.erase(0, at_);
+  at_ = 0;
+  const auto wanted = static_cast<size_t>(bytes);
+  while (ahead_.size() < wanted) {
+    const size_t before = ahead_.size();
+    ahead_.resize(wanted);
+    const int64_t got = stream_->read(ahead_.data() + before, static_cast<int64_t>(wanted - before));
+    ahead_.resize(before + static_cast<size_t>(got));
+    if (got == 0) break;
+  }
+  return std::string_view(ahead_).substr(0, wanted);
+}
+
+int64_t PeekStream::read(char* to, int64_t most) {
+  if (at_ == ahead_.size()) return stream_->read(to, most);
+  const size_t count = std::min(ahead_.size() - at_, static_cast<size_t>(most));
+  ahead_.copy(to, count, at_);
+  at_ += count;
+  return static_cast<int64_t>(count);
+}
+
+std::unique_ptr<PeekStream> open_unpacked(const std::string& path) {
+  auto file = std::make_unique<PeekStream>(ByteStream::open(path));
+  const FileKind *const found = kind_of_bytes(file->peek(kKindBytes)), *const said = kind_of_name(path);
+  const Packing packing = found ? found->packing : Packing::none;
+  if (found && packing == Packing::none) refuse(path, "", *found);
+  require(!said || said->packing == Packing::none || said->packing == packing,
+          "{}: expected {} as its name says, found {}", path, said ? said->name : "",
+          found ? found->name : "other first bytes");
+  if (!found) return file;
+  auto content =
+      std::make_unique<PeekStream>(std::make_unique<UnpackedStream>(path, std::move(file), packing));
+  if (const FileKind* inner = kind_of_bytes(content->peek(kKindBytes)))
+    refuse(path, fmt::format(" in {}", found->name).c_str(),
+           inner->packing == Packing::none ? *inner : FileKind{inner->name, Packing::none, "unpack it once"});
+  return content;
 }
 
 }  // namespace wuneng

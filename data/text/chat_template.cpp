@@ -2,15 +2,13 @@
 
 #include <xxhash.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "data/text/python_json.h"
+#include "data/text/template_files.h"
 #include "data/tokenizer/pretokenizer.h"
 #include "data/tokenizer/utf8.h"
 #include "runtime/error.h"
-#include "runtime/file.h"
-#include "runtime/json_depth.h"
 
 namespace wuneng {
 namespace {
@@ -43,7 +41,7 @@ const Json& member(const Json& object, const char* key) {
   return at == object.end() ? absent : *at;
 }
 
-const std::string& text_of(const Json& object, const char* key, size_t message) {
+const std::string& string_of(const Json& object, const char* key, size_t message) {
   const Json& value = member(object, key);
   require(value.is_string(), "chat message {}: {}: expected a string, found {}", message, key, value.dump());
   return value.get_ref<const std::string&>();
@@ -62,7 +60,7 @@ std::string tool_calls_of(const Json& message, size_t number) {
     require(call.is_object() && call.contains("arguments"),
             "chat message {}: tool_calls: expected an object with name and arguments, found {}", number,
             call.dump());
-    text += "\n<tool_call>\n{\"name\": \"" + text_of(call, "name", number) + "\", \"arguments\": ";
+    text += "\n<tool_call>\n{\"name\": \"" + string_of(call, "name", number) + "\", \"arguments\": ";
     append_python_json(call["arguments"], text);
     text += "}\n</tool_call>";
   }
@@ -90,21 +88,16 @@ ChatTemplate ChatTemplate::named(const std::string& name) {
 }
 
 ChatTemplate ChatTemplate::load(const std::string& directory) {
-  const std::string file = directory + "/chat_template.jinja", config = directory + "/tokenizer_config.json";
-  if (std::filesystem::exists(file)) return recognise(read_file(file), file);
-  const std::string content = read_file(config);
-  require(!json_too_deep(content), "{}: expected JSON nested at most {} deep, found deeper", config,
-          kDeepestJson);
-  Json json;
-  try {
-    json = Json::parse(content);
-  } catch (const Json::exception& e) {
-    fail("{}: expected JSON: {}", config, e.what());
+  const std::map<std::string, TemplateFile> files = read_template_files(directory);
+  const auto& [text, where] = files.at("default");
+  ChatTemplate out = recognise(text, where);
+  // Hugging Face renders chats with tools by this one.
+  if (const auto tools = files.find("tool_use"); tools != files.end()) {
+    const std::string found = recognise(tools->second.text, tools->second.where).name();
+    require(found == out.name(), "{}: expected the template of {} as in {}, found that of {}",
+            tools->second.where, out.name(), where, found);
   }
-  const Json& text = member(json, "chat_template");
-  require(text.is_string(), "{}: chat_template: expected a template, found {}", config,
-          text.is_null() ? "none" : text.type_name());
-  return recognise(text.get<std::string>(), config + ": chat_template");
+  return out;
 }
 
 std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& tools,
@@ -117,12 +110,12 @@ std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& 
     (segments.back().text.append(parts), ...);
   };
   const auto role_of = [&](size_t i) -> std::string_view {
-    return i < messages.size() && messages[i].is_object() ? text_of(messages[i], "role", i)
+    return i < messages.size() && messages[i].is_object() ? string_of(messages[i], "role", i)
                                                           : std::string_view();
   };
 
   const bool system_given = role_of(0) == "system";
-  add(false, "<|im_start|>system\n", system_given ? text_of(messages[0], "content", 0) : default_system_);
+  add(false, "<|im_start|>system\n", system_given ? string_of(messages[0], "content", 0) : default_system_);
   if (has_elements(tools, "chat tools")) {
     std::string list;
     for (const Json& tool : tools) {
@@ -139,19 +132,19 @@ std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& 
     require(message.is_object(), "chat message {}: expected an object, found {}", i, message.dump());
     const std::string_view role = role_of(i);
     if (role == "user" || role == "system") {
-      add(false, "<|im_start|>", role, "\n", text_of(message, "content", i), kEnd);
+      add(false, "<|im_start|>", role, "\n", string_of(message, "content", i), kEnd);
     } else if (role == "assistant") {
       const bool calls =
           has_elements(member(message, "tool_calls"), fmt::format("chat message {}: tool_calls", i));
       const bool silent = calls && member(message, "content").is_null();
       // Tool calls begin with a line feed; without content, it is the line feed that ends the header.
-      std::string text = silent ? "" : text_of(message, "content", i);
+      std::string text = silent ? "" : string_of(message, "content", i);
       if (calls) text += tool_calls_of(message, i).substr(text.empty() ? 1 : 0);
       add(false, "<|im_start|>assistant\n");
-      add(true, text, kEnd);
+      add(member(message, "weight") != 0, text, kEnd);
     } else if (role == "tool") {
       if (role_of(i - 1) != "tool") add(false, "<|im_start|>user");
-      add(false, "\n<tool_response>\n", text_of(message, "content", i), "\n</tool_response>");
+      add(false, "\n<tool_response>\n", string_of(message, "content", i), "\n</tool_response>");
       if (role_of(i + 1) != "tool") add(false, kEnd);
     } else {
       fail("chat message {}: role: expected system, user, assistant or tool, found \"{}\"", i, role);

@@ -12,7 +12,7 @@ namespace wuneng {
 // A part of the rendered text.
 struct ChatSegment {
   std::string text;
-  bool assistant;  // the assistant's content with the "<|im_end|>\n" after it: tokens with a loss
+  bool assistant;  // an assistant's content with the "<|im_end|>\n" after it: tokens with a loss
 };
 
 struct EncodedChat {
@@ -22,9 +22,8 @@ struct EncodedChat {
 
 class ChatTemplate {
  public:
-  // The template of a model's directory: chat_template.jinja, else tokenizer_config.json's chat_template.
-  // Qwen2.5's Instruct and base models differ only in the default system message; any other template is an
-  // error.
+  // The template of a model's directory (data/text/template_files.h). Qwen2.5's Instruct and base models
+  // differ only in the default system message; any other template is an error.
   static ChatTemplate load(const std::string& directory);
   // From the template's text; `where` names it in error messages.
   static ChatTemplate recognise(std::string text, const std::string& where);
@@ -32,8 +31,9 @@ class ChatTemplate {
   static ChatTemplate named(const std::string& name);
 
   // messages: [{"role": "system"|"user"|"assistant"|"tool", "content": ..., "tool_calls": [...]}, ...] and
-  // tools as in Hugging Face's apply_chat_template; null or [] for no tools. A message without content or
-  // with an unknown role, which the Jinja template fails on or ignores, is an error.
+  // tools as in Hugging Face's apply_chat_template; null or [] for no tools. "weight": 0 takes an assistant's
+  // message out of the loss. A message without content or with an unknown role, which the Jinja template
+  // fails on or ignores, is an error.
   std::vector<ChatSegment> render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
                                   bool add_generation_prompt) const;
 

@@ -13,10 +13,22 @@ struct DataFile {
   int64_t bytes = 0;
 };
 
-// All files that the entries match, without duplicates, sorted by path. Of directories and globs only files
-// whose name ends in one of `endings` (".txt", ".jsonl.gz"; empty: any). An entry that matches nothing is an
-// error.
-std::vector<DataFile> find_files(const std::vector<std::string>& paths,
-                                 const std::vector<std::string>& endings);
+struct FoundFiles {
+  std::vector<DataFile> files;        // without duplicates, sorted by path
+  std::vector<std::string> left_out;  // paths in directories that are no data, see below
+};
+
+// All files that the entries match. Of directories and globs only files whose name ends, in lower or upper
+// case, in one of `endings` (".txt", ".jsonl.gz"; empty: any). Links are followed; a file that several paths
+// lead to is one, under the first of them. An entry that matches nothing and a link that leads nowhere are
+// errors.
+//
+// Left out of directories, as Hugging Face's datasets does: what is hidden (.name, and directories __name),
+// and beside JSON lines what describes them (README.md, LICENSE, dataset_infos.json, ...). Of a cache of the
+// hub (blobs, refs, snapshots) the one snapshot is read; several are an error.
+FoundFiles find_files(const std::vector<std::string>& paths, const std::vector<std::string>& endings);
+
+// For the user, the first of them; "" for none.
+std::string describe_left_out(const std::vector<std::string>& left_out);
 
 }  // namespace wuneng

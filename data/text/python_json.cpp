@@ -50,6 +50,8 @@ void append_python_json(const Json& value, std::string& out) {
     out += ']';
   } else if (value.is_number_float()) {
     out += python_float(value.get<double>());
+  } else if (value.is_binary()) {
+    out.append(value.get_binary().begin(), value.get_binary().end());
   } else {
     scalar(value);
   }

@@ -5,8 +5,8 @@
 
 namespace wuneng {
 
-// Keys in insertion order, separators ", " and ": ", floats as in repr() (1.0, 1e-05, 1e+16). Integers beyond
-// 64 bits are parsed as floats and written as such.
+// Keys in insertion order, separators ", " and ": ", floats as in repr() (1.0, 1e-05, 1e+16). Binary
+// values are the digits of integers beyond 64 bits (data/text/exact_json.h).
 void append_python_json(const nlohmann::ordered_json& value, std::string& out);
 
 }  // namespace wuneng

@@ -11,6 +11,7 @@ Json to_json(const std::vector<Message>& messages) {
   Json out = Json::array();
   for (const Message& m : messages) {
     Json message = {{"role", m.role}, {"content", m.content}};
+    if (!m.learnt) message["weight"] = 0;
     for (const ToolCall& call : m.tool_calls)
       message["tool_calls"].push_back(
           {{"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
@@ -88,6 +89,9 @@ std::vector<Tokens> RecordEncoder::encode(const Record& record) const {
           kind_ == DataKind::preference ? "a preference pair (prompt, chosen, rejected)"
                                         : fmt::format("a record for {} data", to_string(kind_)),
           pair ? "a preference pair" : "a record of another kind");
+  require(!pure_ || kind_of(record) == kind_,
+          "expected {} data as in the first record, found {}: --kind says which to make of both",
+          to_string(kind_), to_string(kind_of(record)));
   const auto with = [&](const Content& answer_) {
     return record.content.is_chat() ? chat_answer(record, answer_.messages)
                                     : answer(record.content.text, answer_.text);

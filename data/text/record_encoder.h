@@ -29,9 +29,10 @@ struct Tokens {
 // Thread-safe.
 class RecordEncoder {
  public:
-  // end: a token after each document that is not a chat (a chat template has its own end token).
-  RecordEncoder(TextCodec codec, DataKind kind, std::optional<int32_t> end)
-      : codec_(std::move(codec)), kind_(kind), end_(end) {}
+  // end: a token after each document that is not a chat (a chat template has its own end token). pure: a
+  // record of another natural kind is an error.
+  RecordEncoder(TextCodec codec, DataKind kind, std::optional<int32_t> end, bool pure = false)
+      : codec_(std::move(codec)), kind_(kind), end_(end), pure_(pure) {}
 
   const TextCodec& codec() const { return codec_; }
   DataKind kind() const { return kind_; }
@@ -50,6 +51,7 @@ class RecordEncoder {
   TextCodec codec_;
   DataKind kind_;
   std::optional<int32_t> end_;
+  bool pure_;
 };
 
 }  // namespace wuneng

@@ -3,21 +3,18 @@
 #include <algorithm>
 #include <string_view>
 
-#include "data/text/byte_stream.h"
+#include "data/text/encoding.h"
+#include "data/text/file_kind.h"
+#include "data/tokenizer/utf8.h"
 #include "runtime/error.h"
 
 namespace wuneng {
 namespace {
 
 constexpr int64_t kPiece = 1 << 18;
-constexpr std::string_view kByteOrderMark("\xef\xbb\xbf");
 
 bool is_json(const std::string& path, TextFormat format) {
-  if (format != TextFormat::by_name) return format == TextFormat::json_lines;
-  std::string_view name = path;
-  for (const std::string_view packing : {".gz", ".zst"})
-    if (name.ends_with(packing)) name.remove_suffix(packing.size());
-  return name.ends_with(".jsonl") || name.ends_with(".ndjson") || name.ends_with(".json");
+  return format == TextFormat::by_name ? is_json_name(path) : format == TextFormat::json_lines;
 }
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
@@ -27,7 +24,7 @@ bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n") 
 // Splits one file at each separator. Holds a piece of the file and the part of a record before it.
 struct RawReader::Splitter {
   Splitter(const std::string& path, bool json_, const TextOptions& options)
-      : stream(ByteStream::open(path)),
+      : stream(open_text(path, options.encoding)),
         separator(json_ ? "\n" : options.separator),
         longest(options.longest),
         json(json_) {}
@@ -78,19 +75,20 @@ struct RawReader::Splitter {
     piece.resize(before + kPiece);
     const int64_t got = stream->read(piece.data() + before, kPiece);
     piece.resize(before + static_cast<size_t>(got));
-    if (first && piece.starts_with(kByteOrderMark)) piece.erase(0, kByteOrderMark.size());
-    first = false;
     return got > 0;
   }
 
   std::string piece;
   size_t at = 0, searched = 0;
-  bool first = true;
 };
 
-RawReader::RawReader(const TextOptions& options)
-    : options_(options), files_(find_files(options.paths, options.extensions)) {
+RawReader::RawReader(const TextOptions& options) : options_(options) {
   require(options.longest > 0, "data: longest = {}: expected > 0 bytes", options.longest);
+  check_encoding(options.encoding);
+  FoundFiles found = find_files(options.paths, options.extensions);
+  files_ = std::move(found.files);
+  left_out_ = std::move(found.left_out);
+  for (const DataFile& file : files_) check_text_file(file.path, options.format, options.encoding);
 }
 RawReader::~RawReader() = default;
 
@@ -125,7 +123,14 @@ int64_t RawReader::bytes_read() const {
 
 Record parse(const RawRecord& raw, const TextOptions& options) {
   require(!raw.too_long, "expected at most {} bytes, found more (see --longest-bytes)", options.longest);
-  if (raw.json) return parse_record(raw.bytes);
+  if (const size_t bad = find_invalid_utf8(raw.bytes); bad < raw.bytes.size())
+    fail(
+        "expected UTF-8, found {:#04x} at byte {}: --encoding says which other encoding it is in, such as "
+        "latin1",
+        static_cast<uint8_t>(raw.bytes[bad]), bad);
+  if (raw.json) return parse_record(raw.bytes, options.ignored);
+  const size_t zero = raw.bytes.find('\0');
+  require(zero == std::string::npos, "expected text, found a NUL at byte {}", zero);
   Record record;
   record.content.text = raw.bytes;
   return record;

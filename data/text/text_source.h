@@ -1,4 +1,4 @@
-// Reads text and JSON-lines files, plain or compressed (gzip, zstd), in bounded memory.
+// Reads text and JSON-lines files, plain or packed and in any encoding, in bounded memory.
 //
 // In two steps, so that the second can run on all cores: RawReader splits files into raw records (bytes and
 // their location), parse() parses one. TextSource does both sequentially.
@@ -10,22 +10,23 @@
 
 #include "data/text/files.h"
 #include "data/text/record.h"
+#include "data/text/text_file.h"
 
 namespace wuneng {
 
-enum class TextFormat { by_name, text, json_lines };
 enum class OnBadLine { stop, skip };
 
 struct TextOptions {
   std::vector<std::string> paths;       // files, directories or globs
   std::vector<std::string> extensions;  // e.g. {".jsonl.gz", ".txt"}, for directories and globs; empty: any
-  // by_name: .jsonl, .ndjson and .json are JSON lines, everything else is text (after removing .gz and .zst).
   TextFormat format = TextFormat::by_name;
+  std::string encoding;  // of files without a byte order mark; empty: UTF-8 (see data/text/encoding.h)
   // Between documents of a text file, e.g. "<|endoftext|>" or "\n\n"; empty: a file is one document. Empty
   // documents are skipped.
   std::string separator;
   int64_t longest = int64_t{256} << 20;  // bytes of a line or document; a longer one is a bad line
   OnBadLine on_bad = OnBadLine::stop;
+  std::vector<std::string> ignored;  // members of records that need not be understood
 };
 
 // A record with its location: the number of the line (JSON) or document (text) in the file, from 1.
@@ -40,11 +41,13 @@ struct RawRecord {
 // The records of all files in order, without blank lines and empty documents.
 class RawReader {
  public:
+  // Looks at every file's beginning (check_text_file).
   explicit RawReader(const TextOptions& options);
   ~RawReader();
   bool next(RawRecord& record);  // false at the end
 
-  const std::vector<DataFile>& files() const { return files_; }
+  // Of directories: see find_files.
+  const std::vector<std::string>& left_out() const { return left_out_; }
   // "file.jsonl.gz line 17" or "file.txt document 3"
   std::string place(const RawRecord& record) const;
   int64_t bytes_total() const;  // of the files on disk (compressed)
@@ -54,6 +57,7 @@ class RawReader {
   struct Splitter;
   TextOptions options_;
   std::vector<DataFile> files_;
+  std::vector<std::string> left_out_;
   std::unique_ptr<Splitter> splitter_;  // of the current file
   int32_t file_ = -1;
   int64_t bytes_before_ = 0;  // of earlier files

@@ -18,6 +18,7 @@ namespace {
 
 struct Encoded {
   std::vector<Tokens> documents;
+  std::vector<std::string> others;
   std::optional<std::string> error;
 };
 
@@ -41,7 +42,9 @@ RawBatch read_batch(RawReader& reader, int64_t bytes) {
 void encode_one(const RawRecord& raw, const TokenizeOptions& options, const RecordEncoder& encoder,
                 Encoded& out) {
   try {
-    out.documents = encoder.encode(parse(raw, options.text));
+    Record record = parse(raw, options.text);
+    out.documents = encoder.encode(record);
+    out.others = std::move(record.others);
   } catch (const Error& e) {
     out.error = e.what();
   }
@@ -72,8 +75,12 @@ class Writers {
   // files.
   void finish(TokenInfo info) {
     for (const std::string& prefix : prefixes_) std::filesystem::remove(prefix + ".idx");
+    // .json is the younger one: describes() of data/token_files/token_info.h.
+    for (const auto& writer : writers_) writer->close();
     for (size_t i = 0; i < prefixes_.size(); ++i) {
       if (prefixes_.size() == 2) info.pair = prefixes_[1 - i];
+      info.tokens = writers_[i]->tokens();
+      info.highest = writers_[i]->highest();
       write_token_info(prefixes_[i], info);
     }
     for (const auto& writer : writers_) writer->finish();
@@ -100,6 +107,7 @@ TokenizeProgress tokenize_files(const TokenizeOptions& options, const RecordEnco
   BadLines bad(options.text.on_bad);
   TokenizeProgress progress;
   progress.bytes_total = reader.bytes_total();
+  progress.left_out = reader.left_out();
   const auto read = [&] {
     return std::async(std::launch::async, [&] { return read_batch(reader, options.batch); });
   };
@@ -118,6 +126,7 @@ TokenizeProgress tokenize_files(const TokenizeOptions& options, const RecordEnco
       } else {
         writers.add(documents);
         ++progress.records;
+        progress.others.insert(encoded[i].others.begin(), encoded[i].others.end());
         for (const Tokens& t : documents) {
           progress.tokens += static_cast<int64_t>(t.ids.size());
           progress.loss_tokens += std::count(t.loss_mask.begin(), t.loss_mask.end(), 1);

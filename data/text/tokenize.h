@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,8 @@ struct TokenizeProgress {
   int64_t bad_lines = 0;
   double seconds = 0;
   std::vector<std::string> first_bad;  // error messages with file and line
+  std::set<std::string> others;        // members of records that were not used (Record::others)
+  std::vector<std::string> left_out;   // see find_files
 };
 
 // Writes <prefix>.bin, .idx and .json (data/token_files/token_info.h), with documents in the order of the

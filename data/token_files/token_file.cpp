@@ -6,6 +6,7 @@
 #include <atomic>
 #include <filesystem>
 #include <limits>
+#include <type_traits>
 
 #include "data/token_files/token_format.h"
 #include "runtime/error.h"
@@ -16,19 +17,7 @@ namespace wuneng {
 using namespace token_format;
 
 int64_t token_bytes(TokenType type) {
-  switch (type) {
-    case TokenType::u8:
-    case TokenType::i8:
-      return 1;
-    case TokenType::i16:
-    case TokenType::u16:
-      return 2;
-    case TokenType::i32:
-      return 4;
-    case TokenType::i64:
-      return 8;
-  }
-  fail("token type: expected one of u8, i8, i16, i32, i64, u16, found code {}", static_cast<int>(type));
+  return with_type(type, []<class T>() { return static_cast<int64_t>(sizeof(T)); });
 }
 
 const char* token_type_name(TokenType type) {
@@ -74,32 +63,8 @@ int64_t first_bad(int64_t n, const Bad& bad) {
 }
 
 template <class T>
-void convert(const char* from, int64_t count, int64_t limit, int32_t* out, bool& in_range) {
-  bool good = true;
-  for (int64_t i = 0; i < count; ++i) {
-    const T token = load<T>(from, i);
-    good &= static_cast<int64_t>(token) >= 0 && static_cast<int64_t>(token) < limit;
-    out[i] = static_cast<int32_t>(token);
-  }
-  in_range = good;
-}
-
-int64_t token_at(const char* bin, TokenType type, int64_t i) {
-  switch (type) {
-    case TokenType::u8:
-      return load<uint8_t>(bin, i);
-    case TokenType::i8:
-      return load<int8_t>(bin, i);
-    case TokenType::i16:
-      return load<int16_t>(bin, i);
-    case TokenType::u16:
-      return load<uint16_t>(bin, i);
-    case TokenType::i32:
-      return load<int32_t>(bin, i);
-    case TokenType::i64:
-      return load<int64_t>(bin, i);
-  }
-  return -1;
+bool in_range(T token, int64_t limit) {
+  return static_cast<int64_t>(token) >= 0 && static_cast<int64_t>(token) < limit;
 }
 
 }  // namespace
@@ -215,33 +180,30 @@ int64_t TokenFile::document_begin(int64_t document) const {
 void TokenFile::read(int64_t begin, int64_t count, int64_t limit, int32_t* out) const {
   WUNENG_ASSERT(begin >= 0 && count >= 0 && begin + count <= tokens());
   WUNENG_ASSERT(limit <= int64_t{1} << 31);
-  const char* from = bin_.data + begin * token_bytes(type_);
-  bool in_range = true;
-  switch (type_) {
-    case TokenType::u8:
-      convert<uint8_t>(from, count, limit, out, in_range);
-      break;
-    case TokenType::i8:
-      convert<int8_t>(from, count, limit, out, in_range);
-      break;
-    case TokenType::i16:
-      convert<int16_t>(from, count, limit, out, in_range);
-      break;
-    case TokenType::u16:
-      convert<uint16_t>(from, count, limit, out, in_range);
-      break;
-    case TokenType::i32:
-      convert<int32_t>(from, count, limit, out, in_range);
-      break;
-    case TokenType::i64:
-      convert<int64_t>(from, count, limit, out, in_range);
-      break;
-  }
-  for (int64_t i = 0; !in_range && i < count; ++i) {
-    const int64_t token = token_at(from, type_, i);
-    require(token >= 0 && token < limit, "{}.bin: token {}: expected a number from 0 to {}, found {}",
-            prefix_, begin + i, limit - 1, token);
-  }
+  const bool good = with_type(type_, [&]<class T>() {
+    const char* from = bin_.data + begin * token_bytes(type_);
+    bool all = true;
+    for (int64_t i = 0; i < count; ++i) {
+      const T token = load<T>(from, i);
+      all &= in_range(token, limit);
+      out[i] = static_cast<int32_t>(token);
+    }
+    return all;
+  });
+  if (!good) check_range(begin, begin + count, limit);
+}
+
+void TokenFile::check_range(int64_t begin, int64_t end, int64_t limit) const {
+  WUNENG_ASSERT(begin >= 0 && begin <= end && end <= tokens());
+  with_type(type_, [&]<class T>() {
+    if (std::is_unsigned_v<T> && static_cast<int64_t>(std::numeric_limits<T>::max()) < limit) return;
+    const int64_t bad = begin + first_bad(end - begin, [&](int64_t i) {
+                          return !in_range(load<T>(bin_.data, begin + i), limit);
+                        });
+    if (bad < end)
+      fail("{}.bin: token {}: expected a number from 0 to {}, found {}", prefix_, bad, limit - 1,
+           static_cast<int64_t>(load<T>(bin_.data, bad)));
+  });
 }
 
 uint64_t TokenFile::fingerprint() const {

@@ -42,6 +42,8 @@ class TokenFile {
   int64_t document_begin(int64_t document) const;
   // Tokens [begin, begin + count), each in [0, limit) or an error.
   void read(int64_t begin, int64_t count, int64_t limit, int32_t* out) const;
+  // Throws an Error unless all of the tokens [begin, end) are in [0, limit). Reads them, on all threads.
+  void check_range(int64_t begin, int64_t end, int64_t limit) const;
   // Hash of the index and of samples of the tokens; does not depend on the path.
   uint64_t fingerprint() const;
 

@@ -65,40 +65,27 @@ void TokenWriter::add(std::span<const int32_t> tokens) {
           "{}: document {}: expected at most {} tokens, found {}", bin(), documents_,
           std::numeric_limits<int32_t>::max(), tokens.size());
   buffer_.clear();
-  switch (type_) {
-    case TokenType::u8:
-      append<uint8_t>(buffer_, tokens, bin());
-      break;
-    case TokenType::i8:
-      append<int8_t>(buffer_, tokens, bin());
-      break;
-    case TokenType::i16:
-      append<int16_t>(buffer_, tokens, bin());
-      break;
-    case TokenType::u16:
-      append<uint16_t>(buffer_, tokens, bin());
-      break;
-    case TokenType::i32:
-      append<int32_t>(buffer_, tokens, bin());
-      break;
-    case TokenType::i64:
-      append<int64_t>(buffer_, tokens, bin());
-      break;
-  }
+  with_type(type_, [&]<class T>() { append<T>(buffer_, tokens, bin()); });
   bin_.write(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
   put(lengths_, static_cast<int32_t>(tokens.size()));
   check(bin_, bin() + ".partial");
   check(lengths_, lengths());
   ++documents_;
   tokens_ += static_cast<int64_t>(tokens.size());
+  for (const int32_t token : tokens) highest_ = std::max(highest_, token);
 }
 
-void TokenWriter::finish() {
-  close(bin_, bin() + ".partial");
-  close(lengths_, lengths());
+void TokenWriter::close() {
+  wuneng::close(bin_, bin() + ".partial");
+  wuneng::close(lengths_, lengths());
   write_index();
   sync_path(bin() + ".partial");
   sync_path(idx() + ".partial");
+  closed_ = true;
+}
+
+void TokenWriter::finish() {
+  if (!closed_) close();
   fs::remove(idx());  // an old index must never exist together with the new tokens
   fs::rename(bin() + ".partial", bin());
   fs::rename(idx() + ".partial", idx());
@@ -139,7 +126,7 @@ void TokenWriter::write_index() {
     }
   });
   for (int64_t document = 0; document <= documents_; ++document) put(out, document);
-  close(out, path);
+  wuneng::close(out, path);
 }
 
 MaskedTokenWriter::MaskedTokenWriter(const std::string& prefix, TokenType type, bool masked)
@@ -153,6 +140,11 @@ void MaskedTokenWriter::add(std::span<const int32_t> tokens, std::span<const uin
   WUNENG_ASSERT(loss_mask.size() == tokens.size());
   widened_.assign(loss_mask.begin(), loss_mask.end());
   mask_->add(widened_);
+}
+
+void MaskedTokenWriter::close() {
+  if (mask_) mask_->close();
+  tokens_.close();
 }
 
 void MaskedTokenWriter::finish() {

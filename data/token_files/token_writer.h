@@ -23,10 +23,13 @@ class TokenWriter {
 
   // Adds a document of one sequence. Throws if a token does not fit into the type.
   void add(std::span<const int32_t> tokens);
-  void finish();
+  // Writes all there is to the disk, under the temporary names.
+  void close();
+  void finish();  // closes before it renames
 
   int64_t documents() const { return documents_; }
   int64_t tokens() const { return tokens_; }
+  int32_t highest() const { return highest_; }  // of the tokens; -1: there are none
   std::string bin() const { return prefix_ + ".bin"; }
   std::string idx() const { return prefix_ + ".idx"; }
 
@@ -39,6 +42,8 @@ class TokenWriter {
   std::ofstream bin_, lengths_;
   std::string buffer_;
   int64_t documents_ = 0, tokens_ = 0;
+  int32_t highest_ = -1;
+  bool closed_ = false;
 };
 
 // Tokens and, if `masked`, their loss mask; finish() renames the mask before the index of the tokens.
@@ -47,10 +52,12 @@ class MaskedTokenWriter {
   MaskedTokenWriter(const std::string& prefix, TokenType type, bool masked);
   // loss_mask: 1 if the token has a loss, of the size of tokens; ignored without a mask.
   void add(std::span<const int32_t> tokens, std::span<const uint8_t> loss_mask);
+  void close();
   void finish();
 
   int64_t documents() const { return tokens_.documents(); }
   int64_t tokens() const { return tokens_.tokens(); }
+  int32_t highest() const { return tokens_.highest(); }
 
  private:
   std::string mask_prefix_;

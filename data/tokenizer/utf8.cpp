@@ -42,6 +42,8 @@ size_t find_invalid(std::string_view text, size_t at) {
 
 }  // namespace
 
+size_t find_invalid_utf8(std::string_view text) { return find_invalid(text, 0); }
+
 std::string_view replace_invalid_utf8(std::string_view text, std::string& buffer) {
   size_t bad = find_invalid(text, 0);
   if (bad == text.size()) return text;

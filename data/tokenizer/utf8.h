@@ -1,9 +1,12 @@
-// Decoding of possibly invalid UTF-8 like Python's bytes.decode("utf-8", errors="replace").
+// Checking UTF-8, and decoding it where it is invalid like Python's bytes.decode("utf-8", errors="replace").
 #pragma once
 #include <string>
 #include <string_view>
 
 namespace wuneng {
+
+// Index of the first byte of the first ill-formed part; text.size() if there is none.
+size_t find_invalid_utf8(std::string_view text);
 
 // Replaces every maximal ill-formed part by U+FFFD: a truncated character is one part, any other invalid byte
 // is one part each (Unicode's recommended practice, as in CPython, Rust's from_utf8_lossy and WHATWG). So E2

@@ -13,6 +13,8 @@ struct TokenizeCommand {
   std::string chat_template;                   // a name; empty: the directory's own
   std::string kind = "auto";                   // text, supervised or preference
   std::string format = "auto";                 // text or jsonl
+  std::string encoding;                        // of files without a byte order mark; empty: UTF-8
+  std::vector<std::string> ignored;            // members of records that need not be understood
   std::string separator;                       // between documents of a text file
   std::string end = "auto";                    // the token after a document: a token, "none", "auto"
   std::string bad_lines = "stop";              // or skip

@@ -57,6 +57,8 @@ TextOptions text_options(const TokenizeCommand& c) {
   o.format = c.format == "text"    ? TextFormat::text
              : c.format == "jsonl" ? TextFormat::json_lines
                                    : TextFormat::by_name;
+  o.encoding = c.encoding;
+  o.ignored = c.ignored;
   o.separator = unescape(c.separator);
   o.longest = c.longest_bytes;
   o.on_bad = c.bad_lines == "skip" ? OnBadLine::skip : OnBadLine::stop;
@@ -93,6 +95,10 @@ void report(const TokenizeProgress& p, const TokenizeOptions& o, DataKind kind) 
               kind == DataKind::preference ? "pairs" : "documents", thousands(p.tokens).c_str(),
               thousands(p.loss_tokens).c_str(), clock_time(p.seconds).c_str(),
               thousands(static_cast<int64_t>(double(p.tokens) / std::max(p.seconds, 1e-9))).c_str());
+  if (!p.others.empty())
+    std::printf("members of records that were not used: %s\n",
+                fmt::format("{}", fmt::join(p.others, ", ")).c_str());
+  if (!p.left_out.empty()) std::printf("%s\n", describe_left_out(p.left_out).c_str());
   if (p.empty > 0) std::printf("skipped %s records without tokens\n", thousands(p.empty).c_str());
   if (p.bad_lines == 0) return;
   std::fprintf(stderr, "skipped %s bad lines, the first of them:\n", thousands(p.bad_lines).c_str());
@@ -106,7 +112,7 @@ void tokenize(const TokenizeCommand& c) {
   const TextCodec codec =
       c.tokenizer == "bytes" ? TextCodec::bytes() : TextCodec::load(c.tokenizer, c.chat_template);
   const DataKind kind = choose_kind(c, text);
-  const RecordEncoder encoder(codec, kind, choose_end(c, codec));
+  const RecordEncoder encoder(codec, kind, choose_end(c, codec), c.kind == "auto");
   TokenizeOptions o;
   o.text = text;
   o.type = smallest_type(codec.vocab_size());

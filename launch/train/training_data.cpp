@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "data/batches/corpus.h"
-#include "data/batches/token_corpus.h"
 #include "runtime/format.h"
 
 namespace wuneng {
@@ -11,21 +10,46 @@ namespace {
 
 constexpr int kPassesAhead = 2;
 
-std::unique_ptr<Corpus> open_source(const TrainRecipe& r, const DataSource& s) {
+std::unique_ptr<Corpus> open_corpus(const TrainRecipe& r, const DataSource& s, CheckShare share) {
   const int64_t vocab =
       std::min(r.student.vocab_size, r.teacher ? r.teacher->vocab_size : r.student.vocab_size);
   // The split's seed stays 0: another order of training must not move the held-out part.
+  if (s.kind == DataSource::Kind::tokens)
+    return open_token_corpus({.paths = s.paths,
+                              .vocab_size = static_cast<int32_t>(vocab),
+                              .held_out_every = r.held_out_every,
+                              .share = share});
+  auto corpus =
+      open_byte_corpus({.paths = s.paths, .extensions = s.extensions, .held_out_every = r.held_out_every});
+  require(corpus->vocab_size() <= vocab,
+          "text is taken as bytes, which need a vocabulary of {}; found {} in the {} (wuneng tokenize makes "
+          "token files with the model's tokenizer)",
+          corpus->vocab_size(), vocab, vocab == r.student.vocab_size ? "student" : "teacher");
+  return corpus;
+}
+
+void check_training_part(const TrainRecipe& r, const DataSource& s, const Corpus& corpus) {
+  const int64_t rows = corpus.size(Split::train), held_out = corpus.documents(Split::held_out);
+  const std::string rest =
+      held_out == 0
+          ? ""
+          : fmt::format("; data.held_out_every = {} holds out {} tokens, {} of {} {}", r.held_out_every,
+                        corpus.size(Split::held_out), held_out, held_out + corpus.documents(Split::train),
+                        s.kind == DataSource::Kind::tokens ? "documents" : "parts of files");
+  // The last token of all is a label only.
+  require(rows > r.seq_len,
+          "expected at least {} tokens to train on, for a sequence of data.seq_len = {}, found {}{}",
+          r.seq_len + 1, r.seq_len, rows, rest);
+  require(
+      has_labels(corpus, Split::train),
+      "expected tokens with a loss to train on, found none (loss masks of 0, or documents of one token){}",
+      rest);
+}
+
+std::unique_ptr<Corpus> open_source(const TrainRecipe& r, const DataSource& s, CheckShare share) {
   try {
-    if (s.kind == DataSource::Kind::tokens)
-      return open_token_corpus(
-          {.paths = s.paths, .vocab_size = static_cast<int32_t>(vocab), .held_out_every = r.held_out_every});
-    auto corpus =
-        open_byte_corpus({.paths = s.paths, .extensions = s.extensions, .held_out_every = r.held_out_every});
-    require(
-        corpus->vocab_size() <= vocab,
-        "text is taken as bytes, which need a vocabulary of {}; found {} in the {} (wuneng tokenize makes "
-        "token files with the model's tokenizer)",
-        corpus->vocab_size(), vocab, vocab == r.student.vocab_size ? "student" : "teacher");
+    std::unique_ptr<Corpus> corpus = open_corpus(r, s, share);
+    check_training_part(r, s, *corpus);
     return corpus;
   } catch (const Error& e) {
     fail("{}: {}.paths: {}", r.path, s.key, e.what());
@@ -34,13 +58,11 @@ std::unique_ptr<Corpus> open_source(const TrainRecipe& r, const DataSource& s) {
 
 }  // namespace
 
-TrainingData::TrainingData(const TrainRecipe& r) : sources_(r.sources), seq_len_(r.seq_len) {
+TrainingData::TrainingData(const TrainRecipe& r, CheckShare share)
+    : sources_(r.sources), seq_len_(r.seq_len), held_out_every_(r.held_out_every) {
   std::vector<WeightedCorpus> weighted;
   for (const DataSource& s : sources_) {
-    corpora_.push_back(open_source(r, s));
-    require(corpora_.back()->size(Split::train) > 1,
-            "{}: {}.paths: expected at least 2 tokens to train on, found {}", r.path, s.key,
-            corpora_.back()->size(Split::train));
+    corpora_.push_back(open_source(r, s, share));
     for (size_t i = 0; i + 1 < corpora_.size(); ++i) {
       const std::string expected = corpora_[i]->tokenizer(), found = corpora_.back()->tokenizer();
       require(expected == found || expected.empty() || found.empty(),
@@ -59,6 +81,9 @@ TrainingData::TrainingData(const TrainRecipe& r) : sources_(r.sources), seq_len_
           "{}: run.eval_every = {}: expected something held out, found nothing (data.held_out_every = {}, "
           "run.eval_batches = {})",
           r.path, r.eval_every, r.held_out_every, r.eval_batches);
+  require(r.eval_every == 0 || std::any_of(corpora_.begin(), corpora_.end(),
+                                           [](const auto& c) { return has_labels(*c, Split::held_out); }),
+          "{}: run.eval_every = {}: expected held-out tokens with a loss, found none", r.path, r.eval_every);
   const int64_t per_pass = r.accumulation * r.layout.dp;
   passes_ = plan_passes(r.steps(), r.eval_every, (held_out_ + per_pass - 1) / per_pass);
 }
@@ -84,12 +109,17 @@ std::vector<std::string> TrainingData::summary() const {
     const Corpus& corpus = *corpora_[i];
     lines.push_back(fmt::format(
         "data: {}{}: {} {} in {} documents, {} sequences of {} (packing efficiency {:.2f}%), {} "
-        "held out",
+        "held out{}",
         sources_[i].paths[0], sources_[i].paths.size() > 1 ? ", ..." : "",
         thousands(corpus.size(Split::train)),
         sources_[i].kind == DataSource::Kind::tokens ? "tokens" : "bytes",
         thousands(corpus.documents(Split::train)), thousands(batches_->epoch_sequences(i)), seq_len_,
-        100 * batches_->packing_efficiency(i), thousands(corpus.size(Split::held_out))));
+        100 * batches_->packing_efficiency(i), thousands(corpus.size(Split::held_out)),
+        held_out_every_ > 0 && corpus.size(Split::held_out) == 0
+            ? fmt::format(": none of so few documents (data.held_out_every = {})", held_out_every_)
+            : ""));
+    if (const std::string left_out = corpus.left_out(); !left_out.empty())
+      lines.push_back("data: " + left_out);
   }
   return lines;
 }

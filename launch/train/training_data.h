@@ -8,6 +8,7 @@
 
 #include "data/batches/batch.h"
 #include "data/batches/prefetch.h"
+#include "data/batches/token_corpus.h"
 #include "launch/train/recipe.h"
 #include "launch/train/run_plan.h"
 #include "parallel/stream_plan.h"
@@ -22,8 +23,10 @@ struct DataCursor {
 
 class TrainingData {
  public:
-  // Opens the sources and plans the packing; errors name the recipe's key.
-  explicit TrainingData(const TrainRecipe& recipe);
+  // Opens the sources and plans the packing; errors name the recipe's key. Data that cannot be trained or
+  // evaluated on as the recipe says is an error here: tokens beyond the vocabulary, too few tokens for one
+  // sequence, nothing with a loss.
+  explicit TrainingData(const TrainRecipe& recipe, CheckShare share = {});
   // The run resumes from a checkpoint, maybe with another number of replicas or sequences a micro-batch.
   void resume_at(const DataCursor& cursor);
 
@@ -32,7 +35,7 @@ class TrainingData {
   DataCursor cursor(int64_t step) const { return {step, order_.seen_before(step)}; }
   // Equal where sequence numbers mean the same tokens.
   std::string fingerprint() const;
-  // A line for each source: what is in it, and how well it packs.
+  // A line for each source: what is in it, and how well it packs; one for what was left out of it.
   std::vector<std::string> summary() const;
 
  private:
@@ -42,7 +45,7 @@ class TrainingData {
   std::vector<Pass> passes_;
   StepOrder order_;
   int64_t held_out_;  // micro-batches of an evaluation
-  int64_t seq_len_;
+  int64_t seq_len_, held_out_every_;
 };
 
 // A rank's micro-batches pass by pass, made two passes ahead on other threads, so that all of the next one

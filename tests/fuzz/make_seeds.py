@@ -7,8 +7,10 @@ usage: make_seeds.py GOLDEN OUT
 Writes OUT/<target>/... and OUT/<target>_parts/..., and replaces what was there.
 """
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import shutil
 import struct
@@ -102,12 +104,20 @@ def jsonl(golden, out):
         {"prompt": "p", "completion": "c"},
         {"prompt": parts, "chosen": {"role": "assistant", "content": "c"}, "rejected": "r"},
         {"conversations": turn[:1], "chosen": turn[3], "rejected": turn[3]},
+        {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": ""}, "weight": 0},
+                      {"role": "function", "name": "f", "content": "1"}],
+         "functions": [{"name": "f", "most": 10**30}]},
     ]
     texts = [json.dumps(line, ensure_ascii=False).encode() for line in lines]
     for i, text in enumerate(texts):
         save(out, "jsonl", f"line_{i}", content=text + b"\n")
     save(out, "jsonl", "lines", content=b"\n\n".join(texts[-6:]) + b"\nnot json\n[]\n")
-    save(out, "jsonl", "gzip", content=gzip.compress(b"\n".join(texts[-6:]), mtime=0))
+    few = b"\n".join(texts[-6:])
+    save(out, "jsonl", "gzip", content=gzip.compress(few, mtime=0))
+    save(out, "jsonl", "bzip2", content=bz2.compress(few))
+    save(out, "jsonl", "xz", content=lzma.compress(few))
+    save(out, "jsonl", "lzma", content=lzma.compress(few, lzma.FORMAT_ALONE))
+    save(out, "jsonl", "utf16", content=few.decode().encode("utf-16"))
 
 
 def token_file(_, out):

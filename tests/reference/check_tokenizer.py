@@ -107,24 +107,34 @@ class Check:
         print(f"  {len(chats)} chats rendered and encoded ({command}), {sum(map(len, found[1::3]))} ids, "
               f"{labelled} of them the assistant's")
 
+    def with_template(self, template):
+        """The end of a run with the directory's files but for its chat template."""
+        with tempfile.TemporaryDirectory() as directory:
+            for name in ("vocab.json", "merges.txt"):
+                os.symlink(os.path.join(self.directory, name), os.path.join(directory, name))
+            with open(os.path.join(self.directory, "tokenizer_config.json")) as f:
+                config = json.load(f)
+            config["chat_template"] = template
+            with open(os.path.join(directory, "tokenizer_config.json"), "w") as f:
+                json.dump(config, f)
+            run = subprocess.run([self.binary, directory, "chat_own"], input=b"", capture_output=True,
+                                 check=False)
+            named = f"{directory}/tokenizer_config.json: chat_template".encode()
+            return [run.returncode, named in run.stderr]
+
     def refusals(self, template):
-        """A directory with any other template is refused by the file's name."""
+        """A directory with any other template is refused by the file's name; Qwen2.5's may be in a list."""
+        def listed(**named):
+            return [{"name": name, "template": text} for name, text in named.items()]
+        base = template.replace(self.reference.INSTRUCT, self.reference.BASE)
         others = [template[:-2], template + "\n\n", template + " ", template.replace("assistant", "model", 1),
-                  template.replace("Alibaba", "nobody"), "", "{{ messages }}"]
+                  template.replace("Alibaba", "nobody"), "", "{{ messages }}", [], listed(rag=template),
+                  listed(default=""), listed(default=template, tool_use=base)]
         for other in others:
-            with tempfile.TemporaryDirectory() as directory:
-                for name in ("vocab.json", "merges.txt"):
-                    os.symlink(os.path.join(self.directory, name), os.path.join(directory, name))
-                with open(os.path.join(self.directory, "tokenizer_config.json")) as f:
-                    config = json.load(f)
-                config["chat_template"] = other
-                with open(os.path.join(directory, "tokenizer_config.json"), "w") as f:
-                    json.dump(config, f)
-                run = subprocess.run([self.binary, directory, "chat_own"], input=b"", capture_output=True,
-                                     check=False)
-                named = f"{directory}/tokenizer_config.json: chat_template".encode() in run.stderr
-                self.same("refusal", other, [1, True], [run.returncode, named])
-        print(f"  {len(others)} other templates refused")
+            self.same("refusal", other, [1, True], self.with_template(other))
+        for taken in (listed(default=template), listed(rag="", default=template, tool_use=template)):
+            self.same("list", taken, [0, False], self.with_template(taken))
+        print(f"  {len(others)} other templates refused, 2 lists taken")
 
 
 def main():

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/text/python_json.h"
+#include "data/text/template_files.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
 #include "tests/unit/golden.h"
@@ -97,13 +98,55 @@ TEST_F(ChatTemplateFile, OtherTemplatesAreRefusedByTheFilesName) {
   EXPECT_THAT(refusal(), HasSubstr(path("tokenizer_config.json") +
                                    ": chat_template: expected the chat template of Qwen2.5"));
   write("tokenizer_config.json", "{}");
-  EXPECT_THAT(refusal(), HasSubstr("chat_template: expected a template, found none"));
+  EXPECT_THAT(refusal(), HasSubstr("chat_template: expected a template in it, in chat_template.jinja or "
+                                   "chat_template.json, found none"));
   write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "x"}]})");
-  EXPECT_THAT(refusal(), HasSubstr("chat_template: expected a template, found array"));
+  EXPECT_THAT(refusal(), HasSubstr("chat_template.default: expected the chat template of Qwen2.5"));
   write("tokenizer_config.json", "[");
   EXPECT_THAT(refusal(), HasSubstr(path("tokenizer_config.json") + ": expected JSON"));
+  write("tokenizer_config.json", "{}");
   write("chat_template.jinja", "{{ messages }}");
   EXPECT_THAT(refusal(), HasSubstr(path("chat_template.jinja") + ": expected the chat template of Qwen2.5"));
+}
+
+// Where Hugging Face's tokenizers look, by their order.
+TEST_F(ChatTemplateFile, ListsOfTemplatesAndFilesOfTheirOwn) {
+  using Names = std::map<std::string, std::string>;
+  const auto texts = [&] {
+    Names out;
+    for (const auto& [name, file] : read_template_files(root_.string())) out[name] = file.text;
+    return out;
+  };
+  const auto refusal = [&] { return error_of([&] { texts(); }); };
+  write("tokenizer_config.json", R"({"chat_template": "a"})");
+  EXPECT_EQ(texts(), (Names{{"default", "a"}}));
+  write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "default", "template": "b"}, {"name": "tool_use", "template": "c"}]})");
+  EXPECT_EQ(texts(), (Names{{"default", "b"}, {"tool_use", "c"}}));
+  write("chat_template.json", R"({"chat_template": "b"})");
+  EXPECT_EQ(texts(), (Names{{"default", "b"}, {"tool_use", "c"}}));
+  write("chat_template.jinja", "d");
+  EXPECT_THAT(refusal(),
+              AllOf(HasSubstr("chat_template.json: expected the template of"), HasSubstr(".jinja")));
+  std::filesystem::remove(path("chat_template.json"));
+  write("additional_chat_templates/rag.jinja", "e");
+  EXPECT_EQ(texts(), (Names{{"default", "d"}, {"rag", "e"}, {"tool_use", "c"}}));
+  std::filesystem::remove(path("chat_template.jinja"));
+  std::filesystem::remove(path("tokenizer_config.json"));
+  EXPECT_THAT(refusal(), HasSubstr("found only rag"));
+  write("chat_template.json", R"({"chat_template": "f"})");
+  EXPECT_EQ(texts(), (Names{{"default", "f"}, {"rag", "e"}}));
+  for (const char* wrong : {R"({"chat_template": [{"name": "default"}]})", R"({"chat_template": ["x"]})",
+                            R"({"chat_template": [{"name": "default", "template": 1}]})"}) {
+    write("tokenizer_config.json", wrong);
+    EXPECT_THAT(refusal(), HasSubstr("expected a list of {\"name\": .., \"template\": ..}"));
+  }
+  write("tokenizer_config.json",
+        R"({"chat_template": [{"name": "default", "template": "b"}, {"name": "default", "template": "c"}]})");
+  EXPECT_THAT(refusal(), HasSubstr("found default twice"));
+  write("tokenizer_config.json", R"({"chat_template": 3})");
+  EXPECT_THAT(refusal(), HasSubstr("expected a template or a list of them, found number"));
 }
 
 TEST(PythonJson, AsJsonDumpsWritesIt) {

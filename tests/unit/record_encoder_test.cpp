@@ -66,6 +66,35 @@ TEST_F(RecordEncoderTest, TheAssistantsTurnsOfAChatAreLearnt) {
       "a<|im_end|>\n");
 }
 
+TEST_F(RecordEncoderTest, AnswersOfWeightZeroAreReadAndNotLearnt) {
+  const auto chat = [](const char* first, const char* second) {
+    return fmt::format(R"({{"messages": [{{"role": "user", "content": "2+2?"}},
+      {{"role": "assistant", "content": "\n5"{}}}, {{"role": "user", "content": "no"}},
+      {{"role": "assistant", "content": "4"{}}}]}})",
+                       first, second);
+  };
+  const Tokens all = encode(chat("", "").c_str(), DataKind::supervised)[0],
+               last = encode(chat(R"(, "weight": 0)", R"(, "weight": 1)").c_str(), DataKind::supervised)[0];
+  EXPECT_EQ(last.ids, all.ids);
+  EXPECT_EQ(loss_mask(all), "\n\n5<|im_end|>\n4<|im_end|>\n");
+  EXPECT_EQ(loss_mask(last), "4<|im_end|>\n");
+  EXPECT_THROW(encode(chat(R"(, "weight": 0)", R"(, "weight": 0)").c_str(), DataKind::supervised), Error);
+}
+
+TEST_F(RecordEncoderTest, AnotherKindThanTheFirstRecordsIsAnError) {
+  const Record text = parse_record(R"({"text": "x"})"),
+               chat = parse_record(R"({"prompt": "p", "completion": "c"})");
+  const RecordEncoder automatic(codec(), DataKind::text, {}, true), chosen(codec(), DataKind::text, {});
+  EXPECT_NO_THROW(automatic.encode(text));
+  EXPECT_NO_THROW(chosen.encode(chat));
+  try {
+    automatic.encode(chat);
+    FAIL() << "a completion was taken for text";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("expected text data as in the first record, found supervised: --kind"));
+  }
+}
+
 TEST_F(RecordEncoderTest, ToolsAndTheirCallsGoThroughTheTemplate) {
   const Tokens t = encode(
       R"({"tools": [{"type": "function", "function": {"name": "f"}}],
@@ -188,7 +217,8 @@ TEST_F(RecordEncoderTest, TokensOfAnotherTokenizerAreRefused) {
   write("two.json", "{}");
   EXPECT_THROW(open(256), Error);
   for (const char* name : {"one.json", "two.json"}) std::filesystem::remove(path(name));
-  EXPECT_EQ(open(200)->tokenizer(), "");  // nothing said, nothing checked
+  EXPECT_EQ(open(200)->tokenizer(), "");  // nothing said; all tokens are below 200
+  EXPECT_THROW(open('f'), Error);
 }
 
 TEST_F(RecordEncoderTest, SaysWhatMadeTheFiles) {

@@ -1,70 +1,25 @@
-// Text, JSON lines and compressed files as records; bad lines are named and counted; tokenizing preserves the
-// order.
+// Text and JSON lines as records; bad lines are named and counted; tokenizing preserves the order.
 #include "data/text/text_source.h"
 
 #include <gmock/gmock.h>
-#include <zlib.h>
-#include <zstd.h>
-
-#include <set>
 
 #include "data/batches/token_corpus.h"
-#include "data/text/byte_stream.h"
 #include "data/text/tokenize.h"
 #include "runtime/error.h"
 #include "runtime/threads.h"
+#include "tests/unit/packed.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
 namespace {
 
+using namespace std::string_literals;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::string gzip(const std::string& text) {
-  z_stream z{};
-  EXPECT_EQ(deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
-  std::string out(deflateBound(&z, text.size()) + 64, '\0');
-  z.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  z.avail_in = static_cast<uInt>(text.size());
-  z.next_out = reinterpret_cast<Bytef*>(out.data());
-  z.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&z, Z_FINISH), Z_STREAM_END);
-  out.resize(z.total_out);
-  deflateEnd(&z);
-  return out;
-}
-
-// With a checksum, as the zstd program writes it.
-std::string zstd(const std::string& text) {
-  ZSTD_CCtx* context = ZSTD_createCCtx();
-  ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
-  std::string out(ZSTD_compressBound(text.size()), '\0');
-  out.resize(ZSTD_compress2(context, out.data(), out.size(), text.data(), text.size()));
-  ZSTD_freeCCtx(context);
-  return out;
-}
-
-// Compresses well in some places and not in others.
-std::string long_text(int64_t bytes) {
-  std::string text;
-  uint64_t x = 1;
-  while (static_cast<int64_t>(text.size()) < bytes) {
-    x = x * 6364136223846793005u + 1442695040888963407u;
-    text += x >> 63 ? std::string((x >> 40) % 300, 'a' + char(x >> 33) % 26) : std::to_string(x) + "\n";
-  }
-  return text;
-}
+using ::testing::ThrowsMessage;
 
 class TextSourceTest : public ScratchTest {
  protected:
-  std::string unpacked(const std::string& name, int64_t piece) const {
-    const auto stream = ByteStream::open(path(name));
-    std::string out, buffer(piece, '\0');
-    while (const int64_t got = stream->read(buffer.data(), piece)) out.append(buffer, 0, got);
-    EXPECT_EQ(stream->consumed(), static_cast<int64_t>(std::filesystem::file_size(path(name))));
-    return out;
-  }
   TextOptions options() const { return {.paths = {root_.string()}}; }
   static std::vector<std::string> texts(const TextOptions& options) {
     TextSource source(options);
@@ -73,39 +28,6 @@ class TextSourceTest : public ScratchTest {
     return out;
   }
 };
-
-TEST_F(TextSourceTest, PackedFilesReadAsPlainOnes) {
-  const std::string text = long_text(1 << 20);
-  const std::string half = text.substr(0, text.size() / 2), rest = text.substr(half.size());
-  write("plain.txt", text);
-  write("one.gz", gzip(text));
-  write("two.gz", gzip(half) + gzip("") + gzip(rest));
-  write("one.zst", zstd(text));
-  write("two.zst", zstd(half) + zstd("") + zstd(rest));
-  write("named_otherwise.txt", gzip(text));
-  for (const char* name : {"plain.txt", "one.gz", "two.gz", "one.zst", "two.zst", "named_otherwise.txt"})
-    for (const int64_t piece : {777, 1 << 20, 3 << 20}) EXPECT_TRUE(unpacked(name, piece) == text) << name;
-}
-
-TEST_F(TextSourceTest, DamagedPackedFilesAreErrors) {
-  const std::string text = long_text(1 << 20);
-  for (const auto& [name, packed] : {std::pair{"a.gz", gzip(text)}, {"a.zst", zstd(text)}}) {
-    for (const size_t left : {packed.size() - 1, packed.size() / 2, size_t{20}}) {
-      write(name, packed.substr(0, left));
-      EXPECT_THROW(unpacked(name, 1000), Error) << name << " cut to " << left;
-    }
-    std::string changed = packed;
-    for (size_t i = 0; i < 50; ++i) changed[changed.size() / 2 + i] ^= 0x55;
-    write(name, changed);
-    EXPECT_THROW(unpacked(name, 1000), Error) << name;
-    write(name, packed + "garbage after the end");
-    EXPECT_THROW(unpacked(name, 1000), Error) << name;
-    write(name, "plain text");
-    EXPECT_THROW(unpacked(name, 1000), Error) << name;
-    write(name, "");
-    EXPECT_THROW(unpacked(name, 1000), Error) << name;
-  }
-}
 
 // Records do not depend on whether separators are at the boundaries of the pieces that are read.
 TEST_F(TextSourceTest, LinesAndDocumentsOfAnyLength) {
@@ -131,6 +53,37 @@ TEST_F(TextSourceTest, LinesAndDocumentsOfAnyLength) {
   o.separator = "<|end|>";
   expected.push_back("<|en<|end|");
   EXPECT_EQ(texts(o), expected);
+}
+
+TEST_F(TextSourceTest, TextInAnotherEncodingIsReadOrABadRecord) {
+  write("a.txt", "caf\xe9\n");
+  write("b.jsonl", "\xff\xfe{\0\"\0t\0e\0x\0t\0\"\0:\0\"\0\xe9\0\"\0}\0"s);
+  EXPECT_THAT(
+      [&] { texts(options()); },
+      ThrowsMessage<Error>(HasSubstr(path("a.txt") + " document 1: expected UTF-8, found 0xe9 at byte 3")));
+  TextOptions o = options();
+  o.encoding = "latin1";
+  EXPECT_THAT(texts(o), ElementsAre("caf\u00e9\n", "\u00e9"));
+  o.encoding = "latin-eleven";
+  EXPECT_THAT([&] { texts(o); }, ThrowsMessage<Error>(HasSubstr("latin-eleven")));
+  // Far from the file's beginning, which is looked at before.
+  write("a.txt", std::string(1 << 20, 'x') + '\0');
+  EXPECT_THAT([&] { texts(options()); },
+              ThrowsMessage<Error>(HasSubstr("document 1: expected text, found a NUL")));
+  write("c.txt", std::string("\0", 1));
+  EXPECT_THAT([&] { RawReader{options()}; },
+              ThrowsMessage<Error>(HasSubstr("c.txt: expected text, found a NUL")));
+}
+
+TEST_F(TextSourceTest, WhatWasNotUsedIsSaid) {
+  write("in/a.jsonl", "{\"text\": \"x\", \"id\": 3}\n{\"text\": \"y\", \"lang\": \"\", \"url\": \"u\"}\n");
+  write("in/README.md", "about it");
+  const TokenizeProgress done =
+      tokenize_files({.text = {.paths = {path("in")}}, .prefixes = {path("out")}, .type = TokenType::u8},
+                     RecordEncoder(TextCodec::bytes(), DataKind::text, {}), nullptr);
+  EXPECT_THAT(done.others, ElementsAre("id", "url"));
+  EXPECT_THAT(done.left_out, ElementsAre(path("in/README.md")));
+  EXPECT_EQ(done.records, 2);
 }
 
 TEST_F(TextSourceTest, BadLinesAreNamedAndCountedOrStop) {
@@ -160,105 +113,6 @@ TEST_F(TextSourceTest, BadLinesAreNamedAndCountedOrStop) {
   } catch (const Error& e) {
     EXPECT_THAT(e.what(), HasSubstr(file + " line 2: text"));
   }
-}
-
-std::string show(const Content& content) {
-  if (!content.is_chat()) return "'" + content.text + "'";
-  std::string out;
-  for (const Message& m : content.messages) {
-    out += (out.empty() ? "" : " | ") + m.role + ": " + m.content;
-    for (const ToolCall& call : m.tool_calls) out += "<" + call.name + " " + call.arguments.dump() + ">";
-  }
-  return out;
-}
-
-std::string show(const std::string& line) {
-  const Record r = parse_record(line);
-  std::string out = show(r.content);
-  if (r.kind == Record::Kind::text) out = "text " + out;
-  if (r.kind == Record::Kind::completion) out += " => " + show(r.chosen);
-  if (r.kind == Record::Kind::preference) out += " => " + show(r.chosen) + " over " + show(r.rejected);
-  return r.tools.is_null() ? out : out + " tools " + r.tools.dump();
-}
-
-TEST(RecordTest, EveryFormBecomesOneKindOfRecord) {
-  EXPECT_EQ(show(R"({"text": "a\nb", "id": 7})"), "text 'a\nb'");
-  EXPECT_EQ(
-      show(R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})"),
-      "user: q | assistant: a");
-  EXPECT_EQ(show(
-                R"({"messages": [
-            {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
-            {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function":
-              {"name": "f", "arguments": "{\"z\": 1, \"a\": 2}"}}]}, {"role": "tool", "content": "3"}],
-            "tools": [{"z": 1, "a": 2}]})"),
-            R"(user: xy | assistant: <f {"z":1,"a":2}> | tool: 3 tools [{"z":1,"a":2}])");
-  EXPECT_EQ(show(R"({"prompt": "p", "completion": "c"})"), "'p' => 'c'");
-  EXPECT_EQ(show(
-                R"({"prompt": [{"role": "user", "content": "p"}],
-            "completion": [{"role": "assistant", "content": "c"}]})"),
-            "user: p => assistant: c");
-  EXPECT_EQ(show(R"({"prompt": "p", "chosen": "good", "rejected": "bad"})"), "'p' => 'good' over 'bad'");
-  EXPECT_EQ(show(R"({"prompt": "p", "chosen": [{"role": "assistant", "content": "g"}], "rejected": "b"})"),
-            "user: p => assistant: g over assistant: b");
-  EXPECT_EQ(show(R"({"instruction": "i", "input": "", "output": "o"})"), "user: i | assistant: o");
-  EXPECT_EQ(
-      show(R"({"instruction": "i", "input": "n", "output": "o", "system": "s", "history": [["q", "a"]]})"),
-      "system: s | user: q | assistant: a | user: i\nn | assistant: o");
-  EXPECT_EQ(show(R"({"instruction": "i", "chosen": "g", "rejected": "b"})"),
-            "user: i => assistant: g over assistant: b");
-  EXPECT_EQ(show(R"({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value":
-                    "{\"name\": \"f\", \"arguments\": {}}"}, {"from": "observation", "value": "r"},
-                    {"from": "gpt", "value": "a"}],
-                    "system": "s", "tools": "[{\"name\": \"f\"}]"})"),
-            R"(system: s | user: q | assistant: <f {}> | tool: r | assistant: a tools [{"name":"f"}])");
-  EXPECT_EQ(
-      show(R"({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "g"},
-                    "rejected": {"from": "gpt", "value": "b"}})"),
-      "user: q => assistant: g over assistant: b");
-}
-
-TEST(RecordTest, WhatIsWrongIsNamed) {
-  const auto error = [](const std::string& line) -> std::string {
-    try {
-      parse_record(line);
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
-  };
-  EXPECT_THAT(error(R"({"messages": []})"),
-              HasSubstr("messages: expected a list of messages, found an empty one"));
-  EXPECT_THAT(error(R"({"messages": "x"})"),
-              HasSubstr("messages: expected a list of messages, found string"));
-  EXPECT_THAT(error(R"({"messages": [{"role": "user", "content": "q"}, {"content": "q"}]})"),
-              HasSubstr("messages[1]: expected a member \"role\""));
-  EXPECT_THAT(error(R"({"messages": [{"role": "human", "content": "q"}]})"), HasSubstr("found human"));
-  EXPECT_THAT(error(R"({"messages": [{"role": "user"}]})"),
-              HasSubstr("messages[0]: expected a member \"content\""));
-  EXPECT_THAT(error(R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})"),
-              HasSubstr("found image"));
-  EXPECT_THAT(error(R"({"messages": [{"role": "user", "content": "q"}], "tools": {"a": 1}})"),
-              HasSubstr("tools: expected a list"));
-  EXPECT_THAT(error(R"({"conversations": [{"from": "robot", "value": "q"}]})"), HasSubstr("found robot"));
-  EXPECT_THAT(error(R"({"conversations": [{"from": "function_call", "value": "f("
-}]
-})"),
-              HasSubstr("expected JSON in the string"));
-  EXPECT_THAT(error(R"({"messages": [{"role": "user", "content": [{"type": 1, "text": "x"}]}]})"),
-              HasSubstr("expected parts of type \"text\", found number"));
-  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
-  EXPECT_THAT(error(R"({"text": "x", "tools": )" + deep + "}"), HasSubstr("nested at most 200 deep"));
-  EXPECT_THAT(error(R"({"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": ")" +
-                    deep + R"("}]}]})"),
-              HasSubstr("tool_calls.arguments: expected JSON nested at most 200 deep"));
-  EXPECT_THAT(error(R"({"instruction": "i"})"), HasSubstr("expected a member \"output\""));
-  EXPECT_THAT(error(R"({"prompt": "p"})"), HasSubstr("found prompt"));
-  EXPECT_THAT(error(R"({"prompt": 1, "completion": "c"})"),
-              HasSubstr("prompt: expected a list of messages, found number"));
-  EXPECT_THAT(error(R"({"instruction": "i", "output": "o", "history": [["q"]]})"),
-              HasSubstr("history: expected pairs"));
-  EXPECT_THAT(error("3"), HasSubstr("expected a JSON object, found number"));
 }
 
 TEST_F(TextSourceTest, TokenizedDocumentsKeepTheInputsOrder) {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "data/batches/token_corpus.h"
+#include "data/token_files/token_info.h"
 #include "data/token_files/token_writer.h"
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
@@ -180,9 +181,49 @@ TEST_F(TokenFileTest, CorpusLaysDocumentsEndToEndWithTheirLabels) {
   const Sample middle = corpus->read(Split::train, 1, 4);
   EXPECT_EQ(middle.labels, (Document{3, 4, kNoLabel, 11}));
   EXPECT_EQ(middle.document_begin, (std::vector<int64_t>{0, 3}));
-  const auto narrow = open_token_corpus({.paths = {path("b")}, .vocab_size = 12, .held_out_every = 0});
-  EXPECT_THROW(narrow->read(Split::train, 0, 3), Error);
+  EXPECT_THROW(open_token_corpus({.paths = {path("b")}, .vocab_size = 12, .held_out_every = 0}), Error);
   EXPECT_THROW(open_token_corpus({.paths = {path("none")}, .vocab_size = 13}), Error);
+}
+
+// Without PREFIX.json, or with one that is not about them, all values are read; several processes read a
+// share each.
+TEST_F(TokenFileTest, ValuesAreCheckedWhenACorpusIsOpened) {
+  Document tokens(100000, 7);
+  tokens[70000] = 300;
+  const auto error = [&](int32_t vocab, CheckShare share = {}) -> std::string {
+    try {
+      open_token_corpus({.paths = {path("t")}, .vocab_size = vocab, .held_out_every = 0, .share = share});
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  const std::string found = "t.bin: token 70000: expected a number from 0 to 299, found 300";
+  for (const TokenType type : {TokenType::u16, TokenType::i16, TokenType::i32, TokenType::i64}) {
+    write_tokens("t", {tokens}, type);
+    EXPECT_THAT(error(300), HasSubstr(found));
+    EXPECT_EQ(error(301), "no error");
+    int named = 0;
+    for (int rank = 0; rank < 7; ++rank) named += error(300, {rank, 7}).find(found) != std::string::npos;
+    EXPECT_EQ(named, 1);
+  }
+  // Told by PREFIX.json, they are not read.
+  write_token_info(path("t"), {"name", 300, "text", "", {}, 100000, 299});
+  EXPECT_EQ(error(300), "no error");
+  write_token_info(path("t"), {"name", 300, "text", "", {}, 99999, 299});
+  EXPECT_THAT(error(300), HasSubstr(found));
+  write_token_info(path("t"), {"name", 300, "text", "", {}, 100000, 300});
+  EXPECT_THAT(error(300), HasSubstr(found));
+  write_token_info(path("t"), {"name", 300, "text", "", {}, 100000, 299});
+  const auto later = std::filesystem::last_write_time(path("t.json")) + std::chrono::seconds(1);
+  std::filesystem::last_write_time(path("t.bin"), later);
+  EXPECT_THAT(error(300), HasSubstr(found));
+  // As earlier versions wrote it.
+  write("t.json", R"({"tokenizer": "name", "vocab_size": 300, "kind": "text", "sources": []})");
+  EXPECT_THAT(error(300), HasSubstr(found));
+  write_tokens("t", {{1, 2, 3}});
+  write_tokens("t_mask", {{0, 1, 2}}, TokenType::u8);
+  EXPECT_THAT(error(300), HasSubstr("t_mask.bin: token 2: expected a number from 0 to 1, found 2"));
 }
 
 TEST_F(TokenFileTest, SplitIsByDocumentAndStaysWhenTheFileGrows) {

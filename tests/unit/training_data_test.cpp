@@ -3,6 +3,7 @@
 #include "launch/train/training_data.h"
 
 #include <gmock/gmock.h>
+#include <xxhash.h>
 
 #include <random>
 
@@ -217,6 +218,64 @@ TEST_F(TrainingDataTest, KindsOfSourcesAreKnownByTheirFiles) {
   EXPECT_NE(TrainingData(r).fingerprint(), TrainingData(tokens({"data.seed=1"})).fingerprint());
   const std::string one = "data.sources=[{paths=[\"" + path("two") + "\"]}]";
   EXPECT_EQ(tokens({one}).sources.size(), 1u);
+}
+
+TEST_F(TrainingDataTest, DataThatCannotBeTrainedOnIsRefused) {
+  const auto put = [&](const std::vector<int>& lengths, uint8_t learnt, int32_t token = 5) {
+    MaskedTokenWriter writer(path("t"), TokenType::i32, true);
+    for (const int length : lengths)
+      writer.add(std::vector<int32_t>(length, token), std::vector<uint8_t>(length, learnt));
+    writer.finish();
+  };
+  const auto error = [&](std::vector<std::string> overrides = {},
+                         const std::string& more = "held_out_every = 0\n") {
+    overrides.push_back("run.eval_every=0");
+    return error_of([&] { TrainingData{load("paths = [\"" + path("t") + "\"]\n" + more, overrides)}; });
+  };
+  put({17}, 1);
+  EXPECT_EQ(error(), "");
+  put({10, 6}, 1);
+  EXPECT_THAT(error(), HasSubstr("data.paths: expected at least 17 tokens to train on, for a sequence of "
+                                 "data.seq_len = 16, found 16"));
+  put({40}, 1);
+  EXPECT_THAT(error({"data.seq_len=40"}), HasSubstr("found 40"));
+  EXPECT_THAT(error({}, "held_out_every = 1\n"),
+              HasSubstr("found 0; data.held_out_every = 1 holds out 40 tokens, 1 of 1 documents"));
+  put({40}, 0);
+  EXPECT_THAT(error(), HasSubstr("data.paths: expected tokens with a loss to train on, found none"));
+  put(std::vector<int>(40, 1), 1);
+  EXPECT_THAT(error(), HasSubstr("or documents of one token"));
+  put({40}, 1, 300);
+  EXPECT_THAT(error(), HasSubstr("t.bin: token 0: expected a number from 0 to 299, found 300"));
+  put({40}, 1, -1);
+  EXPECT_THAT(error(), HasSubstr("found -1"));
+
+  // Held out: nothing that could be evaluated on is an error of eval_every, or said.
+  put({40}, 1);
+  const auto one = [&](const std::string& every) {
+    return load("paths = [\"" + path("t") + "\"]\nheld_out_every = 1000000\n", {"run.eval_every=" + every});
+  };
+  EXPECT_THAT(error_of([&] { TrainingData{one("5")}; }),
+              HasSubstr("expected something held out, found nothing"));
+  EXPECT_THAT(TrainingData(one("0")).summary().at(0),
+              HasSubstr("0 held out: none of so few documents (data.held_out_every = 1000000)"));
+  // Documents 0 to 399 without a loss where they are held out (data/batches/token_corpus.h).
+  MaskedTokenWriter writer(path("t"), TokenType::i32, true);
+  for (int64_t d = 0; d < 400; ++d)
+    writer.add(std::vector<int32_t>(2, 5),
+               std::vector<uint8_t>(2, XXH3_64bits_withSeed(&d, sizeof d, 0) % 8 != 0));
+  writer.finish();
+  EXPECT_THAT(
+      error_of([&] {
+        TrainingData{load("paths = [\"" + path("t") + "\"]\nheld_out_every = 8\n", {"run.eval_every=5"})};
+      }),
+      HasSubstr("run.eval_every = 5: expected held-out tokens with a loss, found none"));
+  write("text/.hidden", "x");
+  EXPECT_THAT(TrainingData(load("paths = [\"" + path("text") + "\"]\n")).summary().at(1),
+              HasSubstr("left out, hidden or no data: " + path("text/.hidden")));
+  write("text/c.txt.gz", "\x1f\x8b");
+  EXPECT_THAT(error_of([&] { TrainingData{load("paths = [\"" + path("text") + "\"]\n")}; }),
+              HasSubstr("c.txt.gz: expected text as bytes, found a gzip file"));
 }
 
 TEST_F(TrainingDataTest, ErrorsNameKeyExpectedAndFound) {
