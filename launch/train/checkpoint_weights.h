@@ -19,7 +19,7 @@ std::unique_ptr<WeightSource> open_weights(const std::string& path);
 // that the checkpoint names; may be empty.
 std::string tokenizer_of(const std::string& path);
 
-// A model for one process.
-std::unique_ptr<Decoder> open_model(const std::string& path, Device device = {});
+// A model for one process, with these weights. Prints their notes.
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device);
 
 }  // namespace wuneng
