@@ -7,6 +7,7 @@
 
 #include "launch/commands/commands.h"
 #include "launch/train/train.h"
+#include "runtime/spelling.h"
 
 namespace {
 
@@ -34,12 +35,28 @@ void check_on_all_ranks(const F& check) {
   }
 }
 
+// Of an option that is a whole number. CLI11 reads one beyond 64 bits as the largest within.
+CLI::Range at_least(int64_t least) { return {least, INT64_MAX - 1, "whole number"}; }
+
 // CLI11's errors on one line.
 std::string usage_error(const CLI::App*, const CLI::Error& e) {
   std::string text = e.what();
   std::replace(text.begin(), text.end(), '\n', ' ');
   return fmt::format("wuneng: error: {} (wuneng --help and wuneng COMMAND --help list what is known)\n",
                      text);
+}
+
+// Throws where the command line begins with a word that is no command.
+void require_command(const CLI::App& app, int argc, char** argv) {
+  std::vector<std::string> known;
+  for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+  if (argc < 2 || argv[1][0] == '-' || std::count(known.begin(), known.end(), argv[1])) return;
+  const std::string nearest = wuneng::nearest_word(argv[1], known);
+  throw CLI::ExtrasError(
+      fmt::format("unknown command {}: {}", argv[1],
+                  nearest.empty() ? fmt::format("expected one of {}", fmt::join(known, ", "))
+                                  : "did you mean " + nearest + "?"),
+      CLI::ExitCodes::ExtrasError);
 }
 
 // Only `train` starts MPI, which makes `runtime` of several ranks.
@@ -149,13 +166,13 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       "--preset", c.preset,
       "full, lean or literal: add the parameters of WuNeng; the function of the model does not change");
   convert_command->add_option("--dtype", c.dtype, "f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
-  convert_command->add_option("--seed", c.seed, "seed of the random initialisation");
+  convert_command->add_option("--seed", c.seed, "seed of the random initialisation")->check(at_least(0));
   convert_command->add_option(
       "--tokenizer", c.tokenizer,
       "directory to copy the tokenizer's files from; default: that of the model, or of "
       "the checkpoint's teacher");
   convert_command->add_option("--max-file-bytes", c.max_file_bytes, "maximum size of a safetensors file")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   convert_command->callback([&] { command = [&] { convert(c); }; });
 
   LogitsOptions l;
@@ -186,9 +203,9 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->check(templates);
   generate_command->add_flag("--chat", g.chat, "render the prompt as a user message with the chat template");
   generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   generate_command->add_option("--temperature", g.temperature, "0: greedy decoding");
-  generate_command->add_option("--seed", g.seed, "seed of sampling");
+  generate_command->add_option("--seed", g.seed, "seed of sampling")->check(at_least(0));
   device_option(generate_command, g.device);
   generate_command->callback([&] { command = [&] { generate(g); }; });
 
@@ -201,6 +218,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   inspect_command->callback([&] { command = [&] { inspect(i); }; });
 
   try {
+    require_command(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {  // the same on all ranks: one of them says it
     const bool trains = argc > 1 && std::string_view(argv[1]) == "train";

@@ -83,7 +83,7 @@ void ModelConfig::set_mixer(const std::string& name, const std::string& preset) 
   options[name] = default_options(mixer_type(name, "mixer"), preset, *this);
 }
 
-void ModelConfig::check(const std::string& where) const {
+void ModelConfig::check_sizes(const std::string& where) const {
   struct Size {
     const char* key;
     int64_t value, most;
@@ -104,6 +104,10 @@ void ModelConfig::check(const std::string& where) const {
           num_kv_heads);
   require(head_dim % 2 == 0, "{}: head_dim {} is odd; rotary embedding turns pairs of channels", where,
           head_dim);
+}
+
+void ModelConfig::check(const std::string& where) const {
+  check_sizes(where);
   for (const auto& [layer, name] : layer_mixers)
     require(layer >= 0 && layer < num_layers, "{}: layer {} with mixer {}: expected a layer from 0 to {}",
             where, layer, name, num_layers - 1);

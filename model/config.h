@@ -33,6 +33,7 @@ struct ModelConfig {
   void set_mixer(const std::string& mixer, const std::string& preset = "");
   // Throws with the equation that does not hold. `where` names the file or recipe.
   void check(const std::string& where) const;
+  void check_sizes(const std::string& where) const;  // the part of it that needs no mixers
 
   // Both throw where a value is not of its type or range, and for a model that computes something else than
   // this program would: scaled rotary embeddings, sliding windows, quantised weights. model/config_json.cpp.

@@ -147,6 +147,7 @@ ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
   c.rms_norm_eps = r.number("rms_norm_eps", 1e-6f);
   c.tie_word_embeddings = r.flag("tie_word_embeddings", false);
   c.rope_theta = read_rope_theta(j, where);
+  c.check_sizes(where);
   if (type == kMixed) {
     c.mixer = r.text("mixer");
     c.layer_mixers = parse_layer_mixers(r.texts("layer_mixers"), c.num_layers, where + ": layer_mixers");

@@ -91,14 +91,14 @@ toml::value parse_toml(const std::string& text, const std::string& name) {
 toml::value parse_override(const std::string& text, const std::string& value) {
   const auto parse = [&](const std::string& v) {
     const toml::value table = parse_toml("value = " + v + "\n", "command line");
-    require(table.as_table().size() == 1, "'{}': expected one value", text);
+    require(table.as_table().size() == 1, "{}: expected one value", toml_string(text));
     return table.at("value");
   };
   try {
     return parse(value);
   } catch (const std::exception&) {
     require(value.find_first_of("\"'[{\n") != 0 && value.find('\n') == std::string::npos,
-            "'{}': expected a value as in TOML, or a word without quotes", text);
+            "{}: expected a value as in TOML, or a word without quotes", toml_string(text));
   }
   return parse(toml_string(value));
 }
@@ -158,8 +158,8 @@ Recipe::Recipe(const std::string& path, const std::vector<std::string>& override
   std::vector<std::string> given;
   for (const std::string& text : overrides) {
     const size_t equals = text.find('=');
-    require(equals != std::string::npos && equals > 0, "'{}': expected key=value, such as optimizer.lr=1e-4",
-            text);
+    require(equals != std::string::npos && equals > 0, "{}: expected key=value, such as optimizer.lr=1e-4",
+            toml_string(text));
     const std::string key = text.substr(0, equals);
     for (const std::string& other : given)
       require(!is_below(key, other) && !is_below(other, key), "'{}': {} is set on the command line already",

@@ -75,9 +75,9 @@ SafetensorsEntry parse_entry(const json& j, const std::string& where) {
     require(!__builtin_mul_overflow(bits, e.shape.back(), &bits), "{}: shape {} overflows", where,
             to_string(e.shape));
   }
-  require(e.end >= e.begin && bits % 8 == 0 && e.end - e.begin == bits / 8,
-          "{}: {} {} takes {} bits, data_offsets give {} bytes", where, e.type, to_string(e.shape), bits,
-          e.end - e.begin);
+  const int64_t bytes = bits / 8 + (bits % 8 != 0);
+  require(e.end >= e.begin && e.end - e.begin == bytes, "{}: {} {} takes {} bytes, data_offsets give {}",
+          where, e.type, to_string(e.shape), bytes, e.end - e.begin);
   return e;
 }
 

@@ -155,7 +155,8 @@ def argument_checks(root):
     generate, convert = ("generate", source, "--prompt", "x"), ("convert", source, out)
 
     def logits(tokens, to=out):
-        return ("logits", source, "--tokens", put(os.path.join(root, "t"), tokens), "--out", to)
+        file = put(os.path.join(root, f"tokens_{len(os.listdir(root))}"), tokens)
+        return ("logits", source, "--tokens", file, "--out", to)
     for name, arguments, expected in (
             ("a negative number of tokens", (*generate, "--tokens", "-1"), "--tokens"),
             ("a number of 20 digits", (*generate, "--tokens", "9" * 20), "--tokens"),
@@ -165,7 +166,8 @@ def argument_checks(root):
             ("a negative file size", (*convert, "--max-file-bytes", "-1"), "--max-file-bytes"),
             ("an unknown preset", (*convert, "--preset", "fulll"), "fulll"),
             ("an unknown option", (*convert, "--token", "x"), "--token"),
-            ("an unknown command", ("trian", "x"), "trian"),
+            ("an unknown command", ("trian", "x"), "command trian: did you mean train?"),
+            ("a seed of 21 digits", (*generate, "--seed", "9" * 21), "--seed"),
             ("an output in no directory", logits("1 2 3", f"{root}/no/l.h5"), "no directory"),
             ("an output that is a directory", logits("1 2 3", root), "found a directory"),
             ("a token beyond the vocabulary", logits("1 99999"), "token 1: expected an id"),
@@ -193,7 +195,7 @@ def launcher_checks(root):
     yield "one process may call two commands", done.returncode == 0 and os.path.exists(y + ".idx")
     for name, arguments, expected in (
             ("a missing recipe", ("train", os.path.join(root, "none.toml")), "none.toml"),
-            ("an unknown option", ("train", "--fast"), "--fast"),
+            ("an unknown option", ("train", "x.toml", "--fast"), "--fast"),
             ("a missing argument", ("train",), "recipe")):
         done = mpirun(2, PROGRAM, *arguments)
         ours = [line for line in done.stderr.splitlines() if "wuneng: error" in line]
