@@ -162,8 +162,8 @@ Recipe::Recipe(const std::string& path, const std::vector<std::string>& override
             toml_string(text));
     const std::string key = text.substr(0, equals);
     for (const std::string& other : given)
-      require(!is_below(key, other) && !is_below(other, key), "'{}': {} is set on the command line already",
-              text, other);
+      require(!is_below(key, other) && !is_below(other, key), "{}: {} is set on the command line already",
+              toml_string(text), other);
     given.push_back(key);
     std::erase_if(impl_->settings, [&](const auto& s) { return is_below(s.first, key); });
     flatten(parse_override(text, text.substr(equals + 1)), key, "command line", false, impl_->settings);
