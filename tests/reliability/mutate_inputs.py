@@ -34,17 +34,19 @@ RECIPE = {
     "optimizer.lr": 1e-3, "optimizer.min_lr": 1e-4, "optimizer.warmup": 1, "optimizer.steps": 1,
     "optimizer.eps": 1e-8, "optimizer.clip": 1.0, "run.resume": "none", "run.checkpoint_every": 0,
     "run.eval_every": 0, "run.eval_batches": 1, "run.log_every": 1, "run.keep": 1, "run.hang_timeout": 60.0}
-NEEDED = ("student.mixer", "student.hidden_size", "student.intermediate_size", "student.layers", "student.heads",
-          "student.vocab_size", "loss.objective", "data.paths", "data.seq_len", "data.micro_batch",
-          "optimizer.steps")
+NEEDED = ("student.mixer", "student.hidden_size", "student.intermediate_size", "student.layers",
+          "student.heads", "student.vocab_size", "loss.objective", "data.paths", "data.seq_len",
+          "data.micro_batch", "optimizer.steps")
 # As TOML and as JSON writes them.
-TOML_VALUES = ("0", "-1", "1", "2", "3", "7", "2.9", "1e18", "1e400", "nan", "-inf", "9" * 20, "-" + "9" * 25,
-               "1000000000", "9223372036854775807", "0xFFFFFFFFFFFFFFFFFF", "true", '""', '"x"', '"a\\"b\\\\"',
-               '"line\\nfeed"', '"\\u0000"', '"\\U0001F600"', "[]", "[[]]", '["x", 1]', "{}", "{a = 1}",
-               "2024-01-01", "abc", "[1", '"abc', "'", "", "#", "\x01", "é")
-JSON_VALUES = ("0", "-1", "1", "3", "2.9", "2.0", "1e18", "1e400", "NaN", "9" * 20, "-" + "9" * 25, "1000000000",
-               "9223372036854775807", "18446744073709551615", "true", "null", '""', '"2"', '"x\\u0000y"', "[]",
-               "[1]", "{}", '{"type": "yarn", "factor": 2}', '{"a": {"b": []}}', "1e-300", "-0.0", "\x01", "{")
+TOML_VALUES = (
+    "0", "-1", "1", "2", "3", "7", "2.9", "1e18", "1e400", "nan", "-inf", "9" * 20, "-" + "9" * 25, "1000000000",
+    "9223372036854775807", "0xFFFFFFFFFFFFFFFFFF", "true", '""', '"x"', '"a\\"b\\\\"', '"line\\nfeed"',
+    '"\\u0000"', '"\\U0001F600"', "[]", "[[]]", '["x", 1]', "{}", "{a = 1}", "2024-01-01", "abc", "[1", '"abc',
+    "'", "", "#", "\x01", "é")
+JSON_VALUES = (
+    "0", "-1", "1", "3", "2.9", "2.0", "1e18", "1e400", "NaN", "9" * 20, "-" + "9" * 25, "1000000000",
+    "9223372036854775807", "18446744073709551615", "true", "null", '""', '"2"', '"x\\u0000y"', "[]", "[1]", "{}",
+    '{"type": "yarn", "factor": 2}', '{"a": {"b": []}}', "1e-300", "-0.0", "\x01", "{")
 
 
 def recipe_line(rng, key, value):
@@ -68,7 +70,8 @@ def mutated_recipe(rng, root):
         f.write("\n".join(lines) + "\n" + 'run.out = "out"\nrun.device = "cpu"\n')
     overrides = []
     for _ in range(rng.choice((0, 0, 0, 1, 2))):
-        overrides.append(rng.choice(sorted(RECIPE)) + ("=" if rng.random() < 0.95 else "") + rng.choice(TOML_VALUES))
+        equals = "=" if rng.random() < 0.95 else ""
+        overrides.append(rng.choice(sorted(RECIPE)) + equals + rng.choice(TOML_VALUES))
     return ["train", path, *overrides]
 
 
@@ -101,7 +104,8 @@ def mutated_model(rng, root):
     if rng.random() < 0.2:
         put_json(os.path.join(model, "model.safetensors.index.json"),
                  {"weight_map": {"model.norm.weight": "model.safetensors"}}, rng)
-    return rng.choice((["inspect", model], ["convert", model, "out"], ["convert", model, "out", "--preset", "lean"],
+    return rng.choice((["inspect", model], ["convert", model, "out"],
+                       ["convert", model, "out", "--preset", "lean"],
                        ["logits", model, "--tokens", "tokens", "--out", "x.h5"],
                        ["generate", model, "--prompt", "x", "--tokens", "2", "--tokenizer", "bytes"]))
 
@@ -114,7 +118,7 @@ def wrong(done, root):
     errors = [line for line in lines if line.startswith("wuneng: error: ")]
     if (done.returncode == 1) != (len(errors) == 1) or done.returncode == 1 and len(lines) > 1:
         return f"exit code {done.returncode} with {len(lines)} lines"
-    if done.returncode == 1 and errors[0].endswith(("std::bad_alloc", "vector::_M_default_append", "check failed")):
+    if errors and errors[0].endswith(("std::bad_alloc", "vector::_M_default_append")):
         return "an error that does not say what is wrong"
     out = os.path.join(root, "out")
     if done.returncode == 1 and os.path.isdir(out) and "config.json" in os.listdir(out):
@@ -146,10 +150,9 @@ def main():
             if problem:
                 failed += 1
                 print(f"FAILED case {case}: {problem}: wuneng {arguments}")
-                for name in ("r.toml", "mutated/config.json"):
-                    if arguments[0] == "train" and name == "r.toml" or arguments[0] != "train" and name != "r.toml":
-                        with open(os.path.join(root, name), errors="replace") as f:
-                            print(f.read())
+                name = "r.toml" if arguments[0] == "train" else "mutated/config.json"
+                with open(os.path.join(root, name), errors="replace") as f:
+                    print(f.read())
                 print(done.stderr[-600:] if done else "", flush=True)
     print(f"{CASES - failed} passed, {failed} failed ({taken} taken)")
     return 1 if failed or not 0 < taken < CASES else 0
