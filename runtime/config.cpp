@@ -130,8 +130,11 @@ struct Recipe::Impl {
   std::map<std::string, std::string> read_keys;  // key -> value as TOML
 
   const Setting* find(const std::string& key) {
-    const auto it = settings.find(key);
-    return it == settings.end() ? nullptr : &it->second;
+    if (const auto it = settings.find(key); it != settings.end()) return &it->second;
+    for (const auto& [below, setting] : settings)
+      require(!is_below(below, key), "{}: {}: expected one value, found a table with {}", setting.where, key,
+              below);
+    return nullptr;
   }
   [[noreturn]] static void wrong(const std::string& key, const Setting& s, const std::string& expected) {
     fail("{}: {} = {}: expected {}", s.where, key, shown(s.value), expected);

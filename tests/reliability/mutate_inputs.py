@@ -27,26 +27,27 @@ RECIPE = {
     "student.mixer": "qwen2", "student.hidden_size": 16, "student.intermediate_size": 32, "student.layers": 2,
     "student.heads": 4, "student.kv_heads": 2, "student.head_dim": 4, "student.vocab_size": 256,
     "student.rope_theta": 1e6, "student.layer_mixers": ["0:wuneng"], "student.chunk": 8,
-    "student.freeze": ["*norm*"], "student.dtype": "f32", "student.init_from": "model", "teacher.path": "model",
-    "teacher.mode": "in_process", "teacher.credits": 2, "teacher.layout.tp": 1, "layout.dp": 1, "layout.pp": 1,
-    "loss.objective": "ce", "loss.temperature": 1.0, "loss.chunk_tokens": 0, "data.paths": ["text.txt"],
-    "data.seq_len": 16, "data.micro_batch": 1, "data.accumulation": 1, "data.held_out_every": 0, "data.seed": 1,
-    "optimizer.lr": 1e-3, "optimizer.min_lr": 1e-4, "optimizer.warmup": 1, "optimizer.steps": 1,
-    "optimizer.eps": 1e-8, "optimizer.clip": 1.0, "run.resume": "none", "run.checkpoint_every": 0,
-    "run.eval_every": 0, "run.eval_batches": 1, "run.log_every": 1, "run.keep": 1, "run.hang_timeout": 60.0}
+    "student.freeze": ["*norm*"], "student.dtype": "f32", "student.init_from": "model",
+    "teacher.path": "model", "teacher.mode": "in_process", "teacher.credits": 2, "teacher.layout.tp": 1,
+    "layout.dp": 1, "layout.pp": 1, "loss.objective": "ce", "loss.temperature": 1.0, "loss.chunk_tokens": 0,
+    "data.paths": ["text.txt"], "data.seq_len": 16, "data.micro_batch": 1, "data.accumulation": 1,
+    "data.held_out_every": 0, "data.seed": 1, "optimizer.lr": 1e-3, "optimizer.min_lr": 1e-4,
+    "optimizer.warmup": 1, "optimizer.steps": 1, "optimizer.eps": 1e-8, "optimizer.clip": 1.0,
+    "run.resume": "none", "run.checkpoint_every": 0, "run.eval_every": 0, "run.eval_batches": 1,
+    "run.log_every": 1, "run.keep": 1, "run.hang_timeout": 60.0}
 NEEDED = ("student.mixer", "student.hidden_size", "student.intermediate_size", "student.layers",
           "student.heads", "student.vocab_size", "loss.objective", "data.paths", "data.seq_len",
           "data.micro_batch", "optimizer.steps")
 # As TOML and as JSON writes them.
 TOML_VALUES = (
-    "0", "-1", "1", "2", "3", "7", "2.9", "1e18", "1e400", "nan", "-inf", "9" * 20, "-" + "9" * 25, "1000000000",
-    "9223372036854775807", "0xFFFFFFFFFFFFFFFFFF", "true", '""', '"x"', '"a\\"b\\\\"', '"line\\nfeed"',
-    '"\\u0000"', '"\\U0001F600"', "[]", "[[]]", '["x", 1]', "{}", "{a = 1}", "2024-01-01", "abc", "[1", '"abc',
-    "'", "", "#", "\x01", "é")
+    "0", "-1", "1", "2", "3", "7", "2.9", "1e18", "1e400", "nan", "-inf", "9" * 20, "-" + "9" * 25,
+    "1000000000", "9223372036854775807", "0xFFFFFFFFFFFFFFFFFF", "true", '""', '"x"', '"a\\"b\\\\"',
+    '"line\\nfeed"', '"\\u0000"', '"\\U0001F600"', "[]", "[[]]", '["x", 1]', "{}", "{a = 1}", "2024-01-01",
+    "abc", "[1", '"abc', "'", "", "#", "\x01", "é")
 JSON_VALUES = (
     "0", "-1", "1", "3", "2.9", "2.0", "1e18", "1e400", "NaN", "9" * 20, "-" + "9" * 25, "1000000000",
-    "9223372036854775807", "18446744073709551615", "true", "null", '""', '"2"', '"x\\u0000y"', "[]", "[1]", "{}",
-    '{"type": "yarn", "factor": 2}', '{"a": {"b": []}}', "1e-300", "-0.0", "\x01", "{")
+    "9223372036854775807", "18446744073709551615", "true", "null", '""', '"2"', '"x\\u0000y"', "[]", "[1]",
+    "{}", '{"type": "yarn", "factor": 2}', '{"a": {"b": []}}', "1e-300", "-0.0", "\x01", "{")
 
 
 def recipe_line(rng, key, value):

@@ -104,6 +104,7 @@ TEST_F(RecipeTest, ValuesHaveTypesAndRanges) {
       {"student.hidden_size=1000000000", "expected 1 to 1048576"},
       {"student.hidden_size=18", "is not a multiple of student.heads = 4"},
       {"student.heads=0", "expected 1 to"},
+      {"student.heads={a=1}", "student.heads: expected one value, found a table with student.heads.a"},
       {"loss.temperature=-1", "loss.temperature = -1: expected 0.001 to 1000"},
       {"loss.temperature=nan", "expected 0.001 to 1000"},
       {"optimizer.lr=inf", "optimizer.lr = inf: expected 0 to 10"},
