@@ -13,6 +13,12 @@ namespace {
 
 constexpr int kFailed = 1;
 
+// What an error names, such as a path, may have line feeds.
+std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
 // Thrown after check_on_all_ranks() has printed an error.
 struct ErrorReported {};
 
@@ -30,7 +36,7 @@ void check_on_all_ranks(const F& check) {
   const auto all = world.all_gather_text(problem, "start");
   for (int r = 0; r < world.size(); ++r) {
     if (all[r].empty()) continue;
-    if (r == world.rank()) std::fprintf(stderr, "wuneng: error: %s\n", all[r].c_str());
+    if (r == world.rank()) std::fprintf(stderr, "wuneng: error: %s\n", one_line(all[r]).c_str());
     throw ErrorReported{};
   }
 }
@@ -243,7 +249,8 @@ int main(int argc, char** argv) {
     return kFailed;
   } catch (const std::exception& e) {
     const std::string& rank = wuneng::rank_name();
-    std::fprintf(stderr, "wuneng: error%s: %s\n", rank.empty() ? "" : (" on " + rank).c_str(), e.what());
+    std::fprintf(stderr, "wuneng: error%s: %s\n", rank.empty() ? "" : (" on " + rank).c_str(),
+                 one_line(e.what()).c_str());
     wuneng::Runtime::abort(kFailed);
   }
 }

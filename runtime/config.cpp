@@ -77,8 +77,8 @@ toml::value parse_toml(const std::string& text, const std::string& name) {
   try {
     std::istringstream in(text);
     return toml::parse(in, name);
-  } catch (
-      const toml::exception& e) {  // "[error] toml::function: what is wrong", and then the text around it
+  } catch (const toml::exception& e) {
+    // "[error] toml::function: what is wrong", and then the text around it.
     std::string what = e.what();
     what.resize(std::min(what.size(), what.find('\n')));
     if (const size_t colon = what.find(": "); what.starts_with("[error]") && colon != std::string::npos)

@@ -17,7 +17,6 @@ namespace wuneng {
 namespace {
 
 namespace fs = std::filesystem;
-using Content = std::function<Tensor(const SafetensorsItem&)>;
 
 // The files beside the weights: name -> content.
 using SmallFiles = std::map<std::string, std::string>;
@@ -45,7 +44,7 @@ void take_token_ids(ModelConfig& config, const std::string& tokenizer) {
 }
 
 void write_model(const ConvertOptions& o, const ModelConfig& config, const SmallFiles& small, DType dtype,
-                 const Content& content) {
+                 const std::function<Tensor(const SafetensorsItem&)>& content) {
   ModelExport out(o.to);
   std::vector<SafetensorsItem> items;
   for (const auto& [name, shape] : parameter_shapes(config)) items.push_back({name, dtype, shape});
