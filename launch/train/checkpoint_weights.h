@@ -15,11 +15,14 @@ void read_shard(CheckpointReader& reader, const std::string& name, const Paramet
 // A checkpoint's directory, a root of checkpoints (then its latest), or a Hugging Face directory.
 std::unique_ptr<WeightSource> open_weights(const std::string& path);
 
+// The same for one process, which has verified all bytes of a checkpoint and takes the newest whole one.
+std::unique_ptr<WeightSource> open_whole_weights(const std::string& path);
+
 // The directory whose tokenizer the model at `path` goes with: a Hugging Face directory itself, or the one
 // that the checkpoint names; may be empty.
 std::string tokenizer_of(const std::string& path);
 
-// A model for one process.
-std::unique_ptr<Decoder> open_model(const std::string& path, Device device = {});
+// A model for one process, with these weights. Prints their notes.
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device);
 
 }  // namespace wuneng
