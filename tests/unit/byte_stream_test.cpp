@@ -95,12 +95,13 @@ TEST_F(ByteStreamTest, PackedFilesReadAsPlainOnes) {
 TEST_F(ByteStreamTest, CutOrDamagedFilesAreErrors) {
   const std::string all = long_text(2100);
   int cut = 0, flipped = 0, harmless = 0;
-  for (const auto& [name, packed] : {std::pair{"a.gz", gzip(all)},
-                                     {"a.bz2", bzip2(all)},
-                                     {"a.xz", xz(all)},
-                                     {"a.zst", zstd(all)},
-                                     {"b.zst", skippable("1234") + zstd(all)},
-                                     {"b.gz", gzip(all.substr(0, 100)) + gzip(all.substr(100))}}) {
+  for (const auto& file : {std::pair{"a.gz", gzip(all)},
+                           {"a.bz2", bzip2(all)},
+                           {"a.xz", xz(all)},
+                           {"a.zst", zstd(all)},
+                           {"b.zst", skippable("1234") + zstd(all)},
+                           {"b.gz", gzip(all.substr(0, 100)) + gzip(all.substr(100))}}) {
+    const std::string name = file.first, &packed = file.second;
     for (size_t left = 0; left < packed.size(); ++left, ++cut) {
       write(name, packed.substr(0, left));
       // Between members a file may end, so less text is not always an error.
@@ -113,8 +114,8 @@ TEST_F(ByteStreamTest, CutOrDamagedFilesAreErrors) {
       std::string changed = packed;
       changed[i] ^= static_cast<char>(1 << i % 8);
       write("damaged", changed);
-      const std::string error = error_of([&] {
-        // A first byte that is none of a packing's makes it another file, which is no text.
+      error_of([&] {
+        // With another first byte it is a file that is not packed.
         const std::string read = unpacked("damaged");
         EXPECT_TRUE(read == all || read == changed) << name << " byte " << i;
         harmless += read == all;
