@@ -49,7 +49,7 @@ void generate(const GenerateOptions& o) {
   require(o.temperature >= 0 && std::isfinite(o.temperature),
           "generate: --temperature {}: expected 0 or more", o.temperature);
   const Device device = parse_device(o.device, 0);
-  const auto weights = open_weights(o.model);
+  const auto weights = open_whole_weights(o.model);
   const int64_t vocab = weights->config().vocab_size;
   const TextCodec codec = open_codec(o, vocab);
   require(codec.vocab_size() <= vocab,

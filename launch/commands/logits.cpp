@@ -76,7 +76,7 @@ void require_output(const std::string& path) {
 void logits(const LogitsOptions& o) {
   require_output(o.out);
   const Device device = parse_device(o.device, 0);
-  const auto weights = open_weights(o.model);
+  const auto weights = open_whole_weights(o.model);
   const MicroBatch batch = read_tokens(o.tokens, weights->config().vocab_size);
   const auto model = make_model(*weights, device);
   Tape no_grad(model->stream(), false);
