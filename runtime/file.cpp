@@ -147,12 +147,17 @@ void OutputFile::start_writeback(int64_t offset, int64_t bytes) {
   ::sync_file_range(file_.fd(), offset, bytes, SYNC_FILE_RANGE_WRITE);
 }
 
-void OutputFile::commit() {
+void OutputFile::close() {
   flush();
   const int64_t found = file_.size();
   require(found == end_, "{}: expected {} bytes after writing, found {}", file_.path(), end_, found);
   file_.sync();
   file_.close();
+  closed_ = true;
+}
+
+void OutputFile::commit() {
+  if (!closed_) close();
   rename_durably(file_.path(), path_);
   committed_ = true;
 }

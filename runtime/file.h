@@ -64,17 +64,17 @@ class OutputFile {
   int64_t size() const { return end_; }
   // Begins to write the bytes of a range to the disk, without waiting.
   void start_writeback(int64_t offset, int64_t bytes);
-  const FileDescriptor& file() const { return file_; }  // for reading back
-  void commit();
+  void flush();
+  const FileDescriptor& file() const { return file_; }  // for reading back what was flushed
+  void close();                                         // syncs and closes it; it keeps the name PATH.partial
+  void commit();                                        // closes it, if it is open, and renames it
 
  private:
-  void flush();
-
   std::string path_;
   FileDescriptor file_;
   std::string buffer_;
   int64_t end_ = 0;
-  bool committed_ = false;
+  bool closed_ = false, committed_ = false;
 };
 
 // A file mapped for reading; unmapped when the last user is gone.

@@ -1,7 +1,6 @@
 #include "data/token_files/token_writer.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -15,23 +14,9 @@ namespace {
 namespace fs = std::filesystem;
 using namespace token_format;
 
-void check(const std::ofstream& out, const std::string& path) {
-  require(out.good(), "{}: cannot be written: {}", path, std::strerror(errno));
-}
-
-void open(std::ofstream& out, const std::string& path) {
-  out.open(path, std::ios::binary | std::ios::trunc);
-  check(out, path);
-}
-
-void close(std::ofstream& out, const std::string& path) {
-  out.close();
-  check(out, path);
-}
-
 template <class T>
-void put(std::ofstream& out, T value) {
-  out.write(reinterpret_cast<const char*>(&value), sizeof value);
+void put(OutputFile& out, T value) {
+  out.append(&value, sizeof value);
 }
 
 template <class T>
@@ -49,16 +34,8 @@ void append(std::string& buffer, std::span<const int32_t> tokens, const std::str
 
 }  // namespace
 
-TokenWriter::TokenWriter(const std::string& prefix, TokenType type) : prefix_(prefix), type_(type) {
-  open(bin_, bin() + ".partial");
-  open(lengths_, lengths());
-}
-
-TokenWriter::~TokenWriter() {
-  std::error_code ignored;
-  for (const std::string& path : {bin() + ".partial", idx() + ".partial", lengths()})
-    fs::remove(path, ignored);
-}
+TokenWriter::TokenWriter(const std::string& prefix, TokenType type)
+    : prefix_(prefix), type_(type), bin_(bin()), idx_(idx()), lengths_(prefix + ".lengths") {}
 
 void TokenWriter::add(std::span<const int32_t> tokens) {
   require(tokens.size() <= size_t{std::numeric_limits<int32_t>::max()},
@@ -66,67 +43,55 @@ void TokenWriter::add(std::span<const int32_t> tokens) {
           std::numeric_limits<int32_t>::max(), tokens.size());
   buffer_.clear();
   with_type(type_, [&]<class T>() { append<T>(buffer_, tokens, bin()); });
-  bin_.write(buffer_.data(), static_cast<std::streamsize>(buffer_.size()));
+  bin_.append(buffer_.data(), static_cast<int64_t>(buffer_.size()));
   put(lengths_, static_cast<int32_t>(tokens.size()));
-  check(bin_, bin() + ".partial");
-  check(lengths_, lengths());
   ++documents_;
   tokens_ += static_cast<int64_t>(tokens.size());
   for (const int32_t token : tokens) highest_ = std::max(highest_, token);
 }
 
 void TokenWriter::close() {
-  wuneng::close(bin_, bin() + ".partial");
-  wuneng::close(lengths_, lengths());
+  bin_.close();
   write_index();
-  sync_path(bin() + ".partial");
-  sync_path(idx() + ".partial");
+  idx_.close();
   closed_ = true;
 }
 
 void TokenWriter::finish() {
   if (!closed_) close();
   fs::remove(idx());  // an old index must never exist together with the new tokens
-  fs::rename(bin() + ".partial", bin());
-  fs::rename(idx() + ".partial", idx());
-  const fs::path parent = fs::path(prefix_).parent_path();
-  sync_path(parent.empty() ? "." : parent.string());
-  fs::remove(lengths());
+  bin_.commit();
+  idx_.commit();
 }
 
 void TokenWriter::write_index() {
-  const std::string path = idx() + ".partial";
-  std::ofstream out;
-  open(out, path);
-  out.write(kMagic.data(), kMagic.size());
-  put(out, kVersion);
-  put(out, static_cast<uint8_t>(type_));
-  put(out, static_cast<uint64_t>(documents_));
-  put(out, static_cast<uint64_t>(documents_ + 1));
+  idx_.append(kMagic.data(), kMagic.size());
+  put(idx_, kVersion);
+  put(idx_, static_cast<uint8_t>(type_));
+  put(idx_, static_cast<uint64_t>(documents_));
+  put(idx_, static_cast<uint64_t>(documents_ + 1));
   // Two passes over the lengths: the lengths themselves, then the offsets as their prefix sum.
+  lengths_.flush();
   std::vector<int32_t> piece(1 << 16);
   const auto each_piece = [&](const auto& take) {
-    std::ifstream in(lengths(), std::ios::binary);
-    for (int64_t left = documents_; left > 0;) {
-      const int64_t n = std::min<int64_t>(left, static_cast<int64_t>(piece.size()));
-      in.read(reinterpret_cast<char*>(piece.data()), n * 4);
-      require(in.gcount() == n * 4, "{}: cannot be read back: {}", lengths(), std::strerror(errno));
+    for (int64_t at = 0; at < documents_;) {
+      const int64_t n = std::min<int64_t>(documents_ - at, static_cast<int64_t>(piece.size()));
+      lengths_.file().read(at * 4, piece.data(), n * 4);
       take(std::span(piece).first(n));
-      left -= n;
+      at += n;
     }
   };
   each_piece([&](std::span<const int32_t> part) {
-    out.write(reinterpret_cast<const char*>(part.data()), static_cast<std::streamsize>(part.size_bytes()));
+    idx_.append(part.data(), static_cast<int64_t>(part.size_bytes()));
   });
   int64_t offset = 0;
   each_piece([&](std::span<const int32_t> part) {
     for (const int32_t length : part) {
-      put(out, offset);
+      put(idx_, offset);
       offset += length * token_bytes(type_);
     }
   });
-  for (int64_t document = 0; document <= documents_; ++document) put(out, document);
-  wuneng::close(out, path);
+  for (int64_t document = 0; document <= documents_; ++document) put(idx_, document);
 }
 
 MaskedTokenWriter::MaskedTokenWriter(const std::string& prefix, TokenType type, bool masked)

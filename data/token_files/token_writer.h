@@ -2,13 +2,13 @@
 // written as they come, and the index is made from the lengths at the end.
 #pragma once
 #include <cstdint>
-#include <fstream>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "data/token_files/token_file.h"
+#include "runtime/file.h"
 
 namespace wuneng {
 
@@ -17,9 +17,6 @@ namespace wuneng {
 class TokenWriter {
  public:
   TokenWriter(const std::string& prefix, TokenType type);
-  ~TokenWriter();
-  TokenWriter(const TokenWriter&) = delete;
-  TokenWriter& operator=(const TokenWriter&) = delete;
 
   // Adds a document of one sequence. Throws if a token does not fit into the type.
   void add(std::span<const int32_t> tokens);
@@ -35,11 +32,10 @@ class TokenWriter {
 
  private:
   void write_index();
-  std::string lengths() const { return prefix_ + ".lengths.partial"; }
 
   std::string prefix_;
   TokenType type_;
-  std::ofstream bin_, lengths_;
+  OutputFile bin_, idx_, lengths_;  // lengths_ is for this class alone, and never complete
   std::string buffer_;
   int64_t documents_ = 0, tokens_ = 0;
   int32_t highest_ = -1;

@@ -1,4 +1,6 @@
 // `wuneng convert`: checkpoint -> Hugging Face directory; Hugging Face directory -> another, or a student.
+#include <unistd.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -114,7 +116,7 @@ void require_apart(const ConvertOptions& o) {
   require(fs::weakly_canonical(o.from) != to,
           "convert: {}: expected another directory to write than the one to read", o.to);
   for (fs::path at = to; at.has_relative_path(); at = at.parent_path())
-    require(!has_checkpoint(at.string()),
+    require(access(at.c_str(), R_OK | X_OK) != 0 || !has_checkpoint(at.string()),
             "convert: {}: expected a directory outside of checkpoints, found it in {}", o.to, at.string());
 }
 

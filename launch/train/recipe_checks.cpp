@@ -72,6 +72,7 @@ void check_recipe(const TrainRecipe& r) {
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
   check_sizes(r);
   check_memory(r);
+  if (Comm::world().rank() != 0) return;  // not all nodes need to see the directories
   check_output(r);
   require(
       r.resume == "auto" || r.resume == "none" || has_checkpoint(r.resume),

@@ -5,8 +5,8 @@
 namespace wuneng {
 
 // Throws, with the keys, where settings that are right alone cannot make a run: more pipeline stages than
-// layers, sizes whose product is beyond reason, weights beyond this machine's memory, an output that cannot
-// be written, a checkpoint to resume from that is none.
+// layers, sizes whose product is beyond reason, weights beyond this machine's memory and, on rank 0, an
+// output that cannot be written and a checkpoint to resume from that is none.
 void check_recipe(const TrainRecipe& recipe);
 
 }  // namespace wuneng
