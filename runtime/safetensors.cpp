@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "runtime/input_file.h"
 #include "runtime/json_depth.h"
 
 namespace wuneng {
@@ -18,6 +19,11 @@ constexpr int64_t kMaxHeader = 100'000'000;
 const std::map<std::string, DType> kTypes = {{"F32", DType::f32}, {"BF16", DType::bf16}, {"F16", DType::f16},
                                              {"F64", DType::f64}, {"I32", DType::i32},   {"I64", DType::i64},
                                              {"U8", DType::u8}};
+
+// The bits of an element of the format's other types: a file may hold them, no weight here has them.
+const std::map<std::string, int64_t> kOtherTypes = {
+    {"BOOL", 8},    {"I8", 8},      {"I16", 16},    {"U16", 16},    {"U32", 32},    {"U64", 64}, {"C64", 64},
+    {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
 
 std::string type_name(DType dtype) {
   for (const auto& [name, type] : kTypes)
@@ -54,28 +60,51 @@ int64_t number(const json& j, const std::string& where) {
 SafetensorsEntry parse_entry(const json& j, const std::string& where) {
   require(j.is_object() && j.contains("dtype") && j.contains("shape") && j.contains("data_offsets"),
           "{}: expected dtype, shape and data_offsets", where);
-  require(j["dtype"].is_string() && kTypes.count(j["dtype"]), "{}: element type {} is not supported", where,
-          j["dtype"].dump());
+  require(j["dtype"].is_string() && (kTypes.count(j["dtype"]) || kOtherTypes.count(j["dtype"])),
+          "{}: element type {} is not one of safetensors", where, j["dtype"].dump());
   require(j["shape"].is_array() && j["data_offsets"].is_array() && j["data_offsets"].size() == 2,
           "{}: expected a shape list and two data_offsets", where);
   SafetensorsEntry e;
-  e.dtype = kTypes.at(j["dtype"]);
+  e.type = j["dtype"];
+  if (const auto known = kTypes.find(e.type); known != kTypes.end()) e.dtype = known->second;
   e.begin = number(j["data_offsets"][0], where);
   e.end = number(j["data_offsets"][1], where);
-  int64_t bytes = size_of(e.dtype);
+  int64_t bits = e.dtype ? 8 * size_of(*e.dtype) : kOtherTypes.at(e.type);
   for (const json& dim : j["shape"]) {
     e.shape.push_back(number(dim, where));
-    require(!__builtin_mul_overflow(bytes, e.shape.back(), &bytes), "{}: shape {} overflows", where,
+    require(!__builtin_mul_overflow(bits, e.shape.back(), &bits), "{}: shape {} overflows", where,
             to_string(e.shape));
   }
+  const int64_t bytes = bits / 8 + (bits % 8 != 0);
   require(e.end >= e.begin && e.end - e.begin == bytes, "{}: {} {} takes {} bytes, data_offsets give {}",
-          where, to_string(e.dtype), to_string(e.shape), bytes, e.end - e.begin);
+          where, e.type, to_string(e.shape), bytes, e.end - e.begin);
   return e;
+}
+
+// What a directory without safetensors has in their place, for an error.
+std::string other_weights(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename(), ending = entry.path().extension();
+    if (name.starts_with("adapter_model") || ending == ".bin" || ending == ".gguf" || ending == ".pt" ||
+        ending == ".pth" || ending == ".h5" || ending == ".msgpack" || ending == ".safetensors")
+      names.push_back(name);
+  }
+  if (names.empty()) return "neither";
+  std::sort(names.begin(), names.end());
+  return fmt::format(
+      "{}{}: save the model as safetensors (in transformers: save_pretrained; an adapter is "
+      "merged first)",
+      names[0], names.size() > 1 ? fmt::format(" and {} more", names.size() - 1) : "");
 }
 
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(MappedFile::open(path)) {
+  require(!std::string_view(file_.data, file_.size).starts_with("version https://git-lfs"),
+          "{}: expected safetensors, found a pointer of Git LFS: get the file itself with git lfs pull",
+          path);
   require(file_.size >= 8, "{}: expected at least 8 bytes, found {}", path, file_.size);
   uint64_t length = 0;
   std::memcpy(&length, file_.data, 8);
@@ -88,7 +117,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(M
   std::vector<std::pair<const std::string*, const SafetensorsEntry*>> order;
   for (const auto& [name, value] : header.items()) {
     if (name == "__metadata__") {
-      require(value.is_object(), "{}: __metadata__ is not an object", path);
+      require(value.is_object() || value.is_null(), "{}: __metadata__ is not an object", path);
       for (const auto& [key, text] : value.items())
         require(text.is_string(), "{}: __metadata__ '{}' is not a string", path, key);
       continue;
@@ -113,10 +142,12 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
   const auto it = entries_.find(name);
   require(it != entries_.end(), "{}: no tensor {}", path_, name);
   const SafetensorsEntry& e = it->second;
+  require(e.dtype.has_value(), "{}: tensor {}: expected elements of a type that is computed with, found {}",
+          path_, name, e.type);
   char* data = const_cast<char*>(file_.data) + data_ + e.begin;
-  if (reinterpret_cast<uintptr_t>(data) % size_of(e.dtype) == 0)
-    return Tensor::wrap(data, e.shape, e.dtype, file_.memory);
-  const Tensor copy = Tensor::empty(e.shape, e.dtype);
+  if (reinterpret_cast<uintptr_t>(data) % size_of(*e.dtype) == 0)
+    return Tensor::wrap(data, e.shape, *e.dtype, file_.memory);
+  const Tensor copy = Tensor::empty(e.shape, *e.dtype);
   std::memcpy(copy.raw(), data, e.end - e.begin);
   return copy;
 }
@@ -128,14 +159,26 @@ bool SafetensorsDirectory::exists(const std::string& directory) {
 
 SafetensorsDirectory::SafetensorsDirectory(const std::string& directory) : directory_(directory) {
   const std::string single = directory + "/model.safetensors", index = single + ".index.json";
-  if (std::filesystem::exists(single)) {
-    const auto& file = files_.emplace("model.safetensors", SafetensorsFile(single)).first->second;
-    for (const auto& [name, entry] : file.entries()) file_of_[name] = "model.safetensors";
-    return;
-  }
-  require(std::filesystem::exists(index),
-          "{}: neither model.safetensors nor model.safetensors.index.json is there", directory);
-  const std::string text = read_file(index);
+  const bool has_single = std::filesystem::exists(single), has_index = std::filesystem::exists(index);
+  require(has_single || has_index, "{}: expected model.safetensors or model.safetensors.index.json, found {}",
+          directory, other_weights(directory));
+  if (has_index) read_index(index);
+  require(
+      !has_single || !has_index || files_.contains("model.safetensors"),
+      "{}: expected model.safetensors or an index of several files, found both, and the index does not name "
+      "model.safetensors: remove the one that is not meant",
+      directory);
+  if (!has_index) files_.emplace("model.safetensors", SafetensorsFile(single));
+  for (const auto& [file, content] : files_)  // an index may be incomplete
+    for (const auto& [name, entry] : content.entries()) {
+      const auto [at, added] = file_of_.emplace(name, file);
+      require(added || at->second == file, "{}: tensor {} is in two files, {} and {}", directory, name,
+              at->second, file);
+    }
+}
+
+void SafetensorsDirectory::read_index(const std::string& index) {
+  const std::string text = read_input_file(index, "an index of safetensors");
   const json parsed = parse_strict(text.data(), text.data() + text.size(), index);
   require(parsed.is_object() && parsed.contains("weight_map") && parsed["weight_map"].is_object(),
           "{}: expected an object 'weight_map'", index);
@@ -145,7 +188,11 @@ SafetensorsDirectory::SafetensorsDirectory(const std::string& directory) : direc
     require(!file.empty() && file.find('/') == std::string::npos && file.find('\\') == std::string::npos &&
                 file != "..",
             "{}: weight_map '{}': '{}' is not a plain file name", index, name, file);
-    if (!files_.count(file)) files_.emplace(file, SafetensorsFile(directory + "/" + file));
+    if (!files_.count(file)) {
+      require(std::filesystem::exists(directory_ + "/" + file), "{}: names {}, which is not there", index,
+              file);
+      files_.emplace(file, SafetensorsFile(directory_ + "/" + file));
+    }
     require(files_.at(file).entries().count(name), "{}: tensor {} is not in {}", index, name, file);
     file_of_[name] = file;
   }

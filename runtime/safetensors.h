@@ -6,6 +6,7 @@
 #pragma once
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,8 @@
 namespace wuneng {
 
 struct SafetensorsEntry {
-  DType dtype;
+  std::string type;            // as the file spells it: "F32", "BOOL"
+  std::optional<DType> dtype;  // none: a type that Tensor does not have
   Shape shape;
   int64_t begin = 0, end = 0;  // bytes, from the data's start
 };
@@ -24,7 +26,8 @@ class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
-  // A view of the mapped file, or a copy if it is not aligned there. Read-only.
+  // A view of the mapped file, or a copy if it is not aligned there. Read-only. Throws for a tensor of a type
+  // that Tensor does not have.
   Tensor tensor(const std::string& name) const;
 
  private:
@@ -34,7 +37,7 @@ class SafetensorsFile {
   std::map<std::string, SafetensorsEntry> entries_;
 };
 
-// model.safetensors, or model.safetensors.index.json and the files that it names.
+// model.safetensors, or model.safetensors.index.json and the files that it names, with all tensors in them.
 class SafetensorsDirectory {
  public:
   explicit SafetensorsDirectory(const std::string& directory);
@@ -45,6 +48,8 @@ class SafetensorsDirectory {
   Tensor tensor(const std::string& name) const;
 
  private:
+  void read_index(const std::string& index);
+
   std::string directory_;
   std::map<std::string, SafetensorsFile> files_;
   std::map<std::string, std::string> file_of_;

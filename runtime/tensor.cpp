@@ -94,6 +94,10 @@ void Tensor::copy_from(const Tensor& source) const {
     convert<f16, float>(source, *this);
   else if (source.dtype_ == DType::f16 && dtype_ == DType::bf16)
     convert<f16, bf16>(source, *this);
+  else if (source.dtype_ == DType::f64 && dtype_ == DType::f32)
+    convert<double, float>(source, *this);
+  else if (source.dtype_ == DType::f64 && dtype_ == DType::bf16)
+    convert<double, bf16>(source, *this);
   else
     fail("copy of tensor {} from {} to {}: no such conversion", to_string(shape_), to_string(source.dtype_),
          to_string(dtype_));
