@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
-#include <set>
 #include <sstream>
 #include <toml.hpp>
 
 #include "runtime/error.h"
+#include "runtime/input_file.h"
+#include "runtime/json_depth.h"
+#include "runtime/spelling.h"
 
 namespace wuneng {
 namespace {
@@ -26,6 +27,7 @@ bool is_list_of_tables(const toml::value& value) {
 // Settings by their full key: a.b, and a[0].b in a list of tables ([[a]]).
 void flatten(const toml::value& value, const std::string& prefix, const std::string& file, bool lines,
              std::map<std::string, Setting>& out) {
+  const std::string where = lines ? fmt::format("{}:{}", file, value.location().line()) : file;
   if (value.is_table()) {
     for (const auto& [key, child] : value.as_table())
       flatten(child, prefix.empty() ? key : prefix + "." + key, file, lines, out);
@@ -33,7 +35,8 @@ void flatten(const toml::value& value, const std::string& prefix, const std::str
     for (size_t i = 0; i < value.as_array().size(); ++i)
       flatten(value.as_array()[i], fmt::format("{}[{}]", prefix, i), file, lines, out);
   } else {
-    out[prefix] = {value, lines ? fmt::format("{}:{}", file, value.location().line()) : file};
+    const auto [at, added] = out.emplace(prefix, Setting{value, where});
+    require(added, "{}: {} is set twice, here and at {}", where, prefix, at->second.where);
   }
 }
 
@@ -43,26 +46,62 @@ bool is_below(const std::string& key, const std::string& parent) {
          (key.size() == parent.size() || key[parent.size()] == '.' || key[parent.size()] == '[');
 }
 
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), 0);
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0]++;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t next = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = std::exchange(row[j], next);
-    }
-  }
-  return row.back();
+// toml11 reads a whole number beyond 64 bits as the largest or smallest one within.
+bool is_beyond_64_bits(const toml::value& v) {
+  return v.is_integer() && (v.as_integer() == INT64_MAX || v.as_integer() == INT64_MIN);
 }
 
+// On one line; a long one is cut.
 std::string shown(const toml::value& v) {
-  std::ostringstream out;
-  out << v;
-  return out.str();
+  constexpr size_t kLongest = 80;
+  std::string text;
+  if (v.is_string()) {
+    text = toml_string(v.as_string().str);
+  } else if (v.is_array()) {
+    for (const toml::value& item : v.as_array()) text += (text.empty() ? "[" : ", ") + shown(item);
+    text = text.empty() ? "[]" : text + "]";
+  } else if (is_beyond_64_bits(v)) {
+    text = "(a number beyond 64 bits)";
+  } else {
+    std::ostringstream out;
+    out << v;
+    text = out.str();
+  }
+  return text.size() <= kLongest ? text : text.substr(0, kLongest) + "...";
 }
 
-std::string in_quotes(const std::string& text) { return "\"" + text + "\""; }
+// Throws an error of one line.
+toml::value parse_toml(const std::string& text, const std::string& name) {
+  require(!json_too_deep(text), "{}: expected brackets nested at most {} deep, found deeper", name,
+          kDeepestJson);
+  try {
+    std::istringstream in(text);
+    return toml::parse(in, name);
+  } catch (const toml::exception& e) {
+    // "[error] toml::function: what is wrong", and then the text around it.
+    std::string what = e.what();
+    what.resize(std::min(what.size(), what.find('\n')));
+    if (const size_t colon = what.find(": "); what.starts_with("[error]") && colon != std::string::npos)
+      what.erase(0, colon + 2);
+    fail("{}:{}: not TOML: {}", name, e.location().line(), what);
+  }
+}
+
+// The value of an override: as in TOML, or a bare word.
+toml::value parse_override(const std::string& text, const std::string& value) {
+  const auto parse = [&](const std::string& v) {
+    const toml::value table = parse_toml("value = " + v + "\n", "command line");
+    require(table.as_table().size() == 1, "{}: expected one value", toml_string(text));
+    return table.at("value");
+  };
+  try {
+    return parse(value);
+  } catch (const std::exception&) {
+    require(value.find_first_of("\"'[{\n") != 0 && value.find('\n') == std::string::npos,
+            "{}: expected a value as in TOML, or a word without quotes", toml_string(text));
+  }
+  return parse(toml_string(value));
+}
 
 template <class List>
 std::string joined(const List& list) {
@@ -73,16 +112,39 @@ std::string joined(const List& list) {
 
 }  // namespace
 
+std::string toml_string(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\')
+      out += '\\', out += c;
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      out += fmt::format("\\u{:04X}", static_cast<unsigned char>(c));
+    else
+      out += c;
+  }
+  return out + "\"";
+}
+
 struct Recipe::Impl {
   std::map<std::string, Setting> settings;
   std::map<std::string, std::string> read_keys;  // key -> value as TOML
 
   const Setting* find(const std::string& key) {
-    const auto it = settings.find(key);
-    return it == settings.end() ? nullptr : &it->second;
+    if (const auto it = settings.find(key); it != settings.end()) return &it->second;
+    for (const auto& [below, setting] : settings)
+      require(!is_below(below, key), "{}: {}: expected one value, found a table with {}", setting.where, key,
+              below);
+    return nullptr;
   }
   [[noreturn]] static void wrong(const std::string& key, const Setting& s, const std::string& expected) {
     fail("{}: {} = {}: expected {}", s.where, key, shown(s.value), expected);
+  }
+  static std::string string(const std::string& key, const Setting& s, const toml::value& value,
+                            const char* expected) {
+    if (!value.is_string()) wrong(key, s, expected);
+    const std::string& text = value.as_string().str;
+    if (text.find('\0') != std::string::npos) wrong(key, s, std::string(expected) + ", without \\u0000");
+    return text;
   }
   static void check_allowed(const std::string& key, const Setting& s, const std::string& value,
                             const std::vector<std::string>& allowed) {
@@ -93,30 +155,21 @@ struct Recipe::Impl {
 
 Recipe::Recipe(const std::string& path, const std::vector<std::string>& overrides)
     : path_(path), impl_(std::make_unique<Impl>()) {
-  try {
-    flatten(toml::parse(path), "", path, true, impl_->settings);
-  } catch (const toml::syntax_error& e) {
-    fail("{}: not TOML: {}", path, e.what());
-  } catch (const std::runtime_error& e) {
-    fail("recipe {}: cannot be read: {}", path, e.what());
-  }
+  constexpr int64_t kLargest = 1 << 20;
+  flatten(parse_toml(read_input_file(path, "a recipe in TOML", kLargest), path), "", path, true,
+          impl_->settings);
+  std::vector<std::string> given;
   for (const std::string& text : overrides) {
     const size_t equals = text.find('=');
-    require(equals != std::string::npos && equals > 0, "'{}': expected key=value, such as optimizer.lr=1e-4",
-            text);
-    const std::string key = text.substr(0, equals), value = text.substr(equals + 1);
-    const auto parse = [](const std::string& v) {
-      std::istringstream in("value = " + v + "\n");
-      return toml::parse(in, "command line").at("value");
-    };
-    toml::value parsed;
-    try {
-      parsed = parse(value);
-    } catch (const std::exception&) {
-      parsed = toml::value(value);  // a bare word
-    }
+    require(equals != std::string::npos && equals > 0, "{}: expected key=value, such as optimizer.lr=1e-4",
+            toml_string(text));
+    const std::string key = text.substr(0, equals);
+    for (const std::string& other : given)
+      require(!is_below(key, other) && !is_below(other, key), "{}: {} is set on the command line already",
+              toml_string(text), other);
+    given.push_back(key);
     std::erase_if(impl_->settings, [&](const auto& s) { return is_below(s.first, key); });
-    flatten(parsed, key, "command line", false, impl_->settings);
+    flatten(parse_override(text, text.substr(equals + 1)), key, "command line", false, impl_->settings);
   }
 }
 
@@ -127,7 +180,7 @@ int64_t Recipe::integer(const std::string& key, int64_t fallback, int64_t least,
   if (const Setting* s = impl_->find(key)) {
     if (!s->value.is_integer()) Impl::wrong(key, *s, "a whole number");
     value = s->value.as_integer();
-    if (value < least || value > most)
+    if (value < least || value > most || is_beyond_64_bits(s->value))
       Impl::wrong(
           key, *s,
           most == INT64_MAX ? fmt::format("at least {}", least) : fmt::format("{} to {}", least, most));
@@ -163,11 +216,10 @@ std::string Recipe::text(const std::string& key, const std::string& fallback,
                          const std::vector<std::string>& allowed) {
   std::string value = fallback;
   if (const Setting* s = impl_->find(key)) {
-    if (!s->value.is_string()) Impl::wrong(key, *s, "a text in quotes");
-    value = s->value.as_string().str;
+    value = Impl::string(key, *s, s->value, "a text in quotes");
     Impl::check_allowed(key, *s, value, allowed);
   }
-  impl_->read_keys[key] = in_quotes(value);
+  impl_->read_keys[key] = toml_string(value);
   return value;
 }
 
@@ -178,13 +230,12 @@ std::vector<std::string> Recipe::texts(const std::string& key, const std::vector
     if (!s->value.is_array()) Impl::wrong(key, *s, "a list of texts, such as [\"a\", \"b\"]");
     value.clear();
     for (const toml::value& item : s->value.as_array()) {
-      if (!item.is_string()) Impl::wrong(key, *s, "a list of texts, such as [\"a\", \"b\"]");
-      value.push_back(item.as_string().str);
+      value.push_back(Impl::string(key, *s, item, "a list of texts, such as [\"a\", \"b\"]"));
       Impl::check_allowed(key, *s, value.back(), allowed);
     }
   }
   std::vector<std::string> list;
-  for (const std::string& v : value) list.push_back(in_quotes(v));
+  for (const std::string& v : value) list.push_back(toml_string(v));
   impl_->read_keys[key] = "[" + joined(list) + "]";
   return value;
 }
@@ -211,21 +262,26 @@ int64_t Recipe::tables(const std::string& key) const {
   return count;
 }
 
-void Recipe::require_key(const std::string& key) const { require(has(key), "{}: {} is missing", path_, key); }
+void Recipe::require_key(const std::string& key) const {
+  if (has(key)) return;
+  std::vector<std::string> unread;
+  for (const auto& [other, setting] : impl_->settings)
+    if (!impl_->read_keys.count(other)) unread.push_back(other);
+  const std::string nearest = nearest_word(key, unread);
+  fail("{}: {} is missing{}", path_, key,
+       nearest.empty() ? "" : fmt::format("; is {} meant ({})?", nearest, impl_->settings.at(nearest).where));
+}
 
 void Recipe::finish() const {
-  std::string problems;
+  std::vector<std::string> known, problems;
+  for (const auto& [key, value] : impl_->read_keys) known.push_back(key);
   for (const auto& [key, setting] : impl_->settings) {
     if (impl_->read_keys.count(key)) continue;
-    std::string nearest;
-    size_t best = std::max<size_t>(3, key.size() / 3);
-    for (const auto& [known, value] : impl_->read_keys)
-      if (const size_t distance = edit_distance(key, known); distance < best)
-        best = distance, nearest = known;
-    problems += fmt::format("{}{}: unknown key {}{}", problems.empty() ? "" : "\n", setting.where, key,
-                            nearest.empty() ? "" : "; did you mean " + nearest + "?");
+    const std::string nearest = nearest_word(key, known);
+    problems.push_back(fmt::format("{}: unknown key {}{}", setting.where, key,
+                                   nearest.empty() ? "" : "; did you mean " + nearest + "?"));
   }
-  require(problems.empty(), "{}", problems);
+  require(problems.empty(), "{}", fmt::join(problems, "; "));
 }
 
 std::string Recipe::resolved() const {

@@ -1,15 +1,21 @@
 // Recipe: a TOML file with key=value overrides, read key by key. A key that is never read is an error, so
 // that a misspelt key is not silently ignored.
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace wuneng {
 
+// `text` as a string in TOML, in quotes, with escapes.
+std::string toml_string(const std::string& text);
+
 class Recipe {
  public:
-  // overrides: "optimizer.lr=1e-4", values as in TOML (a bare word is a string).
+  // overrides: "optimizer.lr=1e-4", values as in TOML (a bare word is a string). Throws, with one line that
+  // names file and line, for a file that cannot be read or is no TOML, and for a key that is overridden
+  // twice.
   Recipe(const std::string& path, const std::vector<std::string>& overrides);
   ~Recipe();
 
@@ -30,7 +36,7 @@ class Recipe {
   bool has(const std::string& key) const;  // is it set, or a table with something set?
   // How many tables a list has ([[key]]); the settings of the first are read as key[0].NAME.
   int64_t tables(const std::string& key) const;
-  void require_key(const std::string& key) const;  // throws if it is not set
+  void require_key(const std::string& key) const;  // throws if it is not set, with the most similar key
 
   // Throws if a key of the file or the command line was never read, with the most similar known key.
   void finish() const;
