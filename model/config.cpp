@@ -2,50 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "model/mixers/registry.h"
 
 namespace wuneng {
 namespace {
-
-using nlohmann::json;
-
-// The model_type of a model whose layers have different mixers, which "mixer" and "layer_mixers" name.
-constexpr const char* kMixed = "mixed";
-
-template <class T>
-T field(const json& j, const char* key, const std::string& where, const T* fallback = nullptr) {
-  const auto it = j.find(key);
-  if (it == j.end() || it->is_null()) {
-    require(fallback != nullptr, "{}: key '{}' is missing", where, key);
-    return *fallback;
-  }
-  try {
-    return it->get<T>();
-  } catch (const json::exception&) {
-    fail("{}: key '{}': unexpected value {}", where, key, it->dump());
-  }
-}
-
-template <class T>
-T field_or(const json& j, const char* key, const std::string& where, T fallback) {
-  return field<T>(j, key, where, &fallback);
-}
-
-OptionValues options_from_json(const json& j, const MixerType& type, const ModelConfig& c,
-                               const std::string& where) {
-  OptionValues values;
-  for (const Option& option : type.options) {
-    const auto it = j.find(option.name);
-    const bool there = it != j.end() && !it->is_null();
-    require(there || option.when_absent.defined(), "{}: key '{}' is missing", where, option.name);
-    values[option.name] = there ? option.from_json(*it, where) : option.when_absent(c, values);
-  }
-  return values;
-}
 
 // A layer's number at the beginning of `text`, which is cut off.
 int64_t take_layer(std::string_view& text, const std::string& entry, const std::string& where) {
@@ -122,19 +83,31 @@ void ModelConfig::set_mixer(const std::string& name, const std::string& preset) 
   options[name] = default_options(mixer_type(name, "mixer"), preset, *this);
 }
 
-void ModelConfig::check(const std::string& where) const {
-  for (const auto& [key, value] : {std::pair<const char*, int64_t>{"hidden_size", hidden_size},
-                                   {"intermediate_size", intermediate_size},
-                                   {"num_hidden_layers", num_layers},
-                                   {"num_attention_heads", num_heads},
-                                   {"num_key_value_heads", num_kv_heads},
-                                   {"head_dim", head_dim},
-                                   {"vocab_size", vocab_size}})
-    require(value > 0, "{}: {} = {}: expected a positive number", where, key, value);
+void ModelConfig::check_sizes(const std::string& where) const {
+  struct Size {
+    const char* key;
+    int64_t value, most;
+  };
+  for (const auto& [key, value, most] : {Size{"hidden_size", hidden_size, kMaxHidden},
+                                         {"intermediate_size", intermediate_size, kMaxIntermediate},
+                                         {"num_hidden_layers", num_layers, kMaxLayers},
+                                         {"num_attention_heads", num_heads, kMaxHeads},
+                                         {"num_key_value_heads", num_kv_heads, kMaxHeads},
+                                         {"head_dim", head_dim, kMaxHeadDim},
+                                         {"vocab_size", vocab_size, kMaxVocabulary}})
+    require(value > 0 && value <= most, "{}: {} = {}: expected 1 to {}", where, key, value, most);
+  require(rope_theta >= 1 && rope_theta <= 1e12f, "{}: rope_theta = {}: expected 1 to 1e12", where,
+          rope_theta);
+  require(rms_norm_eps >= 0 && rms_norm_eps <= 1, "{}: rms_norm_eps = {}: expected 0 to 1", where,
+          rms_norm_eps);
   require(num_heads % num_kv_heads == 0, "{}: {} heads are not a multiple of {} kv_heads", where, num_heads,
           num_kv_heads);
   require(head_dim % 2 == 0, "{}: head_dim {} is odd; rotary embedding turns pairs of channels", where,
           head_dim);
+}
+
+void ModelConfig::check(const std::string& where) const {
+  check_sizes(where);
   for (const auto& [layer, name] : layer_mixers)
     require(layer >= 0 && layer < num_layers, "{}: layer {} with mixer {}: expected a layer from 0 to {}",
             where, layer, name, num_layers - 1);
@@ -148,89 +121,6 @@ void ModelConfig::check(const std::string& where) const {
     }
     if (type.check) type.check(*this, values, at);
   }
-}
-
-ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
-  require(j.is_object(), "{}: expected a JSON object", where);
-  ModelConfig c;
-  c.hidden_size = field<int64_t>(j, "hidden_size", where);
-  c.intermediate_size = field<int64_t>(j, "intermediate_size", where);
-  c.num_layers = field<int64_t>(j, "num_hidden_layers", where);
-  c.num_heads = field<int64_t>(j, "num_attention_heads", where);
-  c.num_kv_heads = field_or<int64_t>(j, "num_key_value_heads", where, c.num_heads);
-  require(c.num_heads > 0, "{}: num_attention_heads = {}", where, c.num_heads);
-  c.head_dim = field_or<int64_t>(j, "head_dim", where, c.hidden_size / c.num_heads);
-  c.vocab_size = field<int64_t>(j, "vocab_size", where);
-  c.rms_norm_eps = field_or<float>(j, "rms_norm_eps", where, 1e-6f);
-  c.tie_word_embeddings = field_or<bool>(j, "tie_word_embeddings", where, false);
-  // Newer writers nest theta under rope_parameters.
-  const json rope = field_or<json>(j, "rope_parameters", where, json::object());
-  c.rope_theta = rope.contains("rope_theta") ? field<float>(rope, "rope_theta", where)
-                                             : field_or<float>(j, "rope_theta", where, 10000.0f);
-  const auto rope_type = field_or<std::string>(rope, "rope_type", where, "default");
-  require(rope_type == "default" && (!j.contains("rope_scaling") || j["rope_scaling"].is_null()),
-          "{}: scaled rotary embedding ('{}') is not supported", where, rope_type);
-  require(!field_or<bool>(j, "use_sliding_window", where, false), "{}: use_sliding_window is not supported",
-          where);
-  require(field_or<std::string>(j, "hidden_act", where, "silu") == "silu", "{}: hidden_act: expected silu",
-          where);
-  const auto type = field_or<std::string>(j, "model_type", where, "qwen2");
-  if (type == kMixed) {
-    c.mixer = field<std::string>(j, "mixer", where);
-    c.layer_mixers = parse_layer_mixers(field<std::vector<std::string>>(j, "layer_mixers", where),
-                                        c.num_layers, where + ": layer_mixers");
-  } else {
-    c.mixer = mixer_type(type, where + ": model_type").name;
-  }
-  for (const std::string& name : c.mixers()) {
-    const MixerType& mixer = mixer_type(name, where);
-    if (!mixer.options.empty())
-      c.options[name] = options_from_json(field<json>(j, name.c_str(), where), mixer, c,
-                                          fmt::format("{} ({})", where, name));
-  }
-  c.check(where);
-  return c;
-}
-
-ModelConfig ModelConfig::from_directory(const std::string& directory) {
-  const std::string path = directory + "/config.json";
-  std::ifstream in(path);
-  require(in.good(), "{}: cannot be read; expected a Hugging Face model directory", path);
-  try {
-    return from_json(json::parse(in), path);
-  } catch (const json::parse_error& e) {
-    fail("{}: not JSON: {}", path, e.what());
-  }
-}
-
-json ModelConfig::to_json() const {
-  const std::vector<std::string> used = mixers();
-  const bool mixed = used.size() > 1;
-  json j = {{"architectures", {mixed ? "MixedForCausalLM" : mixer_type(used[0], "mixer").architecture}},
-            {"model_type", mixed ? kMixed : used[0]},
-            {"hidden_size", hidden_size},
-            {"intermediate_size", intermediate_size},
-            {"num_hidden_layers", num_layers},
-            {"num_attention_heads", num_heads},
-            {"num_key_value_heads", num_kv_heads},
-            {"head_dim", head_dim},
-            {"vocab_size", vocab_size},
-            {"rope_theta", double(rope_theta)},
-            {"rms_norm_eps", std::round(double(rms_norm_eps) * 1e12) / 1e12},
-            {"tie_word_embeddings", tie_word_embeddings},
-            {"hidden_act", "silu"},
-            {"use_sliding_window", false},
-            {"attention_dropout", 0.0},
-            {"initializer_range", 0.02}};
-  if (mixed) {
-    j["mixer"] = mixer;
-    std::map<int64_t, std::string> others = layer_mixers;
-    std::erase_if(others, [&](const auto& layer) { return layer.second == mixer; });
-    j["layer_mixers"] = layer_mixers_to_text(others);
-  }
-  for (const std::string& name : used)
-    for (const auto& [option, value] : options_of(name)) j[name][option] = wuneng::to_json(value);
-  return j;
 }
 
 }  // namespace wuneng

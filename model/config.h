@@ -10,6 +10,10 @@
 namespace wuneng {
 
 struct ModelConfig {
+  // The largest sizes: no product of them overflows.
+  static constexpr int64_t kMaxHidden = 1 << 20, kMaxIntermediate = 1 << 24, kMaxLayers = 1 << 14,
+                           kMaxHeads = 1 << 14, kMaxHeadDim = 1 << 10, kMaxVocabulary = INT32_MAX;
+
   std::string mixer = "qwen2";                  // of every layer that layer_mixers does not name
   std::map<int64_t, std::string> layer_mixers;  // layer -> its mixer
   std::map<std::string, OptionValues> options;  // mixer -> its options
@@ -18,6 +22,8 @@ struct ModelConfig {
   int64_t vocab_size = 0;
   float rope_theta = 1e6f, rms_norm_eps = 1e-6f;
   bool tie_word_embeddings = true;
+  // What a config.json says beyond this, for other programs: key -> JSON, such as eos_token_id -> 151645.
+  std::map<std::string, std::string> carried;
 
   const std::string& mixer_of(int64_t layer) const;
   std::vector<std::string> mixers() const;  // those in use, in the order of their first layers
@@ -27,7 +33,10 @@ struct ModelConfig {
   void set_mixer(const std::string& mixer, const std::string& preset = "");
   // Throws with the equation that does not hold. `where` names the file or recipe.
   void check(const std::string& where) const;
+  void check_sizes(const std::string& where) const;  // the part of it that needs no mixers
 
+  // Both throw where a value is not of its type or range, and for a model that computes something else than
+  // this program would: scaled rotary embeddings, sliding windows, quantised weights. model/config_json.cpp.
   static ModelConfig from_json(const nlohmann::json& json, const std::string& where);
   static ModelConfig from_directory(const std::string& directory);  // its config.json
   nlohmann::json to_json() const;

@@ -7,7 +7,9 @@
 
 namespace wuneng {
 
-// Throws where the directory has no config.json of a model that is known, or no safetensors.
+// Throws where the directory has no config.json of a model that is known or no safetensors, where these lack
+// a tensor of that model or have one of another shape or type, and where they have tensors that it has no
+// place for. A tied model may store its one matrix as the embedding's, the output's, or both.
 std::unique_ptr<WeightSource> open_hugging_face(const std::string& directory);
 
 }  // namespace wuneng

@@ -41,7 +41,7 @@ Option Option::integer(std::string name, OptionDefault fallback, int64_t least, 
           .fallback = std::move(fallback),
           .help = std::move(help),
           .least = double(least),
-          .most = double(int64_t{1} << 52)};
+          .most = double(1 << 24)};  // no product of sizes overflows
 }
 Option Option::number(std::string name, OptionDefault fallback, double least, double most, std::string help) {
   return {.name = std::move(name),
@@ -106,7 +106,7 @@ OptionValue Option::from_json(const json& j, const std::string& where) const {
     value = j.get<bool>();
   else if (j.is_number() && type == Type::number)
     value = j.get<double>();
-  else if (j.is_number_integer())
+  else if (j.is_number_integer() && !(j.is_number_unsigned() && j.get<uint64_t>() > INT64_MAX))
     value = j.get<int64_t>();
   else if (j.is_string())
     value = j.get<std::string>();

@@ -1,20 +1,19 @@
 #include "model/weight_source.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "model/mixers/registry.h"
 
 namespace wuneng {
-namespace {
-
-// The layer of "model.layers.3.self_attn.q_proj.weight".
-int64_t layer_of(const std::string& name) {
+std::optional<int64_t> layer_of(const std::string& name) {
   constexpr std::string_view kPrefix = "model.layers.";
-  WUNENG_ASSERT(name.starts_with(kPrefix));
-  return std::stoll(name.substr(kPrefix.size()));
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int64_t layer = 0;
+  const auto [end, error] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
+  if (error != std::errc() || *end != '.' || layer < 0) return std::nullopt;
+  return layer;
 }
-
-}  // namespace
 
 void check_same_shape(const ModelConfig& config, const ModelConfig& source, const std::string& where) {
   const auto same = [&](const char* field, auto ours, auto theirs) {
@@ -47,7 +46,7 @@ void load_weights(Decoder& model, WeightSource& source, uint64_t seed) {
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = *parameters[i];
     if (const SourceInitializer& from_source = model.init(i).from_source; from_source) {
-      const int64_t layer = layer_of(p.name);
+      const int64_t layer = layer_of(p.name).value();
       if (config.mixer_of(layer) != source.config().mixer_of(layer)) {
         from_source(p, seed, rows);
         continue;

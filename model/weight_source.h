@@ -1,6 +1,7 @@
 // Weight sources: where a model's weights come from. A Hugging Face directory (model/hugging_face.h) or a
 // checkpoint (launch/train/checkpoint_weights.h).
 #pragma once
+#include <optional>
 #include <string>
 
 #include "model/decoder.h"
@@ -14,6 +15,8 @@ class WeightSource {
   virtual std::string where() const = 0;  // the directory, for messages
   virtual bool contains(const std::string& name) const = 0;
   virtual Shape shape(const std::string& name) const = 0;
+  // For the user: what is there and is not used.
+  virtual std::vector<std::string> notes() const { return {}; }
   // Fills p's shard from the logical tensor of its name, which has p.global_shape; converts its type.
   virtual void read_shard(const Parameter& p) = 0;
   // Rows [begin, end) of a logical tensor, in f32.
@@ -24,6 +27,9 @@ class WeightSource {
 // mixer (MixerType::starts_from): then what its mixer adds starts so that the model's function stays
 // (Init::from_source). Errors name directory, tensor, expected and found shape.
 void load_weights(Decoder& model, WeightSource& source, uint64_t seed);
+
+// The layer of "model.layers.3.self_attn.q_proj.weight"; none for tensors outside layers.
+std::optional<int64_t> layer_of(const std::string& name);
 
 // Throws unless a model of `config` can start from `source`, naming the first field that differs.
 void check_same_shape(const ModelConfig& config, const ModelConfig& source, const std::string& where);

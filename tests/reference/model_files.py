@@ -77,12 +77,21 @@ def file_tensor(c, name, value):
     return "self_attn.state." + name, value
 
 
+def is_used(c, name):
+    """Whether models of a layer's options have the tensor, which the reference makes in any case."""
+    if name in ("beta", "gamma"):
+        return c.cross_head != "none"
+    return name != "lambda" or c.multi_token
+
+
 def file_tensors(c, model):
     out = {"model.embed_tokens.weight": model["embed_tokens"], "model.norm.weight": model["norm"]}
     if "lm_head" in model:
         out["lm_head.weight"] = model["lm_head"]
     for i, p in enumerate(model["layers"]):
         for name, value in p.items():
+            if not is_used(c.of_layer(i), name):
+                continue
             file_name, array = file_tensor(c, name, value)
             out[f"model.layers.{i}.{file_name}"] = array
     return out

@@ -1,0 +1,190 @@
+// config.json as people's models have it: what means the same is read, what means something else is refused
+// by name.
+#include <gmock/gmock.h>
+#include <sys/stat.h>
+
+#include <nlohmann/json.hpp>
+
+#include "model/config.h"
+#include "tests/unit/scratch_dir.h"
+
+namespace wuneng {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+json plain() {
+  return json::parse(R"({
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 16, "intermediate_size": 32,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256,
+    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "tie_word_embeddings": true, "hidden_act": "silu",
+    "use_sliding_window": false, "sliding_window": 32768, "max_window_layers": 2,
+    "max_position_embeddings": 131072,
+    "bos_token_id": 151643, "eos_token_id": [151645, 151643], "torch_dtype": "bfloat16"})");
+}
+
+// Of plain() with the keys of `change`.
+json changed(const char* change) {
+  json config = plain();
+  config.merge_patch(json::parse(change));  // null removes a key
+  return config;
+}
+
+std::string refusal(const json& config) {
+  try {
+    ModelConfig::from_json(config, "m/config.json");
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "read";
+}
+std::string refusal(const char* change) { return refusal(changed(change)); }
+
+TEST(ConfigJson, ReadsRotaryEmbeddingsThatAreNotScaled) {
+  for (const char* change :
+       {R"({"rope_scaling": {}})", R"({"rope_scaling": {"type": "default"}})",
+        R"({"rope_scaling": {"rope_type": "default"}})",
+        R"({"rope_scaling": {"type": "default", "rope_type": "default"}})",
+        R"({"rope_scaling": {"type": "linear", "factor": 1.0}})",
+        R"({"rope_scaling": {"rope_type": "yarn", "factor": 1, "original_max_position_embeddings": 32768}})",
+        R"({"rope_type": "default"})", R"({"rope_theta": null, "rope_parameters": {"rope_theta": 1e6}})",
+        R"({"rope_parameters": {"rope_theta": 1000000, "rope_type": "default"}})",
+        R"({"partial_rotary_factor": 1.0})"}) {
+    ASSERT_EQ(refusal(change), "read") << change;
+    EXPECT_EQ(ModelConfig::from_json(changed(change), "x").rope_theta, 1e6f) << change;
+  }
+  json null = plain();
+  null["rope_scaling"] = nullptr, null["rope_parameters"] = nullptr, null["head_dim"] = nullptr;
+  EXPECT_EQ(refusal(null), "read");
+  EXPECT_EQ(ModelConfig::from_json(changed(R"({"rope_theta": null})"), "x").rope_theta, 1e4f);
+}
+
+TEST(ConfigJson, RefusesOtherRotaryEmbeddings) {
+  for (const char* change : {R"({"rope_scaling": {"type": "linear", "factor": 2.0}})",
+                             R"({"rope_scaling": {"type": "linear"}})",
+                             R"({"rope_scaling": {"rope_type": "dynamic", "factor": 1.0}})",
+                             R"({"rope_scaling": {"type": "yarn", "factor": 4.0}})",
+                             R"({"rope_parameters": {"rope_type": "llama3", "factor": 8}})",
+                             R"({"rope_scaling": {"type": "yarn", "factor": 1.0, "attention_factor": 1.2}})",
+                             R"({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}})",
+                             R"({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}})",
+                             R"({"rope_scaling": {"factor": 4}})",
+                             R"({"rope_scaling": {"type": 3}})",
+                             R"({"rope_scaling": {"type": "linear", "factor": "1"}})",
+                             R"({"rope_scaling": {"type": "default", "rope_type": "yarn"}})",
+                             R"({"rope_scaling": "yarn"})",
+                             R"({"rope_type": "yarn"})",
+                             R"({"partial_rotary_factor": 0.5})",
+                             R"({"rope_parameters": {"full_attention": {"rope_type": "default"}}})",
+                             R"({"rope_parameters": {"rope_theta": 1e4}})",
+                             R"({"rope_theta": "1e6"})",
+                             R"({"rope_theta": 0})",
+                             R"({"rope_theta": 1e39})"})
+    EXPECT_THAT(refusal(change), HasSubstr("m/config.json: ")) << change;
+  EXPECT_THAT(refusal(R"({"rope_scaling": {"type": "yarn", "factor": 4.0}})"),
+              HasSubstr("rope_scaling.factor = 4.0: scaled rotary embedding is not supported"));
+}
+
+TEST(ConfigJson, RefusesSizesThatAreNone) {
+  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                          "num_key_value_heads", "head_dim", "vocab_size"}) {
+    for (const char* value : {"0", "-2", "2.9", "2.0", "1e18", "1000000000000000000", "12345678901234567890",
+                              "18446744073709551618", "\"2\"", "true", "[2]"}) {
+      json config = plain();
+      config[key] = json::parse(value);
+      EXPECT_THAT(refusal(config), testing::AllOf(HasSubstr(key), HasSubstr("expected"))) << value;
+    }
+    if (std::string(key) == "head_dim" || std::string(key) == "num_key_value_heads") continue;
+    json config = plain();
+    config.erase(key);
+    EXPECT_THAT(refusal(config), HasSubstr(fmt::format("key '{}' is missing", key)));
+  }
+  EXPECT_THAT(refusal(R"({"hidden_size": 1000000000})"),
+              HasSubstr("hidden_size = 1000000000: expected 1 to 1048576"));
+  EXPECT_THAT(refusal(R"({"hidden_size": 18})"),
+              HasSubstr("key 'head_dim': expected a number, since hidden_size = 18"));
+  EXPECT_EQ(refusal(R"({"hidden_size": 18, "head_dim": 4})"), "read");
+  for (const char* eps : {"-1e-6", "2", "\"1e-6\"", "1e39"}) {
+    json config = plain();
+    config["rms_norm_eps"] = json::parse(eps);
+    EXPECT_THAT(refusal(config), HasSubstr("rms_norm_eps")) << eps;
+  }
+}
+
+TEST(ConfigJson, RefusesModelsThatComputeSomethingElse) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"quantization_config": {"quant_method": "gptq", "bits": 4}})", "\"gptq\""},
+      {R"({"quantization_config": {"quant_method": "fp8"}})", "quantised"},
+      {R"({"compression_config": {"x": 1}})", "compression_config"},
+      {R"({"use_sliding_window": true})", "use_sliding_window = true"},
+      {R"({"layer_types": ["full_attention", "sliding_attention"]})", "sliding_attention"},
+      {R"({"is_causal": false})", "is_causal"},
+      {R"({"hidden_act": "gelu"})", "hidden_act = \"gelu\""},
+      {R"({"model_type": "llama"})", "model_type: unknown mixer 'llama'"},
+      {R"({"model_type": null, "architectures": ["LlamaForCausalLM"]})", "'model_type' is missing"},
+      {R"({"model_type": "qwen2_5_vl", "text_config": {"hidden_size": 16}})",
+       "several parts (model_type \"qwen2_5_vl\")"},
+      {R"({"tie_word_embeddings": "true"})", "expected true or false"}};
+  for (const auto& [change, expected] : cases) EXPECT_THAT(refusal(change), HasSubstr(expected)) << change;
+  EXPECT_EQ(refusal(R"({"layer_types": ["full_attention", "full_attention"], "hidden_act": "swish"})"),
+            "read");
+  EXPECT_EQ(refusal(R"({"model_type": null})"), "read");  // the architecture says it
+}
+
+TEST(ConfigJson, KeepsWhatOtherProgramsRead) {
+  const ModelConfig c = ModelConfig::from_json(
+      changed(
+          R"({"pad_token_id": 151643, "rope_scaling": {"type": "default"}, "auto_map": {"AutoModel": "x.Y"},
+                  "attention_dropout": 0.1, "name": "\"quoted\\"})"),
+      "x");
+  const json written = c.to_json();
+  for (const char* key : {"eos_token_id", "bos_token_id", "max_position_embeddings", "sliding_window"})
+    EXPECT_EQ(written.at(key), plain().at(key));
+  EXPECT_EQ(written.at("attention_dropout"), 0.1);
+  EXPECT_EQ(written.at("name"), "\"quoted\\");
+  for (const char* key : {"rope_scaling", "auto_map", "torch_dtype"})
+    EXPECT_FALSE(written.contains(key)) << key;
+  EXPECT_EQ(ModelConfig::from_json(written, "x").to_json(), written);
+  ModelConfig student = c;
+  student.set_mixer("wuneng");
+  EXPECT_EQ(student.to_json().at("eos_token_id"), plain().at("eos_token_id"));
+  EXPECT_EQ(student.to_json().at("model_type"), "wuneng");
+}
+
+class ConfigFile : public ScratchTest {
+ protected:
+  std::string refusal_of(const std::string& content) const {
+    write("config.json", content);
+    return refusal_of_directory();
+  }
+  std::string refusal_of_directory() const {
+    try {
+      ModelConfig::from_directory(root_.string());
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "read";
+  }
+};
+
+TEST_F(ConfigFile, IsOneJsonObject) {
+  EXPECT_EQ(refusal_of(plain().dump()), "read");
+  EXPECT_EQ(refusal_of("\xef\xbb\xbf" + plain().dump()), "read");  // a byte order mark
+  EXPECT_THAT(refusal_of(""), HasSubstr("found an empty file"));
+  EXPECT_THAT(refusal_of("[]"), HasSubstr("expected a JSON object"));
+  EXPECT_THAT(refusal_of(std::string(100000, '[')), HasSubstr("nested at most"));
+  for (const char* bad :
+       {"{", "{\"rope_theta\": NaN}", "{\"rope_theta\": 1e999}", "\xff\xfe{", "{\"a\": \"\xff\"}"})
+    EXPECT_THAT(refusal_of(bad), HasSubstr("config.json: not JSON: ")) << bad;
+  std::filesystem::remove(path("config.json"));
+  EXPECT_THAT(refusal_of_directory(), HasSubstr("config.json: cannot be read"));
+  std::filesystem::create_directory(path("config.json"));
+  EXPECT_THAT(refusal_of_directory(), HasSubstr("found a directory"));
+  std::filesystem::remove(path("config.json"));
+  ASSERT_EQ(::mkfifo(path("config.json").c_str(), 0600), 0);
+  EXPECT_THAT(refusal_of_directory(), HasSubstr("found a pipe"));
+}
+
+}  // namespace
+}  // namespace wuneng
