@@ -1,10 +1,10 @@
 #include "launch/train/recipe.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 
 #include "launch/train/checkpoint_weights.h"
+#include "launch/train/recipe_checks.h"
 #include "model/mixers/registry.h"
 #include "parallel/schedule.h"
 
@@ -16,6 +16,8 @@ Layout read_layout(Recipe& r, const std::string& at) {
   l.dp = static_cast<int>(r.integer(at + ".dp", 1, 1, 1 << 20));
   l.pp = static_cast<int>(r.integer(at + ".pp", 1, 1, 1 << 20));
   l.tp = static_cast<int>(r.integer(at + ".tp", 1, 1, 1 << 20));
+  require(double(l.dp) * l.pp * l.tp <= 1 << 20, "{}: {}: dp {} x pp {} x tp {}: expected at most {} ranks",
+          r.path(), at, l.dp, l.pp, l.tp, 1 << 20);
   return l;
 }
 
@@ -27,13 +29,19 @@ void read_shape(Recipe& r, ModelConfig& c) {
   // A start from a directory brings its shape; shape keys would be ignored, so finish() refuses them.
   for (const char* key : {"hidden_size", "intermediate_size", "layers", "heads", "vocab_size"})
     r.require_key(std::string("student.") + key);
-  c.hidden_size = r.integer("student.hidden_size", 0, 1);
-  c.intermediate_size = r.integer("student.intermediate_size", 0, 1);
-  c.num_layers = r.integer("student.layers", 0, 1);
-  c.num_heads = r.integer("student.heads", 0, 1);
-  c.num_kv_heads = r.integer("student.kv_heads", c.num_heads, 1);
-  c.head_dim = r.integer("student.head_dim", c.hidden_size / c.num_heads, 1);
-  c.vocab_size = r.integer("student.vocab_size", 0, 1);
+  using M = ModelConfig;
+  c.hidden_size = r.integer("student.hidden_size", 0, 1, M::kMaxHidden);
+  c.intermediate_size = r.integer("student.intermediate_size", 0, 1, M::kMaxIntermediate);
+  c.num_layers = r.integer("student.layers", 0, 1, M::kMaxLayers);
+  c.num_heads = r.integer("student.heads", 0, 1, M::kMaxHeads);
+  c.num_kv_heads = r.integer("student.kv_heads", c.num_heads, 1, M::kMaxHeads);
+  require(r.has("student.head_dim") || c.hidden_size % c.num_heads == 0,
+          "{}: student.hidden_size = {} is not a multiple of student.heads = {}: expected student.head_dim, "
+          "found "
+          "none",
+          r.path(), c.hidden_size, c.num_heads);
+  c.head_dim = r.integer("student.head_dim", c.hidden_size / c.num_heads, 1, M::kMaxHeadDim);
+  c.vocab_size = r.integer("student.vocab_size", 0, 1, M::kMaxVocabulary);
   c.rope_theta = static_cast<float>(r.number("student.rope_theta", 1e6, 1, 1e12));
   c.rms_norm_eps = static_cast<float>(r.number("student.rms_norm_eps", 1e-6, 0, 1));
   c.tie_word_embeddings = r.boolean("student.tie_word_embeddings", true);
@@ -86,10 +94,24 @@ void read_mixers(Recipe& r, ModelConfig& c) {
   }
 }
 
+// A path that the recipe must set.
+std::string read_path(Recipe& r, const std::string& key) {
+  r.require_key(key);
+  std::string path = r.text(key, "");
+  require(!path.empty(), "{}: {}: expected a path, found an empty text", r.path(), key);
+  return path;
+}
+
+// The configuration of a model to read, whose files are checked, and what there is to say of them.
+ModelConfig read_model(const std::string& path, TrainRecipe& t) {
+  const auto weights = open_weights(path);
+  for (const std::string& note : weights->notes()) t.notes.push_back(note);
+  return weights->config();
+}
+
 void read_teacher(Recipe& r, TrainRecipe& t) {
-  r.require_key("teacher.path");
-  t.teacher_path = r.text("teacher.path", "");
-  t.teacher = open_weights(t.teacher_path)->config();
+  t.teacher_path = read_path(r, "teacher.path");
+  t.teacher = read_model(t.teacher_path, t);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
   t.teacher_streams = r.text("teacher.mode", "stream", {"stream", "in_process"}) == "stream";
   t.stream_dtype = read_dtype(r, "teacher.stream_dtype", "f32");
@@ -156,8 +178,8 @@ void read_data(Recipe& r, TrainRecipe& t) {
   t.held_out_every = r.integer("data.held_out_every", 20, 0);
   t.packing = r.text("data.packing", "windows", {"windows", "best_fit"}) == "best_fit" ? PackingRule::best_fit
                                                                                        : PackingRule::windows;
-  t.seq_len = r.integer("data.seq_len", 256, 1);
-  t.micro_batch = r.integer("data.micro_batch", 4, 1);
+  t.seq_len = r.integer("data.seq_len", 256, 1, 1 << 24);
+  t.micro_batch = r.integer("data.micro_batch", 4, 1, 1 << 20);
   t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
   t.data_seed = static_cast<uint64_t>(r.integer("data.seed", 0, 0));
   t.data_threads = static_cast<int>(r.integer("data.threads", 1, 1, 256));
@@ -176,7 +198,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   if (t.init_from.empty())
     read_shape(r, t.student);
   else
-    t.student = open_weights(t.init_from)->config();
+    t.student = read_model(t.init_from, t);
   read_mixers(r, t.student);
   t.student.check(path + " [student]");
   t.student_dtype = read_dtype(r, "student.dtype", "f32");
@@ -193,6 +215,11 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.objective = objective_registry().at(objective)(loss);
   if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
 
+  // A new student has its teacher's tokens.
+  if (t.init_from.empty() && t.teacher)
+    for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
+      if (const auto it = t.teacher->carried.find(key); it != t.teacher->carried.end())
+        t.student.carried.insert(*it);
   const std::string& tokenizer_path = t.init_from.empty() ? t.teacher_path : t.init_from;
   if (!tokenizer_path.empty()) t.tokenizer_from = tokenizer_of(tokenizer_path);
 
@@ -201,15 +228,14 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.learning_rate.peak = r.number("optimizer.lr", 3e-4, 0, 10);
   t.learning_rate.floor = r.number("optimizer.min_lr", 0, 0, 10);
   t.learning_rate.warmup = r.integer("optimizer.warmup", 0, 0);
-  t.learning_rate.steps = r.integer("optimizer.steps", 100, 1);
+  t.learning_rate.steps = r.integer("optimizer.steps", 100, 1, 10'000'000);
   t.adamw.beta1 = static_cast<float>(r.number("optimizer.beta1", 0.9, 0, 0.9999999));
   t.adamw.beta2 = static_cast<float>(r.number("optimizer.beta2", 0.95, 0, 0.9999999));
   t.adamw.eps = static_cast<float>(r.number("optimizer.eps", 1e-8, 0, 1));
   t.adamw.weight_decay = static_cast<float>(r.number("optimizer.weight_decay", 0.1, 0, 10));
   t.clip = r.number("optimizer.clip", 1, 0, 1e30);
 
-  r.require_key("run.out");
-  t.out = r.text("run.out", "");
+  t.out = read_path(r, "run.out");
   t.resume = r.text("run.resume", "auto");
   t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
   t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
@@ -219,16 +245,15 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
   t.keep = r.integer("run.keep", 3, 0);
   t.eval_every = r.integer("run.eval_every", 0, 0);
-  t.eval_batches = r.integer("run.eval_batches", 8, 0);
+  t.eval_batches = r.integer("run.eval_batches", 8, 0, 1 << 20);
   t.log_every = r.integer("run.log_every", 10, 1);
   t.recompute = r.boolean("run.recompute", false);
   t.overlap = r.boolean("run.overlap", true);
   t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
   r.finish();
-  require(t.learning_rate.warmup <= t.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",
-          path, t.learning_rate.warmup, t.steps());
+  check_recipe(t);
   t.resolved = r.resolved();
-  t.notes = r.notes();
+  t.notes.insert(t.notes.begin(), r.notes().begin(), r.notes().end());
   return t;
 }
 

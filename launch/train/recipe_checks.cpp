@@ -1,0 +1,83 @@
+#include "launch/train/recipe_checks.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "model/parameter_count.h"
+#include "runtime/checkpoint.h"
+
+namespace wuneng {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check_stages(const TrainRecipe& r, const char* key, const Layout& layout, int64_t layers) {
+  require(layout.pp <= layers, "{}: {}.pp = {}: expected at most {}, the number of the model's layers",
+          r.path, key, layout.pp, layers);
+}
+
+void check_sizes(const TrainRecipe& r) {
+  constexpr int64_t kMostRows = int64_t{1} << 30, kMostTokens = int64_t{1} << 50, kMostPasses = 100'000'000;
+  require(r.rows() <= kMostRows, "{}: data.seq_len = {} x data.micro_batch = {}: expected at most {} tokens",
+          r.path, r.seq_len, r.micro_batch, kMostRows);
+  require(r.tokens_per_step() <= kMostTokens,
+          "{}: data.seq_len = {} x data.micro_batch = {} x data.accumulation = {} x layout.dp = {}: expected "
+          "at most "
+          "{} tokens",
+          r.path, r.seq_len, r.micro_batch, r.accumulation, r.layout.dp, kMostTokens);
+  require(
+      r.eval_every == 0 || (r.steps() / r.eval_every + 2) * r.eval_batches <= kMostPasses,
+      "{}: optimizer.steps = {}, run.eval_every = {}, run.eval_batches = {}: expected at most {} evaluated "
+      "micro-batches",
+      r.path, r.steps(), r.eval_every, r.eval_batches, kMostPasses);
+  require(r.learning_rate.warmup <= r.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",
+          r.path, r.learning_rate.warmup, r.steps());
+  require(r.learning_rate.floor <= r.learning_rate.peak,
+          "{}: optimizer.min_lr = {} is more than optimizer.lr = {}", r.path, r.learning_rate.floor,
+          r.learning_rate.peak);
+}
+
+// What a rank certainly needs on a CPU: its weights and, where they are trained, their gradients, moments and
+// masters in f32. A GPU's memory is asked for when its weights are made.
+void check_memory(const TrainRecipe& r) {
+  const double bytes_each = double(size_of(r.student_dtype)) + (!r.freeze.empty()               ? 0
+                                                                : r.student_dtype == DType::f32 ? 12
+                                                                                                : 16),
+               needed = double(parameter_count(r.student)) * bytes_each / (double(r.layout.pp) * r.layout.tp),
+               installed = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  require(r.device == "cuda" || installed <= 0 || needed <= installed,
+          "{}: [student]: {:.4g} parameters need at least {:.4g} GiB on a rank of layout.pp = {}, layout.tp "
+          "= {}; "
+          "this machine has {:.4g} GiB",
+          r.path, double(parameter_count(r.student)), needed / kGiB, r.layout.pp, r.layout.tp,
+          installed / kGiB);
+}
+
+void check_output(const TrainRecipe& r) {
+  fs::path at = fs::absolute(r.out);
+  std::error_code error;
+  while (!fs::exists(at, error) && at.has_relative_path()) at = at.parent_path();
+  require(fs::is_directory(at, error), "{}: run.out = {}: expected a directory, found {}, which is none",
+          r.path, toml_string(r.out), at.string());
+  require(access(at.c_str(), W_OK | X_OK) == 0, "{}: run.out = {}: {} cannot be written to", r.path,
+          toml_string(r.out), at.string());
+}
+
+}  // namespace
+
+void check_recipe(const TrainRecipe& r) {
+  check_stages(r, "layout", r.layout, r.student.num_layers);
+  if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
+  check_sizes(r);
+  check_memory(r);
+  if (Comm::world().rank() != 0) return;  // not all nodes need to see the directories
+  check_output(r);
+  require(
+      r.resume == "auto" || r.resume == "none" || has_checkpoint(r.resume),
+      "{}: run.resume = {}: expected \"auto\", \"none\" or the directory of a checkpoint, found none there",
+      r.path, toml_string(r.resume));
+}
+
+}  // namespace wuneng
