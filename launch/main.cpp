@@ -1,14 +1,23 @@
 // main(): the command line. Errors are printed with the rank's name and end all ranks.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <optional>
 
 #include "launch/commands/commands.h"
 #include "launch/train/train.h"
+#include "runtime/spelling.h"
 
 namespace {
 
 constexpr int kFailed = 1;
+
+// What an error names, such as a path, may have line feeds.
+std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
 
 // Thrown after check_on_all_ranks() has printed an error.
 struct ErrorReported {};
@@ -27,18 +36,45 @@ void check_on_all_ranks(const F& check) {
   const auto all = world.all_gather_text(problem, "start");
   for (int r = 0; r < world.size(); ++r) {
     if (all[r].empty()) continue;
-    if (r == world.rank()) std::fprintf(stderr, "wuneng: error: %s\n", all[r].c_str());
+    if (r == world.rank()) std::fprintf(stderr, "wuneng: error: %s\n", one_line(all[r]).c_str());
     throw ErrorReported{};
   }
 }
 
-int run(int argc, char** argv) {
+// Of an option that is a whole number. CLI11 reads one beyond 64 bits as the largest within.
+CLI::Range at_least(int64_t least) { return {least, INT64_MAX - 1, "whole number"}; }
+
+// CLI11's errors on one line.
+std::string usage_error(const CLI::App*, const CLI::Error& e) {
+  std::string text = e.what();
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return fmt::format("wuneng: error: {} (wuneng --help and wuneng COMMAND --help list what is known)\n",
+                     text);
+}
+
+// Throws where the command line begins with a word that is no command.
+void require_command(const CLI::App& app, int argc, char** argv) {
+  std::vector<std::string> known;
+  for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+  if (argc < 2 || argv[1][0] == '-' || std::count(known.begin(), known.end(), argv[1])) return;
+  const std::string nearest = wuneng::nearest_word(argv[1], known);
+  throw CLI::ExtrasError(
+      fmt::format("unknown command {}: {}", argv[1],
+                  nearest.empty() ? fmt::format("expected one of {}", fmt::join(known, ", "))
+                                  : "did you mean " + nearest + "?"),
+      CLI::ExitCodes::ExtrasError);
+}
+
+// Only `train` starts MPI, which makes `runtime` of several ranks.
+int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   using namespace wuneng;
   CLI::App app{
       "wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
       "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes document "
       "every setting."};
   app.require_subcommand(1);
+  app.failure_message(usage_error);
+  std::function<void()> command;
   app.set_version_flag("--version", "wuneng 0.1.0");
 
   std::string recipe;
@@ -54,7 +90,7 @@ int run(int argc, char** argv) {
       ->required();
   train_command->add_option("overrides", overrides,
                             "settings that replace the recipe's, such as optimizer.lr=1e-4 layout.tp=2");
-  train_command->callback([&] {
+  const auto run_train = [&] {
     std::optional<TrainRecipe> loaded;
     std::optional<TrainingData> data;
     check_on_all_ranks([&] {
@@ -64,7 +100,8 @@ int run(int argc, char** argv) {
       parse_device(loaded->device, Runtime::local_rank());
     });
     train(*loaded, *data);
-  });
+  };
+  train_command->callback([&] { command = run_train; });
 
   TokenizeCommand t;
   CLI::App* tokenize_command = app.add_subcommand(
@@ -123,7 +160,7 @@ int run(int argc, char** argv) {
       ->add_option("--longest-bytes", t.longest_bytes,
                    "maximum size of a line or document; a longer one is a bad line")
       ->check(CLI::PositiveNumber);
-  tokenize_command->callback([&] { tokenize(t); });
+  tokenize_command->callback([&] { command = [&] { tokenize(t); }; });
 
   ConvertOptions c;
   CLI::App* convert_command = app.add_subcommand("convert",
@@ -135,13 +172,14 @@ int run(int argc, char** argv) {
       "--preset", c.preset,
       "full, lean or literal: add the parameters of WuNeng; the function of the model does not change");
   convert_command->add_option("--dtype", c.dtype, "f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
-  convert_command->add_option("--seed", c.seed, "seed of the random initialisation");
+  convert_command->add_option("--seed", c.seed, "seed of the random initialisation")->check(at_least(0));
   convert_command->add_option(
       "--tokenizer", c.tokenizer,
       "directory to copy the tokenizer's files from; default: that of the model, or of "
       "the checkpoint's teacher");
-  convert_command->add_option("--max-file-bytes", c.max_file_bytes, "maximum size of a safetensors file");
-  convert_command->callback([&] { convert(c); });
+  convert_command->add_option("--max-file-bytes", c.max_file_bytes, "maximum size of a safetensors file")
+      ->check(at_least(1));
+  convert_command->callback([&] { command = [&] { convert(c); }; });
 
   LogitsOptions l;
   CLI::App* logits_command =
@@ -157,7 +195,7 @@ int run(int argc, char** argv) {
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   };
   device_option(logits_command, l.device);
-  logits_command->callback([&] { logits(l); });
+  logits_command->callback([&] { command = [&] { logits(l); }; });
 
   GenerateOptions g;
   CLI::App* generate_command =
@@ -170,11 +208,12 @@ int run(int argc, char** argv) {
       ->add_option("--chat-template", g.chat_template, "name of the chat template; default: the model's own")
       ->check(templates);
   generate_command->add_flag("--chat", g.chat, "render the prompt as a user message with the chat template");
-  generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate");
+  generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate")
+      ->check(at_least(0));
   generate_command->add_option("--temperature", g.temperature, "0: greedy decoding");
-  generate_command->add_option("--seed", g.seed, "seed of sampling");
+  generate_command->add_option("--seed", g.seed, "seed of sampling")->check(at_least(0));
   device_option(generate_command, g.device);
-  generate_command->callback([&] { generate(g); });
+  generate_command->callback([&] { command = [&] { generate(g); }; });
 
   InspectOptions i;
   CLI::App* inspect_command = app.add_subcommand(
@@ -182,13 +221,21 @@ int run(int argc, char** argv) {
       "Print the tensors and the size of a model or checkpoint, and the parameters that WuNeng adds.");
   inspect_command->add_option("path", i.path, "a Hugging Face directory or a checkpoint")->required();
   inspect_command->add_flag("--tensors,!--no-tensors", i.tensors, "list every tensor");
-  inspect_command->callback([&] { inspect(i); });
+  inspect_command->callback([&] { command = [&] { inspect(i); }; });
 
   try {
+    require_command(app, argc, argv);
     app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e);
+  } catch (const CLI::ParseError& e) {  // the same on all ranks: one of them says it
+    const bool trains = argc > 1 && std::string_view(argv[1]) == "train";
+    return trains && Runtime::launched_rank() > 0 ? e.get_exit_code() : app.exit(e);
   }
+  if (train_command->parsed())
+    runtime.emplace(&argc, &argv);
+  else
+    runtime.emplace();
+  command();
+  require(std::fflush(stdout) == 0 && !std::ferror(stdout), "stdout: cannot be written to");
   return 0;
 }
 
@@ -197,13 +244,13 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   std::optional<wuneng::Runtime> runtime;
   try {
-    runtime.emplace(&argc, &argv);
-    return run(argc, argv);
+    return run(argc, argv, runtime);
   } catch (const ErrorReported&) {
     return kFailed;
   } catch (const std::exception& e) {
     const std::string& rank = wuneng::rank_name();
-    std::fprintf(stderr, "wuneng: error%s: %s\n", rank.empty() ? "" : (" on " + rank).c_str(), e.what());
+    std::fprintf(stderr, "wuneng: error%s: %s\n", rank.empty() ? "" : (" on " + rank).c_str(),
+                 one_line(e.what()).c_str());
     wuneng::Runtime::abort(kFailed);
   }
 }

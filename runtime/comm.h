@@ -97,12 +97,18 @@ class Comm {
   std::shared_ptr<Impl> impl_;
 };
 
-// Initialises and finalises MPI if the program was launched under it, and runs the watchdog. Throws if the
-// launcher started more ranks than MPI sees (srun without PMIx).
+// Runs the watchdog, and for a program of several ranks MPI.
 class Runtime {
  public:
-  explicit Runtime(int* argc, char*** argv);
+  // A program of one process: without MPI, also where a launcher started it.
+  Runtime();
+  // Initialises MPI if the program was launched under it; the destructor finalises it. Throws if the launcher
+  // started more ranks than MPI sees (srun without PMIx).
+  Runtime(int* argc, char*** argv);
   ~Runtime();
+  Runtime(const Runtime&) = delete;
+  // This process's number among those that a launcher started, without MPI; 0 where none did.
+  static int launched_rank();
   // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT overrides it.
   static void set_hang_timeout(double seconds);
   // This rank's index among the ranks of its node.

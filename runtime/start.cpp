@@ -92,6 +92,11 @@ void end_hung_run() {
 }  // namespace
 }  // namespace mpi
 
+Runtime::Runtime() {
+  watchdog::read_environment();
+  watchdog::start(mpi::end_hung_run);
+}
+
 Runtime::Runtime(int* argc, char*** argv) {
   watchdog::read_environment();
   if (mpi::launched())
@@ -115,6 +120,12 @@ Runtime::~Runtime() {
 }
 
 void Runtime::set_hang_timeout(double seconds) { watchdog::set_timeout(seconds); }
+
+int Runtime::launched_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
+    if (const char* text = std::getenv(name)) return std::atoi(text);
+  return 0;
+}
 
 int Runtime::local_rank() { return mpi::state().local_rank; }
 

@@ -12,6 +12,8 @@ namespace wuneng {
 namespace {
 
 int32_t sample(const float* logits, int64_t vocab, double temperature, std::mt19937_64& random) {
+  require(std::all_of(logits, logits + vocab, [](float x) { return std::isfinite(x); }),
+          "generate: expected finite logits, found others");
   const int64_t argmax = std::max_element(logits, logits + vocab) - logits;
   if (temperature <= 0) return static_cast<int32_t>(argmax);
   std::vector<double> weight(vocab);
@@ -42,14 +44,22 @@ void write(std::string_view bytes) { std::fwrite(bytes.data(), 1, bytes.size(), 
 }  // namespace
 
 void generate(const GenerateOptions& o) {
-  const auto model = open_model(o.model, parse_device(o.device, 0));
-  const int64_t vocab = model->config().vocab_size;
+  require(!o.prompt.empty(), "generate: --prompt: expected text, found none");
+  require(o.tokens >= 0, "generate: --tokens {}: expected 0 or more", o.tokens);
+  require(o.temperature >= 0 && std::isfinite(o.temperature),
+          "generate: --temperature {}: expected 0 or more", o.temperature);
+  const Device device = parse_device(o.device, 0);
+  const auto weights = open_whole_weights(o.model);
+  const int64_t vocab = weights->config().vocab_size;
   const TextCodec codec = open_codec(o, vocab);
   require(codec.vocab_size() <= vocab,
           "generate: expected a tokenizer of at most {} ids, the size of the model's vocabulary, found {}",
           vocab, codec.vocab_size());
-  require(!o.prompt.empty(), "generate: --prompt: expected text, found none");
   std::vector<int32_t> tokens = prompt_tokens(o, codec);
+  if (static_cast<int64_t>(tokens.size()) > o.window)
+    std::fprintf(stderr, "wuneng: the prompt has %zu tokens, of which the last %lld are used\n",
+                 tokens.size(), static_cast<long long>(o.window));
+  const auto model = make_model(*weights, device);
   if (!o.chat) write(o.prompt);
   std::mt19937_64 random(o.seed);
   for (int64_t i = 0; i < o.tokens; ++i) {

@@ -3,6 +3,7 @@
 
 #include "launch/commands/commands.h"
 #include "launch/train/checkpoint_meta.h"
+#include "model/hugging_face.h"
 #include "model/mixers/registry.h"
 #include "model/parameter_count.h"
 #include "runtime/safetensors.h"
@@ -12,6 +13,10 @@ namespace {
 
 void print_tensor(const std::string& name, std::string_view dtype, const Shape& shape) {
   std::printf("  %-72s %-5s %s\n", name.c_str(), std::string(dtype).c_str(), to_string(shape).c_str());
+}
+
+std::string type_of(const SafetensorsEntry& entry) {
+  return entry.dtype ? std::string(to_string(*entry.dtype)) : entry.type;
 }
 
 // An option's value as a recipe spells it.
@@ -84,7 +89,8 @@ void inspect(const InspectOptions& o) {
   const SafetensorsDirectory files(o.path);
   if (o.tensors)
     for (const std::string& name : files.names())
-      print_tensor(name, to_string(files.entry(name).dtype), files.entry(name).shape);
+      print_tensor(name, type_of(files.entry(name)), files.entry(name).shape);
+  for (const std::string& note : open_hugging_face(o.path)->notes()) std::printf("%s\n", note.c_str());
 }
 
 }  // namespace wuneng

@@ -1,5 +1,7 @@
 #include "launch/train/checkpoint_weights.h"
 
+#include <cstdio>
+
 #include "launch/train/checkpoint_meta.h"
 #include "model/hugging_face.h"
 
@@ -55,10 +57,12 @@ std::string tokenizer_of(const std::string& path) {
   return has_checkpoint(path) ? CheckpointMeta::read(CheckpointReader(path)).tokenizer_from : path;
 }
 
-std::unique_ptr<Decoder> open_model(const std::string& path, Device device) {
-  const std::unique_ptr<WeightSource> weights = open_weights(path);
-  auto model = std::make_unique<Decoder>(weights->config(), Placement{.device = device}, DType::f32);
-  load_weights(*model, *weights, 0);
+std::unique_ptr<WeightSource> open_whole_weights(const std::string& path) { return open_weights(path); }
+
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device) {
+  for (const std::string& note : weights.notes()) std::fprintf(stderr, "wuneng: %s\n", note.c_str());
+  auto model = std::make_unique<Decoder>(weights.config(), Placement{.device = device}, DType::f32);
+  load_weights(*model, weights, 0);
   return model;
 }
 

@@ -19,7 +19,9 @@ std::unique_ptr<WeightSource> open_weights(const std::string& path);
 // that the checkpoint names; may be empty.
 std::string tokenizer_of(const std::string& path);
 
-// A model for one process.
-std::unique_ptr<Decoder> open_model(const std::string& path, Device device = {});
+// The same for a program of one process, which may read all of a checkpoint to see that it is whole.
+std::unique_ptr<WeightSource> open_whole_weights(const std::string& path);
+// A model for one process, with these weights. Prints their notes.
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device);
 
 }  // namespace wuneng

@@ -4,41 +4,19 @@ Hugging Face's, round trips, inspect.
 
 usage: check_program.py WUNENG
 """
-import itertools
 import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 
 import h5py
 import numpy as np
+from commands import GOLDEN, HERE, ok, refused, run, wuneng
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "reference"))
-import wuneng_reference as ref  # noqa: E402
-from model_files import read_safetensors, write_model  # noqa: E402
+import wuneng_reference as ref
+from model_files import read_safetensors, write_model
 
-PROGRAM = os.path.abspath(sys.argv[1])
 EVERY_KEY = os.path.join(HERE, "..", "..", "launch", "recipes", "every_key.toml")
-GOLDEN = os.path.join(HERE, "..", "golden")
-
-
-def wuneng(*arguments):
-    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=120)
-
-
-def ok(*arguments):
-    done = wuneng(*arguments)
-    if done.returncode != 0:
-        raise RuntimeError(f"wuneng {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
-    return done.stdout
-
-
-def refused(done, *texts):
-    """Whether a command failed and named all the texts."""
-    return done.returncode != 0 and all(text in done.stderr for text in texts)
 
 
 def logits(model, root):
@@ -317,19 +295,5 @@ def token_checks(root):
     yield "generate without a tokenizer says where one is expected", refused(done, "use --tokenizer")
 
 
-PARTS = (checks, recipe_checks, mixed_checks, token_checks)
-
-
-def main():
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        for name, good in itertools.chain(*(part(root) for part in PARTS)):
-            print(("ok     " if good else "FAILED ") + name, flush=True)
-            passed += bool(good)
-            failed += not good
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(checks, recipe_checks, mixed_checks, token_checks))
