@@ -61,8 +61,6 @@ std::string tokenizer_of(const std::string& path) {
   return has_checkpoint(path) ? CheckpointMeta::read(CheckpointReader(path)).tokenizer_from : path;
 }
 
-std::unique_ptr<WeightSource> open_whole_weights(const std::string& path) { return open_weights(path); }
-
 std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device) {
   for (const std::string& note : weights.notes()) std::fprintf(stderr, "wuneng: %s\n", note.c_str());
   auto model = std::make_unique<Decoder>(weights.config(), Placement{.device = device}, DType::f32);

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""State that must not be trained on or saved: gradients that are not finite, moments that are not, checkpoints
-of another run, and a run that has nothing to do. Each is said.
+"""State that must not be trained on or saved: gradients that are not finite, moments that are not,
+checkpoints of another run, and a run that has nothing to do. Each is said.
 
 usage: check_state.py WUNENG
 """
@@ -58,7 +58,8 @@ def train(model, *settings, keep=False):
 
 def has(result, code, *texts):
     """What is wrong with a run's exit code and output."""
-    return [] if result[0] == code and all(t in result[1] for t in texts) else [f"exit {result[0]}", result[1]]
+    good = result[0] == code and all(text in result[1] for text in texts)
+    return [] if good else [f"exit {result[0]}", result[1]]
 
 
 def checkpoints():
