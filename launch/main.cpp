@@ -5,6 +5,8 @@
 
 #include "launch/commands/commands.h"
 #include "launch/train/train.h"
+#include "runtime/launcher.h"
+#include "runtime/signals.h"
 
 namespace {
 
@@ -32,8 +34,19 @@ void check_on_all_ranks(const F& check) {
   }
 }
 
-int run(int argc, char** argv) {
+// The hang timeout and the heartbeat's directory are those of the recipe, where it can be read; what is wrong
+// with it is said when all ranks are there.
+void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** argv,
+                    const std::optional<wuneng::TrainRecipe>& recipe) {
   using namespace wuneng;
+  signals::catch_stops(launcher::rank() <= 0);
+  if (recipe) Runtime::set_hang_timeout(recipe->hang_timeout);
+  runtime.emplace(&argc, &argv, recipe ? recipe->out : "");
+}
+
+int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
+  using namespace wuneng;
+  int exit_code = 0;
   CLI::App app{
       "wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
       "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes document "
@@ -57,13 +70,20 @@ int run(int argc, char** argv) {
   train_command->callback([&] {
     std::optional<TrainRecipe> loaded;
     std::optional<TrainingData> data;
-    check_on_all_ranks([&] {
+    std::exception_ptr problem;
+    try {
       loaded = TrainRecipe::load(recipe, overrides);
+    } catch (const std::exception&) {
+      problem = std::current_exception();
+    }
+    start_training(runtime, argc, argv, loaded);
+    check_on_all_ranks([&] {
+      if (problem) std::rethrow_exception(problem);
       Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
       data.emplace(*loaded);
       parse_device(loaded->device, Runtime::local_rank());
     });
-    train(*loaded, *data);
+    if (train(*loaded, *data)) exit_code = signals::kStopped;
   });
 
   TokenizeCommand t;
@@ -189,7 +209,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e);
   }
-  return 0;
+  return exit_code;
 }
 
 }  // namespace
@@ -197,8 +217,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   std::optional<wuneng::Runtime> runtime;
   try {
-    runtime.emplace(&argc, &argv);
-    return run(argc, argv);
+    return run(argc, argv, runtime);
   } catch (const ErrorReported&) {
     return kFailed;
   } catch (const std::exception& e) {

@@ -97,13 +97,14 @@ class Comm {
   std::shared_ptr<Impl> impl_;
 };
 
-// Initialises and finalises MPI if the program was launched under it, and runs the watchdog. Throws if the
-// launcher started more ranks than MPI sees (srun without PMIx).
+// Initialises and finalises MPI if the program was launched under it, and runs the watchdog and the heartbeat
+// meanwhile. Throws if the launcher started more ranks than MPI sees (srun without PMIx).
 class Runtime {
  public:
-  explicit Runtime(int* argc, char*** argv);
+  // directory: seen by all ranks, where they find each other for the heartbeat (heartbeat.h); empty: none.
+  Runtime(int* argc, char*** argv, const std::string& directory = "");
   ~Runtime();
-  // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT overrides it.
+  // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT overrides it. Before Runtime is made: MPI_Init is watched.
   static void set_hang_timeout(double seconds);
   // This rank's index among the ranks of its node.
   static int local_rank();

@@ -6,6 +6,8 @@
 #include "launch/train/teacher_service.h"
 #include "launch/train/trainer.h"
 #include "runtime/file.h"
+#include "runtime/signals.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng {
 namespace {
@@ -29,11 +31,21 @@ void report_waiting(const Mesh& mesh, double seconds) {
                 mesh.teacher ? fmt::format(", {:.2f} s on a teacher rank", of_teacher).c_str() : "");
 }
 
+// Has any rank received a signal before there is anything to save?
+bool stops_already(const Comm& world) {
+  const int signal = static_cast<int>(
+      world.all_reduce(static_cast<double>(signals::stop_requested()), Reduce::max, "whether to stop"));
+  if (signal != 0 && world.rank() == 0)
+    std::printf("%s: stopped before the first step; exit code %d\n", signals::name(signal),
+                signals::kStopped);
+  return signal != 0;
+}
+
 }  // namespace
 
-void train(const TrainRecipe& recipe, TrainingData& data) {
+bool train(const TrainRecipe& recipe, TrainingData& data) {
   // 1. Ranks, devices and their connections.
-  Runtime::set_hang_timeout(recipe.hang_timeout);
+  watchdog::enter("start");
   const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
   const Device device = parse_device(recipe.device, Runtime::local_rank());
   mesh.connect(device, recipe.overlap);
@@ -51,16 +63,20 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   // 3. Where the run starts.
   const DataCursor start = find_start(recipe, mesh.world);
   data.resume_at(start);
+  if (stops_already(mesh.world)) return true;
 
   // 4. The two roles.
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "teacher stream");
   if (mesh.teacher)
     stream.connect_messages(device,
                             stream_channels(mesh, stream_options(recipe, mesh, data, start.step, device)));
-  const double waited = mesh.role == Role::student
-                            ? Trainer(recipe, mesh, data, stream, start.step, device).run()
-                            : serve_teacher(recipe, mesh, data, stream, start.step, device);
-  report_waiting(mesh, waited);
+  watchdog::enter("loading the model");
+  const RunEnd end = mesh.role == Role::student
+                         ? Trainer(recipe, mesh, data, stream, start.step, device).run()
+                         : serve_teacher(recipe, mesh, data, stream, start.step, device);
+  watchdog::enter("end");
+  report_waiting(mesh, end.data_wait);
+  return end.stopped;
 }
 
 }  // namespace wuneng
