@@ -39,7 +39,6 @@ void check_on_all_ranks(const F& check) {
 void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** argv,
                     const std::optional<wuneng::TrainRecipe>& recipe) {
   using namespace wuneng;
-  signals::catch_stops(launcher::rank() <= 0);
   if (recipe) Runtime::set_hang_timeout(recipe->hang_timeout);
   runtime.emplace(&argc, &argv, recipe ? recipe->out : "");
 }
@@ -71,6 +70,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
     std::optional<TrainRecipe> loaded;
     std::optional<TrainingData> data;
     std::exception_ptr problem;
+    signals::catch_stops(launcher::rank() <= 0);
     try {
       loaded = TrainRecipe::load(recipe, overrides);
     } catch (const std::exception&) {

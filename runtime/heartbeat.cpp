@@ -19,6 +19,7 @@
 #include "runtime/error.h"
 #include "runtime/heartbeat_collector.h"
 #include "runtime/launcher.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng::heartbeat {
 namespace {
@@ -27,8 +28,8 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using Error = boost::system::error_code;
 
-constexpr auto kTick = std::chrono::milliseconds(100);
-constexpr auto kAfterReporter = std::chrono::milliseconds(300);
+constexpr auto kTick = std::chrono::milliseconds(50);
+constexpr auto kLauncher = std::chrono::milliseconds(1200);
 constexpr double kLongestInterval = 2;  // seconds between beats
 constexpr double kRetry = 0.5;          // seconds between attempts to connect, but without pause ...
 constexpr double kStart = 5;            // ... in the first seconds, when collectors start too
@@ -49,14 +50,14 @@ void say_not_set_up(const char* problem) {
 class Client {
  public:
   using OnOrder = std::function<void(const Order&)>;
-  Client(asio::io_context& io, const Options& options, std::string file, OnOrder on_order)
-      : options_(options), file_(std::move(file)), socket_(io), on_order_(std::move(on_order)) {}
+  Client(asio::io_context& io, std::string file, OnOrder on_order)
+      : file_(std::move(file)), socket_(io), on_order_(std::move(on_order)) {}
 
   bool connected() const { return link_ == Link::open; }
 
-  // Called every 100 ms.
+  // Called every kTick.
   void tick(bool hang) {
-    const double now = options_.seconds(), timeout = options_.timeout();
+    const double now = watchdog::seconds_awake(), timeout = watchdog::timeout();
     const double interval = timeout > 0 ? std::clamp(timeout / 5, 0.2, kLongestInterval) : kLongestInterval;
     if (link_ == Link::closed && now >= next_) connect(now);
     if (link_ == Link::connecting && now - next_ > kConnect) close();
@@ -66,7 +67,7 @@ class Client {
 
   void beat(bool hang) {
     if (link_ != Link::open || writing_) return;
-    Beat beat{token_, options_.state(), hang};
+    Beat beat{token_, watchdog::snapshot(), hang};
     beat.state.host = host_;
     output_ = to_line(beat);
     writing_ = true;
@@ -118,10 +119,9 @@ class Client {
     input_.consume(input_.size());
     link_ = Link::closed;
     hang_told_ = false;
-    next_ = options_.seconds() < kStart ? 0 : options_.seconds() + kRetry;
+    next_ = watchdog::seconds_awake() < kStart ? 0 : watchdog::seconds_awake() + kRetry;
   }
 
-  const Options& options_;
   const std::string file_, host_ = host_name();
   std::string token_, output_;
   tcp::socket socket_;
@@ -135,7 +135,9 @@ class Client {
 // A rank's part of the heartbeat, in a thread of its own.
 class Heart {
  public:
-  Heart(const Options& options, int rank, int ranks) : options_(options), rank_(rank), ranks_(ranks) {
+  using End = void (*)(bool reporter);
+  Heart(std::string directory, End end, int rank, int ranks)
+      : directory_(std::move(directory)), end_(end), rank_(rank), ranks_(ranks) {
     thread_ = std::thread([this] { run(); });
   }
   ~Heart() {
@@ -143,7 +145,7 @@ class Heart {
     thread_.join();
     collector_.reset();
     std::error_code ignored;
-    if (made_directory_) std::filesystem::remove(options_.directory, ignored);  // only if nothing is in it
+    if (made_directory_) std::filesystem::remove(directory_, ignored);  // only if nothing is in it
   }
 
   void all_have_started() {
@@ -151,13 +153,12 @@ class Heart {
       if (collector_) collector_->all_have_started();
     });
   }
+  void finalize() { finalizing_ = true; }
   void hang() { hang_ = true; }
   bool in_touch() const { return in_touch_; }
 
  private:
-  std::string file_of(int collector) const {
-    return fmt::format("{}/.heartbeat.{}", options_.directory, collector);
-  }
+  std::string file_of(int collector) const { return fmt::format("{}/.heartbeat.{}", directory_, collector); }
 
   // Whatever goes wrong, the run goes on.
   void run() {
@@ -165,9 +166,8 @@ class Heart {
       const std::vector<int> all = collectors(ranks_);
       collect(all);
       for (const int collector : all)
-        clients_.push_back(
-            std::make_unique<Client>(io_, options_, file_of(collector),
-                                     [this, collector](const Order& order) { obey(order, collector); }));
+        clients_.push_back(std::make_unique<Client>(
+            io_, file_of(collector), [this, collector](const Order& order) { obey(order, collector); }));
       tick();
       io_.run();
     } catch (const std::exception& e) {
@@ -180,9 +180,9 @@ class Heart {
     const auto mine = std::find(all.begin(), all.end(), rank_);
     if (mine == all.end()) return;
     try {
-      made_directory_ = std::filesystem::create_directories(options_.directory);
-      collector_ = std::make_unique<Collector>(io_, options_, rank_, ranks_,
-                                               std::vector<int>(all.begin(), mine), file_of(rank_));
+      made_directory_ = std::filesystem::create_directories(directory_);
+      collector_ =
+          std::make_unique<Collector>(io_, ranks_, std::vector<int>(all.begin(), mine), file_of(rank_));
     } catch (const std::exception& e) {
       if (rank_ == 0) say_not_set_up(e.what());
     }
@@ -198,7 +198,7 @@ class Heart {
     if (collector_ && collector_->tick()) {
       std::error_code ignored;  // the other collectors will not be able to
       for (const int collector : collectors(ranks_)) std::filesystem::remove(file_of(collector), ignored);
-      return options_.end(true);
+      return end_(true);
     }
     timer_.expires_after(kTick);
     timer_.async_wait([this](const Error& error) {
@@ -213,20 +213,21 @@ class Heart {
       return;
     }
     if (collector == rank_) return;  // tick() ends this process
-    // The reporter goes first, so that its exit code is the run's.
-    std::this_thread::sleep_for(kAfterReporter);
+    // The reporter asks the launcher to kill all ranks, which is fastest where none ends by itself.
+    if (!finalizing_) std::this_thread::sleep_for(kLauncher);
     for (const auto& [host, pid] : order.kill)
       if (host == host_name() && pid > 1) kill(static_cast<pid_t>(pid), SIGKILL);
-    options_.end(false);
+    end_(false);
   }
 
-  const Options options_;
+  const std::string directory_;
+  const End end_;
   const int rank_, ranks_;
   asio::io_context io_;
   asio::steady_timer timer_{io_};
   std::unique_ptr<Collector> collector_;
   std::vector<std::unique_ptr<Client>> clients_;
-  std::atomic<bool> hang_ = false, in_touch_ = false;
+  std::atomic<bool> hang_ = false, in_touch_ = false, finalizing_ = false;
   bool made_directory_ = false;
   std::thread thread_;
 };
@@ -238,11 +239,11 @@ std::unique_ptr<Heart>& heart() {
 
 }  // namespace
 
-void start(const Options& options) {
+void start(const std::string& directory, void (*end)(bool reporter)) {
   const int rank = launcher::rank(), ranks = launcher::ranks();
-  if (ranks <= 1 || rank < 0 || rank >= ranks || options.directory.empty()) return;
+  if (ranks <= 1 || rank < 0 || rank >= ranks || directory.empty()) return;
   try {
-    heart() = std::make_unique<Heart>(options, rank, ranks);
+    heart() = std::make_unique<Heart>(directory, end, rank, ranks);
   } catch (const std::system_error& e) {
     if (rank == 0) say_not_set_up(e.what());
   }
@@ -250,6 +251,10 @@ void start(const Options& options) {
 
 void all_have_started() {
   if (heart()) heart()->all_have_started();
+}
+
+void finalizing() {
+  if (heart()) heart()->finalize();
 }
 
 bool tell_hang() {

@@ -2,6 +2,8 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
 #include <cstdio>
@@ -11,6 +13,7 @@
 
 #include "runtime/error.h"
 #include "runtime/launcher.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng::heartbeat {
 namespace {
@@ -23,6 +26,7 @@ constexpr size_t kLongestLine = 1 << 16;
 constexpr double kTurn = 0.4;       // seconds that a collector leaves to one before it
 constexpr double kAnswer = 0.5;     // seconds in which ranks answer a question
 constexpr double kFresh = 1.0;      // seconds: heard later than that, a rank answers even if it is slow
+constexpr double kReporting = 2;    // seconds after which the process of a report is gone in any case
 constexpr double kConnecting = 20;  // seconds after MPI_Init in which all should be connected
 
 // A connection a rank, and the run's own files.
@@ -43,6 +47,23 @@ bool is_stopped(int64_t pid) {
          (text[name_end + 2] == 'T' || text[name_end + 2] == 't');
 }
 
+// On all addresses, of IPv6 and IPv4 where there are both.
+void listen(tcp::acceptor& acceptor, bool one_host) {
+  Error error;
+  if (!one_host) {
+    acceptor.open(tcp::v6(), error);
+    if (!error) acceptor.set_option(asio::ip::v6_only(false), error);
+    if (!error) acceptor.bind({tcp::v6(), 0}, error);
+  }
+  if (one_host || error) {
+    if (acceptor.is_open()) acceptor.close();
+    acceptor.open(tcp::v4());
+    acceptor.bind(one_host ? tcp::endpoint(asio::ip::address_v4::loopback(), 0)
+                           : tcp::endpoint(tcp::v4(), 0));
+  }
+  acceptor.listen();
+}
+
 }  // namespace
 
 struct Collector::Session {
@@ -55,15 +76,10 @@ struct Collector::Session {
   bool closed = false;
 };
 
-Collector::Collector(asio::io_context& io, const Options& options, int rank, int ranks,
-                     std::vector<int> lower, const std::string& file)
-    : options_(options), rank_(rank), lower_(std::move(lower)), file_(file), acceptor_(io), sessions_(ranks) {
+Collector::Collector(asio::io_context& io, int ranks, std::vector<int> lower, std::string file)
+    : lower_(std::move(lower)), file_(std::move(file)), acceptor_(io), sessions_(ranks) {
   const bool one_host = launcher::one_host();
-  acceptor_.open(tcp::v4());
-  acceptor_.bind({one_host ? asio::ip::address(asio::ip::address_v4::loopback())
-                           : asio::ip::address(asio::ip::address_v4::any()),
-                  0});
-  acceptor_.listen();
+  listen(acceptor_, one_host);
   publish(file_, {launcher::job(), token_, acceptor_.local_endpoint().port(),
                   one_host ? std::vector<std::string>{"127.0.0.1"} : addresses_of_this_host()});
   allow_many_files();
@@ -93,13 +109,13 @@ void Collector::read(const std::shared_ptr<Session>& session) {
                        beat->state.rank < static_cast<int>(sessions_.size());
     if (!valid) {
       session->closed = true;
-      session->heard = options_.seconds();
+      session->heard = watchdog::seconds_awake();
       Error ignored;
       session->socket.close(ignored);
       return;
     }
     session->state = std::move(beat->state);
-    session->heard = options_.seconds();
+    session->heard = watchdog::seconds_awake();
     hang_told_ = hang_told_ || beat->hang;
     sessions_[session->state.rank] = session;
     read(session);
@@ -124,11 +140,11 @@ void Collector::write(const std::shared_ptr<Session>& session) {
 
 void Collector::begin(Phase phase) {
   phase_ = phase;
-  phase_begin_ = options_.seconds();
+  phase_begin_ = watchdog::seconds_awake();
 }
 
 bool Collector::hang_found() const {
-  const double timeout = options_.timeout(), now = options_.seconds();
+  const double timeout = watchdog::timeout(), now = watchdog::seconds_awake();
   if (timeout <= 0) return false;
   for (const auto& session : sessions_)
     if (session && !session->closed && now - session->heard > timeout) return true;
@@ -139,7 +155,8 @@ bool Collector::hang_found() const {
 double Collector::turn() const {
   double out = other_reports_ ? 2 * kTurn + kAnswer : 0;
   for (const int rank : lower_)
-    if (const auto& s = sessions_[rank]; s && !s->closed && options_.seconds() - s->heard < kFresh + kTurn)
+    if (const auto& s = sessions_[rank];
+        s && !s->closed && watchdog::seconds_awake() - s->heard < kFresh + kTurn)
       out += kTurn;
   return out;
 }
@@ -155,23 +172,26 @@ bool Collector::tick() {
       for (const auto& session : sessions_) send(session, {});
       begin(Phase::asking);
       break;
-    case Phase::asking: {
-      bool all_answered = true;
-      for (const auto& s : sessions_)
-        all_answered = all_answered && (!s || s->closed || s->heard >= phase_begin_);
-      if (!all_answered && since_begin() < kAnswer) break;
+    case Phase::asking:
+      if (!all_have_answered() && since_begin() < kAnswer) break;
       report();
       begin(Phase::ending);
       break;
-    }
     case Phase::ending:
       return true;
   }
   return false;
 }
 
+// All that are not silent already.
+bool Collector::all_have_answered() const {
+  return std::all_of(sessions_.begin(), sessions_.end(), [&](const auto& s) {
+    return !s || s->closed || s->heard >= phase_begin_ || phase_begin_ - s->heard > kFresh;
+  });
+}
+
 std::vector<RankState> Collector::states() const {
-  const double now = options_.seconds();
+  const double now = watchdog::seconds_awake();
   const std::string here = host_name();
   std::vector<RankState> out(sessions_.size());
   for (size_t rank = 0; rank < out.size(); ++rank) {
@@ -193,6 +213,7 @@ std::vector<RankState> Collector::states() const {
 }
 
 void Collector::report() {
+  watchdog::kill_in(kReporting);
   const std::vector<RankState> all = states();
   const std::string text = hang_report(all);
   std::fputs(text.c_str(), stderr);
@@ -204,7 +225,7 @@ void Collector::report() {
 }
 
 void Collector::warn_of_missing() {
-  if (started_ == 0 || options_.seconds() - started_ < kConnecting || !lower_.empty()) return;
+  if (started_ == 0 || watchdog::seconds_awake() - started_ < kConnecting || !lower_.empty()) return;
   warned_ = true;
   std::vector<int> missing;
   for (size_t rank = 0; rank < sessions_.size(); ++rank)

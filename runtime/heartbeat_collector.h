@@ -5,23 +5,22 @@
 #include <boost/asio/streambuf.hpp>
 #include <memory>
 
-#include "runtime/heartbeat.h"
 #include "runtime/heartbeat_messages.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng::heartbeat {
 
 class Collector {
  public:
   // Listens and publishes it. lower: the collectors that go before this one. Throws where it cannot.
-  Collector(boost::asio::io_context& io, const Options& options, int rank, int ranks, std::vector<int> lower,
-            const std::string& file);
+  Collector(boost::asio::io_context& io, int ranks, std::vector<int> lower, std::string file);
   ~Collector();
 
-  // Called every 100 ms. Returns true when it has reported a hang and this process is to end.
+  // Called every 50 ms or so. Returns true when it has reported a hang and this process is to end.
   bool tick();
   // A collector that goes before this one has asked for this rank's state: it will report.
   void other_reports() { other_reports_ = true; }
-  void all_have_started() { started_ = options_.seconds(); }
+  void all_have_started() { started_ = watchdog::seconds_awake(); }
 
  private:
   struct Session;
@@ -32,15 +31,14 @@ class Collector {
   void send(const std::shared_ptr<Session>& session, const Order& order);
   void write(const std::shared_ptr<Session>& session);
   void begin(Phase phase);
-  double since_begin() const { return options_.seconds() - phase_begin_; }
+  double since_begin() const { return watchdog::seconds_awake() - phase_begin_; }
   bool hang_found() const;
   double turn() const;
+  bool all_have_answered() const;
   std::vector<RankState> states() const;
   void report();
   void warn_of_missing();
 
-  const Options options_;
-  const int rank_;
   const std::vector<int> lower_;
   const std::string file_, token_ = random_token();
   boost::asio::ip::tcp::acceptor acceptor_;

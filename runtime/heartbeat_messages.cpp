@@ -133,6 +133,7 @@ std::vector<std::string> addresses_of_this_host() {
     if (!std::strchr(text, '%')) out.emplace_back(text);  // link-local addresses have a scope
   }
   freeifaddrs(all);
+  if (out.empty()) out.emplace_back("127.0.0.1");
   return out;
 }
 

@@ -1,5 +1,7 @@
 #include "runtime/launcher.h"
 
+#include <pmix.h>
+
 #include <cstdlib>
 #include <initializer_list>
 
@@ -34,5 +36,9 @@ std::string job() {
   const char* text = first_of({"PMIX_NAMESPACE", "OMPI_MCA_orte_ess_jobid", "PMI_JOBID", "SLURM_JOB_ID"});
   return text ? text : "";
 }
+
+// Unlike MPI_Abort it may be called before MPI is initialised and while it is finalised. It is an error, at
+// once, in a process that PMIx does not know.
+void abort(int code) { PMIx_Abort(code, "", nullptr, 0); }
 
 }  // namespace wuneng::launcher

@@ -81,11 +81,14 @@ constexpr double kAborting = 1;    // seconds that MPI_Abort may take
 void sleep(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
 // Called from the heartbeat's or the watchdog's thread. What is called here may hang too (a full pipe, MPI's
-// locks), so the kernel has a time limit. No flush: a thread that hangs may hold the lock of stdout.
-// MPI_Abort during MPI_Finalize can hang mpirun; a non-zero exit code makes it end the other ranks too.
+// locks), so the kernel has a time limit. No flush: a thread that hangs may hold the lock of stdout. An abort
+// during MPI_Finalize can hang mpirun; a non-zero exit code makes it end the other ranks too, a second later.
 void end_hung_run(bool reporter) {
   watchdog::kill_in(kAborting);
-  if (reporter && state().started && !g_finalizing) MPI_Abort(MPI_COMM_WORLD, watchdog::kHung);
+  if (reporter && !g_finalizing) {
+    launcher::abort(watchdog::kHung);
+    if (state().started) MPI_Abort(MPI_COMM_WORLD, watchdog::kHung);
+  }
   _exit(watchdog::kHung);
 }
 
@@ -122,8 +125,7 @@ Runtime::Runtime(int* argc, char*** argv, const std::string& directory) {
     mpi::require_ranks(1);
     return;
   }
-  heartbeat::start(
-      {directory, watchdog::snapshot, watchdog::seconds_awake, watchdog::timeout, mpi::end_hung_run});
+  heartbeat::start(directory, mpi::end_hung_run);
   {
     const watchdog::Waiting waiting("MPI_Init, which waits for all ranks", mpi::all_ranks());
     mpi::start(argc, argv);
@@ -141,6 +143,7 @@ Runtime::~Runtime() {
     const watchdog::Waiting waiting("MPI_Finalize: other ranks have not reached the end of the program",
                                     mpi::all_ranks());
     mpi::g_finalizing = true;
+    heartbeat::finalizing();
     MPI_Op_free(&mpi::state().max);
     MPI_Op_free(&mpi::state().min);
     MPI_Finalize();
