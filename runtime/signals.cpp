@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 namespace wuneng::signals {
 namespace {
@@ -56,6 +57,10 @@ void catch_stops(bool announce) {
   static_assert(kStopped == 75);  // on_signal's text
   g_announce = announce;
   g_of_mpirun = std::getenv("OMPI_COMM_WORLD_RANK") && !std::getenv("SLURM_STEP_TASKS_PER_NODE");
+  sigset_t ours;
+  sigemptyset(&ours);
+  for (const int signal : kCaught) sigaddset(&ours, signal);
+  pthread_sigmask(SIG_BLOCK, &ours, nullptr);  // here, and in every thread that is started later but one
   struct sigaction action = {};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_RESTART | SA_SIGINFO;
@@ -64,6 +69,10 @@ void catch_stops(bool announce) {
     sigaction(signal, nullptr, &before);
     if (before.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);
   }
+  std::thread([ours] {
+    pthread_sigmask(SIG_UNBLOCK, &ours, nullptr);
+    while (true) pause();
+  }).detach();
 }
 
 int stop_requested() { return g_first; }

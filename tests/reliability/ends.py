@@ -33,6 +33,9 @@ RUNS = [
     ("passes_ahead", Layout(dp=2), Layout(pp=2), {"teacher.credits": 3, "data.accumulation": 1}),
     ("two_teachers", Layout(pp=2), Layout(dp=2), {"data.accumulation": 1}),
     ("in_process", Layout(dp=2), None, {}),
+    # Long matrix products: a signal mostly comes in the midst of one.
+    ("wide", Layout(dp=2), None, {"student.hidden_size": 96, "student.intermediate_size": 384,
+                                  "data.seq_len": 96, "run.eval_every": 0, "optimizer.steps": 60}),
 ]
 SETTINGS = {"optimizer.steps": STEPS, "run.checkpoint_every": 20, "run.eval_every": 7, "run.eval_batches": 8}
 TIMEOUT = 4            # seconds until a wait is a hang
@@ -88,20 +91,24 @@ def finish(run, seconds):
 
 class Trials:
     def __init__(self, runs, random_numbers):
-        self.runs, self.random = runs, random_numbers
-        self.base, self.seconds = {}, {}
-        for name, *arguments in RUNS:
-            run = start(runs, "base_" + name, *arguments)
+        self.runs, self.random, self.seconds = runs, random_numbers, {}
+
+    def base(self, name, *arguments):
+        """A run that nobody disturbs, made once: its folder. self.seconds[name] is how long it takes."""
+        if name not in self.seconds:
+            run = start(self.runs, "base_" + name, *arguments)
             wait_for_ranks(run, 2)
             begin = time.time()
             printed = finish(run, 120)
             if run.returncode:
                 raise RuntimeError(f"{name}: {printed}")
-            self.seconds[name], self.base[name] = time.time() - begin, runs.out("base_" + name)
+            self.seconds[name] = time.time() - begin
+        return self.runs.out("base_" + name)
 
     def begin(self, **environment):
         """A run in a folder of its own, at a random moment of its life."""
         name, student, teacher, settings = self.random.choice(RUNS)
+        self.base(name, student, teacher, settings)
         shutil.rmtree(self.runs.out("trial"), ignore_errors=True)
         run = start(self.runs, "trial", student, teacher, settings, **environment)
         total = student.ranks + (teacher.ranks if teacher else 0)
@@ -128,10 +135,11 @@ class Trials:
             return None, None
         printed = finish(run, 60)
         out = self.runs.out("trial")
-        if run.returncode == 0 and "stopped" not in printed:
+        over = f"held out at step {STEPS}:" in printed and run.returncode == -number  # mpirun was ending
+        if over or run.returncode == 0 and "stopped" not in printed:
             return "too late: the last step was under way", None
-        if run.returncode == 128 + number and not os.path.exists(out):
-            return "before the program began", None
+        if run.returncode == 128 + number and moment < 0.5 and "data: " not in printed:
+            return "too early: the program was being loaded", None
         said = printed.count(f"{number.name}: stopped ")
         if run.returncode != STOPPED or said != 1:
             return kind, f"{about}: exit {run.returncode}, said {said} times\n{printed}"
@@ -139,7 +147,7 @@ class Trials:
         printed = finish(again, 120)
         if again.returncode:
             return kind, f"{about}: continued: exit {again.returncode}\n{printed}"
-        same = results.identical(self.base[name], out, STEPS)
+        same = results.identical(self.base(name), out, STEPS)
         return kind, None if same else f"{about}: continued: another result"
 
     def stop(self):
@@ -153,7 +161,8 @@ class Trials:
         begin = time.time()
         printed = finish(run, 30)
         seconds = time.time() - begin
-        left = [pid for pid in pids.values() if exists(pid)]
+        while (left := [pid for pid in pids.values() if exists(pid)]) and time.time() < begin + LIMIT:
+            time.sleep(0.02)
         report = [line for line in printed.splitlines() if line.startswith(("wuneng: ", "  rank"))]
         named = [line for line in report if line.startswith("wuneng: hang: ")]
         problems = []

@@ -47,7 +47,8 @@ def nodes():
 class Job:
     def __init__(self, root, recipe, *options, **environment):
         self.log = os.path.join(root, f"{time.time()}.log")
-        variables = ranks.environment(WUNENG_CHECK_COLLECTIVES="0", **environment)
+        # launch/mpi.env is for one host, and Slurm gives each node a name of its own.
+        variables = ranks.environment(WUNENG_CHECK_COLLECTIVES="0", OMPI_MCA_btl="self,vader,tcp", **environment)
         variables = {k: v for k, v in variables.items() if k != "WUNENG_HANG_TIMEOUT"}
         command = ["sbatch", "--parsable", "--output", self.log, *options, SCRIPT, recipe]
         done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, timeout=60)
@@ -102,7 +103,7 @@ def checks(program, root, timed):
               TEACHER_RANKS="1", TEACHER_NODES="1")
     job.wait(lambda: latest_step(out) >= 100, 120)
     slurm("scancel", "--signal=USR1", job.id)
-    job.wait(lambda: "exit code 75" in job.printed(), 20)
+    job.wait(lambda: "train.sbatch: exit code 75" in job.printed(), 20)
     saved = latest_step(out)
     yield f"SIGUSR1 to a job saves, at step {saved}", 100 < saved < STEPS
     job.wait(job.finished, 240)
