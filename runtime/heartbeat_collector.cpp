@@ -73,6 +73,7 @@ struct Collector::Session {
   std::string output, next;  // being written; to be written after it
   RankState state;
   double heard = 0;
+  bool hang = false;  // it has waited too long
   bool closed = false;
 };
 
@@ -116,7 +117,7 @@ void Collector::read(const std::shared_ptr<Session>& session) {
     }
     session->state = std::move(beat->state);
     session->heard = watchdog::seconds_awake();
-    hang_told_ = hang_told_ || beat->hang;
+    session->hang = beat->hang;
     sessions_[session->state.rank] = session;
     read(session);
   });
@@ -146,9 +147,8 @@ void Collector::begin(Phase phase) {
 bool Collector::hang_found() const {
   const double timeout = watchdog::timeout(), now = watchdog::seconds_awake();
   if (timeout <= 0) return false;
-  for (const auto& session : sessions_)
-    if (session && !session->closed && now - session->heard > timeout) return true;
-  return hang_told_;
+  return std::any_of(sessions_.begin(), sessions_.end(),
+                     [&](const auto& s) { return s && !s->closed && (s->hang || now - s->heard > timeout); });
 }
 
 // Seconds after a hang was found at which this collector reports: those before it that are alive go first.
@@ -168,7 +168,8 @@ bool Collector::tick() {
       if (hang_found()) begin(Phase::taking_turns);
       break;
     case Phase::taking_turns:
-      if (since_begin() < turn()) break;
+      if (!hang_found()) begin(Phase::watching);  // who has told it is gone: another collector was first
+      if (phase_ == Phase::watching || since_begin() < turn()) break;
       for (const auto& session : sessions_) send(session, {});
       begin(Phase::asking);
       break;

@@ -45,7 +45,7 @@ class Collector {
   std::vector<std::shared_ptr<Session>> sessions_;  // by rank; null: not connected yet
   Phase phase_ = Phase::watching;
   double phase_begin_ = 0, started_ = 0;
-  bool hang_told_ = false, other_reports_ = false, warned_ = false;
+  bool other_reports_ = false, warned_ = false;
 };
 
 }  // namespace wuneng::heartbeat

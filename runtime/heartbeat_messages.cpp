@@ -87,7 +87,11 @@ void publish(const std::string& path, const Address& a) {
       json({{"job", a.job}, {"token", a.token}, {"port", a.port}, {"hosts", a.hosts}}).dump();
   const std::string part = path + ".part";
   const int file = open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  const auto failed = [&] { fail("{}: {}", part, std::strerror(errno)); };
+  const auto failed = [&] {
+    const std::string reason = std::strerror(errno);
+    std::remove(part.c_str());
+    fail("{}: {}", path, reason);
+  };
   if (file < 0) failed();
   const bool written = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
   const bool closed = close(file) == 0;

@@ -1,5 +1,5 @@
-// The launcher (mpirun, srun): what it says in the environment, before MPI is initialised, and how it is asked
-// to end a run.
+// The launcher (mpirun, srun): what it says in the environment, before MPI is initialised, and how it is
+// asked to end a run.
 #pragma once
 #include <string>
 

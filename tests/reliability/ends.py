@@ -11,6 +11,7 @@ screen, and every process is gone within the time-out and two seconds.
 import collections
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -180,24 +181,80 @@ class Trials:
         return f"{kind} stopped", f"{about}: {'; '.join(problems)}\n{printed}" if problems else None
 
 
+    def two_signals_in_a_long_step(self):
+        """The first does nothing to the step, and no handler runs on a thread that computes
+        (runtime/signals.h); the second ends the run at once."""
+        run = start(self.runs, "long", Layout(dp=2), None, {"data.accumulation": 20000})
+        pids = wait_for_ranks(run, 2)
+        time.sleep(2)
+        masks = {}
+        for thread in os.listdir(f"/proc/{pids[0]}/task"):
+            with open(f"/proc/{pids[0]}/task/{thread}/status") as f:
+                masks[int(thread)] = int(re.search(r"SigBlk:\s*(\w+)", f.read())[1], 16)
+        usr1 = 1 << (signal.SIGUSR1 - 1)
+        if not masks[pids[0]] & usr1:
+            yield "the main thread does not block SIGUSR1"
+        os.kill(run.pid, signal.SIGUSR1)
+        time.sleep(1)
+        if run.poll() is not None:
+            yield "the first signal ended a step that is under way"
+        begin = time.time()
+        os.kill(run.pid, signal.SIGUSR1)
+        printed = finish(run, 20)
+        if run.returncode in (0, STOPPED) or time.time() - begin > 4 or "stopped after" in printed:
+            yield f"a second signal: exit {run.returncode} after {time.time() - begin:.1f} s\n{printed}"
+
+    def term_to_mpirun(self):
+        """mpirun kills its ranks one second after SIGTERM: enough for a small step."""
+        run = start(self.runs, "term", Layout(dp=2), None, {"optimizer.steps": 1000})
+        wait_for_ranks(run, 2)
+        time.sleep(2)
+        run.terminate()
+        printed = finish(run, 20)
+        said = "SIGTERM: stopped after" in printed and "one second later" in printed
+        if run.returncode == 0 or not said:
+            yield f"SIGTERM to mpirun: exit {run.returncode}\n{printed}"
+
+    def suspended_job(self):
+        """Time in which all ranks are stopped is no hang."""
+        run = start(self.runs, "suspended", *RUNS[0][1:], WUNENG_HANG_TIMEOUT=str(TIMEOUT))
+        pids = wait_for_ranks(run, 3)
+        time.sleep(1.5)
+        for number, pause in ((signal.SIGSTOP, TIMEOUT + 2), (signal.SIGCONT, 0)):
+            for pid in pids.values():
+                os.kill(pid, number)
+            time.sleep(pause)
+        printed = finish(run, 60)
+        if run.returncode:
+            yield f"a suspended job: exit {run.returncode}\n{printed}"
+
+
 def main():
     program, what = os.path.abspath(sys.argv[1]), sys.argv[2]
-    trials = int(sys.argv[3]) if len(sys.argv) > 3 else 4
+    trials = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     seed = int(sys.argv[4]) if len(sys.argv) > 4 else 1
     tried, problems = collections.Counter(), []
     with tempfile.TemporaryDirectory() as root:
         of_runs = Trials(Runs(program, root), random.Random(seed))
-        while sum(tried.values()) < trials:
-            kind, problem = of_runs.signal() if what == "signals" else of_runs.stop()
-            if kind is None:
-                continue
+
+        def count(kind, *found):
             tried[kind] += 1
-            if problem:
+            for problem in filter(None, found):
                 problems.append(problem)
                 print("FAILED", problem, flush=True)
+
+        cases = {"signals": (of_runs.two_signals_in_a_long_step, of_runs.term_to_mpirun),
+                 "stops": (of_runs.suspended_job,) if trials > 1 else ()}
+        for case in cases[what]:
+            count(case.__name__.replace("_", " "), *case())
+        while trials > 0:
+            kind, problem = of_runs.signal() if what == "signals" else of_runs.stop()
+            if kind:
+                count(kind, problem)
+                trials -= 1
     for kind, count in sorted(tried.items()):
         print(f"{count:4} {kind}")
-    print(f"{trials - len(problems)} passed, {len(problems)} failed")
+    print(f"{sum(tried.values()) - len(problems)} passed, {len(problems)} failed")
     return 1 if problems else 0
 
 

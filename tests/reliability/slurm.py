@@ -48,7 +48,8 @@ class Job:
     def __init__(self, root, recipe, *options, **environment):
         self.log = os.path.join(root, f"{time.time()}.log")
         # launch/mpi.env is for one host, and Slurm gives each node a name of its own.
-        variables = ranks.environment(WUNENG_CHECK_COLLECTIVES="0", OMPI_MCA_btl="self,vader,tcp", **environment)
+        variables = ranks.environment(WUNENG_CHECK_COLLECTIVES="0", OMPI_MCA_btl="self,vader,tcp",
+                                      **environment)
         variables = {k: v for k, v in variables.items() if k != "WUNENG_HANG_TIMEOUT"}
         command = ["sbatch", "--parsable", "--output", self.log, *options, SCRIPT, recipe]
         done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, timeout=60)
