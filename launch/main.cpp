@@ -7,6 +7,8 @@
 
 #include "launch/commands/commands.h"
 #include "launch/train/train.h"
+#include "runtime/launcher.h"
+#include "runtime/signals.h"
 #include "runtime/spelling.h"
 
 namespace {
@@ -65,9 +67,19 @@ void require_command(const CLI::App& app, int argc, char** argv) {
       CLI::ExitCodes::ExtrasError);
 }
 
+// The hang timeout and the heartbeat's directory are those of the recipe, where it can be read; what is wrong
+// with it is said when all ranks are there.
+void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** argv,
+                    const std::optional<wuneng::TrainRecipe>& recipe) {
+  using namespace wuneng;
+  if (recipe) Runtime::set_hang_timeout(recipe->hang_timeout);
+  runtime.emplace(&argc, &argv, recipe ? recipe->out : "");
+}
+
 // Only `train` starts MPI, which makes `runtime` of several ranks.
 int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   using namespace wuneng;
+  int exit_code = 0;
   CLI::App app{
       "wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
       "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes document "
@@ -93,13 +105,21 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   const auto run_train = [&] {
     std::optional<TrainRecipe> loaded;
     std::optional<TrainingData> data;
-    check_on_all_ranks([&] {
+    std::exception_ptr problem;
+    signals::catch_stops(launcher::rank() <= 0);
+    try {
       loaded = TrainRecipe::load(recipe, overrides);
+    } catch (const std::exception&) {
+      problem = std::current_exception();
+    }
+    start_training(runtime, argc, argv, loaded);
+    check_on_all_ranks([&] {
+      if (problem) std::rethrow_exception(problem);
       Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
       data.emplace(*loaded, CheckShare{Comm::world().rank(), Comm::world().size()});
       parse_device(loaded->device, Runtime::local_rank());
     });
-    train(*loaded, *data);
+    if (train(*loaded, *data)) exit_code = signals::kStopped;
   };
   train_command->callback([&] { command = run_train; });
 
@@ -235,15 +255,12 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {  // the same on all ranks: one of them says it
     const bool trains = argc > 1 && std::string_view(argv[1]) == "train";
-    return trains && Runtime::launched_rank() > 0 ? e.get_exit_code() : app.exit(e);
+    return trains && launcher::rank() > 0 ? e.get_exit_code() : app.exit(e);
   }
-  if (train_command->parsed())
-    runtime.emplace(&argc, &argv);
-  else
-    runtime.emplace();
+  if (!train_command->parsed()) runtime.emplace();
   command();
   require(std::fflush(stdout) == 0 && !std::ferror(stdout), "stdout: cannot be written to");
-  return 0;
+  return exit_code;
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <map>
 #include <optional>
 
+#include "runtime/watchdog.h"
+
 namespace wuneng {
 namespace {
 
@@ -155,6 +157,7 @@ class Run {
 
   void step(const Action& action) {
     a_ = &action;
+    watchdog::at_micro_batch(action.micro_batch);
     virtual_stage_ = on_.at(stage_, action.chunk);
     if (!action.computes()) {
       const int peer = virtual_stage_ + (action.with_next() ? 1 : -1);

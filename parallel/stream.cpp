@@ -173,19 +173,25 @@ StreamedTeacher::StreamedTeacher(const Comm& stream, const Mesh& mesh, const Str
   for (const Transfer& t : checked_transfers(mesh, options))
     if (options.signals[t.signal].student.stage == mesh.pp_rank && t.student_tp == mesh.tp_rank)
       from[{options.signals[t.signal].teacher.stage, t.teacher_tp}].push_back(t);
-  std::vector<int64_t> groups(shape.teacher_dp, 0);  // that each of the teacher's replicas will send
-  for (int64_t pass = options.first_pass; pass < options.end_pass; ++pass)
-    for (int m = 0; m < shape.micro_batches; ++m) ++groups[serving_replica(shape, {pass, m, mesh.dp_rank})];
   for (int replica = 0; replica < shape.teacher_dp; ++replica)
     for (const auto& [place, transfers] : from)
       senders_.push_back({mesh.world_rank(Role::teacher, replica, place.first, place.second),
                           replica,
                           transfers,
-                          groups[replica],
+                          groups_of(replica, options.first_pass, options.end_pass),
                           {}});
   for (Sender& sender : senders_)
     for (int i = stream_credits(options.signals, options.credits, mesh.pp_rank); i > 0; --i)
       post(sender, empty_group(sender));
+}
+
+int64_t StreamedTeacher::groups_of(int replica, int64_t begin, int64_t end) const {
+  const StreamShape shape = stream_shape(mesh_, options_.micro_batches);
+  int64_t out = 0;
+  for (int64_t pass = begin; pass < end; ++pass)
+    for (int m = 0; m < shape.micro_batches; ++m)
+      out += serving_replica(shape, {pass, m, mesh_.dp_rank}) == replica;
+  return out;
 }
 
 StreamedTeacher::Group StreamedTeacher::empty_group(const Sender& sender) const {
@@ -246,6 +252,21 @@ const SignalParts& StreamedTeacher::take(int64_t pass, int micro_batch) {
     for (Group& group : sender.posted)
       for (Frame& f : group) f.values_received.done();
   return parts_;
+}
+
+// What has been posted already must be among what the teacher still sends: it is not withdrawn.
+void StreamedTeacher::stop(int64_t next, int64_t end) {
+  WUNENG_ASSERT(taken_.empty());
+  for (Sender& sender : senders_) {
+    sender.groups = groups_of(sender.replica, next, end) - static_cast<int64_t>(sender.posted.size());
+    require(sender.groups >= 0, "teacher stream: an early end before pass {} leaves {} posted groups over",
+            end, -sender.groups);
+  }
+  for (int64_t pass = next; pass < end; ++pass)
+    for (int m = 0; m < options_.micro_batches; ++m) {
+      take(pass, m);
+      release();
+    }
 }
 
 void StreamedTeacher::release() {

@@ -89,6 +89,7 @@ class StreamedTeacher : public TeacherSource {
   StreamedTeacher(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
   const SignalParts& take(int64_t pass, int micro_batch) override;
   void release() override;
+  void stop(int64_t next, int64_t end) override;
 
  private:
   struct Frame {
@@ -103,6 +104,8 @@ class StreamedTeacher : public TeacherSource {
     int64_t groups;                   // that it will still send beyond the posted ones
     std::deque<Group> posted;
   };
+  // The groups that a replica of the teacher sends this rank in passes [begin, end).
+  int64_t groups_of(int replica, int64_t begin, int64_t end) const;
   void post(Sender& sender, Group group);
   Group empty_group(const Sender& sender) const;
   void receive(Frame& frame, const Sender& sender, const StreamItem& item);

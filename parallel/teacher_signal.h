@@ -78,6 +78,9 @@ class TeacherSource {
   // a copy of its Tensor, which is never written to again.
   virtual const SignalParts& take(int64_t pass, int micro_batch) = 0;
   virtual void release() = 0;
+  // The run ends early: no pass from `next` on will be taken, and the teacher ends before pass `end`. Throws
+  // away what it sends until then.
+  virtual void stop(int64_t /*next*/, int64_t /*end*/) {}
 };
 
 }  // namespace wuneng

@@ -42,8 +42,8 @@ void block_compute_stream(const Tensor& tensor, const cuda::Event& ended) {
 
 class GpuAllReduce : public Request::Impl {
  public:
-  GpuAllReduce(const Tensor& tensor, const std::string& call, cuda::Event ended)
-      : Impl(tensor, call), ended_(std::move(ended)) {
+  GpuAllReduce(const Tensor& tensor, const std::string& call, const Comm& group, cuda::Event ended)
+      : Impl(tensor, call, group.world_ranks()), ended_(std::move(ended)) {
     pending_ = true;
   }
 
@@ -58,7 +58,7 @@ class GpuAllReduce : public Request::Impl {
 class HostAllReduce : public Request::Impl {
  public:
   HostAllReduce(const Tensor& tensor, const std::string& call, const Comm& group, Reduce op, const char* what)
-      : Impl(tensor, call), group_(group), op_(op), what_(what) {
+      : Impl(tensor, call, group.world_ranks()), group_(group), op_(op), what_(what) {
     pending_ = true;
   }
 
@@ -130,7 +130,8 @@ void Comm::connect_messages(Device device, const std::vector<Channel>& channels)
     sends ? send(bytes, peer, 0, what) : recv(bytes, peer, 0, what);
     const CallGuard call(*impl_,
                          Call::message(sends ? "connect to" : "connect from", "messages", bytes, peer, 0));
-    const watchdog::Waiting waiting(call.text());
+    const std::vector<int> needed = {world_ranks()[peer]};
+    const watchdog::Waiting waiting(call.text(), needed);
     impl_->channels.push_back(std::make_shared<cuda::NcclChannel>(to_id(bytes), sends, device, call.text()));
     (sends ? impl_->channels_to : impl_->channels_from)[peer] = impl_->channels.back();
   }
@@ -159,8 +160,8 @@ Request Comm::iall_reduce(const Tensor& tensor, Reduce op, const char* what) con
   Request out;
   if (call.alone()) return out;
   if (impl_->by_nccl(tensor))
-    out.impl_ =
-        std::make_shared<GpuAllReduce>(tensor, call.text(), impl_->nccl->all_reduce(tensor, op, call.text()));
+    out.impl_ = std::make_shared<GpuAllReduce>(tensor, call.text(), *this,
+                                               impl_->nccl->all_reduce(tensor, op, call.text()));
   else
     out.impl_ = std::make_shared<HostAllReduce>(tensor, call.text(), *this, op, what);
   return out;

@@ -97,19 +97,18 @@ class Comm {
   std::shared_ptr<Impl> impl_;
 };
 
-// Runs the watchdog, and for a program of several ranks MPI.
+// Runs the watchdog, and for a program of several ranks MPI and the heartbeat.
 class Runtime {
  public:
   // A program of one process: without MPI, also where a launcher started it.
   Runtime();
   // Initialises MPI if the program was launched under it; the destructor finalises it. Throws if the launcher
-  // started more ranks than MPI sees (srun without PMIx).
-  Runtime(int* argc, char*** argv);
+  // started more ranks than MPI sees (srun without PMIx). directory: seen by all ranks, where they find each
+  // other for the heartbeat (heartbeat.h); empty: none.
+  Runtime(int* argc, char*** argv, const std::string& directory = "");
   ~Runtime();
   Runtime(const Runtime&) = delete;
-  // This process's number among those that a launcher started, without MPI; 0 where none did.
-  static int launched_rank();
-  // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT overrides it.
+  // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT overrides it. Before Runtime is made: MPI_Init is watched.
   static void set_hang_timeout(double seconds);
   // This rank's index among the ranks of its node.
   static int local_rank();

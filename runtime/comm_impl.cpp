@@ -49,8 +49,7 @@ Comm::Impl::Impl(MPI_Comm group, std::string group_name) : comm(group), name(std
   MPI_Group_translate_ranks(here, size, ranks.data(), everywhere, world_ranks.data());
   MPI_Group_free(&here);
   MPI_Group_free(&everywhere);
-  members.clear();
-  for (const int r : world_ranks) members += (members.empty() ? "" : ",") + std::to_string(r);
+  members = to_ranges(world_ranks);
 }
 
 Comm::Impl::~Impl() {
@@ -71,7 +70,7 @@ Comm::CallGuard::CallGuard(const Impl& group, const Call& call) : group_(group) 
   const std::string mine = signature(call);
   text_ = fmt::format("{} on {} (world ranks {}), call {}", mine, group_.name, group_.members, ++calls);
   if (!call.collective) return;  // only posts the message; Request::wait registers with the watchdog
-  waiting_.emplace(text_);
+  waiting_.emplace(text_, group_.world_ranks);
   if (mpi::state().check_collectives) check_collectives(mine);
 }
 

@@ -36,7 +36,7 @@ struct Comm::Impl {
   int rank = 0, size = 1;
   std::string name = "self";
   std::vector<int> world_ranks = {mpi::state().world_rank};
-  std::string members = std::to_string(mpi::state().world_rank);  // "0,1,2", for messages
+  std::string members = std::to_string(mpi::state().world_rank);  // "0-2", for messages
   std::unique_ptr<cuda::NcclGroup> nccl;                          // after connect()
 
   using Channels = std::map<int, std::shared_ptr<cuda::NcclChannel>>;  // by peer

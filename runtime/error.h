@@ -27,8 +27,9 @@ void require(bool condition, fmt::format_string<Args...> format, Args&&... args)
 }
 
 // This rank's name in messages, e.g. "rank 3 (student dp0 pp1 tp0)"; empty in a single process.
+// Any thread may ask.
 void set_rank_name(std::string name);
-const std::string& rank_name();
+std::string rank_name();
 
 }  // namespace wuneng
 

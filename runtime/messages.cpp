@@ -62,19 +62,25 @@ Request::Impl::~Impl() {
 
 namespace {
 
+struct Route {
+  int peer, world_rank, tag;  // the peer's rank in `comm`, and in the world
+  MPI_Comm comm;
+};
+
 // Base of all messages: the MPI message (the body or the envelope), and what remains to be done on a GPU.
 class Message : public Request::Impl {
  public:
-  using Impl::Impl;
+  Message(const Tensor& tensor, const std::string& call, const Route& route)
+      : Impl(tensor, call, {route.world_rank}) {}
 
  protected:
   // Posts the MPI message: a send of `buffer` or a receive into it.
-  void post(bool sends, const Tensor& buffer, int peer, int tag, MPI_Comm comm) {
+  void post(bool sends, const Tensor& buffer, const Route& r) {
     const LongMessage body(buffer.bytes(), call);
     buffer_ = buffer;
     receives_ = !sends;
-    mpi::check(sends ? MPI_Isend(buffer.raw(), body.count(), body.type(), peer, tag, comm, &request_)
-                     : MPI_Irecv(buffer.raw(), body.count(), body.type(), peer, tag, comm, &request_),
+    mpi::check(sends ? MPI_Isend(buffer.raw(), body.count(), body.type(), r.peer, r.tag, r.comm, &request_)
+                     : MPI_Irecv(buffer.raw(), body.count(), body.type(), r.peer, r.tag, r.comm, &request_),
                call);
     pending_ = true;
   }
@@ -113,9 +119,9 @@ class Message : public Request::Impl {
 // Staged through host memory.
 class HostMessage : public Message {
  public:
-  HostMessage(bool sends, const Tensor& tensor, const std::string& call, int peer, int tag, MPI_Comm comm)
-      : Message(tensor, call), staged_(tensor, sends, call) {
-    post(sends, staged_.host(), peer, tag, comm);
+  HostMessage(bool sends, const Tensor& tensor, const std::string& call, const Route& route)
+      : Message(tensor, call, route), staged_(tensor, sends, call) {
+    post(sends, staged_.host(), route);
   }
 
  private:
@@ -130,13 +136,12 @@ Tensor make_envelope(int64_t number, int64_t bytes) { return Tensor::from<int64_
 
 class GpuSend : public Message {
  public:
-  GpuSend(const Tensor& tensor, const Channel& channel, const std::string& call, int peer, int tag,
-          MPI_Comm comm)
-      : Message(tensor, call), channel_(channel) {
+  GpuSend(const Tensor& tensor, const Channel& channel, const std::string& call, const Route& route)
+      : Message(tensor, call, route), channel_(channel) {
     const Tensor envelope = make_envelope(channel->count(), tensor.bytes());
     sent_ = channel->send(tensor, call);
     pending_ = true;
-    post(true, envelope, peer, tag, comm);
+    post(true, envelope, route);
   }
 
  private:
@@ -151,13 +156,12 @@ class GpuSend : public Message {
 
 class GpuReceive : public Message {
  public:
-  GpuReceive(const Tensor& tensor, const Channel& channel, const std::string& call, int peer, int tag,
-             MPI_Comm comm)
-      : Message(tensor, call),
+  GpuReceive(const Tensor& tensor, const Channel& channel, const std::string& call, const Route& route)
+      : Message(tensor, call, route),
         channel_(channel),
         ready_(cuda::Event::record(compute_stream(tensor.device()).handle)),
         envelope_(make_envelope(0, 0)) {
-    post(false, envelope_, peer, tag, comm);
+    post(false, envelope_, route);
   }
 
  private:
@@ -204,27 +208,29 @@ bool Request::done() {
 void Request::wait() {
   if (!impl_) return;
   const auto mine = std::move(impl_);
-  const watchdog::Waiting waiting(mine->call);
+  const watchdog::Waiting waiting(mine->call, mine->peers);
   mine->complete(true);
 }
 
 Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) const {
   const CallGuard call(*impl_, Call::message("send", what, tensor, peer, tag));
+  const Route route = {peer, impl_->world_ranks[peer], tag, impl_->comm};
   Request out;
   if (const auto channel = impl_->channel(impl_->channels_to, tensor, peer))
-    out.impl_ = std::make_shared<GpuSend>(tensor, channel, call.text(), peer, tag, impl_->comm);
+    out.impl_ = std::make_shared<GpuSend>(tensor, channel, call.text(), route);
   else
-    out.impl_ = std::make_shared<HostMessage>(true, tensor, call.text(), peer, tag, impl_->comm);
+    out.impl_ = std::make_shared<HostMessage>(true, tensor, call.text(), route);
   return out;
 }
 
 Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) const {
   const CallGuard call(*impl_, Call::message("receive", what, tensor, peer, tag));
+  const Route route = {peer, impl_->world_ranks[peer], tag, impl_->comm};
   Request out;
   if (const auto channel = impl_->channel(impl_->channels_from, tensor, peer))
-    out.impl_ = std::make_shared<GpuReceive>(tensor, channel, call.text(), peer, tag, impl_->comm);
+    out.impl_ = std::make_shared<GpuReceive>(tensor, channel, call.text(), route);
   else
-    out.impl_ = std::make_shared<HostMessage>(false, tensor, call.text(), peer, tag, impl_->comm);
+    out.impl_ = std::make_shared<HostMessage>(false, tensor, call.text(), route);
   return out;
 }
 

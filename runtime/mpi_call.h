@@ -3,6 +3,7 @@
 #pragma once
 #include <mpi.h>
 
+#include <atomic>
 #include <string>
 
 #include "runtime/comm.h"
@@ -11,7 +12,7 @@ namespace wuneng::mpi {
 
 // Set once by Runtime, before any Comm exists.
 struct State {
-  bool started = false;  // false: a single process without MPI
+  std::atomic<bool> started = false;  // false: a single process without MPI
   bool check_collectives =
       false;  // compare collectives across ranks before each (WUNENG_CHECK_COLLECTIVES=1)
   int world_rank = 0, local_rank = 0;

@@ -2,6 +2,7 @@
 // all-reduces.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "runtime/comm.h"
 
@@ -9,8 +10,10 @@ namespace wuneng {
 
 struct Request::Impl {
   const std::string call;
+  const std::vector<int> peers;  // world ranks that it needs, with this one in a collective call
 
-  Impl(const Tensor& tensor, std::string text) : call(std::move(text)), tensor_(tensor) {}
+  Impl(const Tensor& tensor, std::string text, std::vector<int> needed)
+      : call(std::move(text)), peers(std::move(needed)), tensor_(tensor) {}
   Impl(const Impl&) = delete;
   virtual ~Impl();
 

@@ -2,11 +2,16 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <numeric>
+#include <thread>
 
 #include "runtime/cuda/device.h"
+#include "runtime/heartbeat.h"
+#include "runtime/launcher.h"
 #include "runtime/mpi_call.h"
 #include "runtime/ring_all_reduce.h"
 #include "runtime/watchdog.h"
@@ -27,23 +32,9 @@ void combine_any(void* from, void* into, int* n, MPI_Datatype* type) {
     combine(static_cast<int64_t*>(into), static_cast<int64_t*>(from), *n, op);
 }
 
-bool launched() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
-    if (std::getenv(name)) return true;
-  return false;
-}
-
-// The number of ranks according to the launcher's environment; 0 if it is not set. mpirun's variable is
-// first: inside a Slurm allocation mpirun starts its daemons as Slurm tasks.
-int ranks_started() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"})
-    if (const char* text = std::getenv(name)) return std::atoi(text);
-  return 0;
-}
-
 // Without this check, `srun` without PMIx would start single processes that all write to the same files.
 void require_ranks(int found) {
-  const int started = ranks_started();
+  const int started = launcher::ranks();
   require(started <= 1 || found == started,
           "{} ranks were started, but MPI sees {}: under Slurm start them with srun --mpi=pmix, or with "
           "mpirun inside the allocation",
@@ -82,11 +73,44 @@ void start(int* argc, char*** argv) {
 
 std::atomic<bool> g_finalizing = false;
 
-// Called from the watchdog's thread. No flush: a thread that hangs may hold the lock of stdout. MPI_Abort
-// during MPI_Finalize can hang mpirun; a non-zero exit code makes it end the other ranks too.
-void end_hung_run() {
-  if (state().started && !g_finalizing) MPI_Abort(MPI_COMM_WORLD, watchdog::kHung);
+constexpr double kReported = 1.5;  // seconds in which a collector reports
+constexpr double kGrace = 1;       // lets the other ranks, which hang too, print their reports
+constexpr double kLast = 2.5;      // seconds after which a process that found a hang is gone in any case
+constexpr double kAborting = 1;    // seconds that MPI_Abort may take
+
+void sleep(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
+
+// Called from the heartbeat's or the watchdog's thread. What is called here may hang too (a full pipe, MPI's
+// locks), so the kernel has a time limit. No flush: a thread that hangs may hold the lock of stdout. An abort
+// during MPI_Finalize can hang mpirun; a non-zero exit code makes it end the other ranks too, a second later.
+void end_hung_run(bool reporter) {
+  watchdog::kill_in(kAborting);
+  if (reporter && !g_finalizing) {
+    launcher::abort(watchdog::kHung);
+    if (state().started) MPI_Abort(MPI_COMM_WORLD, watchdog::kHung);
+  }
   _exit(watchdog::kHung);
+}
+
+// The heartbeat ends this process with one report for all ranks; else this rank has its own.
+void on_hang(const std::string& report) {
+  watchdog::kill_in(kLast);
+  const bool in_touch = heartbeat::tell_hang();
+  if (in_touch) sleep(kReported);
+  std::fputs(report.c_str(), stderr);
+  std::fflush(stderr);
+  if (!in_touch) sleep(kGrace);
+  end_hung_run(true);
+}
+
+// All ranks, for calls on MPI itself; empty where the launcher does not say how many there are.
+const std::vector<int>& all_ranks() {
+  static const std::vector<int> ranks = [] {
+    std::vector<int> out(std::max(0, launcher::ranks()));
+    std::iota(out.begin(), out.end(), 0);
+    return out;
+  }();
+  return ranks;
 }
 
 }  // namespace
@@ -94,38 +118,46 @@ void end_hung_run() {
 
 Runtime::Runtime() {
   watchdog::read_environment();
-  watchdog::start(mpi::end_hung_run);
+  watchdog::start(mpi::on_hang);
 }
 
-Runtime::Runtime(int* argc, char*** argv) {
+Runtime::Runtime(int* argc, char*** argv, const std::string& directory) {
   watchdog::read_environment();
-  if (mpi::launched())
-    mpi::start(argc, argv);
-  else
+  if (launcher::started_this() && launcher::rank() >= 0)
+    set_rank_name(fmt::format("rank {}", launcher::rank()));
+  watchdog::start(mpi::on_hang);
+  if (!launcher::started_this()) {
     mpi::require_ranks(1);
-  watchdog::start(mpi::end_hung_run);
+    return;
+  }
+  heartbeat::start(directory, mpi::end_hung_run);
+  {
+    const watchdog::Waiting waiting("MPI_Init, which waits for all ranks", mpi::all_ranks());
+    mpi::start(argc, argv);
+  }
+  heartbeat::all_have_started();
 }
 
 // MPI_Finalize waits for the other ranks, so the watchdog covers it. It is skipped while an exception
 // propagates: the other ranks wait for this one in other calls, and the run ends through abort().
 Runtime::~Runtime() {
+  const double timeout = watchdog::timeout();
   if (mpi::state().started && std::uncaught_exceptions() == 0) {
-    watchdog::Waiting waiting("MPI_Finalize: other ranks have not reached the end of the program");
+    // Ranks that are through cannot report on one that is stopped from here on: the kernel ends it.
+    if (timeout > 0) watchdog::kill_in(timeout + mpi::kReported);
+    const watchdog::Waiting waiting("MPI_Finalize: other ranks have not reached the end of the program",
+                                    mpi::all_ranks());
     mpi::g_finalizing = true;
+    heartbeat::finalizing();
     MPI_Op_free(&mpi::state().max);
     MPI_Op_free(&mpi::state().min);
     MPI_Finalize();
   }
+  heartbeat::stop();
   watchdog::stop();
 }
 
 void Runtime::set_hang_timeout(double seconds) { watchdog::set_timeout(seconds); }
-
-int Runtime::launched_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
-    if (const char* text = std::getenv(name)) return std::atoi(text);
-  return 0;
-}
 
 int Runtime::local_rank() { return mpi::state().local_rank; }
 

@@ -6,6 +6,7 @@
 
 #include "model/parameter_count.h"
 #include "runtime/checkpoint/root.h"
+#include "runtime/launcher.h"
 
 namespace wuneng {
 namespace {
@@ -72,7 +73,7 @@ void check_recipe(const TrainRecipe& r) {
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
   check_sizes(r);
   check_memory(r);
-  if (Comm::world().rank() != 0) return;  // not all nodes need to see the directories
+  if (launcher::rank() > 0) return;  // not all nodes need to see the directories
   check_output(r);
   require(
       r.resume == "auto" || r.resume == "none" || has_checkpoint(r.resume),

@@ -2,12 +2,22 @@
 
 #include "launch/train/checkpoint_weights.h"
 #include "parallel/pipeline.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng {
 
 std::vector<SourcedSignal> streamed_signals(const TrainRecipe& r, const Mesh& mesh) {
-  return teacher_signals(r.objective->teacher_signals(), {*r.teacher, r.student, *mesh.teacher, mesh.student},
-                         r.stream_dtype);
+  const auto out = teacher_signals(r.objective->teacher_signals(),
+                                   {*r.teacher, r.student, *mesh.teacher, mesh.student}, r.stream_dtype);
+  for (const SourcedSignal& s : out) {
+    const int stage = s.signal.student.stage, stages = mesh.student.pp;
+    require(
+        r.objective->has_loss(stage, stages),
+        "loss.objective: it asks for the teacher signal '{}' on student stage {} of {}, expected a stage on "
+        "which it has a loss, found none there",
+        s.signal.name, stage, stages);
+  }
+  return out;
 }
 
 StreamOptions stream_options(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data,
@@ -23,7 +33,20 @@ StreamOptions stream_options(const TrainRecipe& r, const Mesh& mesh, const Train
   return o;
 }
 
-double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
+StopAgreement stop_agreement(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data,
+                             int64_t steps_done) {
+  int credits = 1;
+  if (mesh.teacher) {
+    std::vector<TeacherSignal> signals;
+    for (const SourcedSignal& s : streamed_signals(r, mesh)) signals.push_back(s.signal);
+    for (const TeacherSignal& s : signals)
+      credits = std::max(credits, stream_credits(signals, r.credits, s.student.stage));
+  }
+  return {mesh, teacher_lead(credits, mesh.teacher ? mesh.teacher->dp : 1, r.accumulation),
+          first_pass(data.passes(), steps_done), static_cast<int64_t>(data.passes().size())};
+}
+
+RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
                      int64_t steps_done, Device device) {
   Decoder model(
       *r.teacher,
@@ -40,7 +63,10 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
                        dp_rank = mesh.dp_rank](int64_t pass) { return items_served(shape, pass, dp_rank); };
   PassReader reader(data, options.first_pass, r.data_threads, served);
   const Pipeline pipeline(mesh.pp, model.hidden_size(), model.stream(), model.placement().activations);
-  for (int64_t pass = options.first_pass; pass < options.end_pass; ++pass) {
+  StopAgreement stop = stop_agreement(r, mesh, data, steps_done);
+  int64_t pass = options.first_pass;
+  for (; pass < options.end_pass && !stop.teacher_stops(pass); ++pass) {
+    watchdog::enter(fmt::format("pass {}", pass));
     const std::vector<StreamItem> items = served(pass);
     const std::vector<MicroBatch> batches = reader.next();
     PipelineWork work;
@@ -57,8 +83,10 @@ double serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);
   }
+  watchdog::enter("waiting for the student to take the last signals");
   sender.flush();
-  return reader.seconds_waited();
+  stop.finish();
+  return {reader.seconds_waited(), pass < options.end_pass};
 }
 
 }  // namespace wuneng

@@ -4,6 +4,8 @@
 
 #include "launch/train/teacher_service.h"
 #include "launch/train/trainer.h"
+#include "runtime/signals.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng {
 namespace {
@@ -27,11 +29,21 @@ void report_waiting(const Mesh& mesh, double seconds) {
                 mesh.teacher ? fmt::format(", {:.2f} s on a teacher rank", of_teacher).c_str() : "");
 }
 
+// Has any rank received a signal before there is anything to save?
+bool stops_already(const Comm& world) {
+  const int signal = static_cast<int>(
+      world.all_reduce(static_cast<double>(signals::stop_requested()), Reduce::max, "whether to stop"));
+  if (signal != 0 && world.rank() == 0)
+    std::printf("%s: stopped before the first step; exit code %d\n", signals::name(signal),
+                signals::kStopped);
+  return signal != 0;
+}
+
 }  // namespace
 
-void train(const TrainRecipe& recipe, TrainingData& data) {
+bool train(const TrainRecipe& recipe, TrainingData& data) {
   // 1. Ranks, devices and their connections.
-  Runtime::set_hang_timeout(recipe.hang_timeout);
+  watchdog::enter("start");
   const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
   const Device device = parse_device(recipe.device, Runtime::local_rank());
   mesh.connect(device, recipe.overlap);
@@ -48,6 +60,10 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   // 3. Where the run starts.
   const RunStart start = directory.find_start();
   data.resume_at({start.step, start.sequence});
+  if (stops_already(mesh.world)) {
+    directory.release();
+    return true;
+  }
   if (mesh.world.rank() == 0 && start.step >= recipe.steps())
     std::printf("%s: its %lld steps are done, optimizer.steps = %lld: there is nothing to train\n",
                 start.checkpoint.c_str(), static_cast<long long>(start.step),
@@ -58,11 +74,14 @@ void train(const TrainRecipe& recipe, TrainingData& data) {
   if (mesh.teacher)
     stream.connect_messages(device,
                             stream_channels(mesh, stream_options(recipe, mesh, data, start.step, device)));
-  const double waited = mesh.role == Role::student
-                            ? Trainer(recipe, mesh, data, stream, directory, start, device).run()
-                            : serve_teacher(recipe, mesh, data, stream, start.step, device);
-  report_waiting(mesh, waited);
+  watchdog::enter("loading the model");
+  const RunEnd end = mesh.role == Role::student
+                         ? Trainer(recipe, mesh, data, stream, directory, start, device).run()
+                         : serve_teacher(recipe, mesh, data, stream, start.step, device);
+  watchdog::enter("end");
+  report_waiting(mesh, end.data_wait);
   directory.release();
+  return end.stopped;
 }
 
 }  // namespace wuneng

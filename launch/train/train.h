@@ -5,7 +5,8 @@
 
 namespace wuneng {
 
-// Runs on every rank of the world. Returns when the run is done on this rank; throws on errors.
-void train(const TrainRecipe& recipe, TrainingData& data);
+// Runs on every rank of the world. Returns when the run is done on this rank: whether a signal has stopped it
+// before its planned end (signals.h), equal on all ranks; throws on errors.
+bool train(const TrainRecipe& recipe, TrainingData& data);
 
 }  // namespace wuneng

@@ -6,6 +6,8 @@
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/teacher_service.h"
 #include "parallel/replicas.h"
+#include "runtime/signals.h"
+#include "runtime/watchdog.h"
 
 namespace wuneng {
 namespace {
@@ -33,7 +35,9 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
       state_(recipe, mesh, data, directory, start, device),
       reader_(data, first_pass(data.passes(), start.step), recipe.data_threads,
               micro_batches_of(mesh.dp_rank, recipe.accumulation)),
-      reporter_(recipe, is_logging_rank(), start.step) {
+      reporter_(recipe, is_logging_rank(), start.step),
+      stop_(stop_agreement(recipe, mesh, data, start.step)),
+      saved_(start.step) {
   if (mesh.teacher)
     teacher_ = std::make_unique<StreamedTeacher>(stream, mesh,
                                                  stream_options(recipe, mesh, data, start.step, device));
@@ -43,17 +47,38 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
 }
 
-double Trainer::run() {
-  const int64_t start = state_.step, end = static_cast<int64_t>(data_.passes().size());
-  for (int64_t pass = first_pass(data_.passes(), start); pass < end; ++pass)
+RunEnd Trainer::run() {
+  const int64_t end = static_cast<int64_t>(data_.passes().size());
+  int64_t pass = first_pass(data_.passes(), state_.step);
+  for (meet(pass); pass < end && stop_signal_ == 0; ++pass)
     data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
-  if (start < recipe_.steps()) state_.save();
+  if (saved_ < state_.step) save();
   state_.finish_saving();
-  return reader_.seconds_waited();
+  const bool stopped = pass < end;
+  if (stopped) end_early(pass);
+  stop_.finish();
+  return {reader_.seconds_waited(), stopped};
+}
+
+void Trainer::save() {
+  watchdog::enter(fmt::format("saving step {}", state_.step));
+  state_.save();
+  saved_ = state_.step;
+}
+
+void Trainer::end_early(int64_t pass) {
+  reporter_.line(
+      fmt::format("{}: stopped after step {} of {}; exit code {}, the same command continues the run",
+                  signals::name(stop_signal_), state_.step, recipe_.steps(), signals::kStopped));
+  const int64_t end = stop_.teacher_end(pass);
+  watchdog::enter("waiting for the teacher to stop");
+  if (teacher_) teacher_->stop(pass, end);
+  while (pass < end) stop_.signalled(++pass);
 }
 
 void Trainer::train_step(int64_t pass) {
   const Clock::time_point begin = Clock::now();
+  watchdog::enter(fmt::format("step {}", state_.step + 1));
   // 1. Micro-batches, and the rows that the loss is a mean over.
   batches_ = reader_.next();
   const double tokens = std::max(1.0, loss_tokens());
@@ -77,7 +102,7 @@ void Trainer::train_step(int64_t pass) {
 
   // 4. Report, and save where it is time; the last checkpoint is run()'s.
   state_.poll_saving();
-  const double data_wait = data_wait_of_step();
+  const double data_wait = meet(pass + 1);
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), data_wait,
                     memory_use(state_.model.placement().device.kind).peak, skipped});
@@ -85,7 +110,7 @@ void Trainer::train_step(int64_t pass) {
     check_replicas(state_.model.parameters(), state_.groups);
   if (recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
       state_.step < recipe_.steps())
-    state_.save();
+    save();
 }
 
 // A step without an update. The gradient's norm is the same on all ranks, and so is what they do.
@@ -103,6 +128,7 @@ void Trainer::skip_update(double norm) {
 
 void Trainer::evaluate(int64_t pass) {
   const Pass& planned = data_.passes()[pass];
+  watchdog::enter(fmt::format("evaluation after step {}, part {}", planned.step, planned.part));
   batches_ = reader_.next();
   if (planned.part == 0) evaluation_ = {std::vector<double>(objective_.sums().size()), 0};
   evaluation_.tokens += loss_tokens();
@@ -111,6 +137,7 @@ void Trainer::evaluate(int64_t pass) {
   if (planned.last_part && is_logging_rank() && evaluation_.tokens > 0)
     reporter_.evaluation(planned.step, objective_.metrics(evaluation_.sums),
                          static_cast<int64_t>(evaluation_.tokens));
+  meet(pass + 1);
 }
 
 std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tokens) {
@@ -169,10 +196,14 @@ double Trainer::loss_tokens() const {
   return mesh_.dp.all_reduce(count, Reduce::sum, "rows with a label");
 }
 
-// Seconds since the last report, of the student's rank that waited longest for its micro-batches.
-double Trainer::data_wait_of_step() {
+double Trainer::meet(int64_t next_pass) {
   const double now = reader_.seconds_waited(), mine = now - std::exchange(data_wait_, now);
-  return mesh_.role_comm.all_reduce(mine, Reduce::max, "waited for data");
+  const double signal = stop_.signalled(next_pass);
+  const Tensor both = Tensor::from<double>({mine, signal}, {2});
+  mesh_.role_comm.all_reduce(both, Reduce::max, "waited for data, and whether to stop");
+  stop_signal_ = static_cast<int>(both.data<double>()[1]);
+  stop_.decide(next_pass, stop_signal_ != 0);
+  return both.data<double>()[0];
 }
 
 }  // namespace wuneng

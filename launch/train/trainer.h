@@ -2,6 +2,7 @@
 // micro-batch goes through on a stage, in Trainer::forward.
 #pragma once
 #include "launch/train/reporter.h"
+#include "launch/train/stop.h"
 #include "launch/train/training_state.h"
 #include "parallel/pipeline.h"
 #include "parallel/teacher_signal.h"
@@ -14,9 +15,8 @@ class Trainer {
   Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
           const RunDirectory& directory, const RunStart& start, Device device);
 
-  // All passes that are left, and the last checkpoint. Returns the seconds that this rank waited for
-  // micro-batches.
-  double run();
+  // All passes that are left, or up to where a signal stops them, and the last checkpoint.
+  RunEnd run();
 
  private:
   // What the passes of an evaluation add up to.
@@ -25,9 +25,15 @@ class Trainer {
     double tokens = 0;
   };
 
+  // Each ends with meet(pass + 1).
   void train_step(int64_t pass);
   void skip_update(double norm);
   void evaluate(int64_t pass);
+  // Collective over the student, before every pass and after the last: agrees whether to stop there. Returns
+  // the seconds since the last meeting of the rank that waited longest for its micro-batches.
+  double meet(int64_t next_pass);
+  void save();
+  void end_early(int64_t pass);
   // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
   // replicas and stages, known on the logging rank.
   std::vector<double> run_pass(int64_t pass, bool trains, double loss_tokens);
@@ -38,7 +44,6 @@ class Trainer {
 
   bool is_logging_rank() const;
   double loss_tokens() const;
-  double data_wait_of_step();
 
   const TrainRecipe& recipe_;
   const Mesh& mesh_;
@@ -49,9 +54,12 @@ class Trainer {
   std::vector<MicroBatch> batches_;         // of the pass under way
   std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
   Reporter reporter_;
+  StopAgreement stop_;
+  int stop_signal_ = 0;  // agreed upon; 0: the run goes on
   Evaluation evaluation_;
   int64_t skipped_in_a_row_ = 0;
-  double data_wait_ = 0;  // seconds that reader_ had waited at the last report
+  int64_t saved_;         // the step of the newest checkpoint
+  double data_wait_ = 0;  // seconds that reader_ had waited at the last meeting
 };
 
 }  // namespace wuneng

@@ -1,6 +1,8 @@
-// One rank never answers: the watchdog must name the other, its call and its peer, and end the run. Or a rank
-// forgets what it has begun, which ends the run as well. See hang_test.py, which says by the first argument
-// how the rank is lost.
+// One rank never answers: the others must find out, say so, and end the run. Or a rank forgets what it has
+// begun, which ends the run as well. See hang_test.py.
+//
+// usage: hang_program MODE LOST [DIRECTORY]. LOST: the ranks that are lost, such as 0,2; MODE: how.
+// DIRECTORY: for the heartbeat.
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -8,11 +10,42 @@
 #include <thread>
 
 #include "runtime/comm.h"
+#include "runtime/launcher.h"
+#include "runtime/watchdog.h"
+
+using wuneng::Comm;
+
+namespace {
+
+constexpr auto kLong = std::chrono::seconds(60);
+
+bool contains(const std::string& lost, int rank) {
+  return ("," + lost + ",").find("," + std::to_string(rank) + ",") != std::string::npos;
+}
+
+// What a lost rank does when all others are about to wait for it.
+void get_lost(const std::string& mode) {
+  std::this_thread::sleep_for(std::chrono::seconds(1));  // the heartbeat tells where this rank is
+  if (mode.starts_with("stopped")) std::raise(SIGSTOP);
+  const auto begin = std::chrono::steady_clock::now();
+  while (mode == "spins" && std::chrono::steady_clock::now() - begin < kLong) {
+  }
+  std::this_thread::sleep_for(kLong);
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
-  wuneng::Runtime runtime(&argc, &argv);
-  const std::string mode = argc > 1 ? argv[1] : "receive";
-  const wuneng::Comm world = wuneng::Comm::world();
+  const std::string mode = argc > 1 ? argv[1] : "receive", lost = argc > 2 ? argv[2] : "1";
+  const bool is_lost = contains(lost, wuneng::launcher::rank());
+  if (is_lost && mode == "never starts") std::raise(SIGSTOP);
+  std::thread stopper([&] {  // MPI_Init takes longer
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    if (is_lost && mode == "stopped in MPI_Init") std::raise(SIGSTOP);
+  });
+  wuneng::Runtime runtime(&argc, &argv, argc > 3 ? argv[3] : "");
+  stopper.join();
+  const Comm world = Comm::world();
   const wuneng::Tensor value = wuneng::Tensor::zeros({3});
   wuneng::Device device;
   if (mode == "receive on a GPU" && wuneng::cuda_device_count() > 0) {
@@ -20,16 +53,17 @@ int main(int argc, char** argv) {
     world.connect_messages(device, {{1, 0}});
   }
   world.all_reduce(value, wuneng::Reduce::sum, "a call that ends");
-  if (world.rank() == 1) {
-    if (mode == "stopped") std::raise(SIGSTOP);
-    std::this_thread::sleep_for(std::chrono::seconds(60));
+  wuneng::watchdog::enter("step 7");
+  wuneng::watchdog::at_micro_batch(3);
+  if (is_lost) {
+    get_lost(mode);
     return 0;
   }
   if (mode == "dropped") world.iall_reduce(value, wuneng::Reduce::sum, "a sum nobody waits for");
   if (mode == "end") return 0;                     // waits in MPI_Finalize
   if (mode == "locked output") flockfile(stdout);  // which the end of the run must not wait for
-  if (mode == "all_reduce")
-    world.all_reduce(value, wuneng::Reduce::sum, "a sum that never comes");
-  else
+  if (mode.find("receive") != std::string::npos || mode == "locked output")
     world.recv(value.to(device), 1, 7, "a tensor that never comes");
+  else
+    world.all_reduce(value, wuneng::Reduce::sum, "a sum that never comes");
 }
