@@ -144,8 +144,7 @@ class Heart {
     io_.stop();
     thread_.join();
     collector_.reset();
-    std::error_code ignored;
-    if (made_directory_) std::filesystem::remove(directory_, ignored);  // only if nothing is in it
+    if (made_directory_) remove_directory();
   }
 
   void all_have_started() {
@@ -159,6 +158,17 @@ class Heart {
 
  private:
   std::string file_of(int collector) const { return fmt::format("{}/.heartbeat.{}", directory_, collector); }
+
+  // If the run has put nothing into it. The other collectors end now too, and remove their files.
+  void remove_directory() const {
+    for (int attempt = 0; attempt < 50; ++attempt) {
+      std::error_code error;
+      for (const auto& entry : std::filesystem::directory_iterator(directory_, error))
+        if (!entry.path().filename().string().starts_with(".heartbeat.")) return;
+      if (std::filesystem::remove(directory_, error) || !std::filesystem::exists(directory_, error)) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
 
   // Whatever goes wrong, the run goes on.
   void run() {
