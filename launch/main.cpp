@@ -7,6 +7,7 @@
 
 #include "launch/commands/commands.h"
 #include "launch/train/train.h"
+#include "runtime/collective_error.h"
 #include "runtime/launcher.h"
 #include "runtime/signals.h"
 #include "runtime/spelling.h"
@@ -271,6 +272,8 @@ int main(int argc, char** argv) {
     return run(argc, argv, runtime);
   } catch (const ErrorReported&) {
     return kFailed;
+  } catch (const wuneng::ReportedError&) {
+    wuneng::Runtime::abort(kFailed);
   } catch (const std::exception& e) {
     const std::string& rank = wuneng::rank_name();
     std::fprintf(stderr, "wuneng: error%s: %s\n", rank.empty() ? "" : (" on " + rank).c_str(),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "runtime/collective_error.h"
 #include "runtime/hash.h"
 
 namespace wuneng {
@@ -31,17 +32,15 @@ int64_t checksum(const Tensor& host, Range rows, Range held) {
   return static_cast<int64_t>(hash_of(part.raw(), part.bytes()));
 }
 
-// world_ranks of the group's ranks `members`, for a message.
-std::string names(const Comm& group, const std::vector<int>& members) {
-  std::vector<int> ranks;
-  for (const int member : members) ranks.push_back(group.world_ranks()[member]);
-  return fmt::format("rank{} {} of the world", ranks.size() > 1 ? "s" : "", fmt::join(ranks, " and "));
-}
-
-[[noreturn]] void report(const Comm& group, const Parameter& p, const std::vector<int>& members) {
-  fail("parameter {}: the replicas of group {} differ: {} {} not hold the same bits as {}", p.name,
-       group.name(), names(group, members), members.size() > 1 ? "do" : "does",
-       members.size() > 1 ? "each other or the rest" : "the others");
+[[noreturn]] void report(const Comm& group, const Parameter& p, std::vector<int> members) {
+  for (int& rank : members) rank = group.world_ranks()[rank];
+  std::sort(members.begin(), members.end());
+  const std::string who =
+      members.size() == 1
+          ? fmt::format("rank {} of the world holds other bits than the rest", members[0])
+          : fmt::format("ranks {} of the world hold different bits", fmt::join(members, " and "));
+  fail_together(group,
+                fmt::format("parameter {}: the replicas of group {} differ: {}", p.name, group.name(), who));
 }
 
 // All ranks hold the same shards.

@@ -102,9 +102,11 @@ std::string read_path(Recipe& r, const std::string& key) {
   return path;
 }
 
-// The configuration of a model to read, whose files are checked, and what there is to say of them.
-ModelConfig read_model(const std::string& path, TrainRecipe& t) {
+// The configuration of a model to read, whose files are checked, and what there is to say of them. `path`
+// becomes the directory of one checkpoint where it is a root of several.
+ModelConfig read_model(std::string& path, TrainRecipe& t) {
   const auto weights = open_weights(path);
+  path = weights->where();
   for (const std::string& note : weights->notes()) t.notes.push_back(note);
   return weights->config();
 }

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "launch/train/checkpoint_meta.h"
+#include "runtime/collective_error.h"
 #include "runtime/file.h"
 #include "runtime/hash.h"
 
@@ -47,7 +48,7 @@ RunDirectory::RunDirectory(const TrainRecipe& recipe, const Comm& world) : recip
   const std::vector<std::string> said =
       world_.all_gather_text(json{{"problem", problem}, {"epoch", epoch_}, {"run", run_}}.dump(), "run.out");
   const json first = json::parse(said[0]);
-  require(first["problem"] == "", "run.out: {}", first["problem"].get<std::string>());
+  if (first["problem"] != "") fail_together(world_, "run.out: " + first["problem"].get<std::string>());
   epoch_ = first["epoch"];
   run_ = first["run"];
 }
@@ -75,7 +76,7 @@ RunStart RunDirectory::find_start() {
   std::string looks;
   if (world_.rank() == 0 && recipe_.resume != "none") looks = has_checkpoint(from) ? "yes" : "no";
   looks = world_.all_gather_text(looks, "run.resume")[0];
-  require(own || looks != "no", "run.resume: {} holds no checkpoint", from);
+  if (!own && looks == "no") fail_together(world_, fmt::format("run.resume: {} holds no checkpoint", from));
   if (looks == "yes") {
     start.checkpoint = newest_whole_checkpoint(from, world_, own ? run_ : "");
     const CheckpointReader reader(start.checkpoint);

@@ -4,19 +4,19 @@
 
 #include "launch/train/teacher_service.h"
 #include "launch/train/trainer.h"
+#include "runtime/collective_error.h"
 #include "runtime/signals.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
 namespace {
 
-void require_same_data(const TrainingData& data, const Comm& world) {
-  const auto fingerprints = world.all_gather_text(data.fingerprint(), "data fingerprint");
-  for (size_t r = 0; r < fingerprints.size(); ++r)
-    require(fingerprints[r] == fingerprints[0],
-            "data: rank {} reads other data than rank 0 (fingerprints {} and {}): do all nodes see the same "
-            "files?",
-            r, fingerprints[r], fingerprints[0]);
+void require_same(const Comm& world, const char* what, const std::string& mine) {
+  const auto all = world.all_gather_text(mine, what);
+  for (size_t r = 0; r < all.size(); ++r)
+    if (all[r] != all[0])
+      fail_together(world, fmt::format("{}: rank {} has {}, rank 0 has {}: do all nodes see the same files?",
+                                       what, r, all[r], all[0]));
 }
 
 // What the data costs: the rank that waited longest, of each role.
@@ -49,7 +49,9 @@ bool train(const TrainRecipe& recipe, TrainingData& data) {
   mesh.connect(device, recipe.overlap);
 
   // 2. The data, the same on all ranks, and the run's directory.
-  require_same_data(data, mesh.world);
+  require_same(mesh.world, "fingerprint of the data", data.fingerprint());
+  require_same(mesh.world, "student.init_from", recipe.init_from);  // a root's newest checkpoint may change
+  require_same(mesh.world, "teacher.path", recipe.teacher_path);
   RunDirectory directory(recipe, mesh.world);
   if (mesh.world.rank() == 0) {
     for (const std::string& note : recipe.notes) std::printf("%s\n", note.c_str());

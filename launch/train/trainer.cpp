@@ -6,6 +6,7 @@
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/teacher_service.h"
 #include "parallel/replicas.h"
+#include "runtime/collective_error.h"
 #include "runtime/signals.h"
 #include "runtime/watchdog.h"
 
@@ -115,15 +116,14 @@ void Trainer::train_step(int64_t pass) {
 
 // A step without an update. The gradient's norm is the same on all ranks, and so is what they do.
 void Trainer::skip_update(double norm) {
-  require(recipe_.on_nan == "skip",
-          "step {}: the gradient's norm is {}; parameters were not updated (run.on_nan = \"skip\" goes on)",
-          state_.step + 1, norm);
-  require(skipped_in_a_row_ < recipe_.max_skipped,
-          "step {}: the gradient's norm is {}, after {} skipped updates in a row; run.max_skipped = {}",
-          state_.step + 1, norm, skipped_in_a_row_, recipe_.max_skipped);
+  const std::string what = fmt::format("step {}: the gradient's norm is {}", state_.step + 1, norm);
+  if (recipe_.on_nan != "skip")
+    fail_together(mesh_.role_comm, what + "; parameters were not updated (run.on_nan = \"skip\" goes on)");
+  if (skipped_in_a_row_ >= recipe_.max_skipped)
+    fail_together(mesh_.role_comm, fmt::format("{}, after {} skipped updates in a row; run.max_skipped = {}",
+                                               what, skipped_in_a_row_, recipe_.max_skipped));
   state_.optimizer->clear_gradients();
-  reporter_.line(
-      fmt::format("step {}: the gradient's norm is {}; parameters were not updated", state_.step + 1, norm));
+  reporter_.line(what + "; parameters were not updated");
 }
 
 void Trainer::evaluate(int64_t pass) {

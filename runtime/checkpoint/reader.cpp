@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "runtime/collective_error.h"
 #include "runtime/hash.h"
 #include "runtime/hdf5.h"
 
@@ -214,7 +215,8 @@ std::string newest_whole_checkpoint(const std::string& path, const Comm& comm, c
     report(problems.back());
   }
   const auto texts = comm.all_gather_text(fmt::format("{}", fmt::join(problems, "; ")), "no checkpoint");
-  fail("{}: expected a whole checkpoint, found none{}{}", path, texts[0].empty() ? "" : ": ", texts[0]);
+  fail_together(comm, fmt::format("{}: expected a whole checkpoint, found none{}{}", path,
+                                  texts[0].empty() ? "" : ": ", texts[0]));
 }
 
 }  // namespace wuneng

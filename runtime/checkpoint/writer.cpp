@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "runtime/checkpoint/index.h"
+#include "runtime/collective_error.h"
 #include "runtime/staged.h"
 #include "runtime/watchdog.h"
 
@@ -19,13 +20,6 @@ bool is_ready(const std::future<T>& f) {
 
 std::string error_text(const std::exception& e) {
   return *e.what() ? e.what() : "an error without a message";
-}
-
-// Throws on all ranks the error of the first rank that has one.
-void require_none(const Comm& comm, const std::string& problem, const char* what) {
-  const auto all = comm.all_gather_text(problem, what);
-  for (size_t r = 0; r < all.size(); ++r)
-    require(all[r].empty(), "checkpoint: rank {} of {}: {}", r, comm.name(), all[r]);
 }
 
 }  // namespace
@@ -44,7 +38,7 @@ CheckpointWriter::CheckpointWriter(const Comm& comm, CheckpointOptions options)
   } catch (const std::exception& e) {
     problem = error_text(e);
   }
-  require_none(comm_, problem, "checkpoint: preparing the directory");
+  require_no_problem(comm_, problem, "checkpoint: preparing the directory");
 }
 
 // The threads' futures wait for them. An error that nobody asked for any more is not reported: this happens
@@ -133,7 +127,7 @@ void CheckpointWriter::advance(bool wait) {
     } catch (const std::exception& e) {
       problem = error_text(e);
     }
-    require_none(comm_, problem, "checkpoint: a failed save");
+    require_no_problem(comm_, problem, "checkpoint");
   }
   if (phase_ == Phase::writing) {
     const auto shards = comm_.all_gather_text(shard_.get(), "checkpoint: shard files");

@@ -17,3 +17,9 @@ def check(runs, tally):
         one_message = text in printed and printed.count("wuneng: error") == 1
         good = code and one_message and not os.path.exists(runs.out("bad"))
         tally.check(f"bad input: {name}", [] if good else [f"exit {code}", printed])
+    # An error while the run is under way, which all ranks have in common.
+    os.makedirs(runs.out("bad"))
+    open(os.path.join(runs.out("bad"), "checkpoints"), "w").close()
+    code, printed = runs.attempt("bad", Layout(dp=2), ONE)
+    good = code == 1 and printed.count("wuneng: error") == 1 and "checkpoints" in printed
+    tally.check("a folder that cannot be made: one message of three ranks", [] if good else [printed])

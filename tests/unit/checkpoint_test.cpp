@@ -254,7 +254,7 @@ TEST_F(Checkpoint, AFailedBackgroundSaveIsAnErrorOfTheNextPoll) {
   EXPECT_THAT(error_of([&] {
                 for (;;) writer.poll();
               }),
-              HasSubstr("rank 0 of self: tensor w: an element is not finite"));
+              HasSubstr("checkpoint: rank 0 of self: tensor w: an element is not finite"));
   EXPECT_FALSE(has_checkpoint(root()));
 }
 
