@@ -93,6 +93,10 @@ TEST_F(Checkpoint, LargePartsAreReadByBlocks) {
   // Damage in the first block is not seen by a reader of the last, and by verify().
   flip_bit(directory + "/shard_00000.h5", 1 << 20);
   CheckpointReader(directory).read("w", {4, width - 7}, Tensor::empty({1, 7}));
+  EXPECT_THAT(error_of([&] {
+                CheckpointReader(directory).read("w", {0, 0}, Tensor::empty({1, 7}));
+              }),
+              HasSubstr("tensor w: damaged"));
   EXPECT_THAT(error_of([&] { CheckpointReader(directory).verify(); }), HasSubstr("tensor w: damaged"));
 }
 
