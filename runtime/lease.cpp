@@ -178,6 +178,7 @@ Lease::~Lease() { stop_renewing(); }
 void Lease::release() {
   stop_renewing();
   write(true);
+  file_->close();
 }
 
 void Lease::check(const std::string& directory, int64_t epoch) {

@@ -38,6 +38,11 @@ void MetricsFile::write(const nlohmann::json& line) {
   end_ += static_cast<int64_t>(text.size());
 }
 
+void MetricsFile::close() {
+  out_.sync();
+  out_.close();
+}
+
 std::string format_report(const StepReport& r) {
   std::string values;
   for (const auto& [name, value] : r.values) values += fmt::format("  {} {:.4f}", name, value);

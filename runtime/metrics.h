@@ -16,6 +16,7 @@ class MetricsFile {
  public:
   MetricsFile(const std::string& path, int64_t first_step);
   void write(const nlohmann::json& line);
+  void close();  // syncs it; nothing is written afterwards
 
  private:
   FileDescriptor out_;

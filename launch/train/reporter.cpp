@@ -41,6 +41,10 @@ void Reporter::evaluation(int64_t step, const std::vector<Metric>& metrics, int6
   progress_.line(text);
 }
 
+void Reporter::finish() {
+  if (file_) file_->close();
+}
+
 void Reporter::line(const std::string& text) {
   if (file_) progress_.line(text);
 }

@@ -27,6 +27,7 @@ class Reporter {
   void step(const Step& step);
   void evaluation(int64_t step, const std::vector<Metric>& metrics, int64_t tokens);
   void line(const std::string& text);
+  void finish();  // no step or evaluation follows
 
  private:
   using Clock = std::chrono::steady_clock;

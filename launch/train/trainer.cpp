@@ -55,6 +55,7 @@ RunEnd Trainer::run() {
     data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
   if (saved_ < state_.step) save();
   state_.finish_saving();
+  reporter_.finish();
   const bool stopped = pass < end;
   if (stopped) end_early(pass);
   stop_.finish();

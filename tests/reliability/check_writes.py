@@ -72,7 +72,9 @@ def problems_of(error, done, models):
     if error == HALF:
         if done.returncode:
             yield f"a short write was not continued: {done.stderr}"
-    elif done.returncode:
+    elif done.returncode == 0:
+        yield "the error was not looked at: exit code 0"
+    else:
         lines = [x for x in done.stderr.splitlines() if x.startswith("wuneng: error")]
         if len(lines) != 1:
             yield f"expected one message, found {done.stderr!r}"
