@@ -43,7 +43,11 @@ def kill(run, victim, rng):
             os.kill(pid, 9)
         except ProcessLookupError:
             pass
-    run.wait()
+    try:
+        run.wait(timeout=15)
+    except subprocess.TimeoutExpired:  # Open MPI's mpirun, whose ranks are gone, does not always end
+        run.kill()
+        run.wait()
 
 
 def text_of(log):
