@@ -110,7 +110,7 @@ OptionValues read_options(const ConfigReader& r, const MixerType& type, const Mo
 }
 
 // Is the key written by to_json, or meaningless in a directory that this program writes? auto_map names code
-// that is not copied; the type of the weights and the rotary embedding's settings are written anew.
+// that is not copied; the type of the weights and the rotary embedding's settings are those of the model.
 bool is_own_key(const std::string& key, const json& own) {
   static const std::set<std::string> dropped = {
       "auto_map",          "torch_dtype",     "dtype",     "rope_scaling",

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "model/parameter_count.h"
+#include "runtime/finite.h"
 #include "runtime/safetensors.h"
 
 namespace wuneng {
@@ -28,17 +29,9 @@ Tensor held_part(const Parameter& p, const Tensor& whole) {
 
 // Weights in f32 or bf16, on the host: an f64 may be too large for them.
 void require_finite(const Tensor& weights, const std::string& where) {
-  const auto check = [&](const auto* bits, auto exponent) {
-    const auto infinite = [exponent](auto b) { return (b & exponent) == exponent; };
-    int64_t count = 0;
-    for (int64_t i = 0; i < weights.numel(); ++i) count += infinite(bits[i]);
-    require(count == 0, "{}: {} of its elements are not finite as {}, the first of them number {}", where,
-            count, to_string(weights.dtype()), std::find_if(bits, bits + weights.numel(), infinite) - bits);
-  };
-  if (weights.dtype() == DType::f32)
-    check(static_cast<const uint32_t*>(weights.raw()), uint32_t{0x7f800000});
-  else
-    check(static_cast<const uint16_t*>(weights.raw()), uint16_t{0x7f80});
+  const NonFinite found = find_non_finite(weights.raw(), weights.numel(), weights.dtype());
+  require(found.count == 0, "{}: {} of its elements are not finite as {}, the first of them number {}", where,
+          found.count, to_string(weights.dtype()), found.first);
 }
 
 bool is_float(const SafetensorsEntry& entry) {

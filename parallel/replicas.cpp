@@ -26,10 +26,38 @@ Checksums gather(const Comm& group, const std::vector<int64_t>& mine, int64_t pe
   return out;
 }
 
-int64_t checksum(const Tensor& host, Range rows, Range held) {
-  const Tensor part =
-      host.ndim() && rows != held ? host.rows(rows.begin - held.begin, rows.end - held.begin) : host;
-  return static_cast<int64_t>(hash_of(part.raw(), part.bytes()));
+// Of this rank's parameters: of the whole shards, [parameters], and of what it shares with each rank of its
+// tensor-parallel group, [parameters, tp], 0 where that is nothing or the rank itself.
+struct OwnChecksums {
+  std::vector<int64_t> whole, shared;
+};
+
+int64_t checksum(const Tensor& host) { return static_cast<int64_t>(hash_of(host.raw(), host.bytes())); }
+
+OwnChecksums own_checksums(const Comm& tp, const Parameters& parameters) {
+  std::vector<int64_t> ranges;
+  for (const Parameter* p : parameters) ranges.insert(ranges.end(), {p->held.begin, p->held.end});
+  const Checksums held = gather(tp, ranges, 2);
+  OwnChecksums out;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& p = *parameters[i];
+    const Tensor host = p.var.value().to(Device{});
+    out.whole.push_back(checksum(host));
+    for (int64_t peer = 0; peer < tp.size(); ++peer) {
+      const int64_t n = static_cast<int64_t>(i);
+      const Range common{std::max(p.held.begin, held.at(peer, n, 0)),
+                         std::min(p.held.end, held.at(peer, n, 1))};
+      if (peer == tp.rank() || common.size() <= 0) {
+        out.shared.push_back(0);
+      } else if (common == p.held) {
+        out.shared.push_back(out.whole.back());
+      } else {
+        WUNENG_ASSERT(p.shard_dim == 0);
+        out.shared.push_back(checksum(host.rows(common.begin - p.held.begin, common.end - p.held.begin)));
+      }
+    }
+  }
+  return out;
 }
 
 [[noreturn]] void report(const Comm& group, const Parameter& p, std::vector<int> members) {
@@ -44,12 +72,9 @@ int64_t checksum(const Tensor& host, Range rows, Range held) {
 }
 
 // All ranks hold the same shards.
-void check_equal(const Comm& group, const Parameters& parameters) {
+void check_equal(const Comm& group, const Parameters& parameters, const std::vector<int64_t>& whole) {
   if (group.size() == 1) return;
-  std::vector<int64_t> mine;
-  for (const Parameter* p : parameters)
-    mine.push_back(checksum(p->var.value().to(Device{}), p->held, p->held));
-  const Checksums found = gather(group, mine, 1);
+  const Checksums found = gather(group, whole, 1);
   for (size_t i = 0; i < parameters.size(); ++i) {
     std::map<int64_t, std::vector<int>> holders;  // by checksum
     for (int r = 0; r < group.size(); ++r) holders[found.at(r, static_cast<int64_t>(i))].push_back(r);
@@ -66,25 +91,10 @@ void check_equal(const Comm& group, const Parameters& parameters) {
 }
 
 // Each two ranks hold the same elements where their ranges overlap.
-void check_overlaps(const Comm& group, const Parameters& parameters) {
+void check_overlaps(const Comm& group, const Parameters& parameters, const std::vector<int64_t>& shared) {
   const int64_t n = static_cast<int64_t>(parameters.size()), ranks = group.size();
   if (ranks == 1) return;
-  std::vector<int64_t> ranges;
-  for (const Parameter* p : parameters) ranges.insert(ranges.end(), {p->held.begin, p->held.end});
-  const Checksums held = gather(group, ranges, 2);
-  std::vector<int64_t> mine;
-  for (int64_t i = 0; i < n; ++i) {
-    const Parameter& p = *parameters[i];
-    const Tensor host = p.var.value().to(Device{});
-    for (int64_t peer = 0; peer < ranks; ++peer) {
-      const Range common{std::max(p.held.begin, held.at(peer, i, 0)),
-                         std::min(p.held.end, held.at(peer, i, 1))};
-      const bool compared = peer != group.rank() && common.size() > 0;
-      WUNENG_ASSERT(!compared || p.shard_dim == 0 || common == p.held);
-      mine.push_back(compared ? checksum(host, common, p.held) : 0);
-    }
-  }
-  const Checksums found = gather(group, mine, ranks);
+  const Checksums found = gather(group, shared, ranks);
   for (int64_t i = 0; i < n; ++i) {
     std::vector<int> differing(ranks, 0);  // with how many peers
     for (int64_t a = 0; a < ranks; ++a)
@@ -101,12 +111,18 @@ void check_overlaps(const Comm& group, const Parameters& parameters) {
 }  // namespace
 
 void check_replicas(const Parameters& parameters, const GradientGroups& groups) {
-  check_overlaps(groups.tp, parameters);
-  check_equal(groups.dp, parameters);
+  if (groups.tp.size() == 1 && groups.dp.size() == 1 && groups.embedding.size() == 1) return;
+  const OwnChecksums own = own_checksums(groups.tp, parameters);
+  check_overlaps(groups.tp, parameters, own.shared);
+  check_equal(groups.dp, parameters, own.whole);
   Parameters tied;
-  for (Parameter* p : parameters)
-    if (p->sum_over_embedding) tied.push_back(p);
-  check_equal(groups.embedding, tied);
+  std::vector<int64_t> tied_whole;
+  for (size_t i = 0; i < parameters.size(); ++i)
+    if (parameters[i]->sum_over_embedding) {
+      tied.push_back(parameters[i]);
+      tied_whole.push_back(own.whole[i]);
+    }
+  check_equal(groups.embedding, tied, tied_whole);
 }
 
 }  // namespace wuneng

@@ -6,6 +6,7 @@
 
 #include "runtime/comm_impl.h"
 #include "runtime/cuda/device.h"
+#include "runtime/host.h"
 #include "runtime/request.h"
 #include "runtime/ring_all_reduce.h"
 #include "runtime/staged.h"
@@ -18,9 +19,7 @@ constexpr int64_t kPieceBytes = 1 << 28;  // of one MPI collective call, whose c
 
 // Identifies a GPU: equal for ranks that share it.
 std::string gpu_location(Device device) {
-  char host[256] = {};
-  gethostname(host, sizeof host - 1);
-  return fmt::format("{} {}", host, cuda::bus_id(device.index));
+  return fmt::format("{} {}", host_name(), cuda::bus_id(device.index));
 }
 
 Tensor to_tensor(const cuda::NcclId& id) {

@@ -31,9 +31,17 @@ void check(bool good, const std::string& path, const char* what) {
 
 }  // namespace
 
-FileDescriptor::FileDescriptor(std::string path, int flags)
-    : path_(std::move(path)), fd_(::open(path_.c_str(), flags | O_CLOEXEC, 0666)) {
+FileDescriptor::FileDescriptor(std::string path, int flags, int mode)
+    : path_(std::move(path)), fd_(::open(path_.c_str(), flags | O_CLOEXEC, mode)) {
   check(fd_ >= 0, path_, flags & O_CREAT ? "created" : "opened");
+}
+
+std::optional<FileDescriptor> FileDescriptor::create_new(const std::string& path) {
+  FileDescriptor file(path);
+  file.fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (file.fd_ < 0 && errno == EEXIST) return std::nullopt;
+  check(file.fd_ >= 0, path, "created");
+  return file;
 }
 
 FileDescriptor::~FileDescriptor() {
@@ -51,22 +59,16 @@ int64_t FileDescriptor::size() const {
   return info.st_size;
 }
 
-int64_t FileDescriptor::read_some(int64_t offset, void* into, int64_t bytes) const {
+void FileDescriptor::read(int64_t offset, void* into, int64_t bytes) const {
   int64_t done = 0;
   while (done < bytes) {
     const ssize_t n = ::pread(fd_, static_cast<char*>(into) + done,
                               static_cast<size_t>(std::min(bytes - done, kLargestCall)), offset + done);
     if (n < 0 && errno == EINTR) continue;
     check(n >= 0, path_, "read");
-    if (n == 0) break;
+    require(n > 0, "{}: expected {} bytes at {}, found {}: the file is shorter", path_, bytes, offset, done);
     done += n;
   }
-  return done;
-}
-
-void FileDescriptor::read(int64_t offset, void* into, int64_t bytes) const {
-  const int64_t n = read_some(offset, into, bytes);
-  require(n == bytes, "{}: expected {} bytes at {}, found {}: the file is shorter", path_, bytes, offset, n);
 }
 
 void FileDescriptor::write(int64_t offset, const void* from, int64_t bytes) const {
@@ -114,8 +116,8 @@ void rename_durably(const std::string& from, const std::string& to) {
   sync_path(parent_directory(to));
 }
 
-OutputFile::OutputFile(const std::string& path)
-    : path_(path), file_(path + ".partial", O_RDWR | O_CREAT | O_TRUNC) {}
+OutputFile::OutputFile(const std::string& path, int mode)
+    : path_(path), file_(path + ".partial", O_RDWR | O_CREAT | O_TRUNC, mode) {}
 
 OutputFile::~OutputFile() {
   if (!committed_) ::unlink(file_.path().c_str());  // what is left of a failed write; it reports itself

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,34 +29,39 @@ std::string read_file(const std::string& path);
 // An open file; closed without a check unless close() was called, so a writer calls it.
 class FileDescriptor {
  public:
-  FileDescriptor(std::string path, int flags);  // those of open(2)
-  enum class Opened : int {};
-  FileDescriptor(std::string path, Opened fd) : path_(std::move(path)), fd_(static_cast<int>(fd)) {}
+  FileDescriptor(std::string path, int flags, int mode = 0666);  // those of open(2)
+  // A new file to write, made by no other process; nothing where there is one.
+  static std::optional<FileDescriptor> create_new(const std::string& path);
   ~FileDescriptor();
   FileDescriptor(FileDescriptor&& other) noexcept
       : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(path_, other.path_);
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
   FileDescriptor(const FileDescriptor&) = delete;
 
   const std::string& path() const { return path_; }
   int fd() const { return fd_; }
   int64_t size() const;
-  // Up to `bytes` bytes at `offset`; fewer at the end of the file. Returns their number.
-  int64_t read_some(int64_t offset, void* into, int64_t bytes) const;
   void read(int64_t offset, void* into, int64_t bytes) const;  // throws where the file ends before
   void write(int64_t offset, const void* from, int64_t bytes) const;
   void sync() const;
   void close();  // throws where the system reports a late error of a write
 
  private:
+  FileDescriptor(std::string path) : path_(std::move(path)) {}
+
   std::string path_;
-  int fd_;
+  int fd_ = -1;
 };
 
 // A file that appears under its name when it is complete: it is written as PATH.partial, and commit() syncs,
 // closes and renames it. Without commit() the partial file is removed.
 class OutputFile {
  public:
-  explicit OutputFile(const std::string& path);
+  explicit OutputFile(const std::string& path, int mode = 0666);
   ~OutputFile();
 
   const std::string& path() const { return path_; }

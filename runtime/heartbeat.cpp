@@ -18,6 +18,7 @@
 
 #include "runtime/error.h"
 #include "runtime/heartbeat_collector.h"
+#include "runtime/host.h"
 #include "runtime/launcher.h"
 #include "runtime/watchdog.h"
 

@@ -1,4 +1,4 @@
-// Heartbeat: what the ranks of a run tell each other beside MPI, over TCP, so that a hang is reported once
+// Heartbeat: what the ranks of a run send each other outside MPI, over TCP, so that a hang is reported once
 // and names the rank that does not answer, from before MPI_Init on.
 //
 // Three ranks (the first, the middle and the last one) collect; every rank tells each of them its state every

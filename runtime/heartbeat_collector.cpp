@@ -12,6 +12,7 @@
 #include <istream>
 
 #include "runtime/error.h"
+#include "runtime/host.h"
 #include "runtime/launcher.h"
 #include "runtime/watchdog.h"
 

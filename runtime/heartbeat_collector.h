@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "runtime/heartbeat_messages.h"
+#include "runtime/host.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng::heartbeat {

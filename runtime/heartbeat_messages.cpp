@@ -1,20 +1,17 @@
 #include "runtime/heartbeat_messages.h"
 
-#include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <sstream>
 
 #include "runtime/error.h"
+#include "runtime/file.h"
 
 namespace wuneng::heartbeat {
 namespace {
@@ -85,18 +82,9 @@ std::optional<Order> order_from(const std::string& text) {
 void publish(const std::string& path, const Address& a) {
   const std::string text =
       json({{"job", a.job}, {"token", a.token}, {"port", a.port}, {"hosts", a.hosts}}).dump();
-  const std::string part = path + ".part";
-  const int file = open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  const auto failed = [&] {
-    const std::string reason = std::strerror(errno);
-    std::remove(part.c_str());
-    fail("{}: {}", path, reason);
-  };
-  if (file < 0) failed();
-  const bool written = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  const bool closed = close(file) == 0;
-  if (!written || !closed) failed();
-  if (std::rename(part.c_str(), path.c_str()) != 0) failed();
+  OutputFile out(path, 0600);
+  out.append(text.data(), static_cast<int64_t>(text.size()));
+  out.commit();
 }
 
 std::optional<Address> published(const std::string& path) {
@@ -111,16 +99,6 @@ std::optional<Address> published(const std::string& path) {
     j.at("hosts").get_to(out.hosts);
     return out;
   });
-}
-
-std::string random_token() {
-  std::random_device random;
-  return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
-}
-
-std::string host_name() {
-  char host[256] = {};
-  return gethostname(host, sizeof host - 1) == 0 ? host : "unknown host";
 }
 
 std::vector<std::string> addresses_of_this_host() {

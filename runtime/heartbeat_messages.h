@@ -35,8 +35,6 @@ struct Address {
 void publish(const std::string& path, const Address& address);  // throws where it cannot be written
 std::optional<Address> published(const std::string& path);      // nothing: not yet
 
-std::string random_token();
-std::string host_name();
 // Numeric addresses under which other hosts may reach this one.
 std::vector<std::string> addresses_of_this_host();
 

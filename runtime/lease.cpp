@@ -1,16 +1,14 @@
 #include "runtime/lease.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "runtime/error.h"
+#include "runtime/host.h"
 
 namespace wuneng {
 namespace {
@@ -23,11 +21,6 @@ constexpr double kPollSeconds = 0.2;
 constexpr size_t kFileBytes = 512;  // rewritten in place, so that a full disk does not end a lease
 
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
-
-std::string host_name() {
-  char name[256] = {};
-  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
-}
 
 // Processes of one machine and one container see each other in /proc.
 std::string machine() {
@@ -140,12 +133,8 @@ Lease::Lease(const std::string& directory, const Seconds& seconds) : directory_(
 }
 
 bool Lease::take(int64_t epoch) {
-  const std::string path = path_of(directory_, epoch);
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0 && errno == EEXIST) return false;
-  const int error = errno;
-  require(fd >= 0, "{}: cannot be created: {}", path, std::strerror(error));
-  file_.emplace(path, FileDescriptor::Opened{fd});
+  file_ = FileDescriptor::create_new(path_of(directory_, epoch));
+  if (!file_) return false;
   epoch_ = epoch;
   write(false);
   sync_path(directory_);

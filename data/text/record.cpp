@@ -98,7 +98,7 @@ void read_rest(Members& line, Record& record) {
     line.refuse({"system", "tools", "functions"}, "expected a prompt of messages, found one of text");
   }
   if (record.kind == Record::Kind::completion)
-    line.refuse({"label"}, "good and bad completions are not told apart");
+    line.refuse({"label"}, "good and bad completions are not distinguished");
   line.refuse(
       {"images", "image", "videos", "video", "audios", "audio", "documents", "history", "weight", "reasoning",
        "reasoning_content", "thinking", "system_prompt", "chat_template", "chat_template_kwargs", "kto_tag"},

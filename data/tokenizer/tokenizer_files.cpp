@@ -152,8 +152,8 @@ void check_scheme(const Value& root) {
   steps[1]["add_prefix_space"].expect({false});
   steps[1]["use_regex"].expect({false});
 
-  // ByteLevel as post-processor changes only offsets, which are not implemented. transformers 5 writes a
-  // template that adds no tokens.
+  // ByteLevel as post-processor changes only offsets, which a TextCodec does not have. transformers 5 writes
+  // a template that adds no tokens.
   const Value post = root["post_processor"];
   if (!post.json->is_null() && *post["type"].json != "ByteLevel") {
     post["type"].expect({nullptr, "ByteLevel", "TemplateProcessing"});

@@ -3,24 +3,18 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "launch/train/checkpoint_meta.h"
 #include "runtime/collective_error.h"
 #include "runtime/file.h"
 #include "runtime/hash.h"
+#include "runtime/host.h"
 
 namespace wuneng {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-std::string new_identity() {
-  std::random_device random;
-  const uint64_t high = random(), low = random();
-  return hash_text(high << 32 | low);
-}
 
 // {"run": ID, "xxh3": checksum of ID}
 std::string read_identity(const std::string& path) {
@@ -90,7 +84,7 @@ RunStart RunDirectory::find_start() {
     if (run_.empty() && own) run_ = reader.run();
   }
   if (world_.rank() == 0) {
-    if (run_.empty()) run_ = new_identity();
+    if (run_.empty()) run_ = random_token();
     write_identity(run_);
     say_what_is_replaced(start);
   }

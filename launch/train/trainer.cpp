@@ -108,11 +108,11 @@ void Trainer::train_step(int64_t pass) {
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), data_wait,
                     memory_use(state_.model.placement().device.kind).peak, skipped});
-  if (recipe_.check_replicas_every > 0 && state_.step % recipe_.check_replicas_every == 0)
+  const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
+  if (due(recipe_.checkpoint_every) && state_.step < recipe_.steps())
+    save();  // checks the replicas too
+  else if (due(recipe_.check_replicas_every))
     check_replicas(state_.model.parameters(), state_.groups);
-  if (recipe_.checkpoint_every > 0 && state_.step % recipe_.checkpoint_every == 0 &&
-      state_.step < recipe_.steps())
-    save();
 }
 
 // A step without an update. The gradient's norm is the same on all ranks, and so is what they do.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/finite.h"
 #include "runtime/hash.h"
 #include "runtime/hdf5.h"
 
@@ -10,31 +11,6 @@ namespace wuneng {
 namespace {
 
 using nlohmann::json;
-
-// Elements whose exponent bits are all 1: infinities and NaN.
-template <class Bits>
-bool all_finite(const void* elements, int64_t bytes, Bits exponent) {
-  const Bits* bits = static_cast<const Bits*>(elements);
-  const int64_t n = bytes / static_cast<int64_t>(sizeof(Bits));
-  Bits found = 0;
-  for (int64_t i = 0; i < n; ++i) found |= static_cast<Bits>((bits[i] & exponent) == exponent);
-  return found == 0;
-}
-
-bool all_finite(const void* elements, int64_t bytes, DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return all_finite<uint32_t>(elements, bytes, 0x7f800000u);
-    case DType::bf16:
-      return all_finite<uint16_t>(elements, bytes, 0x7f80u);
-    case DType::f16:
-      return all_finite<uint16_t>(elements, bytes, 0x7c00u);
-    case DType::f64:
-      return all_finite<uint64_t>(elements, bytes, 0x7ff0000000000000u);
-    default:
-      return true;
-  }
-}
 
 // What is checked, hashed and copied at a time: it stays in a core's cache.
 constexpr int64_t kCachedBytes = 1 << 20;
@@ -49,7 +25,7 @@ void write_elements(OutputFile& out, const CheckpointPiece& piece, StoredPart& p
   in_steps(0, piece.data.bytes(), kBlockBytes, [&](int64_t block, int64_t size) {
     Hash hash;
     in_steps(block, block + size, kCachedBytes, [&](int64_t at, int64_t bytes) {
-      require(all_finite(data + at, bytes, piece.data.dtype()),
+      require(find_non_finite(data + at, bytes / size_of(piece.data.dtype()), piece.data.dtype()).count == 0,
               "tensor {}: an element is not finite; the checkpoint is not saved", piece.name);
       hash.add(data + at, bytes);
       out.write_at(part.offset + at, data + at, bytes);

@@ -170,12 +170,4 @@ void CheckpointWriter::commit(const std::vector<std::string>& shards) {
   prune_checkpoints(options_.root, options_.keep);
 }
 
-std::string save_checkpoint(const Comm& comm, const CheckpointOptions& options, int64_t step,
-                            const std::vector<CheckpointPiece>& pieces, const nlohmann::json& meta) {
-  CheckpointWriter writer(comm, options);
-  writer.begin(step, pieces, meta);
-  writer.finish();
-  return options.root + "/" + checkpoint_name(step);
-}
-
 }  // namespace wuneng

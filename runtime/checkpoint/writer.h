@@ -68,8 +68,4 @@ class CheckpointWriter {
   std::future<void> commit_;          // rank 0
 };
 
-// Saves at once. Returns the directory. Collective over `comm`.
-std::string save_checkpoint(const Comm& comm, const CheckpointOptions& options, int64_t step,
-                            const std::vector<CheckpointPiece>& pieces, const nlohmann::json& meta);
-
 }  // namespace wuneng

@@ -5,6 +5,7 @@
 
 #include <deque>
 
+#include "tests/error_of.h"
 #include "tests/mpi/pseudo.h"
 
 namespace wuneng {
@@ -37,13 +38,8 @@ Parameters pointers(std::deque<Parameter>& all) {
   return out;
 }
 
-std::string error_of(const Parameters& parameters, const GradientGroups& groups) {
-  try {
-    check_replicas(parameters, groups);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
+std::string error_of_check(const Parameters& parameters, const GradientGroups& groups) {
+  return error_of([&] { check_replicas(parameters, groups); });
 }
 
 void flip_bit(const Tensor& t, int64_t element, int bit) {
@@ -53,11 +49,11 @@ void flip_bit(const Tensor& t, int64_t element, int bit) {
 TEST(ReplicasMpi, EveryFlippedBitOfADataParallelReplicaIsFound) {
   const Comm dp = Comm::world();
   auto own = make_parameters({{"a", {4, 3}, {0, 4}}, {"b", {7}, {0, 7}}});
-  EXPECT_EQ(error_of(pointers(own), {.dp = dp}), "");
+  EXPECT_EQ(error_of_check(pointers(own), {.dp = dp}), "no error");
   for (int rank = 0; rank < dp.size(); ++rank)
     for (const int bit : {0, 13, 31}) {
       if (dp.rank() == rank) flip_bit(own[1].var.value(), 3, bit);
-      const std::string error = error_of(pointers(own), {.dp = dp});
+      const std::string error = error_of_check(pointers(own), {.dp = dp});
       if (dp.size() > 1) {
         EXPECT_THAT(error, testing::HasSubstr("parameter b: the replicas of group world"));
       }
@@ -73,12 +69,12 @@ TEST(ReplicasMpi, WhatTensorParallelRanksShareIsCompared) {
   const Comm tp = Comm::world();
   const int64_t rows = 2 * tp.size() + 2, begin = 2 * tp.rank();
   auto own = make_parameters({{"norm", {5}, {0, 5}}, {"k_proj", {rows, 3}, {begin, begin + 4}}});
-  EXPECT_EQ(error_of(pointers(own), {.tp = tp}), "");
+  EXPECT_EQ(error_of_check(pointers(own), {.tp = tp}), "no error");
   // The first rank's rows 0 and 1 are its own; 2 and 3 are the second's too.
   if (tp.rank() == 0) flip_bit(own[1].var.value(), 1, 5);
-  EXPECT_EQ(error_of(pointers(own), {.tp = tp}), "");
+  EXPECT_EQ(error_of_check(pointers(own), {.tp = tp}), "no error");
   if (tp.rank() == 0) flip_bit(own[1].var.value(), 2 * 3, 5);
-  const std::string error = error_of(pointers(own), {.tp = tp});
+  const std::string error = error_of_check(pointers(own), {.tp = tp});
   if (tp.size() > 1) {
     EXPECT_THAT(error, testing::HasSubstr("parameter k_proj: the replicas of group world"));
   }
@@ -91,9 +87,9 @@ TEST(ReplicasMpi, ATiedEmbeddingIsComparedOverTheEnds) {
   const Comm ends = Comm::world();
   // Stages have different other parameters.
   auto own = make_parameters({{"embedding", {6, 2}, {0, 6}, true}, {"own", {3 + ends.rank()}, {0, 3}}});
-  EXPECT_EQ(error_of(pointers(own), {.embedding = ends}), "");
+  EXPECT_EQ(error_of_check(pointers(own), {.embedding = ends}), "no error");
   if (ends.rank() == ends.size() - 1) flip_bit(own[0].var.value(), 11, 0);
-  EXPECT_EQ(error_of(pointers(own), {.embedding = ends}).empty(), ends.size() == 1);
+  EXPECT_EQ(error_of_check(pointers(own), {.embedding = ends}) == "no error", ends.size() == 1);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "data/text/file_kind.h"
 #include "data/text/text_file.h"
 #include "runtime/error.h"
+#include "tests/error_of.h"
 #include "tests/unit/packed.h"
 #include "tests/unit/scratch_dir.h"
 
@@ -43,15 +44,6 @@ class ByteStreamTest : public ScratchTest {
     std::string out, buffer(piece, '\0');
     while (const int64_t got = stream->read(buffer.data(), piece)) out.append(buffer, 0, got);
     return out;
-  }
-  template <class F>
-  static std::string error_of(const F& f) {
-    try {
-      f();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "no error";
   }
   std::string refusal(const std::string& name, const std::string& content,
                       TextFormat format = TextFormat::by_name, const std::string& encoding = "") const {

@@ -10,6 +10,7 @@
 #include "data/text/template_files.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
+#include "tests/error_of.h"
 #include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
@@ -27,16 +28,6 @@ std::string rendered(const ChatTemplate& chat_template, const Json& messages, co
   std::string text;
   for (const ChatSegment& segment : chat_template.render(messages, tools, prompt)) text += segment.text;
   return text;
-}
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(ChatTemplate, TextsIdsAndMasksOfTheGoldenFile) {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/error.h"
+#include "tests/error_of.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -17,12 +18,7 @@ class LeaseTest : public ScratchTest {
  protected:
   std::string directory() const { return root_.string(); }
   std::string refusal(double patience, double expiry = 10) const {
-    try {
-      Lease(directory(), {.patience = patience, .expiry = expiry});
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "accepted";
+    return error_of([&] { Lease(directory(), {.patience = patience, .expiry = expiry}); });
   }
   // A child that holds the lease until it is killed.
   pid_t holder() const {

@@ -10,6 +10,7 @@
 #include "model/decoder.h"
 #include "model/objectives/vocabulary_loss.h"
 #include "model/parameter_count.h"
+#include "tests/error_of.h"
 #include "tests/unit/scratch_dir.h"
 #include "tests/unit/toy_mixer.h"
 
@@ -24,16 +25,6 @@ ModelConfig small(int64_t layers) {
           .num_kv_heads = 2,
           .head_dim = 4,
           .vocab_size = 30};
-}
-
-template <class F>
-std::string error_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 MicroBatch batch() {

@@ -9,6 +9,7 @@
 
 #include "data/token_files/token_writer.h"
 #include "runtime/error.h"
+#include "tests/error_of.h"
 #include "tests/unit/scratch_dir.h"
 #include "tests/unit/tensor_values.h"
 
@@ -60,15 +61,6 @@ class TrainingDataTest : public ScratchTest {
     return load("packing = \"best_fit\"\nheld_out_every = 8\n[[data.sources]]\npaths = [\"" + path("one") +
                     "\"]\nweight = 2\n[[data.sources]]\npaths = [\"" + path("two.idx") + "\"]\n",
                 overrides);
-  }
-  template <class F>
-  static std::string error_of(const F& f) {
-    try {
-      f();
-    } catch (const Error& e) {
-      return e.what();
-    }
-    return "";
   }
 };
 
@@ -233,7 +225,7 @@ TEST_F(TrainingDataTest, DataThatCannotBeTrainedOnIsRefused) {
     return error_of([&] { TrainingData{load("paths = [\"" + path("t") + "\"]\n" + more, overrides)}; });
   };
   put({17}, 1);
-  EXPECT_EQ(error(), "");
+  EXPECT_EQ(error(), "no error");
   put({10, 6}, 1);
   EXPECT_THAT(error(), HasSubstr("data.paths: expected at least 17 tokens to train on, for a sequence of "
                                  "data.seq_len = 16, found 16"));
@@ -283,7 +275,7 @@ TEST_F(TrainingDataTest, ErrorsNameKeyExpectedAndFound) {
   const auto wrong = [&](const std::string& data, int64_t vocab = 300) {
     return error_of([&] { TrainingData{load(data, {}, vocab)}; });
   };
-  EXPECT_EQ(wrong(text), "");
+  EXPECT_EQ(wrong(text), "no error");
   EXPECT_THAT(wrong(""), HasSubstr("data.paths is missing"));
   EXPECT_THAT(wrong("paths = []"), HasSubstr("data.paths: expected at least one path, found none"));
   EXPECT_THAT(wrong("paths = [\"nowhere\"]"),
