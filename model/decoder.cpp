@@ -8,18 +8,19 @@
 
 namespace wuneng {
 
-Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute)
+Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute,
+                 int64_t alignment_width)
     : config_(config),
       placement_(placement),
       recompute_(recompute),
       store_(placement.tp.size(), placement.tp.rank(), dtype, placement.device, placement.allocate),
-      layer_range_(stage_layers(config, placement.stages, placement.stage)) {
+      layer_range_(placement.layers.value_or(stage_layers(config, placement.stages, placement.stage))) {
   const ModelConfig& c = config_;
   require(placement.activations == DType::f32 || placement.device.kind == DeviceKind::cuda,
           "activations: expected f32 on {}, found {}: the CPU computes in f32", to_string(placement.device),
           to_string(placement.activations));
-  require(placement.stages <= c.num_layers, "pp = {}: more pipeline stages than the model's {} layers",
-          placement.stages, c.num_layers);
+  require(placement.layers || placement.stages <= c.num_layers,
+          "pp = {}: more pipeline stages than the model's {} layers", placement.stages, c.num_layers);
   const int64_t d = c.hidden_size, F = c.intermediate_size;
   const bool tied = c.tie_word_embeddings;
   // Qwen2's own: normal(0, 0.02), less where a layer joins the residual stream.
@@ -33,6 +34,14 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
     const std::string at = fmt::format("model.layers.{}.", i);
     Layer layer;  // its parameters behind those of the layers before it: see forward's marks
     layer.input_norm = store_.whole(at + "input_layernorm.weight", {d}, ones);
+    if (alignment_width) {
+      const auto projection = [&](const char* name, int64_t outputs, int64_t inputs) {
+        return store_.whole(at + "alignment." + name, {outputs, inputs},
+                            apart(normal(1 / std::sqrt(float(inputs)))));
+      };
+      layer.alignment_input = projection("input_proj.weight", d, alignment_width);
+      layer.alignment_output = projection("output_proj.weight", alignment_width, d);
+    }
     layer.mixer = mixer_type(c.mixer_of(i), at).make({c, i, at + "self_attn.", placement_.tp, store_});
     layer.post_attention_norm = store_.whole(at + "post_attention_layernorm.weight", {d}, ones);
     layer.gate = store_.sharded_evenly(at + "mlp.gate_proj.weight", {F, d}, matrix, 0);
@@ -83,21 +92,49 @@ std::vector<CarriedTensor> Decoder::carried_into(int64_t layer) const {
   return out;
 }
 
+bool Decoder::carries_between_stages() const {
+  for (int stage = 1; stage < placement_.stages; ++stage)
+    if (!carried_into(stage_layers(config_, placement_.stages, stage).begin).empty()) return true;
+  return false;
+}
+
 std::vector<CarriedTensor> Decoder::carried_in() const { return carried_into(layer_range_.begin); }
 std::vector<CarriedTensor> Decoder::carried_out() const { return carried_into(layer_range_.end); }
 
-StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in,
-                            const Completed& completed) {
-  // One layout for each size of chunks; a layer without chunks takes any.
-  std::map<int64_t, std::shared_ptr<DocumentLayout>> layouts;
+// One layout for each size of chunks; a layer without chunks takes any.
+Decoder::Layouts Decoder::document_layouts(const Stream& stream, const MicroBatch& batch) const {
+  Layouts layouts;
   for (const Layer& layer : layers_)
     if (layer.mixer->chunk()) layouts[layer.mixer->chunk()];
   if (layouts.empty()) layouts[0];
   for (auto& [chunk, documents] : layouts) {
     documents =
         std::make_shared<DocumentLayout>(DocumentLayout::make(batch.documents, chunk, placement_.device));
-    documents->make_rope_cos_sin(tape.stream(), config_.head_dim, config_.rope_theta);
+    documents->make_rope_cos_sin(stream, config_.head_dim, config_.rope_theta);
   }
+  return layouts;
+}
+
+const std::shared_ptr<DocumentLayout>& Decoder::layout_of(const Layouts& layouts, const Layer& layer) const {
+  const int64_t chunk = layer.mixer->chunk();
+  return chunk ? layouts.at(chunk) : layouts.begin()->second;
+}
+
+StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in,
+                            const Completed& completed) {
+  return forward(tape, batch, in, completed, nullptr);
+}
+
+StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in, MixerTaps& taps) {
+  WUNENG_ASSERT(!tape.recording());
+  for (const auto& [layer, tap] : taps)
+    WUNENG_ASSERT(layer_range_.begin <= layer && layer < layer_range_.end);
+  return forward(tape, batch, in, {}, &taps);
+}
+
+StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in,
+                            const Completed& completed, MixerTaps* taps) {
+  const Layouts layouts = document_layouts(tape.stream(), batch);
   StageState state = in;
   if (placement_.first())
     state.hidden = reduce_from_tensor_parallel(
@@ -105,33 +142,44 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
   const auto mark = [&](const Parameter* first) {
     if (completed) tape.mark([=] { completed(first); });
   };
-  for (const Layer& layer : layers_) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
     mark(layer.input_norm);
-    const int64_t chunk = layer.mixer->chunk();
-    const auto& documents = chunk ? layouts.at(chunk) : layouts.begin()->second;
-    state = recompute_ && tape.recording() ? run_recomputed(tape, layer, state, documents)
-                                           : run(tape, layer, state, *documents);
+    const auto& documents = layout_of(layouts, layer);
+    MixerTap* tap = nullptr;
+    if (taps)
+      if (const auto it = taps->find(layer_range_.begin + static_cast<int64_t>(i)); it != taps->end())
+        tap = &it->second;
+    state = recompute_ && tape.recording()
+                ? recomputed(tape, layer, state,
+                             [this, &layer, documents](Tape& on, const StageState& in) {
+                               return run(on, layer, in, *documents);
+                             })
+                : run(tape, layer, state, *documents, tap);
   }
   if (!placement_.last()) return state;
   mark(norm_);
   return {ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps), {}};
 }
 
-StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in,
-                        const DocumentLayout& documents) const {
+StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents,
+                        MixerTap* tap) const {
   StageState out = in;
   const Var x = ops::rms_norm(tape, in.hidden, layer.input_norm, config_.rms_norm_eps);
   const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried);
+  const float eps = config_.rms_norm_eps;
+  if (tap) *tap = {x, project(tape, placement_.tp, mixer)};
   const auto [mixed, normed] =
-      add_projections(tape, placement_.tp, in.hidden, mixer, layer.post_attention_norm, config_.rms_norm_eps);
+      tap ? ops::add_rms_norm(tape, in.hidden, tap->output, layer.post_attention_norm, eps)
+          : add_projections(tape, placement_.tp, in.hidden, mixer, layer.post_attention_norm, eps);
   const Var y = copy_to_tensor_parallel(tape, placement_.tp, normed);
   const Var inner = ops::swiglu(tape, ops::linear(tape, y, layer.gate), ops::linear(tape, y, layer.up));
   out.hidden = add_projections(tape, placement_.tp, mixed, {{inner, layer.down}});
   return out;
 }
 
-StageState Decoder::run_recomputed(Tape& tape, const Layer& layer, const StageState& in,
-                                   const std::shared_ptr<DocumentLayout>& documents) const {
+StageState Decoder::recomputed(Tape& tape, const Layer& layer, const StageState& in,
+                               const LayerRun& run) const {
   std::vector<std::string> names;
   std::vector<Var> inputs = {in.hidden};
   for (const auto& [name, var] : in.carried) {
@@ -139,10 +187,10 @@ StageState Decoder::run_recomputed(Tape& tape, const Layer& layer, const StageSt
     inputs.push_back(var);
   }
   const std::vector<Var> made =
-      recompute(tape, inputs, [this, &layer, documents, names](Tape& inner, const std::vector<Var>& given) {
+      recompute(tape, inputs, [&layer, run, names](Tape& inner, const std::vector<Var>& given) {
         StageState state{given[0], {}};
         for (size_t i = 0; i < names.size(); ++i) state.carried[names[i]] = given[i + 1];
-        state = run(inner, layer, state, *documents);
+        state = run(inner, state);
         std::vector<Var> outputs = {state.hidden};
         for (const std::string& name : layer.makes) outputs.push_back(state.carried.at(name));
         return outputs;
@@ -150,6 +198,37 @@ StageState Decoder::run_recomputed(Tape& tape, const Layer& layer, const StageSt
   StageState out{made[0], in.carried};
   for (size_t i = 0; i < layer.makes.size(); ++i) out.carried[layer.makes[i]] = made[i + 1];
   return out;
+}
+
+std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
+                                 const std::function<Var(int64_t layer)>& input, CarriedVars& carried,
+                                 const Completed& completed) const {
+  const Layouts layouts = document_layouts(tape.stream(), batch);
+  std::vector<Var> out;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    if (completed) tape.mark([completed, first = layer.input_norm] { completed(first); });
+    const LayerRun run = [this, &layer, documents = layout_of(layouts, layer)](Tape& on,
+                                                                               const StageState& in) {
+      StageState state{{}, in.carried};
+      state.hidden = mix(on, layer, in.hidden, *documents, state.carried);
+      return state;
+    };
+    const StageState in{input(layer_range_.begin + static_cast<int64_t>(i)), carried};
+    const StageState state =
+        recompute_ && tape.recording() ? recomputed(tape, layer, in, run) : run(tape, in);
+    carried = state.carried;
+    out.push_back(state.hidden);
+  }
+  if (placement_.last() && completed) tape.mark([completed, first = norm_] { completed(first); });
+  return out;
+}
+
+Var Decoder::mix(Tape& tape, const Layer& layer, const Var& input, const DocumentLayout& documents,
+                 CarriedVars& carried) const {
+  const Var x = layer.alignment_input ? ops::linear(tape, input, layer.alignment_input) : input;
+  const Var out = project(tape, placement_.tp, layer.mixer->forward(tape, x, documents, carried));
+  return layer.alignment_output ? ops::linear(tape, out, layer.alignment_output) : out;
 }
 
 void Decoder::logits(const Tensor& hidden, Range columns, const Tensor& out) const {

@@ -2,6 +2,7 @@
 // MLP each (docs/model.md, "One layer"), final norm and output matrix.
 #pragma once
 #include <memory>
+#include <optional>
 
 #include "model/config.h"
 #include "model/mixer.h"
@@ -13,17 +14,28 @@ namespace wuneng {
 struct Placement {
   Comm tp;  // the ranks that share this stage's layers
   int stage = 0, stages = 1;
-  Device device = {};              // where its parameters and activations are
-  DType activations = DType::f32;  // bf16 on a GPU alone
-  bool allocate = true;            // false: the parameters' names and shapes alone, without values
+  Device device = {};                // where its parameters and activations are
+  DType activations = DType::f32;    // bf16 on a GPU alone
+  bool allocate = true;              // false: the parameters' names and shapes alone, without values
+  std::optional<Range> layers = {};  // of this stage, maybe none; not given: stage_layers()
   bool first() const { return stage == 0; }
   bool last() const { return stage == stages - 1; }
 };
 
+// What goes into a layer's mixer and what comes out of it, summed over the tensor-parallel ranks: [T, d]
+// each.
+struct MixerTap {
+  Var input, output;
+};
+using MixerTaps = std::map<int64_t, MixerTap>;  // by layer
+
 class Decoder : public Stage {
  public:
-  // All parameters are zero; see initialize_random and hugging_face.h.
-  Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute = false);
+  // All parameters are zero; see initialize_random and hugging_face.h. alignment_width: of what mixers()
+  // takes and gives where that is not the model's hidden size; then each layer has a projection to the hidden
+  // size and one back, which are no part of the model (ModelConfig does not know them).
+  Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute = false,
+          int64_t alignment_width = 0);
 
   void initialize_random(uint64_t seed);  // a new model
 
@@ -34,8 +46,19 @@ class Decoder : public Stage {
   std::vector<CarriedTensor> carried_out() const override;
   StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in,
                      const Completed& completed = {}) override;  // see Stage
+  // The same without gradients; fills `taps`, whose keys are layers of this stage.
+  StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in, MixerTaps& taps);
+
+  // Attention alignment: this stage's mixers, each on an input of its own, input(layer) [T, d], without a
+  // gradient. Returns their outputs [T, d], summed over the tensor-parallel ranks. carried: what layers
+  // before this stage have left, and what its own leave. completed: see Stage::forward.
+  std::vector<Var> mixers(Tape& tape, const MicroBatch& batch, const std::function<Var(int64_t layer)>& input,
+                          CarriedVars& carried, const Completed& completed = {}) const;
 
   const ModelConfig& config() const { return config_; }
+  Range layers() const { return layer_range_; }
+  // Does any stage of this pipeline get something from the stages before it besides the hidden state?
+  bool carries_between_stages() const;
   const Placement& placement() const { return placement_; }
   Stream stream() const { return compute_stream(placement_.device); }
   // The output matrix [local vocabulary, d] that the loss multiplies with; on the last stage only.
@@ -48,14 +71,24 @@ class Decoder : public Stage {
  private:
   struct Layer {
     const Parameter *input_norm, *post_attention_norm, *gate, *up, *down;
+    const Parameter *alignment_input = nullptr, *alignment_output = nullptr;
     std::unique_ptr<Mixer> mixer;
     std::vector<std::string> makes;  // of the carried tensors, those that this layer leaves for later ones
   };
   std::vector<CarriedTensor> carried_into(int64_t layer) const;
   std::vector<CarriedTensor> carried_by(const std::string& mixer) const;
-  StageState run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents) const;
-  StageState run_recomputed(Tape& tape, const Layer& layer, const StageState& in,
-                            const std::shared_ptr<DocumentLayout>& documents) const;
+  using Layouts = std::map<int64_t, std::shared_ptr<DocumentLayout>>;  // by the size of chunks
+  Layouts document_layouts(const Stream& stream, const MicroBatch& batch) const;
+  const std::shared_ptr<DocumentLayout>& layout_of(const Layouts& layouts, const Layer& layer) const;
+  StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in, const Completed& completed,
+                     MixerTaps* taps);
+  StageState run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents,
+                 MixerTap* tap = nullptr) const;
+  Var mix(Tape& tape, const Layer& layer, const Var& input, const DocumentLayout& documents,
+          CarriedVars& carried) const;
+  using LayerRun = std::function<StageState(Tape&, const StageState&)>;
+  // The same result, with the layer run again in the backward pass.
+  StageState recomputed(Tape& tape, const Layer& layer, const StageState& in, const LayerRun& run) const;
 
   ModelConfig config_;
   Placement placement_;
@@ -69,6 +102,11 @@ class Decoder : public Stage {
 // The layers of pipeline stage `stage`: as equal in number as can be.
 inline Range stage_layers(const ModelConfig& config, int stages, int stage) {
   return shard_range(config.num_layers, stages, stage);
+}
+inline std::vector<Range> stages_of(const ModelConfig& config, int stages) {
+  std::vector<Range> out;
+  for (int stage = 0; stage < stages; ++stage) out.push_back(stage_layers(config, stages, stage));
+  return out;
 }
 
 }  // namespace wuneng

@@ -24,6 +24,7 @@ struct Init {
   Initializer random;
   // In a student whose layer starts from a layer with another mixer; empty: the source's tensor of this name.
   SourceInitializer from_source = {};
+  bool apart = false;  // no part of the model: starts at random in either case
 };
 
 Initializer constant(float value);
@@ -35,6 +36,8 @@ SourceInitializer from_tensor(std::function<Tensor(const SourceRows&)> value);
 
 // A parameter that the source has under the same name.
 inline Init copied(Initializer random) { return {std::move(random)}; }
+// A parameter that no source has: see Init::apart.
+inline Init apart(Initializer random) { return {std::move(random), {}, true}; }
 // A parameter that a mixer adds to the source's: it starts the same way in either case, or in two.
 Init added(Initializer either);
 Init added(Initializer random, SourceInitializer from_source);

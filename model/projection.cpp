@@ -11,6 +11,10 @@ Var products(Tape& tape, const Projections& projections, Var sum) {
 
 }  // namespace
 
+Var project(Tape& tape, const Comm& tp, const Projections& projections) {
+  return tp.size() == 1 ? products(tape, projections, {}) : ops::row_parallel(tape, tp, projections);
+}
+
 Var add_projections(Tape& tape, const Comm& tp, const Var& h, const Projections& projections) {
   if (tp.size() == 1) return products(tape, projections, h);
   return ops::add(tape, h, ops::row_parallel(tape, tp, projections));

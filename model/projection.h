@@ -10,9 +10,11 @@ namespace wuneng {
 
 using Projections = std::vector<ops::Product>;
 
-// h + the sum of all x W^T over projections and ranks, [T, d]. On one rank nothing but products touches h.
+// The sum of all x W^T over projections and ranks, [T, d].
+Var project(Tape& tape, const Comm& tp, const Projections& projections);
+// h + that. On one rank nothing but products touches h.
 Var add_projections(Tape& tape, const Comm& tp, const Var& h, const Projections& projections);
-// That, and its RMSNorm.
+// The same, and its RMSNorm.
 std::pair<Var, Var> add_projections(Tape& tape, const Comm& tp, const Var& h, const Projections& projections,
                                     ops::P norm, float eps);
 

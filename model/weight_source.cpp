@@ -36,7 +36,7 @@ void check_same_shape(const ModelConfig& config, const ModelConfig& source, cons
   }
 }
 
-void load_weights(Decoder& model, WeightSource& source, uint64_t seed) {
+void load_weights(Decoder& model, WeightSource& source, uint64_t seed, bool random_mixers) {
   const ModelConfig& config = model.config();
   check_same_shape(config, source.config(), source.where());
   const SourceRows rows = [&](const std::string& name, int64_t begin, int64_t end) {
@@ -45,12 +45,16 @@ void load_weights(Decoder& model, WeightSource& source, uint64_t seed) {
   const Parameters parameters = model.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = *parameters[i];
-    if (const SourceInitializer& from_source = model.init(i).from_source; from_source) {
-      const int64_t layer = layer_of(p.name).value();
-      if (config.mixer_of(layer) != source.config().mixer_of(layer)) {
-        from_source(p, seed, rows);
-        continue;
-      }
+    const Init& init = model.init(i);
+    const std::optional<int64_t> layer = layer_of(p.name);
+    const bool other_mixer = layer && config.mixer_of(*layer) != source.config().mixer_of(*layer);
+    if (init.apart || (random_mixers && other_mixer && p.name.find(".self_attn.") != std::string::npos)) {
+      init.random(p, seed);
+      continue;
+    }
+    if (other_mixer && init.from_source) {
+      init.from_source(p, seed, rows);
+      continue;
     }
     require(source.contains(p.name), "{}: tensor {} is missing; expected shape {}", source.where(), p.name,
             to_string(p.global_shape));

@@ -247,11 +247,34 @@ const SignalParts& StreamedTeacher::take(int64_t pass, int micro_batch) {
     }
     taken_.emplace_back(&sender, std::move(group));
   }
+  for (const TeacherSignal& signal : options_.signals)
+    if (signal.student.stage == mesh_.pp_rank && signal.student.gathered && mesh_.tp.size() > 1)
+      gather(signal);
   // Start the copies to this device of what has already arrived.
   for (Sender& sender : senders_)
     for (Group& group : sender.posted)
       for (Frame& f : group) f.values_received.done();
   return parts_;
+}
+
+void StreamedTeacher::gather(const TeacherSignal& signal) {
+  const int tp = mesh_.tp.size();
+  const Range columns = signal.student.columns[mesh_.tp_rank];
+  const auto share = [&](int rank) { return gathered_rows(options_.rows, tp, rank); };
+  const int64_t most = (options_.rows + tp - 1) / tp;
+  const auto fresh = [&](Shape shape) {
+    return Tensor::empty(std::move(shape), signal.dtype, options_.device);
+  };
+  const Tensor mine = fresh({most, columns.size()}), all = fresh({tp, most, columns.size()});
+  for (const SignalPart& part : parts_.of(signal.name))
+    mine.rows(part.rows.begin - share(mesh_.tp_rank).begin, part.rows.end - share(mesh_.tp_rank).begin)
+        .copy_from(part.values);
+  mesh_.tp.all_gather(mine, all, "teacher signal");
+  SignalPart whole{{0, options_.rows}, columns, fresh({options_.rows, columns.size()})};
+  for (int rank = 0; rank < tp; ++rank)
+    whole.values.rows(share(rank).begin, share(rank).end)
+        .copy_from(all.view({tp * most, columns.size()}).rows(rank * most, rank * most + share(rank).size()));
+  parts_.replace(signal.name, std::move(whole));
 }
 
 // What has been posted already must be among what the teacher still sends: it is not withdrawn.

@@ -109,6 +109,7 @@ class StreamedTeacher : public TeacherSource {
   void post(Sender& sender, Group group);
   Group empty_group(const Sender& sender) const;
   void receive(Frame& frame, const Sender& sender, const StreamItem& item);
+  void gather(const TeacherSignal& signal);  // collective over tp: all rows of it
 
   Comm stream_;
   Mesh mesh_;

@@ -16,7 +16,16 @@ void check(const TeacherSignal& signal) {
       require(0 <= c.begin && c.begin <= c.end && c.end <= signal.width,
               "teacher signal '{}': expected columns within 0..{}, found {}..{} on {} tp rank {}",
               signal.name, signal.width, c.begin, c.end, side, rank);
+      require(
+          !layout.gathered || c == layout.columns[0],
+          "teacher signal '{}': expected the same columns on all {} tp ranks that gather it, found {}..{} "
+          "on rank 0 and {}..{} on rank {}",
+          signal.name, side, layout.columns[0].begin, layout.columns[0].end, c.begin, c.end, rank);
     }
+  require(!signal.teacher.gathered,
+          "teacher signal '{}': expected only the student's ranks to gather it, "
+          "found the teacher's",
+          signal.name);
 }
 
 // `wanted`, divided where a teacher's rank begins or ends: each piece is held by a rank as a whole or not at
@@ -44,7 +53,9 @@ std::vector<Transfer> stream_transfers(const std::vector<TeacherSignal>& signals
     check(signal);
     require(names.insert(signal.name).second,
             "teacher signal '{}': expected names that differ, found it twice", signal.name);
-    for (size_t to = 0; to < signal.student.columns.size(); ++to)
+    const int tp = static_cast<int>(signal.student.columns.size());
+    for (int to = 0; to < tp; ++to) {
+      const Range wanted = signal.student.gathered ? gathered_rows(rows, tp, to) : Range{0, rows};
       for (const Range& piece : pieces(signal.student.columns[to], signal.teacher.columns)) {
         std::vector<int> holders;
         for (size_t from = 0; from < signal.teacher.columns.size(); ++from)
@@ -56,9 +67,14 @@ std::vector<Transfer> stream_transfers(const std::vector<TeacherSignal>& signals
                 "teacher signal '{}': no teacher rank holds columns {}..{}, which student tp rank {} wants",
                 signal.name, piece.begin, piece.end, to);
         for (int part = 0; part < count; ++part)
-          if (const Range share = shard_range(rows, count, part); share.size() > 0)
-            out.push_back({static_cast<int>(i), holders[part], static_cast<int>(to), share, piece});
+          if (const Range share = shard_range(wanted.size(), count, part); share.size() > 0)
+            out.push_back({static_cast<int>(i),
+                           holders[part],
+                           to,
+                           {wanted.begin + share.begin, wanted.begin + share.end},
+                           piece});
       }
+    }
   }
   return out;
 }

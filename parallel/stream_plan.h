@@ -16,8 +16,12 @@ struct Transfer {
 };
 // Of a micro-batch of `rows` rows, in order of signal, student rank, columns and rows. What a student's rank
 // wants is tiled exactly once. Columns that k teacher ranks hold are shared out among them by rows, a k-th
-// each. Throws where a layout is not one, or where no teacher rank holds what is wanted.
+// each. Of a gathered signal a student's rank wants its share of the rows, gathered_rows(). Throws where a
+// layout is not one, or where no teacher rank holds what is wanted.
 std::vector<Transfer> stream_transfers(const std::vector<TeacherSignal>& signals, int64_t rows);
+
+// The rows of a gathered signal that a tp rank of the student is sent.
+inline Range gathered_rows(int64_t rows, int tp, int rank) { return shard_range(rows, tp, rank); }
 
 // How many micro-batches a teacher's rank may send a rank of this student stage ahead of its use. `credits`
 // for the first stage that receives signals, and one more for each stage behind that: in 1F1B stage q begins

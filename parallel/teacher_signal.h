@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -19,6 +20,9 @@ namespace wuneng {
 struct SignalLayout {
   int stage = 0;
   std::vector<Range> columns;  // by tp rank: what it holds (teacher) or wants (student)
+  // Of a student's stage whose ranks all want the same columns: each is sent a share of the rows, and they
+  // gather the whole among themselves, so that every byte crosses once.
+  bool gathered = false;
 };
 inline SignalLayout sharded_columns(int stage, int tp, int64_t width) {
   SignalLayout out{stage, {}};
@@ -28,12 +32,18 @@ inline SignalLayout sharded_columns(int stage, int tp, int64_t width) {
 inline SignalLayout replicated_columns(int stage, int tp, int64_t width) {
   return {stage, std::vector<Range>(tp, Range{0, width})};
 }
+inline SignalLayout gathered_columns(int stage, int tp, int64_t width) {
+  SignalLayout out = replicated_columns(stage, tp, width);
+  out.gathered = true;
+  return out;
+}
 
 struct TeacherSignal {
   std::string name;  // "logits", "final_hidden", "layer.3.mixer_output", "label_logprob"
   int64_t width = 0;
   DType dtype = DType::f32;
   SignalLayout teacher, student;
+  std::optional<int64_t> layer = {};  // the teacher's layer whose mixer it is of; none: of the whole stage
 };
 
 // A rectangle of one signal of one micro-batch.
@@ -54,6 +64,7 @@ class SignalParts {
                                      [&](const SignalPart& p) { return begins(p) > begins(part); });
     parts.insert(behind, std::move(part));
   }
+  void replace(const std::string& name, SignalPart whole) { parts_.at(name) = {std::move(whole)}; }
   // Ordered by column, then row. Empty where this rank wants none of the signal; throws where it is not for
   // this rank's stage.
   const std::vector<SignalPart>& of(const std::string& name) const {
@@ -81,6 +92,8 @@ class TeacherSource {
   // The run ends early: no pass from `next` on will be taken, and the teacher ends before pass `end`. Throws
   // away what it sends until then.
   virtual void stop(int64_t /*next*/, int64_t /*end*/) {}
+  // Nothing will be taken any more: waits until what this rank has sent has arrived.
+  virtual void finish() {}
 };
 
 }  // namespace wuneng

@@ -189,6 +189,24 @@ int64_t Recipe::integer(const std::string& key, int64_t fallback, int64_t least,
   return value;
 }
 
+std::vector<int64_t> Recipe::integers(const std::string& key, const std::vector<int64_t>& fallback,
+                                      int64_t least, int64_t most) {
+  std::vector<int64_t> value = fallback;
+  if (const Setting* s = impl_->find(key)) {
+    const std::string expected = fmt::format("a list of whole numbers, {} to {}", least, most);
+    if (!s->value.is_array()) Impl::wrong(key, *s, expected);
+    value.clear();
+    for (const toml::value& item : s->value.as_array()) {
+      if (!item.is_integer() || is_beyond_64_bits(item) || item.as_integer() < least ||
+          item.as_integer() > most)
+        Impl::wrong(key, *s, expected);
+      value.push_back(item.as_integer());
+    }
+  }
+  impl_->read_keys[key] = fmt::format("[{}]", fmt::join(value, ", "));
+  return value;
+}
+
 double Recipe::number(const std::string& key, double fallback, double least, double most) {
   double value = fallback;
   if (const Setting* s = impl_->find(key)) {

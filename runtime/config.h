@@ -22,6 +22,8 @@ class Recipe {
   // Each takes a key, its default and the accepted values; a wrong type or value throws an error with file,
   // line, key, expected and found.
   int64_t integer(const std::string& key, int64_t fallback, int64_t least, int64_t most = INT64_MAX);
+  std::vector<int64_t> integers(const std::string& key, const std::vector<int64_t>& fallback, int64_t least,
+                                int64_t most);  // a list
   double number(const std::string& key, double fallback, double least, double most);
   bool boolean(const std::string& key, bool fallback);
   std::string text(const std::string& key, const std::string& fallback,

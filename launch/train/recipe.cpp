@@ -5,6 +5,8 @@
 
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/recipe_checks.h"
+#include "launch/train/teacher_placement.h"
+#include "model/layer_map.h"
 #include "model/mixers/registry.h"
 #include "parallel/schedule.h"
 
@@ -115,15 +117,22 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
   t.teacher_path = read_path(r, "teacher.path");
   t.teacher = read_model(t.teacher_path, t);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
-  t.teacher_streams = r.text("teacher.mode", "stream", {"stream", "in_process"}) == "stream";
+  std::string mode = r.text("teacher.mode", "auto", {"auto", "stream", "colocated", "in_process"});
+  if (mode == "in_process") {
+    t.notes.push_back(r.path() +
+                      ": teacher.mode: \"in_process\" is now called \"colocated\"; the old name is "
+                      "still read");
+    mode = "colocated";
+  }
   t.stream_dtype = read_dtype(r, "teacher.stream_dtype", "f32");
   t.credits = static_cast<int>(r.integer("teacher.credits", 2, 1, 1024));
   const Layout layout = read_layout(r, "teacher.layout");
+  t.teacher_streams = teacher_streams(mode, t.layout, layout);
   if (t.teacher_streams) t.teacher_layout = layout;
-  require(t.teacher_streams || t.layout.tp == 1 || t.teacher->vocab_size == t.student.vocab_size,
-          "{}: teacher.mode = \"in_process\" with tp = {} needs equal vocabularies, found {} (teacher) and "
-          "{} (student); use mode = \"stream\"",
-          r.path(), t.layout.tp, t.teacher->vocab_size, t.student.vocab_size);
+  t.layer_map = r.integers("teacher.layer_map", spread_layers(t.student.num_layers, t.teacher->num_layers), 0,
+                           ModelConfig::kMaxLayers);
+  check_layer_map(t.layer_map, t.student.num_layers, t.teacher->num_layers, r.path() + ": teacher.layer_map");
+  t.notes.push_back(describe_teacher(t, mode == "auto"));
 }
 
 // What the paths are, where the recipe does not say: token files are known by an index.
@@ -194,6 +203,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   TrainRecipe t;
   t.path = path;
   t.layout = read_layout(r, "layout");
+  t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
   t.schedule = r.text("layout.schedule", "1f1b", schedule_names());
 
   t.init_from = r.text("student.init_from", "");
@@ -203,17 +213,24 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     t.student = read_model(t.init_from, t);
   read_mixers(r, t.student);
   t.student.check(path + " [student]");
+  t.random_mixers = r.text("student.init", "preserving", {"preserving", "mixer_random"}) == "mixer_random";
+  require(!t.random_mixers || !t.init_from.empty(),
+          "{}: student.init = \"mixer_random\": expected student.init_from, found none", path);
   t.student_dtype = read_dtype(r, "student.dtype", "f32");
+  t.train = r.texts("student.train", {"*"});
   t.freeze = r.texts("student.freeze", {});
 
   std::vector<std::string> objectives;
   for (const auto& [name, make] : objective_registry()) objectives.push_back(name);
   const std::string objective = r.text("loss.objective", "kl", objectives);
   LossOptions loss;
-  loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
-  r.renamed("loss.ce_share", "loss.ce_weight");
-  if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
-  loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
+  if (objective != "align") {
+    loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
+    r.renamed("loss.ce_share", "loss.ce_weight");
+    if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
+    loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
+  }
+  loss.student_layers = t.student.num_layers;
   t.objective = objective_registry().at(objective)(loss);
   if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
 
@@ -240,7 +257,6 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.out = read_path(r, "run.out");
   t.resume = r.text("run.resume", "auto");
   t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
-  t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
   require(t.device != "cpu" || t.activations != "bf16",
           "{}: run.activations = \"bf16\" with run.device = \"cpu\": the CPU computes in f32", path);
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));

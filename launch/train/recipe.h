@@ -25,13 +25,15 @@ struct TrainRecipe {
   // [student]
   ModelConfig student;
   std::string init_from;       // a Hugging Face directory or a checkpoint to start from; empty: random
+  bool random_mixers = false;  // with init_from: the mixers that it does not have start at random
   std::string tokenizer_from;  // the directory of the tokenizer that goes with the student; may be empty
   DType student_dtype = DType::f32;
-  std::vector<std::string> freeze;  // name patterns with *
+  std::vector<std::string> train, freeze;  // name patterns with *: only these, and of them not those
   // [teacher]; none where the objective needs no signals
   std::string teacher_path;
   DType teacher_dtype = DType::f32;
-  bool teacher_streams = true;  // on ranks of its own, or in the student's last-stage processes
+  bool teacher_streams = true;     // on ranks of its own, or in the student's processes
+  std::vector<int64_t> layer_map;  // the teacher's layer of each of the student's: model/layer_map.h
   DType stream_dtype = DType::f32;
   int credits = 2;
   std::optional<ModelConfig> teacher;
@@ -71,6 +73,13 @@ struct TrainRecipe {
   DType activations_on(Device place, DType weights) const {
     if (activations != "auto") return parse_dtype(activations);
     return place.kind == DeviceKind::cuda ? weights : DType::f32;
+  }
+  // What the student's mixers take and give in attention alignment, where it is not the student's hidden
+  // size: see Decoder.
+  int64_t alignment_width() const {
+    return has_teacher() && !objective->passes_hidden_state() && teacher->hidden_size != student.hidden_size
+               ? teacher->hidden_size
+               : 0;
   }
   int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
 

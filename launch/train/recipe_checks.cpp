@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "launch/train/teacher_placement.h"
 #include "model/parameter_count.h"
 #include "runtime/checkpoint/root.h"
 #include "runtime/launcher.h"
@@ -39,10 +40,16 @@ void check_sizes(const TrainRecipe& r) {
           r.learning_rate.peak);
 }
 
+// Are there parameters without gradients, moments and masters?
+bool trains_a_part(const TrainRecipe& r) {
+  const std::vector<std::string> all = {"*"};
+  return !r.freeze.empty() || r.train != all || r.objective->trains() != all;
+}
+
 // What a rank certainly needs on a CPU: its weights and, where they are trained, their gradients, moments and
 // masters in f32. A GPU's memory is asked for when its weights are made.
 void check_memory(const TrainRecipe& r) {
-  const double bytes_each = double(size_of(r.student_dtype)) + (!r.freeze.empty()               ? 0
+  const double bytes_each = double(size_of(r.student_dtype)) + (trains_a_part(r)                ? 0
                                                                 : r.student_dtype == DType::f32 ? 12
                                                                                                 : 16),
                needed = double(parameter_count(r.student)) * bytes_each / (double(r.layout.pp) * r.layout.tp),
@@ -71,6 +78,7 @@ void check_output(const TrainRecipe& r) {
 void check_recipe(const TrainRecipe& r) {
   check_stages(r, "layout", r.layout, r.student.num_layers);
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
+  if (r.has_teacher()) teacher_signals_of(r);
   check_sizes(r);
   check_memory(r);
   if (launcher::rank() > 0) return;  // not all nodes need to see the directories

@@ -1,16 +1,16 @@
 #include "launch/train/teacher_service.h"
 
 #include "launch/train/checkpoint_weights.h"
+#include "launch/train/teacher_placement.h"
 #include "parallel/pipeline.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
 
-std::vector<SourcedSignal> streamed_signals(const TrainRecipe& r, const Mesh& mesh) {
-  const auto out = teacher_signals(r.objective->teacher_signals(),
-                                   {*r.teacher, r.student, *mesh.teacher, mesh.student}, r.stream_dtype);
+std::vector<SourcedSignal> streamed_signals(const TrainRecipe& r) {
+  const auto out = teacher_signals_of(r);
   for (const SourcedSignal& s : out) {
-    const int stage = s.signal.student.stage, stages = mesh.student.pp;
+    const int stage = s.signal.student.stage, stages = r.layout.pp;
     require(
         r.objective->has_loss(stage, stages),
         "loss.objective: it asks for the teacher signal '{}' on student stage {} of {}, expected a stage on "
@@ -20,10 +20,10 @@ std::vector<SourcedSignal> streamed_signals(const TrainRecipe& r, const Mesh& me
   return out;
 }
 
-StreamOptions stream_options(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data,
-                             int64_t steps_done, Device device) {
+StreamOptions stream_options(const TrainRecipe& r, const TrainingData& data, int64_t steps_done,
+                             Device device) {
   StreamOptions o;
-  for (const SourcedSignal& s : streamed_signals(r, mesh)) o.signals.push_back(s.signal);
+  for (const SourcedSignal& s : streamed_signals(r)) o.signals.push_back(s.signal);
   o.rows = r.rows();
   o.micro_batches = static_cast<int>(r.accumulation);
   o.credits = r.credits;
@@ -38,7 +38,7 @@ StopAgreement stop_agreement(const TrainRecipe& r, const Mesh& mesh, const Train
   int credits = 1;
   if (mesh.teacher) {
     std::vector<TeacherSignal> signals;
-    for (const SourcedSignal& s : streamed_signals(r, mesh)) signals.push_back(s.signal);
+    for (const SourcedSignal& s : streamed_signals(r)) signals.push_back(s.signal);
     for (const TeacherSignal& s : signals)
       credits = std::max(credits, stream_credits(signals, r.credits, s.student.stage));
   }
@@ -54,9 +54,9 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
       r.teacher_dtype);
   load_weights(model, *open_weights(r.teacher_path), 0);
 
-  std::vector<SourcedSignal> signals = streamed_signals(r, mesh);
+  std::vector<SourcedSignal> signals = streamed_signals(r);
   std::erase_if(signals, [&](const SourcedSignal& s) { return s.signal.teacher.stage != mesh.pp_rank; });
-  const StreamOptions options = stream_options(r, mesh, data, steps_done, device);
+  const StreamOptions options = stream_options(r, data, steps_done, device);
   TeacherSender sender(stream, mesh, options);
 
   const auto served = [shape = stream_shape(mesh, options.micro_batches),
@@ -75,10 +75,12 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.carried_in = [&](int /*chunk*/) { return model.carried_in(); };
     work.carried_out = [&](int /*chunk*/) { return model.carried_out(); };
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
-      const StageState out = model.forward(tape, batches[m], input);
+      MixerTaps taps = taps_of(signals);
+      const StageState out = model.forward(tape, batches[m], input, taps);
+      const TeacherOutputs outputs{model, batches[m], out.hidden.value(), taps};
       for (const auto& [signal, source] : signals)
         sender.send(signal.name, items[m],
-                    [&](const SignalPart& part) { source->write(signal, model, out.hidden.value(), part); });
+                    [&](const SignalPart& part) { source->write(signal, outputs, part); });
       return out;
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);

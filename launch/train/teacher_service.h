@@ -9,10 +9,10 @@
 namespace wuneng {
 
 // The signals of a run whose teacher streams, and how both sides of the stream see it. Throws where a signal
-// is for a stage of the student that has no loss: nobody would take it there.
-std::vector<SourcedSignal> streamed_signals(const TrainRecipe& recipe, const Mesh& mesh);
-StreamOptions stream_options(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                             int64_t steps_done, Device device);
+// is for a stage of the student that has no loss: nobody would use it there.
+std::vector<SourcedSignal> streamed_signals(const TrainRecipe& recipe);
+StreamOptions stream_options(const TrainRecipe& recipe, const TrainingData& data, int64_t steps_done,
+                             Device device);
 // How the ranks of a run agree to stop early; the same lead on both sides.
 StopAgreement stop_agreement(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
                              int64_t steps_done);

@@ -40,9 +40,9 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
       stop_(stop_agreement(recipe, mesh, data, start.step)),
       saved_(start.step) {
   if (mesh.teacher)
-    teacher_ = std::make_unique<StreamedTeacher>(stream, mesh,
-                                                 stream_options(recipe, mesh, data, start.step, device));
-  else if (recipe.has_teacher() && objective_.has_loss(mesh.pp_rank, mesh.layout.pp))
+    teacher_ =
+        std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
+  else if (recipe.has_teacher())
     teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
   if (!state_.resumed_from.empty())
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
@@ -55,6 +55,7 @@ RunEnd Trainer::run() {
     data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
   if (saved_ < state_.step) save();
   state_.finish_saving();
+  if (teacher_) teacher_->finish();
   reporter_.finish();
   const bool stopped = pass < end;
   if (stopped) end_early(pass);
@@ -146,7 +147,9 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
   const Tensor sums = Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64,
                                     state_.model.placement().device);
   const PipelineSchedule& kind = trains ? schedule_named(recipe_.schedule) : forward_only;
-  const Schedule schedule = kind({stages}, stage, count);
+  // Where nothing passes between stages each is a pipeline of its own.
+  const bool passes = objective_.passes_hidden_state() || state_.model.carries_between_stages();
+  const Schedule schedule = passes ? kind({stages}, stage, count) : kind({1}, 0, count);
   const Stage::Completed completed = [&](const Parameter* first) { state_.gradients->complete_from(first); };
   PipelineWork work;
   work.train = trains;
@@ -155,9 +158,15 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
   work.carried_out = [&](int /*chunk*/) { return state_.model.carried_out(); };
   work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
     const bool completes = trains && m == last_backward(schedule);
-    return forward(tape, pass, m, input, completes ? completed : nullptr, loss_tokens, sums);
+    const StageOutputs out =
+        forward(tape, pass, m, input, completes ? completed : nullptr, loss_tokens, sums);
+    if (!passes || mesh_.last_stage()) return StageState{out.loss, {}};
+    // The pipeline gives the last stage's loss its gradient; this one's is 1 as well.
+    if (tape.recording() && out.loss.defined()) out.loss.set_grad(Tensor::from<float>({1.0f}, {1}));
+    return out.state;
   };
-  Pipeline(mesh_.pp, state_.model.hidden_size(), state_.model.stream(), state_.model.placement().activations)
+  Pipeline(passes ? mesh_.pp : Comm(), objective_.passes_hidden_state() ? state_.model.hidden_size() : 0,
+           state_.model.stream(), state_.model.placement().activations)
       .run(schedule, work);
 
   // Stages without a loss have nothing to add; where others than the last have one, all stages meet.
@@ -169,18 +178,19 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
   return {host.data<double>(), host.data<double>() + host.numel()};
 }
 
-StageState Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
-                            const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
-  const MicroBatch& batch = batches_[micro_batch];
-  const StageState out = state_.model.forward(tape, batch, input, completed);
-  if (!objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp)) return out;
+StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+                              const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
   static const SignalParts none;
-  const SignalParts& signals = teacher_ ? teacher_->take(pass, micro_batch) : none;
-  const Var loss = objective_.loss(tape, {state_.model, out.hidden, batch, signals, loss_tokens}, sums);
+  const StageInputs inputs{
+      .student = state_.model,
+      .batch = batches_[micro_batch],
+      .state = input,
+      .completed = completed,
+      .teacher = [&]() -> const SignalParts& { return teacher_ ? teacher_->take(pass, micro_batch) : none; },
+      .has_loss = objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp),
+      .loss_tokens = loss_tokens};
+  StageOutputs out = objective_.forward(tape, inputs, sums);
   if (teacher_) teacher_->release();
-  if (mesh_.last_stage()) return {loss, {}};
-  // The pipeline gives the last stage's loss its gradient; this one's is 1 as well.
-  if (tape.recording()) loss.set_grad(Tensor::from<float>({1.0f}, {1}));
   return out;
 }
 

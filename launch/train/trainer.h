@@ -37,10 +37,9 @@ class Trainer {
   // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
   // replicas and stages, known on the logging rank.
   std::vector<double> run_pass(int64_t pass, bool trains, double loss_tokens);
-  // One micro-batch through this stage. Returns what the pipeline passes on: the hidden state, or on the last
-  // stage the loss.
-  StageState forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
-                     const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
+  // One micro-batch through this stage.
+  StageOutputs forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+                       const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
 
   bool is_logging_rank() const;
   double loss_tokens() const;

@@ -2,6 +2,8 @@
 
 #include <fnmatch.h>
 
+#include <algorithm>
+
 #include "launch/train/checkpoint_weights.h"
 #include "parallel/replicas.h"
 
@@ -43,13 +45,13 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
       model(recipe.student,
             Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
                       recipe.activations_on(device, recipe.student_dtype)},
-            recipe.student_dtype, recipe.recompute),
+            recipe.student_dtype, recipe.recompute, recipe.alignment_width()),
       groups{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
       recipe_(recipe),
       mesh_(mesh),
       data_(data),
       writer_(mesh.role_comm, checkpoint_options(recipe, directory)) {
-  freeze();
+  choose_trainable();
   gradients.emplace(model.parameters(), groups);
   if (start.checkpoint.empty()) {
     initialize();
@@ -60,22 +62,39 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
   }
 }
 
-void TrainingState::freeze() {
-  for (const std::string& pattern : recipe_.freeze) {
-    bool any = false;
-    for (Parameter* p : model.parameters())
-      if (fnmatch(pattern.c_str(), p->name.c_str(), 0) == 0) {
-        p->trainable = false;
-        p->var = Var(p->var.value(), false);
-        any = true;
-      }
-    require(mesh_.role_comm.all_reduce(any, Reduce::max, "freeze patterns") > 0,
-            "student.freeze: no parameter matches '{}'", pattern);
+// What the objective has a gradient for, what the recipe trains, and not what it freezes.
+void TrainingState::choose_trainable() {
+  const auto matches = [&](const std::vector<std::string>& patterns, const Parameter& p) {
+    return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+      return fnmatch(pattern.c_str(), p.name.c_str(), 0) == 0;
+    });
+  };
+  const auto require_matches = [&](const char* key, const std::vector<std::string>& patterns) {
+    for (const std::string& pattern : patterns) {
+      bool any = false;
+      for (const Parameter* p : model.parameters()) any = any || matches({pattern}, *p);
+      require(mesh_.role_comm.all_reduce(any, Reduce::max, "patterns of parameters") > 0,
+              "{}: {}: no parameter matches '{}'", recipe_.path, key, pattern);
+    }
+  };
+  require_matches("student.train", recipe_.train);
+  require_matches("student.freeze", recipe_.freeze);
+  bool any = false;
+  for (Parameter* p : model.parameters()) {
+    p->trainable = matches(recipe_.objective->trains(), *p) && matches(recipe_.train, *p) &&
+                   !matches(recipe_.freeze, *p);
+    any = any || p->trainable;
+    if (!p->trainable) p->var = Var(p->var.value(), false);
   }
+  require(mesh_.role_comm.all_reduce(any, Reduce::max, "trainable parameters") > 0,
+          "{}: student.train, student.freeze: expected a parameter to train, found none of those that the "
+          "objective has a gradient for ({})",
+          recipe_.path, fmt::join(recipe_.objective->trains(), ", "));
 }
 
 void TrainingState::initialize() {
-  if (!recipe_.init_from.empty()) return load_weights(model, *open_weights(recipe_.init_from), recipe_.seed);
+  if (!recipe_.init_from.empty())
+    return load_weights(model, *open_weights(recipe_.init_from), recipe_.seed, recipe_.random_mixers);
   model.initialize_random(recipe_.seed);
 }
 

@@ -36,7 +36,7 @@ class TrainingState {
   std::optional<Optimizer> optimizer;
 
  private:
-  void freeze();
+  void choose_trainable();
   void initialize();
   void load(CheckpointReader& reader);
   std::vector<CheckpointPiece> pieces();

@@ -7,7 +7,7 @@
 namespace wuneng {
 namespace {
 
-class CeObjective : public Objective {
+class CeObjective : public OutputObjective {
  public:
   explicit CeObjective(LossOptions options) : options_(options) { options_.ce_weight = 1; }
 

@@ -8,7 +8,7 @@
 namespace wuneng {
 namespace {
 
-class KlObjective : public Objective {
+class KlObjective : public OutputObjective {
  public:
   explicit KlObjective(const LossOptions& options) : options_(options) {}
 

@@ -14,13 +14,19 @@
 
 namespace wuneng {
 
-// What an objective gets of one micro-batch on one stage.
-struct ObjectiveInputs {
-  const Decoder& student;      // this stage of it: its tensor-parallel group, its output matrix
-  const Var& hidden;           // [T, d], the stage's output; on the last stage after the final norm
-  const MicroBatch& batch;     // tokens, labels, documents
-  const SignalParts& teacher;  // the signals that are for this stage
-  double loss_tokens;          // rows with a label in the whole step: what a loss is a mean over
+// One micro-batch on one stage of the student.
+struct StageInputs {
+  Decoder& student;
+  const MicroBatch& batch;
+  const StageState& state;                            // what the stage before has passed on
+  const Stage::Completed& completed;                  // see Stage::forward
+  const std::function<const SignalParts&()> teacher;  // waits for the signals of this micro-batch
+  bool has_loss;                                      // on this stage
+  double loss_tokens;  // rows with a label in the whole step: what a loss is a mean over
+};
+struct StageOutputs {
+  StageState state;  // to pass on
+  Var loss;          // [1] f64; undefined on a stage without a loss
 };
 
 struct Metric {
@@ -34,6 +40,7 @@ struct LossOptions {
   float temperature = 1;
   float ce_weight = 0;       // loss = (1 - ce_weight) KL temperature^2 + ce_weight CE
   int64_t chunk_tokens = 0;  // tokens whose logits are held at a time; 0: what suits the device
+  int64_t student_layers = 0;
 };
 
 class Objective {
@@ -41,17 +48,39 @@ class Objective {
   virtual ~Objective() = default;
   // By name (model/teacher_signals/). Empty: the run has no teacher.
   virtual std::vector<std::string> teacher_signals() const = 0;
+  // Name patterns with * of the parameters that the loss has a gradient for; the others stay as they are.
+  virtual std::vector<std::string> trains() const { return {"*"}; }
   // Is there a loss on this pipeline stage of the student?
   virtual bool has_loss(int stage, int stages) const { return stage == stages - 1; }
   // The names of the sums over a step's or an evaluation's micro-batches, replicas and stages, in the order
   // of `sums` below.
   virtual std::vector<std::string> sums() const = 0;
-  // The loss of one micro-batch on a stage that has one, [1] f64: its share of the step's loss, whose
-  // gradient is 1. Adds to `sums` [sums().size()] f64, on the stage's device. On a tape that does not record
-  // (evaluation) only the sums are of use.
-  virtual Var loss(Tape& tape, const ObjectiveInputs& inputs, const Tensor& sums) const = 0;
+  // Does a stage's hidden state go to the next stage? If not, stages do not wait for each other, but where
+  // layers carry something in addition.
+  virtual bool passes_hidden_state() const { return true; }
+  // One micro-batch forward through a stage. The loss, on a stage that has one, is the micro-batch's share of
+  // the step's loss, whose gradient is 1. Adds to `sums` [sums().size()] f64, on the stage's device. On a
+  // tape that does not record (evaluation) only the sums are of use.
+  virtual StageOutputs forward(Tape& tape, const StageInputs& inputs, const Tensor& sums) const = 0;
   // What is reported of the sums. The first is "loss", what the run minimises.
   virtual std::vector<Metric> metrics(const std::vector<double>& sums) const = 0;
+};
+
+// What the loss of a stage's output is made of.
+struct ObjectiveInputs {
+  const Decoder& student;      // this stage of it: its tensor-parallel group, its output matrix
+  const Var& hidden;           // [T, d], the stage's output; on the last stage after the final norm
+  const MicroBatch& batch;     // tokens, labels, documents
+  const SignalParts& teacher;  // the signals that are for this stage
+  double loss_tokens;          // see StageInputs
+};
+
+// An objective whose loss is of what a stage puts out.
+class OutputObjective : public Objective {
+ public:
+  StageOutputs forward(Tape& tape, const StageInputs& inputs, const Tensor& sums) const final;
+  // Of one micro-batch, [1] f64, on a stage that has a loss; see forward.
+  virtual Var loss(Tape& tape, const ObjectiveInputs& inputs, const Tensor& sums) const = 0;
 };
 
 using ObjectiveMaker = std::unique_ptr<Objective> (*)(const LossOptions&);

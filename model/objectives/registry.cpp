@@ -5,6 +5,7 @@ namespace wuneng {
 std::map<std::string, ObjectiveMaker>& objective_registry() {
   static std::map<std::string, ObjectiveMaker> registry = {
       {"kl", make_kl_objective},
+      {"align", make_align_objective},
       {"ce", make_ce_objective},
   };
   return registry;

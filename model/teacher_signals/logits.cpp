@@ -18,9 +18,8 @@ class LogitsSource : public SignalSource {
     return {{"logits", held, dtype, sharded_columns(teacher.pp - 1, teacher.tp, held), wanted}};
   }
 
-  void write(const TeacherSignal&, const Decoder& teacher, const Tensor& hidden,
-             const SignalPart& part) const override {
-    teacher.logits(hidden.rows(part.rows.begin, part.rows.end), part.columns, part.values);
+  void write(const TeacherSignal&, const TeacherOutputs& outputs, const SignalPart& part) const override {
+    outputs.model.logits(outputs.hidden.rows(part.rows.begin, part.rows.end), part.columns, part.values);
   }
 };
 

@@ -5,6 +5,8 @@ namespace wuneng {
 std::map<std::string, SignalSourceMaker>& signal_source_registry() {
   static std::map<std::string, SignalSourceMaker> registry = {
       {"logits", make_logits_source},
+      {"mixer_input", make_mixer_input_source},
+      {"mixer_output", make_mixer_output_source},
   };
   return registry;
 }
@@ -19,6 +21,13 @@ std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names
     const std::shared_ptr<const SignalSource> source = found->second();
     for (TeacherSignal& signal : source->signals(ends, dtype)) out.push_back({std::move(signal), source});
   }
+  return out;
+}
+
+MixerTaps taps_of(const std::vector<SourcedSignal>& signals) {
+  MixerTaps out;
+  for (const auto& [signal, source] : signals)
+    if (signal.layer) out[*signal.layer];
   return out;
 }
 

@@ -16,6 +16,16 @@ namespace wuneng {
 struct SignalEnds {
   const ModelConfig &teacher, &student;
   Layout teacher_layout, student_layout;
+  std::vector<Range> teacher_stages;  // the layers of each: stages_of(), or those of a colocated teacher
+  std::vector<int64_t> layer_map;     // model/layer_map.h
+};
+
+// What a stage of the teacher has computed of a micro-batch.
+struct TeacherOutputs {
+  const Decoder& model;  // that stage
+  const MicroBatch& batch;
+  const Tensor& hidden;   // [T, d], the stage's output; on the last stage after the final norm
+  const MixerTaps& taps;  // of the layers that the stage's signals name (TeacherSignal::layer)
 };
 
 class SignalSource {
@@ -23,9 +33,8 @@ class SignalSource {
   virtual ~SignalSource() = default;
   // The signals, each from one teacher stage to one student stage, their values of type `dtype`.
   virtual std::vector<TeacherSignal> signals(const SignalEnds& ends, DType dtype) const = 0;
-  // Fills part.values [part.rows, part.columns] of `signal` from `hidden` [T, d], the output of the stage of
-  // the teacher that this rank has.
-  virtual void write(const TeacherSignal& signal, const Decoder& teacher, const Tensor& hidden,
+  // Fills part.values [part.rows, part.columns] of `signal`, one of the stage that this rank has.
+  virtual void write(const TeacherSignal& signal, const TeacherOutputs& outputs,
                      const SignalPart& part) const = 0;
 };
 
@@ -42,7 +51,11 @@ struct SourcedSignal {
 // Of all names, in order; throws where a name is unknown.
 std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names, const SignalEnds& ends,
                                            DType dtype);
+// What a stage is to fill for these signals of its own.
+MixerTaps taps_of(const std::vector<SourcedSignal>& signals);
 
 std::unique_ptr<SignalSource> make_logits_source();
+std::unique_ptr<SignalSource> make_mixer_input_source();
+std::unique_ptr<SignalSource> make_mixer_output_source();
 
 }  // namespace wuneng

@@ -86,7 +86,7 @@ class Runs:
         process. started: the ranks to start, where they are not those of the layouts."""
         keys = {"teacher.path": self.teacher, "data.paths": [self.text], "run.out": self.out(name),
                 **self.recipe, **student.keys("layout"), "data.accumulation": REPLICA_BATCHES // student.dp}
-        keys |= teacher.keys("teacher.layout") if teacher else {"teacher.mode": "in_process"}
+        keys |= teacher.keys("teacher.layout") if teacher else {"teacher.mode": "colocated"}
         keys |= settings or {}
         path = self.out(name) + ".toml"
         with open(path, "w") as f:

@@ -15,7 +15,7 @@ namespace wuneng {
 namespace {
 
 // Half the squares of a stage's hidden state, per row with a label.
-class ToyObjective : public Objective {
+class ToyObjective : public OutputObjective {
  public:
   std::vector<std::string> teacher_signals() const override { return {}; }
   bool has_loss(int, int) const override { return true; }

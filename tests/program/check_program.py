@@ -127,7 +127,7 @@ heads = 6
 vocab_size = 256
 [teacher]
 path = "{teacher}"
-mode = "in_process"
+mode = "colocated"
 [data]
 paths = ["{text}"]
 seq_len = 16
@@ -150,7 +150,7 @@ def recipe_checks(root):
     options."""
     names = ("text.txt", "minimal", "minimal.toml", "teacher")
     text, out, path, teacher = (os.path.join(root, name) for name in names)
-    shape = ref.Config(mixer="qwen2", vocab_size=256)
+    shape = ref.Config(mixer="qwen2", vocab_size=256, num_layers=3)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
     with open(text, "w") as f:
         f.write("So it goes. " * 2000)

@@ -33,7 +33,7 @@ RUNS = [
     ("one_pass_ahead", Layout(tp=2), ONE, {"teacher.credits": 2}),
     ("passes_ahead", Layout(dp=2), Layout(pp=2), {"teacher.credits": 3, "data.accumulation": 1}),
     ("two_teachers", Layout(pp=2), Layout(dp=2), {"data.accumulation": 1}),
-    ("in_process", Layout(dp=2), None, {}),
+    ("colocated", Layout(dp=2), None, {}),
     # Long matrix products: a signal mostly comes in the midst of one.
     ("wide", Layout(dp=2), None, {"student.hidden_size": 96, "student.intermediate_size": 384,
                                   "data.seq_len": 96, "run.eval_every": 0, "optimizer.steps": 60}),

@@ -28,7 +28,7 @@ RECIPE = {
     "student.heads": 4, "student.kv_heads": 2, "student.head_dim": 4, "student.vocab_size": 256,
     "student.rope_theta": 1e6, "student.layer_mixers": ["0:wuneng"], "student.chunk": 8,
     "student.freeze": ["*norm*"], "student.dtype": "f32", "student.init_from": "model",
-    "teacher.path": "model", "teacher.mode": "in_process", "teacher.credits": 2, "teacher.layout.tp": 1,
+    "teacher.path": "model", "teacher.mode": "colocated", "teacher.credits": 2, "teacher.layout.tp": 1,
     "layout.dp": 1, "layout.pp": 1, "loss.objective": "ce", "loss.temperature": 1.0, "loss.chunk_tokens": 0,
     "data.paths": ["text.txt"], "data.seq_len": 16, "data.micro_batch": 1, "data.accumulation": 1,
     "data.held_out_every": 0, "data.seed": 1, "optimizer.lr": 1e-3, "optimizer.min_lr": 1e-4,

@@ -12,7 +12,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::ThrowsMessage;
 
-class LossOnStage : public Objective {
+class LossOnStage : public OutputObjective {
  public:
   explicit LossOnStage(int stage) : stage_(stage) {}
   std::vector<std::string> teacher_signals() const override { return {"logits"}; }
@@ -29,14 +29,13 @@ TEST(StreamedSignals, AreForStagesWithALoss) {
   TrainRecipe recipe;
   recipe.student.vocab_size = 16;
   recipe.teacher = recipe.student;
-  Mesh mesh;
-  mesh.student = {1, 3, 1};
-  mesh.teacher = Layout{1, 1, 1};
+  recipe.layout = {1, 3, 1};
+  recipe.teacher_layout = Layout{1, 1, 1};
   recipe.objective = std::make_shared<LossOnStage>(2);  // logits are for the last stage
-  EXPECT_EQ(streamed_signals(recipe, mesh).size(), 1u);
+  EXPECT_EQ(streamed_signals(recipe).size(), 1u);
   recipe.objective = std::make_shared<LossOnStage>(0);
   EXPECT_THAT(
-      [&] { streamed_signals(recipe, mesh); },
+      [&] { streamed_signals(recipe); },
       ThrowsMessage<Error>(AllOf(HasSubstr("loss.objective: it asks for the teacher signal 'logits' on "
                                            "student stage 2 of 3"),
                                  HasSubstr("expected a stage on which it has a loss"))));
