@@ -19,8 +19,10 @@ class Reporter {
     int64_t step;  // counted from 1
     std::vector<Metric> metrics;
     double learning_rate, gradient_norm;
-    double seconds;    // of the step
-    double data_wait;  // seconds, of the student's rank that waited longest for its micro-batches
+    double seconds;  // of the step
+    // Seconds, of the student's rank that waited longest: for its micro-batches, and for the teacher's
+    // signals (of a colocated teacher, which it computes itself).
+    double data_wait, teacher_wait;
     int64_t peak_tensor_bytes;
     bool skipped;  // no update: the gradient was not finite
   };

@@ -105,10 +105,10 @@ void Trainer::train_step(int64_t pass) {
 
   // 4. Report, and save where it is time; the last checkpoint is run()'s.
   state_.poll_saving();
-  const double data_wait = meet(pass + 1);
+  const Waited waited = meet(pass + 1);
   if (is_logging_rank())
-    reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), data_wait,
-                    memory_use(state_.model.placement().device.kind).peak, skipped});
+    reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), waited.for_data,
+                    waited.for_teacher, memory_use(state_.model.placement().device.kind).peak, skipped});
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
   if (due(recipe_.checkpoint_every) && state_.step < recipe_.steps())
     save();  // checks the replicas too
@@ -181,14 +181,19 @@ std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tok
 StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
                               const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
   static const SignalParts none;
-  const StageInputs inputs{
-      .student = state_.model,
-      .batch = batches_[micro_batch],
-      .state = input,
-      .completed = completed,
-      .teacher = [&]() -> const SignalParts& { return teacher_ ? teacher_->take(pass, micro_batch) : none; },
-      .has_loss = objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp),
-      .loss_tokens = loss_tokens};
+  const StageInputs inputs{.student = state_.model,
+                           .batch = batches_[micro_batch],
+                           .state = input,
+                           .completed = completed,
+                           .teacher = [&]() -> const SignalParts& {
+                             if (!teacher_) return none;
+                             const Clock::time_point begin = Clock::now();
+                             const SignalParts& signals = teacher_->take(pass, micro_batch);
+                             teacher_wait_ += seconds_since(begin);
+                             return signals;
+                           },
+                           .has_loss = objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp),
+                           .loss_tokens = loss_tokens};
   StageOutputs out = objective_.forward(tape, inputs, sums);
   if (teacher_) teacher_->release();
   return out;
@@ -207,14 +212,15 @@ double Trainer::loss_tokens() const {
   return mesh_.dp.all_reduce(count, Reduce::sum, "rows with a label");
 }
 
-double Trainer::meet(int64_t next_pass) {
-  const double now = reader_.seconds_waited(), mine = now - std::exchange(data_wait_, now);
+Trainer::Waited Trainer::meet(int64_t next_pass) {
+  const double now = reader_.seconds_waited(), for_data = now - std::exchange(data_wait_, now);
   const double signal = stop_.signalled(next_pass);
-  const Tensor both = Tensor::from<double>({mine, signal}, {2});
-  mesh_.role_comm.all_reduce(both, Reduce::max, "waited for data, and whether to stop");
-  stop_signal_ = static_cast<int>(both.data<double>()[1]);
+  const Tensor all = Tensor::from<double>({for_data, std::exchange(teacher_wait_, 0), signal}, {3});
+  mesh_.role_comm.all_reduce(all, Reduce::max, "waited for data and teacher, and whether to stop");
+  const double* most = all.data<double>();
+  stop_signal_ = static_cast<int>(most[2]);
   stop_.decide(next_pass, stop_signal_ != 0);
-  return both.data<double>()[0];
+  return {most[0], most[1]};
 }
 
 }  // namespace wuneng

@@ -29,9 +29,12 @@ class Trainer {
   void train_step(int64_t pass);
   void skip_update(double norm);
   void evaluate(int64_t pass);
+  struct Waited {
+    double for_data, for_teacher;  // seconds
+  };
   // Collective over the student, before every pass and after the last: agrees whether to stop there. Returns
-  // the seconds since the last meeting of the rank that waited longest for its micro-batches.
-  double meet(int64_t next_pass);
+  // what the ranks that waited longest have waited since the last meeting.
+  Waited meet(int64_t next_pass);
   void save();
   void end_early(int64_t pass);
   // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
@@ -57,8 +60,9 @@ class Trainer {
   int stop_signal_ = 0;  // agreed upon; 0: the run goes on
   Evaluation evaluation_;
   int64_t skipped_in_a_row_ = 0;
-  int64_t saved_;         // the step of the newest checkpoint
-  double data_wait_ = 0;  // seconds that reader_ had waited at the last meeting
+  int64_t saved_;            // the step of the newest checkpoint
+  double data_wait_ = 0;     // seconds that reader_ had waited at the last meeting
+  double teacher_wait_ = 0;  // seconds since then
 };
 
 }  // namespace wuneng

@@ -44,6 +44,10 @@ def streamed(*students):
 REAL_TEXT = {"data.paths": [os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "reference",
                                          "wuneng_reference.py")]}
 
+# Stage 1 has none of these.
+ALIGN = {"loss.objective": "align", "loss.temperature": None, "loss.ce_share": None,
+         "loss.chunk_tokens": None}
+
 MODELS = [
     Model("default", {}, [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), ONE), (Layout(dp=2, pp=2), None),
@@ -70,6 +74,15 @@ MODELS = [
     Model("a state head for every kv head", {"student.state_heads": 2}, streamed(Layout(tp=3))),
     Model("qwen2", {"student.mixer": "qwen2", "student.preset": None, "student.chunk": None,
                     "student.decay_rank": None, "student.rate_rank": None}, streamed(Layout(tp=2, pp=2))),
+    # The teacher has two layers, the student three: layers of two stages are aligned with the same one.
+    Model("alignment", ALIGN, [
+        (Layout(dp=2, tp=2), ONE), (Layout(tp=3), Layout(tp=2, pp=2)), (Layout(pp=3), Layout(pp=2)),
+        (Layout(tp=2, pp=2), Layout(dp=2, tp=3)), (ONE, ONE)], 1),
+    Model("alignment, colocated", ALIGN | {"student.layers": 2, "student.heads": 5, "student.kv_heads": 5},
+          [
+        (Layout(tp=3), None), (Layout(pp=2, tp=2), None), (Layout(dp=2, pp=2), None), (Layout(tp=2), ONE)], 1),
+    Model("alignment, of the teacher's width", ALIGN | {"student.hidden_size": 32, "student.layers": 2}, [
+        (Layout(tp=2), Layout(tp=2)), (Layout(pp=2), None)]),
 ]
 
 
@@ -110,7 +123,7 @@ def check(runs, tally, quick=False):
             tally.check(f"{model.name}: a packing efficiency for each source", found != 2, f"found {found}")
         for student, teacher in layouts:
             other = runs.run("other", student, teacher, settings)
-            tally.check(f"{model.name}, student {student}, teacher {teacher or 'in process'}",
+            tally.check(f"{model.name}, student {student}, teacher {teacher or 'colocated'}",
                         *compare(one, other, runs.steps))
             shutil.rmtree(other)
         shutil.rmtree(one)

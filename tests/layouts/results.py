@@ -24,8 +24,9 @@ def gradient_norms(out):
 
 
 def held_out(out):
-    """[evaluations, (KL, cross entropy)]"""
-    return np.array([[x["held_out_kl"], x["held_out_ce"]] for x in metrics(out) if "held_out_ce" in x])
+    """[evaluations, metrics of the objective]"""
+    return np.array([[v for k, v in sorted(x.items()) if k.startswith("held_out_")]
+                     for x in metrics(out) if "held_out_tokens" in x])
 
 
 def tensors(out, step):

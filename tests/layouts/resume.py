@@ -31,8 +31,18 @@ def check(runs, tally, quick=False):
     results.rewind(once, resumed, 4)
     runs.run("resumed", Layout(dp=2, pp=2), TEACHER)
     tally.check("resumed in another layout", *parity.compare(base, resumed, runs.steps))
+    check_alignment(runs, tally)
     check_frozen(runs, tally)
     check_samples(runs, tally)
+
+
+def check_alignment(runs, tally):
+    """With the projections of a teacher that is wider than the student."""
+    once = runs.run("aligned", LAYOUT, TEACHER, parity.ALIGN)
+    results.rewind(once, runs.out("resumed"), runs.steps // 2)
+    resumed = runs.run("resumed", LAYOUT, TEACHER, parity.ALIGN)
+    tally.check("alignment, stopped and resumed, is equal to the bit",
+                not results.identical(once, resumed, runs.steps))
 
 
 def check_frozen(runs, tally):

@@ -117,6 +117,9 @@ class Exchange {
             continue;
           }
           expect_tiled(signal, parts.of(signal.name));
+          if (signal.student.gathered && mesh_.layout.tp > 1) {
+            EXPECT_EQ(parts.of(signal.name).size(), 1u);
+          }
           for (const SignalPart& part : parts.of(signal.name)) {
             expect(signal, item, part);
             if (m % 2 == 0) kept = part, kept_signal = &signal, kept_item = item;
@@ -194,6 +197,8 @@ std::vector<TeacherSignal> signals_between_all_stages(const Layout& student, con
           replicated_columns(q, student.tp, 7));
       add("gathered", DType::bf16, sharded_columns(s, teacher.tp, 11), replicated_columns(q, student.tp, 11));
       add("scattered", DType::bf16, replicated_columns(s, teacher.tp, 5), sharded_columns(q, student.tp, 4));
+      add("rows_gathered", DType::f32, replicated_columns(s, teacher.tp, 7),
+          gathered_columns(q, student.tp, 7));
       add("overlapping", DType::f32, overlapping(s, teacher.tp, 13), overlapping(q, student.tp, 13));
     }
   return out;

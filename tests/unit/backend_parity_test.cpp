@@ -8,6 +8,7 @@
 #include "kernels/pointwise.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
+#include "kernels/row_distance.h"
 #include "kernels/rows.h"
 #include "tests/unit/backends.h"
 
@@ -45,6 +46,29 @@ TEST(BackendParity, TensorsAddAndConvert) {
         side.remember(Tensor::zeros({3}, DType::f32, side.stream.device));
       },
       0);
+}
+
+// Rows without a label, equal rows, and a teacher of either type; with and without the gradient.
+TEST(BackendParity, RowDistance) {
+  for (const DType teacher : {DType::f32, DType::bf16})
+    for (const int64_t d : {1, 20, 96})
+      expect_backends_agree([&](Side& side) {
+        std::vector<int32_t> labels = side.whole_numbers(T, -2, 3);
+        const Tensor student = side.normal({T, d}), other = side.normal({T, d}, teacher);
+        other.rows(0, 2).copy_from(student.rows(0, 2));
+        labels[1] = 1;
+        const auto run = [&](const Tensor& tokens, const Tensor& gradient) {
+          row_distance(side.stream, {.student = student,
+                                     .teacher = other,
+                                     .labels = side.table(labels),
+                                     .scale = 0.3f,
+                                     .total = side.sum({1}, DType::f64),
+                                     .tokens = tokens,
+                                     .gradient = gradient});
+        };
+        run(side.sum({1}, DType::f64), side.out({T, d}));
+        run({}, {});
+      });
 }
 
 // Gradients that are overwritten, accumulated in place, and accumulated to a separate base. Whole vectors, a

@@ -139,6 +139,31 @@ TEST_F(HuggingFace, TensorsWithoutAPlaceAreRefusedOrNamed) {
               testing::ElementsAre(HasSubstr("tensor extra.count (U16 [1]) is not used")));
 }
 
+// student.init = "mixer_random"
+TEST_F(HuggingFace, MixersThatTheSourceDoesNotHaveMayStartAtRandom) {
+  write_model(weights(), config().to_json());
+  ModelConfig student = config();
+  student.set_mixer("wuneng");
+  student.layer_mixers = {{1, "qwen2"}};
+  const auto source = open_hugging_face(root_.string());
+  Decoder fresh(student, Placement{}, DType::f32), preserving(student, Placement{}, DType::f32),
+      random_mixers(student, Placement{}, DType::f32);
+  fresh.initialize_random(7);
+  load_weights(preserving, *source, 7);
+  load_weights(random_mixers, *source, 7, true);
+  const auto equal = [](const Parameter* a, const Parameter* b) {
+    return std::memcmp(a->var.value().raw(), b->var.value().raw(), a->var.value().bytes()) == 0;
+  };
+  int of_the_mixer = 0;
+  for (size_t i = 0; i < fresh.parameters().size(); ++i) {
+    const Parameter* found = random_mixers.parameters()[i];
+    const bool mixer = found->name.starts_with("model.layers.0.self_attn.");
+    EXPECT_TRUE(equal(found, (mixer ? fresh : preserving).parameters()[i])) << found->name;
+    of_the_mixer += mixer && !equal(found, preserving.parameters()[i]);
+  }
+  EXPECT_GE(of_the_mixer, 4);  // q_proj, k_proj, v_proj, o_proj
+}
+
 TEST_F(HuggingFace, MissingTensorsSayWhy) {
   json config_json = config().to_json();
   config_json["num_hidden_layers"] = 3;

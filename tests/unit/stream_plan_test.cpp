@@ -108,6 +108,23 @@ TEST(StreamPlan, RanksThatHoldTheSameSendAlike) {
       }
 }
 
+TEST(StreamPlan, GatheredRowsCrossOnce) {
+  for (int teacher_tp = 1; teacher_tp <= 4; ++teacher_tp)
+    for (int student_tp = 1; student_tp <= 4; ++student_tp)
+      for (int64_t rows = 1; rows <= 9; ++rows) {
+        const TeacherSignal s{"s", 6, DType::f32, replicated_columns(0, teacher_tp, 6),
+                              gathered_columns(0, student_tp, 6)};
+        std::vector<int> copies(rows, 0), from(teacher_tp, 0);
+        for (const Transfer& t : stream_transfers({s}, rows)) {
+          EXPECT_EQ(t.columns, (Range{0, 6}));
+          EXPECT_TRUE(within(t.rows, gathered_rows(rows, student_tp, t.student_tp)));
+          for (int64_t row = t.rows.begin; row < t.rows.end; ++row) ++copies[row], ++from[t.teacher_tp];
+        }
+        EXPECT_EQ(copies, std::vector<int>(rows, 1));
+        EXPECT_LE(*std::max_element(from.begin(), from.end()), rows / teacher_tp + student_tp);
+      }
+}
+
 TEST(StreamPlan, SignalsThatCannotBe) {
   const auto refuses = [](std::vector<TeacherSignal> signals, const char* why) {
     EXPECT_THAT([&] { stream_transfers(signals, 2); }, ThrowsMessage<Error>(HasSubstr(why)));
