@@ -80,7 +80,8 @@ MODELS = [
         (Layout(tp=2, pp=2), Layout(dp=2, tp=3)), (ONE, ONE)], 1),
     Model("alignment, colocated", ALIGN | {"student.layers": 2, "student.heads": 5, "student.kv_heads": 5},
           [
-        (Layout(tp=3), None), (Layout(pp=2, tp=2), None), (Layout(dp=2, pp=2), None), (Layout(tp=2), ONE)], 1),
+        (Layout(tp=3), None), (Layout(pp=2, tp=2), None), (Layout(dp=2, pp=2), None),
+        (Layout(tp=2), ONE)], 1),
     Model("alignment, of the teacher's width", ALIGN | {"student.hidden_size": 32, "student.layers": 2}, [
         (Layout(tp=2), Layout(tp=2)), (Layout(pp=2), None)]),
 ]
