@@ -1,4 +1,5 @@
-// Normalisations of rows: RMSNorm with a weight, and L2.
+// Normalisations of rows: RMSNorm with a weight, L2, and the mean taken off, which makes a group norm of an
+// RMSNorm.
 #pragma once
 #include "kernels/backend.h"
 
@@ -37,5 +38,12 @@ struct L2NormBackwardArgs {
   Gradient dx;
 };
 WUNENG_KERNEL(l2_norm_backward, L2NormBackwardArgs);
+
+// y = x - mean(x) over the last dimension. It is its own gradient.
+struct CenterArgs {
+  Tensor x;    // [.., D]
+  Gradient y;  // as x
+};
+WUNENG_KERNEL(center, CenterArgs);
 
 }  // namespace wuneng::kernels

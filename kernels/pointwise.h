@@ -11,6 +11,7 @@ enum class Pointwise {
   swiglu,   // silu(a) b
   mix,      // c a + (1 - c) b: the gated middle head's input (model.md Eq. 8), c the gate
   add,      // a + b
+  gate,     // a (1 + b): the ARWKV student's gate
 };
 
 struct PointwiseArgs {
@@ -20,7 +21,7 @@ struct PointwiseArgs {
 };
 WUNENG_KERNEL(pointwise, PointwiseArgs);
 
-// Gradients of the inputs in the function's formula; those of swiglu, mix and add may be undefined: not
+// Gradients of the inputs in the function's formula; those of swiglu, mix, add and gate may be undefined: not
 // computed.
 struct PointwiseBackwardArgs {
   Pointwise function;

@@ -1,6 +1,7 @@
 #include "model/initialize.h"
 
 #include <cmath>
+#include <numeric>
 
 namespace wuneng {
 namespace {
@@ -51,6 +52,31 @@ Initializer normal(float scale, std::function<float(int64_t)> mean) {
   return [=](const Parameter& p, uint64_t seed) {
     const uint64_t key = hash(p.name, seed);
     fill(p, [&](int64_t i) { return (mean ? mean(i) : 0) + scale * standard_normal(key, i); });
+  };
+}
+
+// Gram-Schmidt on random vectors of max(C, R) elements.
+Initializer orthogonal(float scale) {
+  return [=](const Parameter& p, uint64_t seed) {
+    const int64_t C = p.global_shape[0], R = p.global_shape[1], count = std::min(C, R), size = std::max(C, R);
+    const uint64_t key = hash(p.name, seed);
+    std::vector<std::vector<double>> basis(count, std::vector<double>(size));
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t i = 0; i < size; ++i) basis[j][i] = standard_normal(key, j * size + i);
+      const auto project = [&](const std::vector<double>& onto) {
+        return std::inner_product(onto.begin(), onto.end(), basis[j].begin(), 0.0);
+      };
+      for (int64_t before = 0; before < j; ++before) {
+        const double along = project(basis[before]);
+        for (int64_t i = 0; i < size; ++i) basis[j][i] -= along * basis[before][i];
+      }
+      const double length = std::sqrt(project(basis[j]));
+      for (double& x : basis[j]) x /= length;
+    }
+    fill(p, [&](int64_t i) {
+      const int64_t row = i / R, column = i % R;
+      return static_cast<float>(scale * (C >= R ? basis[column][row] : basis[row][column]));
+    });
   };
 }
 

@@ -30,6 +30,8 @@ struct Init {
 Initializer constant(float value);
 // mean(i) + scale * a standard normal number, where i is an element's index in the logical tensor.
 Initializer normal(float scale, std::function<float(int64_t)> mean = {});
+// A matrix [C, R] whose columns are orthogonal, or whose rows are where R > C, each of length `scale`.
+Initializer orthogonal(float scale);
 Initializer values(std::function<float(int64_t index)> value);  // of an element's index in the logical tensor
 // The logical tensor as `value` makes it.
 SourceInitializer from_tensor(std::function<Tensor(const SourceRows&)> value);

@@ -1,5 +1,6 @@
 #include "model/operators.h"
 
+#include "kernels/bonus.h"
 #include "kernels/channel.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
@@ -220,6 +221,17 @@ Var l2_norm(Tape& tape, const Var& x) {
   return out;
 }
 
+Var group_norm(Tape& tape, const Var& x, P weight, P bias, float eps) {
+  const Tensor centered = like(x);
+  kernels::center(tape.stream(), {.x = x.value(), .y = {centered, {}}});
+  const Var out = tape.output(centered, tape.wants(x));
+  tape.record(out,
+              [=, stream = tape.stream()] { kernels::center(stream, {.x = out.grad(), .y = x.gradient()}); });
+  const int64_t T = x.dim(0), C = x.dim(1) * x.dim(2);
+  const Var normed = reshape(tape, rms_norm(tape, out, weight, eps), {T, C});
+  return reshape(tape, add_bias(tape, normed, bias), x.shape());
+}
+
 Var rope(Tape& tape, const Var& x, const Tensor& cos_sin) {
   const Tensor y = like(x);
   kernels::rope(tape.stream(), {.x = x.value(), .cos_sin = cos_sin, .y = y});
@@ -251,6 +263,27 @@ Var swiglu(Tape& tape, const Var& gate, const Var& up) {
 }
 Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) {
   return pointwise(tape, Pointwise::mix, a, b, gate);
+}
+
+Var gate(Tape& tape, const Var& a, const Var& b) { return pointwise(tape, Pointwise::gate, a, b, {}); }
+
+Var bonus(Tape& tape, const Var& a, const Var& b, const Var& v, const Var& base) {
+  WUNENG_ASSERT(!a.same(b) && !a.same(v) && !b.same(v));  // one gradient each
+  const Tensor y = like(v);
+  kernels::bonus(tape.stream(),
+                 {.a = a.value(), .b = b.value(), .v = v.value(), .base = base.value(), .y = y});
+  const Var out = tape.output(y, tape.wants(a, b, v, base));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::bonus_backward(stream, {.a = a.value(),
+                                     .b = b.value(),
+                                     .v = v.value(),
+                                     .dy = out.grad(),
+                                     .da = gradient(a),
+                                     .db = gradient(b),
+                                     .dv = gradient(v)});
+    if (base.needs_grad()) base.add_grad(out.grad());
+  });
+  return out;
 }
 
 Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale) {

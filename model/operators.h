@@ -28,6 +28,8 @@ Var rms_norm(Tape& tape, const Var& x, P weight,
 // a + b, and its norm: one pass.
 std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, P weight, float eps);
 Var l2_norm(Tape& tape, const Var& x);  // over the last dimension
+// The group norm with a group a head: weight and bias [H D], x [T, H, D].
+Var group_norm(Tape& tape, const Var& x, P weight, P bias, float eps);
 Var rope(Tape& tape, const Var& x,
          const Tensor& cos_sin);  // [T, H, D], cos_sin [2, T, D / 2]: kernels/rope.h
 Var reshape(Tape& tape, const Var& x, Shape shape);
@@ -46,6 +48,7 @@ Var tanh(Tape& tape, const Var& x);
 Var sigmoid(Tape& tape, const Var& x);
 Var swiglu(Tape& tape, const Var& gate, const Var& up);            // silu(gate) up
 Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b);  // gate a + (1 - gate) b
+Var gate(Tape& tape, const Var& a, const Var& b);                  // a (1 + b)
 Var concat(Tape& tape, const Var& a, const Var& b);                // along the last dimension
 
 Var bias_sigmoid(Tape& tape, const Var& x, P bias, float scale);    // scale sigmoid(x + bias), [T, C]
@@ -56,6 +59,11 @@ Var token_shift(Tape& tape, const Var& x, P mu,
 Var scale_channels(Tape& tape, const Var& x, P weight, float factor);  // factor w x, [T, H, D] with w [H D]
 Var scale_heads(Tape& tape, const Var& x, P scale);                    // s_h x_h, [T, H, D]
 Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale);  // base + s_h x_h
+
+// base + (a_h . b_h) v_h, all [T, H, D]: kernels/bonus.h
+Var bonus(Tape& tape, const Var& a, const Var& b, const Var& v, const Var& base);
+// `count` copies of a parameter in f32, [count, ...].
+Var copies(Tape& tape, P parameter, int64_t count);
 
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map);  // y[:, h] = x[:, map[h]]
 Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map,

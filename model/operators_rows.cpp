@@ -1,4 +1,5 @@
 // The operators that move rows and heads about: see operators.h.
+#include "kernels/channel.h"
 #include "model/operators.h"
 
 namespace wuneng::ops {
@@ -115,6 +116,21 @@ Var join_rows(Tape& tape, const std::vector<Var>& pieces) {
       if (piece.needs_grad()) piece.add_grad(out.grad().rows(at, at + piece.dim(0)));
       at += piece.dim(0);
     }
+  });
+  return out;
+}
+
+Var copies(Tape& tape, P parameter, int64_t count) {
+  Shape shape = parameter->var.shape();
+  const int64_t each = parameter->var.value().numel();
+  shape.insert(shape.begin(), count);
+  const Tensor y = Tensor::empty(shape, DType::f32, tape.stream().device);
+  for (int64_t i = 0; i < count; ++i)
+    y.rows(i, i + 1).view(parameter->var.shape()).copy_from(parameter->var.value());
+  const Var out = tape.output(y, tape.wants(parameter->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    kernels::column_sum(
+        stream, {.dy = out.grad().view({count, each}), .dbias = parameter->var.grad_buffer().view({each})});
   });
   return out;
 }

@@ -23,13 +23,11 @@ int64_t qwen2_parameter_count(const ModelConfig& config) {
   return parameter_count(plain);
 }
 
-int64_t rwkv7_student_parameter_count(const ModelConfig& c) {
-  // ARWKV (docs/model.md): r, k, v, o of [d, d], six mu, four biases and low ranks (w, a 64, v 32, g 128),
-  // k_k, k_a, r_k.
-  const int64_t d = c.hidden_size;
-  const int64_t mixer = 4 * d * d + 6 * d + 3 * d + 2 * d * (64 + 64 + 32 + 128) + 3 * d;
-  const int64_t layer = mixer + 3 * d * c.intermediate_size + 2 * d;
-  return c.num_layers * layer + d + c.vocab_size * d * (c.tie_word_embeddings ? 1 : 2);
+int64_t rwkv7_student_parameter_count(const ModelConfig& config) {
+  ModelConfig student = config;
+  student.set_mixer("rwkv7");
+  student.options["rwkv7"]["rwkv_gate"] = true;
+  return parameter_count(student);
 }
 
 }  // namespace wuneng

@@ -7,7 +7,8 @@ namespace wuneng {
 // Every tensor of a model by its name in checkpoints and Hugging Face directories.
 std::vector<std::pair<std::string, Shape>> parameter_shapes(const ModelConfig& config);
 int64_t parameter_count(const ModelConfig& config);
-// Of the same shape: the Qwen2 model, and the RWKV-7 (ARWKV) student, which the paper compares with.
+// Of the same shape: the Qwen2 model, and the gated ARWKV student (mixer rwkv7, preset arwkv), which the
+// paper compares with.
 int64_t qwen2_parameter_count(const ModelConfig& config);
 int64_t rwkv7_student_parameter_count(const ModelConfig& config);
 

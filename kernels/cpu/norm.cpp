@@ -121,4 +121,21 @@ void l2_norm_backward(const Stream&, const L2NormBackwardArgs& args) {
   });
 }
 
+void center(const Stream&, const CenterArgs& args) {
+  const int64_t D = args.x.dim(-1), rows = args.x.numel() / std::max<int64_t>(1, D);
+  const float* x = args.x.f32();
+  add_to(args.y, [&](auto sum) {
+    parallel_for(rows, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        float total = 0;
+#pragma omp simd reduction(+ : total)
+        for (int64_t c = 0; c < D; ++c) total += x[i * D + c];
+        const float mean = total / D;
+#pragma omp simd
+        for (int64_t c = 0; c < D; ++c) sum(i * D + c, x[i * D + c] - mean);
+      }
+    });
+  });
+}
+
 }  // namespace wuneng::kernels::cpu

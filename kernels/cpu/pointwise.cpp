@@ -37,6 +37,8 @@ void pointwise(const Stream&, const PointwiseArgs& args) {
       return for_each(n, [=](int64_t i) { y[i] = c[i] * a[i] + (1 - c[i]) * b[i]; });
     case Pointwise::add:
       return for_each(n, [=](int64_t i) { y[i] = a[i] + b[i]; });
+    case Pointwise::gate:
+      return for_each(n, [=](int64_t i) { y[i] = a[i] * (1 + b[i]); });
   }
 }
 
@@ -84,6 +86,11 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
       return to_both([=](int64_t i, auto sum_a, auto sum_b) {
         sum_a(i, dy[i]);
         sum_b(i, dy[i]);
+      });
+    case Pointwise::gate:
+      return to_both([=](int64_t i, auto sum_a, auto sum_b) {
+        sum_a(i, dy[i] * (1 + b[i]));
+        sum_b(i, dy[i] * a[i]);
       });
   }
 }

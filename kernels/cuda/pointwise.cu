@@ -37,6 +37,8 @@ void pointwise(const Stream& stream, const PointwiseArgs& args) {
       });
     case Pointwise::add:
       return for_each(stream, "add", width, n, [=] __device__(auto i) { y.store(i, a[i] + b[i]); });
+    case Pointwise::gate:
+      return for_each(stream, "gate", width, n, [=] __device__(auto i) { y.store(i, a[i] * (1 + b[i])); });
   }
 }
 
@@ -80,6 +82,12 @@ void pointwise_backward(const Stream& stream, const PointwiseBackwardArgs& args)
         const auto dyi = dy[i];
         if (da) da.write(i, dyi);
         if (db) db.write(i, dyi);
+      });
+    case Pointwise::gate:
+      return for_each(stream, "gate backward", width, n, [=] __device__(auto i) {
+        const auto ai = a[i], bi = b[i], dyi = dy[i];
+        if (da) da.write(i, dyi * (1 + bi));
+        if (db) db.write(i, dyi * ai);
       });
   }
 }

@@ -7,7 +7,7 @@ namespace wuneng {
 namespace {
 
 std::deque<MixerType>& types() {  // a deque: references stay
-  static std::deque<MixerType> all = {qwen2_mixer(), wuneng_mixer()};
+  static std::deque<MixerType> all = {qwen2_mixer(), wuneng_mixer(), rwkv7_mixer()};
   return all;
 }
 

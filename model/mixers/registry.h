@@ -7,6 +7,7 @@ namespace wuneng {
 
 MixerType qwen2_mixer();
 MixerType wuneng_mixer();
+MixerType rwkv7_mixer();
 
 // Throws for an unknown name, with those that are known; `where` names the file, recipe or key.
 const MixerType& mixer_type(const std::string& name, const std::string& where);

@@ -88,6 +88,9 @@ class WunengMixer : public Mixer {
         *mu = whole(name, {d}, values([=, power = power](int64_t i) {
                       return float(1 - std::pow(double(i) / d, power * to_last));
                     }));
+    if (o_.learn_initial_state)
+      initial_state_ =
+          at.store.sharded_by(state + "initial_state", {N, D, D}, added(zeros), 0, heads_.state, 1);
     state_norm_ = at.store.sharded_by(state + "state_norm", {H * D}, added(ones), 0, heads_.heads, D);
 
     // What joins the layer's output starts so that it adds nothing to the teacher's attention.
@@ -171,7 +174,8 @@ class WunengMixer : public Mixer {
                              kappa = by_chunk_step(in.kappa), log_w = by_chunk_step(in.log_w),
                              rates = by_chunk_step(in.rate), token_value = by_chunk_step(in.token_value);
       std::vector<Var> As, zs;
-      Var boundary;
+      Var boundary =
+          initial(tape, documents.chunk_steps.empty() ? 0 : documents.chunk_steps[0].segments.size());
       for (size_t j = 0; j < documents.chunk_steps.size(); ++j) {
         const bool last = j + 1 == documents.chunk_steps.size();
         const Outputs out =
@@ -186,17 +190,11 @@ class WunengMixer : public Mixer {
     } else {
       const Var q = ops::rope(tape, in.q, documents.rope_cos_sin);
       A = ops::attention(tape, q, k, v, documents.attention, heads_.kv_of_head);
-      const ops::ScanPtr scan = ops::state_scan(tape,
-                                                {in.log_w,
-                                                 in.key,
-                                                 state_value(tape, in.token_value, A, {}),
-                                                 in.kappa,
-                                                 in.rate,
-                                                 in.r,
-                                                 {},
-                                                 documents.segments,
-                                                 heads_.state_of_head},
-                                                false);
+      const ops::ScanPtr scan = ops::state_scan(
+          tape,
+          {in.log_w, in.key, state_value(tape, in.token_value, A, {}), in.kappa, in.rate, in.r,
+           initial(tape, documents.segments.size()), documents.segments, heads_.state_of_head},
+          false);
       z = read(tape, scan);
     }
     return combine(tape, A, z);
@@ -241,8 +239,12 @@ class WunengMixer : public Mixer {
     Var A, z, final;
   };
 
-  // One chunk of every document that reaches it; boundary is undefined before the first, where the state is
-  // zero.
+  // The states before documents' first tokens [documents, N, D, D]; undefined: zero.
+  Var initial(Tape& tape, size_t documents) const {
+    return initial_state_ ? ops::copies(tape, initial_state_, static_cast<int64_t>(documents)) : Var();
+  }
+
+  // One chunk of every document that reaches it; boundary is undefined where the states are zero.
   Outputs chunk_step_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const ChunkStep& step,
                              const Var& boundary, bool want_final) const {
     const Var zb = boundary.defined() ? read_at_boundary(tape, boundary, in.r, step) : Var();
@@ -347,7 +349,8 @@ class WunengMixer : public Mixer {
   P r_head_ = nullptr, w0_ = nullptr, w1_ = nullptr, w2_ = nullptr, a0_ = nullptr, a1_ = nullptr,
     a2_ = nullptr, k_a_ = nullptr;
   P mu_r_ = nullptr, mu_k_ = nullptr, mu_kappa_ = nullptr, mu_w_ = nullptr, mu_a_ = nullptr;
-  P state_norm_ = nullptr, alpha_ = nullptr, beta_ = nullptr, gamma_ = nullptr, lambda_ = nullptr;
+  P initial_state_ = nullptr, state_norm_ = nullptr, alpha_ = nullptr, beta_ = nullptr, gamma_ = nullptr,
+    lambda_ = nullptr;
   P value_attention_ = nullptr, value_middle_ = nullptr, khat_ = nullptr, mid_ = nullptr,
     mid_state_ = nullptr, gate_ = nullptr;
   P query_state_ = nullptr, o_state_ = nullptr, o_middle_ = nullptr, mix_state_ = nullptr,

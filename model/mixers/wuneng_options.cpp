@@ -53,6 +53,8 @@ OptionTable wuneng_options() {
       Option::integer("chunk", int64_t{256}, 1, "tokens between boundary states"),
       Option::integer("decay_rank", gate_rank, 1, "rank of the decay's projection"),
       Option::integer("rate_rank", gate_rank, 1, "rank of the learning rate's projection"),
+      Option::flag("learn_initial_state", false, "the states' start is learned, for state tuning")
+          .absent(false),
   };
 }
 
@@ -94,6 +96,7 @@ WunengOptions::WunengOptions(const OptionValues& v)
       token_shift(v.flag("token_shift")),
       rms(v.text("state_norm") == "rms"),
       multi_token(v.flag("multi_token")),
+      learn_initial_state(v.flag("learn_initial_state")),
       norm_eps(static_cast<float>(v.number("state_norm_eps"))),
       cross_head(v.text("cross_head")),
       combine_state(v.text("combine_state")),

@@ -48,6 +48,8 @@ REAL_TEXT = {"data.paths": [os.path.join(os.path.dirname(os.path.abspath(__file_
 ALIGN = {"loss.objective": "align", "loss.temperature": None, "loss.ce_share": None,
          "loss.chunk_tokens": None}
 
+RWKV7 = {"student.mixer": "rwkv7", "student.preset": None, "student.chunk": None, "student.rwkv_head_dim": 8}
+
 MODELS = [
     Model("default", {}, [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), ONE), (Layout(dp=2, pp=2), None),
@@ -74,6 +76,14 @@ MODELS = [
     Model("a state head for every kv head", {"student.state_heads": 2}, streamed(Layout(tp=3))),
     Model("qwen2", {"student.mixer": "qwen2", "student.preset": None, "student.chunk": None,
                     "student.decay_rank": None, "student.rate_rank": None}, streamed(Layout(tp=2, pp=2))),
+    Model("rwkv7", RWKV7, [  # its values of the first layer pass through three stages
+        (Layout(tp=3), ONE), (Layout(pp=3), ONE), (Layout(tp=2, pp=2), Layout(tp=2))], 1),
+    Model("rwkv7 with all its parts, among others", RWKV7 | {
+        "student.rwkv_gate": True, "student.rwkv_group_norm": True, "student.learn_initial_state": True,
+        "student.layers": 5, "student.layer_mixers": ["1:qwen2", "3:wuneng"], "student.chunk": 8},
+        streamed(Layout(tp=2, pp=2), Layout(pp=4), Layout(dp=2, tp=2))),
+    Model("a learned initial state", {"student.learn_initial_state": True}, streamed(Layout(tp=4), Layout(pp=3))),
+    Model("alignment of rwkv7", ALIGN | RWKV7, [(Layout(pp=3), ONE), (Layout(tp=2, pp=2), ONE)]),
     # The teacher has two layers, the student three: layers of two stages are aligned with the same one.
     Model("alignment", ALIGN, [
         (Layout(dp=2, tp=2), ONE), (Layout(tp=3), Layout(tp=2, pp=2)), (Layout(pp=3), Layout(pp=2)),

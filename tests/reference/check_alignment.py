@@ -109,7 +109,8 @@ def check(runs, rng, name, student, teacher, settings):
     places = [(projections[i], side, f"model.layers.{i}.alignment.{side}_proj.weight", None)
               for i in range(len(projections)) for side in ("input", "output")]
     for i, p in enumerate(model["layers"]):
-        places += [(p, n, f"model.layers.{i}.{file_tensor(c, n, p[n])[0]}", n) for n in p]
+        at = c.of_layer(i)
+        places += [(p, n, f"model.layers.{i}.{file_tensor(at, n, p[n])[0]}", (at, n)) for n in p]
     compared = 0
     for holder, key, file_name, layer_tensor in places:
         moment = tensors.get(f"optimizer/{file_name}/m")
@@ -118,7 +119,7 @@ def check(runs, rng, name, student, teacher, settings):
         directions = [rng.standard_normal(holder[key].shape) for _ in range(DIRECTIONS)]
         wanted = np.array([reference.slope(holder, key, u) for u in directions])
         gradient = np.float64(moment) / 0.1  # beta1 = 0.9
-        moved = [file_tensor(c, layer_tensor, u)[1] if layer_tensor else u for u in directions]
+        moved = [file_tensor(*layer_tensor, u)[1] if layer_tensor else u for u in directions]
         found = np.array([np.sum(gradient * u) for u in moved])
         error = np.linalg.norm(found - wanted)
         if not error <= GRADIENTS_WITHIN * max(np.linalg.norm(wanted), np.linalg.norm(gradient)) + 1e-8:

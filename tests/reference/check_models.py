@@ -66,6 +66,20 @@ def mixed_layers():
                multi_token=False, state_value=("token",))
 
 
+def rwkv7():
+    base = dict(mixer="rwkv7", num_layers=3, hidden_size=32, rwkv_head_dim=8)
+    for gate, norm in itertools.product((False, True), (False, True)):
+        yield {**base, "rwkv_gate": gate, "rwkv_group_norm": norm, "tie_word_embeddings": gate}
+    yield {**base, "hidden_size": 24, "head_dim": 6}  # three heads
+    yield {**base, "num_layers": 4, "layer_mixers": ((0, "qwen2"), (2, "wuneng")), "state_heads": 4}
+
+
+def initial_states():
+    for o in presets():
+        yield {**o, "learn_initial_state": True}
+    yield dict(mixer="rwkv7", learn_initial_state=True)
+
+
 def loss(c, model, case):
     return ref.sft_loss(ref.forward(c, model, case["tokens"], case["starts"]), case["labels"])
 
@@ -146,16 +160,18 @@ def check_gradients(case, out, rng, every_element):
     places = [(model, n, {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight",
                           "lm_head": "lm_head.weight"}[n])
               for n in model if n != "layers"]
+    places = [(*place, c) for place in places]
     for i, p in enumerate(model["layers"]):
-        places += [(p, n, f"model.layers.{i}.{file_tensor(c, n, p[n])[0]}") for n in p]
-    for holder, name, file_name in places:
+        of = c.of_layer(i)
+        places += [(p, n, f"model.layers.{i}.{file_tensor(of, n, p[n])[0]}", of) for n in p]
+    for holder, name, file_name, of in places:
         shape = holder[name].shape
         gradient = out.get("grad." + file_name)
 
         def ours(direction):  # <gradient, direction>; a tensor that the configuration does not use has none
             if gradient is None:
                 return 0.0
-            moved = file_tensor(c, name, direction)[1] if holder is not model else direction
+            moved = file_tensor(of, name, direction)[1] if holder is not model else direction
             return float(np.sum(np.float64(gradient) * moved))
 
         if every_element:
@@ -223,8 +239,10 @@ def main():
         cases = []
         options = [(o, i % 4 == 0, False) for i, o in enumerate(combinations())]
         options += [(o, True, False)
-                    for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers())]
-        options += [(o, True, True) for o in itertools.chain(presets(), mixed_layers())]  # with recomputation
+                    for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers(), rwkv7(),
+                                             initial_states())]
+        options += [(o, True, True)
+                    for o in itertools.chain(presets(), mixed_layers(), list(rwkv7())[-1:])]  # with recomputation
         options += [({**o, "state_norm": "none"}, True, False) for o in presets()]
         small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1,
                      head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)

@@ -61,11 +61,20 @@ def config_json(c):
                 "state_norm", "state_norm_eps", "state_value", "cross_head",
                 "combine_state", "combine_middle", "multi_token", "chunk", "decay_rank", "rate_rank")
         out["wuneng"] = {k: list(v) if isinstance(v := getattr(c, k), tuple) else v for k in keys}
+        if c.learn_initial_state:
+            out["wuneng"]["learn_initial_state"] = True
+    if c.mixer == "rwkv7" or "rwkv7" in dict(c.layer_mixers).values():
+        out["rwkv7"] = {k: getattr(c, k) for k in (
+            "rwkv_head_dim", "rwkv_gate", "rwkv_group_norm", "learn_initial_state", "decay_rank", "rate_rank",
+            "value_rank", "gate_rank")}
     return out
 
 
 def file_tensor(c, name, value):
-    """A layer's tensor as the file holds it: (name below model.layers.{i}., array)."""
+    """A tensor of a layer of c's mixer as the file holds it: (name below model.layers.{i}., array)."""
+    if c.mixer == "rwkv7" and not name.endswith(("layernorm", "gate_proj", "up_proj", "down_proj")):
+        name = name + ".weight" if name.endswith("_proj") else name.replace("ln_x_", "ln_x.")
+        return "self_attn.rwkv7." + name, value.reshape(-1) if name == "r_k" else value
     if name in QWEN2_NAMES:
         return QWEN2_NAMES[name], value
     base, _, factor = name.partition(".")
@@ -77,8 +86,13 @@ def file_tensor(c, name, value):
     return "self_attn.state." + name, value
 
 
-def is_used(c, name):
-    """Whether models of a layer's options have the tensor, which the reference makes in any case."""
+def is_used(c, name, first):
+    """Whether models of a layer's options have the tensor, which the reference makes in any case. first: is it
+    the first layer with its mixer?"""
+    if c.mixer == "rwkv7":
+        return not ((name in ("g1", "g2", "mu_g") and not c.rwkv_gate)
+                    or (name.startswith("ln_x") and not c.rwkv_group_norm)
+                    or (name in ("v0", "v1", "v2") and first))
     if name in ("beta", "gamma"):
         return c.cross_head != "none"
     return name != "lambda" or c.multi_token
@@ -89,10 +103,12 @@ def file_tensors(c, model):
     if "lm_head" in model:
         out["lm_head.weight"] = model["lm_head"]
     for i, p in enumerate(model["layers"]):
+        at = c.of_layer(i)
+        first = all(c.of_layer(j).mixer != at.mixer for j in range(i))
         for name, value in p.items():
-            if not is_used(c.of_layer(i), name):
+            if not is_used(at, name, first):
                 continue
-            file_name, array = file_tensor(c, name, value)
+            file_name, array = file_tensor(at, name, value)
             out[f"model.layers.{i}.{file_name}"] = array
     return out
 

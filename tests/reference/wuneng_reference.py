@@ -48,6 +48,7 @@ class Config:
     combine_middle: str = "learned"  # F over the middle heads: the same choices
     multi_token: bool = True      # Eq. 11
     chunk: int = 4                # m, tokens between boundary states
+    learn_initial_state: bool = False  # S_0, of wuneng and rwkv7: else zero
     decay_rank: int = 4
     rate_rank: int = 4
     # ARWKV: its own heads of rwkv_head_dim channels, d = heads * rwkv_head_dim
@@ -129,6 +130,8 @@ def init_layer(c, rng, preserve=False):
         p |= {"k_k": rng.uniform(.5, 1, d), "k_a": rng.uniform(.5, 1, d),
               "r_k": 0.1 * rng.standard_normal((heads, c.rwkv_head_dim)),
               "ln_x_weight": 1 + 0.1 * rng.standard_normal(d), "ln_x_bias": 0.1 * rng.standard_normal(d)}
+        if c.learn_initial_state:
+            p["initial_state"] = mat(heads, c.rwkv_head_dim, c.rwkv_head_dim)
         return p
     p |= {
         # decay w and in-context learning rate a: per state head and channel, low rank (RWKV-7)
@@ -139,6 +142,8 @@ def init_layer(c, rng, preserve=False):
         "alpha": rng.standard_normal(H), "beta": rng.standard_normal(H),
         "gamma": rng.standard_normal(H), "lambda": rng.standard_normal(H),
     }
+    if c.learn_initial_state:
+        p["initial_state"] = mat(N, D, D)
     projections = {"kappa_proj": N * D}            # W^kappa
     projections["r_proj"] = N * D if c.state_query == "grouped" else H * D
     if c.state_key == "own":
@@ -288,7 +293,7 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
     out = np.zeros((T, p["o_proj"].shape[0]))
     for t in range(T):
         if pos[t] == 0:
-            S = np.zeros((N, D, D))
+            S = p["initial_state"].copy() if c.learn_initial_state else np.zeros((N, D, D))
         if pos[t] % c.chunk == 0:
             boundary = S.copy()                     # the state before this chunk's first token
         A, Mv = np.zeros((H, D)), np.zeros((H, D))
@@ -350,7 +355,7 @@ def rwkv7_mixer(c, p, x, starts, v_first):
     y = np.zeros((T, heads, D))
     for t in range(T):
         if t == starts[t]:
-            S = np.zeros((heads, D, D))
+            S = p["initial_state"].copy() if c.learn_initial_state else np.zeros((heads, D, D))
         for n in range(heads):
             transition = np.diag(decay[t, n]) - np.outer(kappa[t, n], rate[t, n] * kappa[t, n])
             S[n] = S[n] @ transition + np.outer(vh[t, n], k[t, n])

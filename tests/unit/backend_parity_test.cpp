@@ -1,6 +1,7 @@
 // Every CUDA kernel against the CPU kernel, which other tests compare with double precision. Runs on a GPU,
 // or in the `emulated` build on the CPU.
 #include "kernels/adamw.h"
+#include "kernels/bonus.h"
 #include "kernels/channel.h"
 #include "kernels/loss.h"
 #include "kernels/matmul.h"
@@ -48,6 +49,21 @@ TEST(BackendParity, TensorsAddAndConvert) {
       0);
 }
 
+// RWKV-7's: the mean taken off, and the bonus; with and without a gradient that is there already.
+TEST(BackendParity, CenterAndBonus) {
+  for (const int64_t channels : kChannels)
+    expect_backends_agree([&](Side& side) {
+      const auto normal = [&] { return side.normal({T, H, channels}); };
+      const auto out = [&] { return side.out({T, H, channels}); };
+      const Tensor a = normal(), b = normal(), v = normal(), base = normal(), dy = normal();
+      center(side.stream, {.x = a, .y = {out(), {}}});
+      center(side.stream, {.x = a, .y = {out(), base}});
+      bonus(side.stream, {.a = a, .b = b, .v = v, .base = base, .y = out()});
+      bonus_backward(side.stream, {.a = a, .b = b, .v = v, .dy = dy, .da = {out(), {}}, .db = {out(), base}});
+      bonus_backward(side.stream, {.a = a, .b = b, .v = v, .dy = dy, .dv = {out(), base}});
+    });
+}
+
 // Rows without a label, equal rows, and a teacher of either type; with and without the gradient.
 TEST(BackendParity, RowDistance) {
   for (const DType teacher : {DType::f32, DType::bf16})
@@ -75,7 +91,7 @@ TEST(BackendParity, RowDistance) {
 // tail, and unaligned tensors.
 TEST(BackendParity, Pointwise) {
   for (const auto f : {Pointwise::silu, Pointwise::tanh, Pointwise::sigmoid, Pointwise::swiglu,
-                       Pointwise::mix, Pointwise::add})
+                       Pointwise::mix, Pointwise::add, Pointwise::gate})
     for (const int64_t skipped : {0, 1, 8})
       expect_backends_agree([&](Side& side) {
         const int64_t n = 16 * 37 + (skipped ? 5 : 0);
