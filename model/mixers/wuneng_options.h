@@ -11,8 +11,7 @@ void check_wuneng(const ModelConfig& config, const OptionValues& values, const s
 
 struct WunengOptions {
   int64_t state_heads, state_rank, chunk, decay_rank, rate_rank;
-  bool grouped_query, own_key, quadratic_read, token_shift, rms, multi_token,
-      learn_initial_state;
+  bool grouped_query, own_key, quadratic_read, token_shift, rms, multi_token, learn_initial_state;
   float norm_eps;
   std::string cross_head, combine_state, combine_middle;
   bool value_token, value_attention, value_middle;

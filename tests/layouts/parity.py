@@ -82,7 +82,8 @@ MODELS = [
         "student.rwkv_gate": True, "student.rwkv_group_norm": True, "student.learn_initial_state": True,
         "student.layers": 5, "student.layer_mixers": ["1:qwen2", "3:wuneng"], "student.chunk": 8},
         streamed(Layout(tp=2, pp=2), Layout(pp=4), Layout(dp=2, tp=2))),
-    Model("a learned initial state", {"student.learn_initial_state": True}, streamed(Layout(tp=4), Layout(pp=3))),
+    Model("a learned initial state", {"student.learn_initial_state": True},
+          streamed(Layout(tp=4), Layout(pp=3))),
     Model("alignment of rwkv7", ALIGN | RWKV7, [(Layout(pp=3), ONE), (Layout(tp=2, pp=2), ONE)]),
     # The teacher has two layers, the student three: layers of two stages are aligned with the same one.
     Model("alignment", ALIGN, [

@@ -241,8 +241,8 @@ def main():
         options += [(o, True, False)
                     for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers(), rwkv7(),
                                              initial_states())]
-        options += [(o, True, True)
-                    for o in itertools.chain(presets(), mixed_layers(), list(rwkv7())[-1:])]  # with recomputation
+        recomputed = itertools.chain(presets(), mixed_layers(), list(rwkv7())[-1:])
+        options += [(o, True, True) for o in recomputed]
         options += [({**o, "state_norm": "none"}, True, False) for o in presets()]
         small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1,
                      head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)

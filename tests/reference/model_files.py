@@ -87,8 +87,8 @@ def file_tensor(c, name, value):
 
 
 def is_used(c, name, first):
-    """Whether models of a layer's options have the tensor, which the reference makes in any case. first: is it
-    the first layer with its mixer?"""
+    """Whether models of a layer's options have the tensor, which the reference makes in any case. first: is
+    it the first layer with its mixer?"""
     if c.mixer == "rwkv7":
         return not ((name in ("g1", "g2", "mu_g") and not c.rwkv_gate)
                     or (name.startswith("ln_x") and not c.rwkv_group_norm)
