@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Compares students of one teacher in stages 1 and 2: the paper's Figure 3 in small.
+
+Trains every student with every seed on the same tokens: attention alignment from random mixers, then
+word-level distillation from where that ended. Writes OUT/curves.png and OUT/table.md. Without --teacher the
+quickstart's teacher is trained first. A run that has ended is not run again.
+
+    launch/experiments/compare_students.py --out out/students
+    launch/experiments/compare_students.py --out out/norms --students full full:state_norm=none
+
+A student is a preset of the mixers wuneng or rwkv7 (full, lean, literal, arwkv, rwkv7), with options behind a
+colon: full:state_norm=none,chunk=64.
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+MIXERS = {"full": "wuneng", "lean": "wuneng", "literal": "wuneng", "arwkv": "rwkv7", "rwkv7": "rwkv7"}
+STAGES = ("align", "kl")
+
+# Both stages see the same tokens for every student: batches depend on data.seed alone.
+RECIPE = """
+[student]
+init_from = "{start}"
+{student}
+[teacher]
+path = "{teacher}"
+mode = "colocated"
+[loss]
+objective = "{objective}"
+[data]
+paths = {data}
+extensions = [".h", ".cpp", ".md", ".py", ".toml"]
+seq_len = 256
+micro_batch = 8
+seed = {seed}
+[optimizer]
+lr = {lr}
+min_lr = {min_lr}
+warmup = {warmup}
+steps = {steps}
+[run]
+out = "{out}"
+seed = {seed}
+eval_every = {eval_every}
+eval_batches = 8
+log_every = 1000000
+device = "auto"
+"""
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", required=True, help="folder for the runs, the picture and the table")
+    p.add_argument("--wuneng", default=os.path.join(ROOT, "build", "release", "launch", "wuneng"))
+    p.add_argument("--teacher", help="a Hugging Face directory of a Qwen2 model on bytes")
+    p.add_argument("--teacher-steps", type=int, default=500, help="of the teacher that is trained here")
+    p.add_argument("--students", nargs="+", default=["full", "lean", "literal", "arwkv"])
+    p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    p.add_argument("--steps", nargs=2, type=int, default=[150, 300], metavar=("ALIGN", "KL"))
+    p.add_argument("--lr", nargs=2, type=float, default=[3e-3, 1e-3], metavar=("ALIGN", "KL"))
+    p.add_argument("--jobs", type=int, default=2, help="runs at a time, of one rank each")
+    return p.parse_args()
+
+
+def data_paths():
+    names = ("README.md", "docs", "runtime", "kernels", "parallel", "model", "data", "launch", "tests")
+    return [os.path.join(ROOT, name) for name in names]
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def train_teacher(a):
+    out, model = os.path.join(a.out, "teacher"), os.path.join(a.out, "teacher", "model")
+    if not os.path.exists(os.path.join(model, "config.json")):
+        print("training a teacher", flush=True)
+        run(a.wuneng, "train", os.path.join(ROOT, "launch", "recipes", "quickstart_teacher.toml"),
+            "run.out=" + out, "layout.tp=1", f"optimizer.steps={a.teacher_steps}",
+            "data.paths=" + json.dumps(data_paths()))
+        run(a.wuneng, "convert", os.path.join(out, "checkpoints"), model)
+    return model
+
+
+def student_keys(name):
+    preset, _, options = name.partition(":")
+    if preset not in MIXERS:
+        sys.exit(f"--students {name}: expected one of {', '.join(MIXERS)}, found {preset}")
+    lines = [f'mixer = "{MIXERS[preset]}"', f'preset = "{preset}"']
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        lines.append(f"{key} = {value if value[:1] in '0123456789[tf' else json.dumps(value)}")
+    return "\n".join(lines)
+
+
+def folder(a, name, seed, stage):
+    return os.path.join(a.out, name.replace(":", "_").replace(",", "_"), f"seed{seed}", stage)
+
+
+def metrics(out):
+    with open(os.path.join(out, "metrics.jsonl")) as f:
+        return [json.loads(line) for line in f]
+
+
+def train(a, teacher, name, seed):
+    start, keys = teacher, student_keys(name) + '\ninit = "mixer_random"'
+    for stage, steps, lr in zip(STAGES, a.steps, a.lr):
+        out = folder(a, name, seed, stage)
+        os.makedirs(out, exist_ok=True)
+        path = out + ".toml"
+        with open(path, "w") as f:
+            f.write(RECIPE.format(start=start, student=keys, teacher=teacher, objective=stage,
+                                  data=json.dumps(data_paths()), seed=seed, lr=lr, min_lr=lr / 10, warmup=min(20, steps // 10), steps=steps,
+                                  out=out, eval_every=max(1, steps // 6)))
+        run(a.wuneng, "train", path)
+        start, keys = os.path.join(out, "checkpoints"), ""
+    last = [x for x in metrics(out) if "held_out_tokens" in x][-1]
+    print(f"{name}, seed {seed}: held-out KL {last['held_out_kl']:.4f}", flush=True)
+
+
+def held_out(a, name, stage):
+    """By seed: [(step, figure)]; the stage's loss without temperature or mixing."""
+    key = "held_out_loss" if stage == "align" else "held_out_kl"
+    return [[(x["step"], x[key]) for x in metrics(folder(a, name, seed, stage)) if key in x]
+            for seed in a.seeds]
+
+
+def table(a):
+    lines = [f"| student | alignment after {a.steps[0]} steps | held-out KL after {a.steps[1]} more, by seed | "
+             "mean |", "|---|---|---|---|"]
+    for name in a.students:
+        ends = {stage: [seed[-1][1] for seed in held_out(a, name, stage)] for stage in STAGES}
+        lines.append(f"| `{name}` | {', '.join(f'{x:.3f}' for x in ends['align'])} | "
+                     f"{', '.join(f'{x:.4f}' for x in ends['kl'])} | {statistics.mean(ends['kl']):.4f} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(a, path):
+    try:
+        import matplotlib
+    except ImportError:
+        print("no curves.png: it needs matplotlib (apt-get install python3-matplotlib)")
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    titles = ("stage 1: attention alignment", "stage 2: distillation, KL")
+    for axis, stage, title in zip(axes, STAGES, titles):
+        for name in a.students:
+            curves = held_out(a, name, stage)
+            steps = [step for step, _ in curves[0]]
+            values = [[y for _, y in curve] for curve in curves]
+            mean = [statistics.mean(v) for v in zip(*values)]
+            line, = axis.plot(steps, mean, label=name)
+            axis.fill_between(steps, [min(v) for v in zip(*values)], [max(v) for v in zip(*values)],
+                              color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.set(title=title, xlabel="steps of 2,048 tokens", yscale="log")
+        axis.grid(True, which="both", alpha=0.3)
+    axes[0].set_ylabel(f"held out, mean and range of {len(a.seeds)} seeds")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    a = arguments()
+    a.out = os.path.abspath(a.out)
+    os.makedirs(a.out, exist_ok=True)
+    if not os.path.exists(a.wuneng):
+        sys.exit(f"--wuneng {a.wuneng}: expected the program, found no file (launch/quickstart builds it)")
+    teacher = os.path.abspath(a.teacher) if a.teacher else train_teacher(a)
+    jobs = [(name, seed) for seed in a.seeds for name in a.students]
+    with concurrent.futures.ThreadPoolExecutor(a.jobs) as pool:
+        for done in [pool.submit(train, a, teacher, *job) for job in jobs]:
+            done.result()
+    text = table(a)
+    with open(os.path.join(a.out, "table.md"), "w") as f:
+        f.write(text)
+    print(text)
+    draw(a, os.path.join(a.out, "curves.png"))
+
+
+if __name__ == "__main__":
+    main()
