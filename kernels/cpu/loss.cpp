@@ -79,6 +79,32 @@ struct KlSums {
   }
 };
 
+// p and q of a token's row, and log(p / m): see Divergence.
+class Mixture {
+ public:
+  Mixture(const Tensor& maxima, const Tensor& sums, int64_t i, float inverse, float beta)
+      : inverse_(inverse), beta_(beta) {
+    const int64_t C = maxima.dim(1);
+    s_max_ = maxima.f32()[i], u_max_ = maxima.f32()[C + i];
+    const double s_sum = sums.data<double>()[i], u_sum = sums.data<double>()[C + i];
+    p_factor_ = static_cast<float>(1 / s_sum), q_factor_ = static_cast<float>(1 / u_sum);
+    log_factors_ = static_cast<float>(std::log(s_sum) - std::log(u_sum));
+  }
+  float p(float x) const { return p_factor_ * exp_fast(x * inverse_ - s_max_); }
+  float q(float t) const { return q_factor_ * exp_fast(t * inverse_ - u_max_); }
+  // log(q / p), within what e^x can take where m is not q: beyond it one of both is nothing in m.
+  float log_ratio(float x, float t) const {
+    const float ratio = ((t * inverse_ - u_max_) - (x * inverse_ - s_max_)) + log_factors_;
+    return beta_ == 1 ? ratio : ratio < -80.0f ? -80.0f : ratio > 80.0f ? 80.0f : ratio;
+  }
+  float log_p_over_m(float log_ratio) const {
+    return beta_ == 1 ? -log_ratio : -log_fast((1 - beta_) + beta_ * exp_fast(log_ratio));
+  }
+
+ private:
+  float inverse_, beta_, s_max_, u_max_, p_factor_, q_factor_, log_factors_;
+};
+
 }  // namespace
 
 void loss_statistics(const Stream&, const LossStatisticsArgs& args) {
@@ -119,15 +145,46 @@ void loss_rebase(const Stream&, const LossRebaseArgs& args) {
     }
 }
 
+void loss_divergence(const Stream&, const LossDivergenceArgs& args) {
+  const LossInputs& in = args.in;
+  const int64_t C = in.logits.dim(0), V = in.logits.dim(1);
+  const float beta = args.divergence.beta;
+  double* sums = args.divergence.sums.data<double>();
+  parallel_for(C, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Mixture mixture(args.maxima, args.sums, i, in.inverse_temperature, beta);
+      double of_teacher = 0, of_student = 0;
+      for (const TeacherRow& row : rows_of(in, i)) {
+        const float *x = in.logits.f32() + i * V + row.first, *t = row.data();
+        for (int64_t from = 0; from < row.count; from += kBlock) {
+          float teacher = 0, student = 0;
+#pragma omp simd reduction(+ : teacher, student)
+          for (int64_t c = from; c < std::min(row.count, from + kBlock); ++c) {
+            const float ratio = mixture.log_ratio(x[c], t[c]), over_m = mixture.log_p_over_m(ratio);
+            student += mixture.p(x[c]) * over_m;
+            teacher += mixture.q(t[c]) * (over_m + ratio);
+          }
+          of_teacher += teacher, of_student += student;
+        }
+      }
+      sums[i] = beta == 1 ? 0 : of_teacher;
+      sums[C + i] = of_student;
+    }
+  });
+}
+
 void loss_totals(const Stream&, const LossTotalsArgs& args) {
   const int64_t C = args.sums.dim(1);
   const float* m = args.maxima.f32();
   const double* sum = args.sums.data<double>();
+  const double beta = args.divergence.beta,
+               *divergence = beta > 0 ? args.divergence.sums.data<double>() : nullptr;
   double kl = 0, ce = 0, tokens = 0;
   for (int64_t i = 0; i < C; ++i) {
     if (args.labels.data<int32_t>()[i] < 0) continue;
-    // KL = sum p_u (log p_u - log p_s) = E_u[u - s] - log Z_u + log Z_s
-    if (args.ce_weight < 1)
+    if (args.ce_weight < 1 && divergence)
+      kl += (beta == 1 ? 0 : beta) * divergence[i] + (beta == 1 ? 1 : 1 - beta) * divergence[C + i];
+    else if (args.ce_weight < 1)  // sum p_u (log p_u - log p_s) = E_u[u - s] - log Z_u + log Z_s
       kl += sum[2 * C + i] / sum[C + i] - (m[C + i] + std::log(sum[C + i])) + (m[i] + std::log(sum[i]));
     ce += m[2 * C + i] + std::log(sum[3 * C + i]) - sum[4 * C + i];
     tokens += 1;
@@ -141,7 +198,7 @@ void loss_totals(const Stream&, const LossTotalsArgs& args) {
 void loss_gradient(const Stream&, const LossGradientArgs& args) {
   const LossInputs& in = args.in;
   const int64_t C = in.logits.dim(0), V = in.logits.dim(1);
-  const float *maxima = args.maxima.f32(), inverse = in.inverse_temperature;
+  const float *maxima = args.maxima.f32(), inverse = in.inverse_temperature, beta = args.divergence.beta;
   const double* sums = args.sums.data<double>();
   const auto gaps = columns_without_teacher(in);
   parallel_for(C, 4, [&](int64_t begin, int64_t end) {
@@ -156,6 +213,19 @@ void loss_gradient(const Stream&, const LossGradientArgs& args) {
       const float s_max = maxima[i], u_max = maxima[C + i], x_max = maxima[2 * C + i];
       const float x_factor = static_cast<float>(ce / sums[3 * C + i]);
       for (const TeacherRow& row : rows_of(in, i)) {
+        if (beta > 0) {
+          const Mixture mixture(args.maxima, args.sums, i, inverse, beta);
+          const float scale = beta == 1 ? kl : (1 - beta) * kl,
+                      mean = static_cast<float>(args.divergence.sums.data<double>()[C + i]);
+          const float *x_here = x + row.first, *t = row.data();
+          float* g_here = g + row.first;
+#pragma omp simd
+          for (int64_t c = 0; c < row.count; ++c) {
+            const float over_m = mixture.log_p_over_m(mixture.log_ratio(x_here[c], t[c])) - mean;
+            g_here[c] = x_factor * exp_fast(x_here[c] - x_max) + scale * mixture.p(x_here[c]) * over_m;
+          }
+          continue;
+        }
         const float *t = row.data(), s_factor = static_cast<float>(kl / sums[i]),
                     u_factor = static_cast<float>(kl / sums[C + i]);
         const float* x_here = x + row.first;

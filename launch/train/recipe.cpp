@@ -228,6 +228,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
     r.renamed("loss.ce_share", "loss.ce_weight");
     if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
+    if (objective == "jsd") loss.beta = static_cast<float>(r.number("loss.beta", 0.5, 0, 1));
     loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   }
   loss.student_layers = t.student.num_layers;

@@ -38,7 +38,8 @@ struct Metric {
 // From the keys of [loss] in a recipe.
 struct LossOptions {
   float temperature = 1;
-  float ce_weight = 0;       // loss = (1 - ce_weight) KL temperature^2 + ce_weight CE
+  float ce_weight = 0;       // loss = (1 - ce_weight) D temperature^2 + ce_weight CE, with a divergence D
+  float beta = 0;            // of D: kernels/loss.h, Divergence
   int64_t chunk_tokens = 0;  // tokens whose logits are held at a time; 0: what suits the device
   int64_t student_layers = 0;
 };

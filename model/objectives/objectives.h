@@ -1,10 +1,12 @@
-// The makers of the objectives of this folder, one file each; registry.cpp gives them their names.
+// The makers of the objectives of this folder; registry.cpp gives them their names.
 #pragma once
 #include "model/objectives/objective.h"
 
 namespace wuneng {
 
 std::unique_ptr<Objective> make_kl_objective(const LossOptions& options);
+std::unique_ptr<Objective> make_reverse_kl_objective(const LossOptions& options);
+std::unique_ptr<Objective> make_jsd_objective(const LossOptions& options);
 std::unique_ptr<Objective> make_align_objective(const LossOptions& options);
 std::unique_ptr<Objective> make_ce_objective(const LossOptions& options);
 

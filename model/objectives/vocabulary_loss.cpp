@@ -53,6 +53,14 @@ class ChunkLoss {
     tp.all_reduce(sums_, Reduce::sum, "loss: sums of exponentials");
   }
 
+  // After reduce(): what a divergence other than KL(teacher || student) needs.
+  void form_divergence(const Comm& tp, float beta) {
+    divergence_.beta = beta;
+    divergence_.sums = Tensor::empty({2, in_.logits.dim(0)}, DType::f64, in_.logits.device());
+    loss_divergence(stream_, {.in = in_, .maxima = maxima_, .sums = sums_, .divergence = divergence_});
+    tp.all_reduce(divergence_.sums, Reduce::sum, "loss: divergence");
+  }
+
   void add_to(const Tensor& totals, const Tensor& loss, const LossOptions& options,
               double loss_tokens) const {
     loss_totals(stream_, {.maxima = maxima_,
@@ -62,7 +70,8 @@ class ChunkLoss {
                           .ce_weight = options.ce_weight,
                           .loss_tokens = loss_tokens,
                           .totals = totals,
-                          .loss = loss});
+                          .loss = loss,
+                          .divergence = divergence_});
   }
 
   void gradient(const Tensor& kl_scale, const Tensor& ce_scale, const Tensor& out) const {
@@ -71,13 +80,15 @@ class ChunkLoss {
                             .sums = sums_,
                             .kl_scale = kl_scale,
                             .ce_scale = ce_scale,
-                            .gradient = out});
+                            .gradient = out,
+                            .divergence = divergence_});
   }
 
  private:
   Stream stream_;
   LossInputs in_;
   Tensor maxima_, sums_;
+  Divergence divergence_;
 };
 
 // The teacher's logits in order of their columns; an error where one lies outside the head's.
@@ -96,7 +107,7 @@ std::vector<SignalPart> in_order(std::vector<SignalPart> parts, const Parameter*
 
 }  // namespace
 
-std::vector<std::string> vocabulary_loss_sums() { return {"kl", "ce", "tokens"}; }
+std::vector<std::string> vocabulary_loss_sums() { return {"divergence", "ce", "tokens"}; }
 
 Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
                     const Tensor& labels, const std::vector<SignalPart>& teacher, const LossOptions& options,
@@ -127,6 +138,7 @@ Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Paramet
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
     ChunkLoss chunk(tape.stream(), in);
     chunk.reduce(tp);
+    if (options.beta > 0 && options.ce_weight < 1) chunk.form_divergence(tp, options.beta);
     chunk.add_to(sums, loss, options, loss_tokens);
     if (!wanted) continue;
     chunk.gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);

@@ -1,5 +1,5 @@
-// What the objectives over a vocabulary share: KL(teacher || student) with temperature and cross entropy
-// (docs/model.md, "Losses"), fused with the output matrix.
+// What the objectives over a vocabulary share: a divergence from the teacher with temperature and cross
+// entropy (docs/model.md, "Losses"), fused with the output matrix.
 //
 // Tokens go through in chunks: the logits of one chunk are computed, turned into their gradient, multiplied
 // into the gradients of hidden state and matrix, and dropped. No rank holds [tokens, vocabulary] of its own.
@@ -11,8 +11,8 @@
 
 namespace wuneng {
 
-// "kl": KL at the temperature, times temperature^2, 0 without a teacher; "ce": cross entropy against the
-// labels at temperature 1; "tokens": their number. Over rows that have a label.
+// "divergence": by LossOptions::beta, at the temperature, times temperature^2, 0 without a teacher; "ce":
+// cross entropy against the labels at temperature 1; "tokens": their number. Over rows that have a label.
 std::vector<std::string> vocabulary_loss_sums();
 
 // hidden [T, d] (equal on all tp ranks); head [local vocabulary, d]. `teacher` must cover this rank's columns

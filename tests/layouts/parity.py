@@ -68,6 +68,8 @@ MODELS = [
           documents=tuple(range(1, 40))),
     Model("temperature 0.7, cross entropy 0.9", {"loss.temperature": 0.7, "loss.ce_share": 0.9},
           streamed(Layout(dp=2, tp=2))),
+    Model("reverse KL", {"loss.objective": "reverse_kl"}, streamed(Layout(tp=3))),
+    Model("Jensen-Shannon", {"loss.objective": "jsd", "loss.beta": 0.3}, streamed(Layout(tp=2, pp=2))),
     Model("a vocabulary beyond the teacher's", {"student.vocab_size": 300}, [(Layout(tp=2), Layout(tp=2))]),
     Model("the teacher's vocabulary", {"student.vocab_size": 263}, [(Layout(tp=3), None)]),
     Model("untied embedding", {"student.tie_word_embeddings": False}, streamed(Layout(pp=3))),

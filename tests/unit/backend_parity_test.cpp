@@ -395,6 +395,13 @@ TEST_P(Weights, Losses) {
       const Tensor none = Tensor::zeros({n}, DType::f32, side.stream.device);
       loss_gradient(side.stream, {in, maxima, sums, teacher ? scale : none, other, side.out({n, V})});
       loss_gradient(side.stream, {in, maxima, sums, none, other, side.remember(in.logits.clone())});
+      if (!teacher) continue;
+      for (const float beta : {1.0f, 0.3f}) {
+        const Divergence divergence{beta, side.out({2, n}, DType::f64)};
+        loss_divergence(side.stream, {in, maxima, sums, divergence});
+        loss_totals(side.stream, {maxima, sums, in.labels, 2.0f, 0.3f, 7.0, totals, loss, divergence});
+        loss_gradient(side.stream, {in, maxima, sums, scale, other, side.out({n, V}), divergence});
+      }
     }
     in.labels = side.table(std::vector<int32_t>(n, 100));
     const Tensor maxima = side.out({3, n}, DType::f32),

@@ -1,5 +1,5 @@
-// The fused loss against a direct implementation in double: losses, and gradients of the hidden state and of
-// the output matrix.
+// The fused losses against a direct implementation in double: losses, and gradients of the hidden state and
+// of the output matrix.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -91,9 +91,26 @@ TEST_P(Loss, AgreesWithThePlainOne) {
     if (shared > 0) {
       const auto [p, log_z] = softmax(s, shared);
       const auto [q, log_y] = softmax(u, shared);
+      const double beta = c.options.beta;
+      std::vector<double> over_m(shared);  // log(p / m)
+      double of_teacher = 0, of_student = 0;
       for (size_t v = 0; v < shared; ++v) {
-        token_kl += t * t * q[v] * ((u[v] - log_y) - (s[v] - log_z));
-        gradient[v] += (1 - share) * t * (p[v] - q[v]) / loss_tokens;
+        const double log_p = s[v] - log_z, log_q = u[v] - log_y,
+                     log_m = beta == 0   ? log_p
+                             : beta == 1 ? log_q
+                                         : std::log((1 - beta) * p[v] + beta * q[v]);
+        over_m[v] = log_p - log_m;
+        of_teacher += q[v] * (log_q - log_m);
+        of_student += p[v] * over_m[v];
+      }
+      token_kl = t * t *
+                 (beta == 0   ? of_teacher
+                  : beta == 1 ? of_student
+                              : beta * of_teacher + (1 - beta) * of_student);
+      for (size_t v = 0; v < shared; ++v) {
+        const double slope =
+            beta == 0 ? p[v] - q[v] : (beta == 1 ? 1 : 1 - beta) * p[v] * (over_m[v] - of_student);
+        gradient[v] += (1 - share) * t * slope / loss_tokens;
       }
     }
     const auto [p, log_z] = softmax(x, V);
@@ -130,6 +147,15 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"kl", {.chunk_tokens = 100}, {{100, 140}}},
         Case{"kl_of_fewer_columns", {.temperature = 2, .chunk_tokens = 3}, {{100, 117}, {117, 133}}},
         Case{"both", {.temperature = 0.5f, .ce_weight = 0.3f, .chunk_tokens = 4}, {{100, 117}, {117, 139}}},
+        Case{"reverse_kl", {.beta = 1, .chunk_tokens = 100}, {{100, 140}}},
+        Case{"reverse_kl_of_fewer_columns",
+             {.temperature = 2, .ce_weight = 0.3f, .beta = 1, .chunk_tokens = 3},
+             {{100, 117}, {117, 133}}},
+        Case{"jsd", {.beta = 0.5f, .chunk_tokens = 100}, {{100, 140}}},
+        Case{"jsd_of_fewer_columns",
+             {.temperature = 0.5f, .ce_weight = 0.3f, .beta = 0.9f, .chunk_tokens = 4},
+             {{100, 117}, {117, 139}}},
+        Case{"jsd_near_kl", {.temperature = 3, .beta = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16},
         Case{"narrow_teacher", {.ce_weight = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16}),
     [](const auto& info) { return std::string(info.param.name); });
 

@@ -1,0 +1,55 @@
+// Word-level distillation: a divergence between the teacher's and the student's distribution over the
+// vocabulary that both share, with temperature, mixed with cross entropy (docs/model.md, "Losses", stage 2).
+#include <algorithm>
+
+#include "model/objectives/objectives.h"
+#include "model/objectives/vocabulary_loss.h"
+
+namespace wuneng {
+namespace {
+
+class DistillationObjective : public OutputObjective {
+ public:
+  DistillationObjective(std::string name, const LossOptions& options, float beta)
+      : name_(std::move(name)), options_(options) {
+    options_.beta = beta;
+  }
+
+  std::vector<std::string> teacher_signals() const override { return {"logits"}; }
+  std::vector<std::string> sums() const override { return vocabulary_loss_sums(); }
+
+  Var loss(Tape& tape, const ObjectiveInputs& in, const Tensor& sums) const override {
+    return vocabulary_loss(tape, in.student.placement().tp, in.hidden, in.student.head(), in.batch.labels,
+                           in.teacher.of("logits"), options_, in.loss_tokens, sums);
+  }
+
+  std::vector<Metric> metrics(const std::vector<double>& sums) const override {
+    const double tokens = std::max(1.0, sums[2]), divergence = sums[0] / tokens, ce = sums[1] / tokens;
+    return {{"loss", (1 - options_.ce_weight) * divergence + options_.ce_weight * ce},
+            {name_, divergence},
+            {"ce", ce}};
+  }
+
+ private:
+  std::string name_;
+  LossOptions options_;
+};
+
+}  // namespace
+
+// KL(teacher || student)
+std::unique_ptr<Objective> make_kl_objective(const LossOptions& options) {
+  return std::make_unique<DistillationObjective>("kl", options, 0.0f);
+}
+
+// KL(student || teacher)
+std::unique_ptr<Objective> make_reverse_kl_objective(const LossOptions& options) {
+  return std::make_unique<DistillationObjective>("reverse_kl", options, 1.0f);
+}
+
+// The generalized Jensen-Shannon divergence, between the two
+std::unique_ptr<Objective> make_jsd_objective(const LossOptions& options) {
+  return std::make_unique<DistillationObjective>("jsd", options, options.beta);
+}
+
+}  // namespace wuneng
