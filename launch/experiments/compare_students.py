@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Compares students of one teacher in stages 1 and 2: the paper's Figure 3 in small.
 
 Trains every student with every seed on the same tokens: attention alignment from random mixers, then
@@ -118,8 +118,9 @@ def train(a, teacher, name, seed):
         path = out + ".toml"
         with open(path, "w") as f:
             f.write(RECIPE.format(start=start, student=keys, teacher=teacher, objective=stage,
-                                  data=json.dumps(data_paths()), seed=seed, lr=lr, min_lr=lr / 10, warmup=min(20, steps // 10), steps=steps,
-                                  out=out, eval_every=max(1, steps // 6)))
+                                  data=json.dumps(data_paths()), seed=seed, lr=lr, min_lr=lr / 10,
+                                  warmup=min(20, steps // 10), steps=steps, out=out,
+                                  eval_every=max(1, steps // 6)))
         run(a.wuneng, "train", path)
         start, keys = os.path.join(out, "checkpoints"), ""
     last = [x for x in metrics(out) if "held_out_tokens" in x][-1]
@@ -134,8 +135,8 @@ def held_out(a, name, stage):
 
 
 def table(a):
-    lines = [f"| student | alignment after {a.steps[0]} steps | held-out KL after {a.steps[1]} more, by seed | "
-             "mean |", "|---|---|---|---|"]
+    lines = [f"| student | alignment after {a.steps[0]} steps | held-out KL after {a.steps[1]} more, by seed "
+             "| mean |", "|---|---|---|---|"]
     for name in a.students:
         ends = {stage: [seed[-1][1] for seed in held_out(a, name, stage)] for stage in STAGES}
         lines.append(f"| `{name}` | {', '.join(f'{x:.3f}' for x in ends['align'])} | "

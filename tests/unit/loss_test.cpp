@@ -6,6 +6,8 @@
 #include <random>
 
 #include "model/objectives/vocabulary_loss.h"
+#include "runtime/safetensors.h"
+#include "tests/unit/golden.h"
 
 namespace wuneng {
 namespace {
@@ -158,6 +160,46 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"jsd_near_kl", {.temperature = 3, .beta = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16},
         Case{"narrow_teacher", {.ce_weight = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16}),
     [](const auto& info) { return std::string(info.param.name); });
+
+// TRL's own numbers (tests/reference/make_divergence_golden.py). With the unit matrix as output matrix the
+// hidden state is the logits.
+TEST(DivergenceGolden, AgreesWithTrl) {
+  const SafetensorsFile file(golden("divergences.safetensors"));
+  const Tensor student = file.tensor("student"), teacher = file.tensor("teacher");
+  const int64_t T = student.dim(0), V = student.dim(1);
+  std::vector<int32_t> labels(T);
+  int tokens = 0;
+  for (int64_t t = 0; t < T; ++t) {
+    labels[t] = static_cast<int32_t>(file.tensor("labels").f32()[t]);
+    tokens += labels[t] >= 0;
+  }
+  Parameter unit;
+  unit.held = unit.owned = {0, V};
+  unit.var = Var(Tensor::zeros({V, V}), false);
+  for (int64_t v = 0; v < V; ++v) unit.var.value().f32()[v * V + v] = 1;
+  int cases = 0;
+  for (const double beta : {0.0, 0.1, 0.5, 0.9, 1.0})
+    for (const double temperature : {0.5, 1.0, 3.0}) {
+      const std::string name = fmt::format("beta_{:.1f}.temperature_{:.1f}", beta, temperature);
+      SCOPED_TRACE(name);
+      Tape tape;
+      const Var hidden(student.clone(), true);
+      const LossOptions options{.temperature = float(temperature), .beta = float(beta), .chunk_tokens = 4};
+      const Var loss =
+          vocabulary_loss(tape, Comm(), hidden, &unit, Tensor::from<int32_t>(labels, {T}),
+                          {{{0, T}, {0, V}, teacher}}, options, tokens, Tensor::zeros({3}, DType::f64));
+      loss.set_grad(Tensor::from<float>({1.0f}, {1}));
+      tape.backward();
+      const double square = temperature * temperature;
+      const double expected = square * file.tensor(name + ".loss").f32()[0];
+      EXPECT_NEAR(loss.value().data<double>()[0], expected, 1e-6 * expected);
+      const Tensor gradient = file.tensor(name + ".gradient");
+      for (int64_t i = 0; i < T * V; ++i)
+        ASSERT_NEAR(hidden.grad().f32()[i], square * gradient.f32()[i], 1e-6 * square) << i;
+      ++cases;
+    }
+  EXPECT_EQ(cases, 15);
+}
 
 }  // namespace
 }  // namespace wuneng
