@@ -7,5 +7,6 @@ namespace wuneng {
 std::unique_ptr<Objective> make_kl_objective(const LossOptions& options);
 std::unique_ptr<Objective> make_align_objective(const LossOptions& options);
 std::unique_ptr<Objective> make_ce_objective(const LossOptions& options);
+std::unique_ptr<Objective> make_dpo_objective(const LossOptions& options);
 
 }  // namespace wuneng

@@ -7,6 +7,7 @@ std::map<std::string, ObjectiveMaker>& objective_registry() {
       {"kl", make_kl_objective},
       {"align", make_align_objective},
       {"ce", make_ce_objective},
+      {"dpo", make_dpo_objective},
   };
   return registry;
 }
