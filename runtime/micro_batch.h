@@ -13,6 +13,8 @@ struct MicroBatch {
   Tensor tokens;                   // [T] i32, on the host
   Tensor labels;                   // [T] i32, on the host: the next token, or kNoLabel
   std::vector<int64_t> documents;  // first row of each document, then T: [0, 512, 700, 1024]
+  // Of preference data: the documents that are chosen answers; the document behind each is the rejected one.
+  std::vector<int64_t> pairs = {};
 
   int64_t rows() const { return tokens.dim(0); }
 };

@@ -45,6 +45,9 @@ BatchSource::BatchSource(const std::vector<WeightedCorpus>& corpora, const Batch
             corpus->size(Split::train));
     sources_.push_back({corpus, PackingPlan(*corpus, Split::train, options.packing, options.seq_len),
                         PackingPlan(*corpus, Split::held_out, options.packing, options.seq_len)});
+    require(sources_.back().train.sequences() > 0,
+            "data: corpus {}: expected a pair of at most seq_len = {} tokens to train on, found none",
+            sources_.size() - 1, options.seq_len);
     weights_.push_back(weight);
     held_out.push_back(static_cast<uint64_t>(sources_.back().held_out.sequences()));
     held_out_sequences_ += sources_.back().held_out.sequences();
@@ -108,6 +111,10 @@ void BatchSource::write(MicroBatch& batch, int64_t position, const Source& sourc
     const Sample sample = source.corpus->read(split, piece.row, piece.rows);
     std::copy(sample.tokens.begin(), sample.tokens.end(), tokens + row);
     std::copy(sample.labels.begin(), sample.labels.end(), labels + row);
+    if (options_.packing == PackingRule::pairs) {
+      WUNENG_ASSERT(sample.document_begin.size() == 2);
+      batch.pairs.push_back(static_cast<int64_t>(batch.documents.size()));
+    }
     for (const int64_t begin : sample.document_begin) batch.documents.push_back(row + begin);
     row += piece.rows;
   }

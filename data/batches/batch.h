@@ -26,7 +26,8 @@ struct WeightedCorpus {
 };
 
 // A row whose next token is in another sequence still has that token as its label. The end of a sequence is
-// padded with rows without a label. A document begins at the start of every sequence.
+// padded with rows without a label. A document begins at the start of every sequence. With PackingRule::pairs
+// the corpora must be of pairs (pair_corpus.h).
 class BatchSource {
  public:
   // The corpora must outlive the source.
@@ -45,6 +46,9 @@ class BatchSource {
 
   int64_t epoch_sequences(size_t corpus = 0) const { return sources_[corpus].train.sequences(); }
   double packing_efficiency(size_t corpus = 0) const { return sources_[corpus].train.efficiency(); }
+  const PackingPlan& plan(Split split, size_t corpus = 0) const {
+    return split == Split::train ? sources_[corpus].train : sources_[corpus].held_out;
+  }
   // Equal if the order of sequences and their content are equal. It depends on corpora, weights and options,
   // not on B.
   uint64_t fingerprint() const;

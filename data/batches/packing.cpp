@@ -88,7 +88,7 @@ std::vector<uint32_t> descending(const std::vector<int32_t>& keys, int64_t most)
 
 PackingPlan::PackingPlan(const Corpus& corpus, Split split, PackingRule packing, int64_t seq_len)
     : packing_(packing), seq_len_(seq_len), size_(corpus.size(split)) {
-  if (packing == PackingRule::best_fit)
+  if (packing != PackingRule::windows)
     fit(corpus, split);
   else
     // A sequence of only the last row would have no label.
@@ -100,9 +100,16 @@ void PackingPlan::fit(const Corpus& corpus, Split split) {
           seq_len_);
   std::vector<int64_t> rest_row;
   std::vector<int32_t> rest_rows;
-  for (int64_t d = 0, n = corpus.documents(split); d < n; ++d) {
-    const int64_t end = corpus.document_begin(split, d + 1);
+  const int64_t together = packing_ == PackingRule::pairs ? 2 : 1;
+  for (int64_t d = 0, n = corpus.documents(split); d < n; d += together) {
+    const int64_t end = corpus.document_begin(split, d + together);
     int64_t row = corpus.document_begin(split, d);
+    if (packing_ == PackingRule::pairs && end - row > seq_len_) {
+      ++too_long_;
+      longest_ = std::max(longest_, end - row);
+      size_ -= end - row;
+      continue;
+    }
     for (; end - row >= seq_len_; row += seq_len_) full_.push_back(row);
     if (row == end) continue;
     rest_row.push_back(row);

@@ -6,9 +6,12 @@
 //             remainder. Remainders and short documents, longest first, are each placed in the sequence with
 //             the least free rows that fits, or in a new one (best-fit decreasing, "Fewer Truncations
 //             Improve Language Modeling", arXiv:2404.10830). Free rows are padded; see efficiency().
+//   pairs     best_fit of preference pairs (pair_corpus.h): two documents, one after the other, that are
+//   never
+//             split or apart. Pairs of more than L rows are left out: see too_long().
 //
-// Each row is in exactly one sequence, and the plan is a pure function of the lengths of the documents, so
-// every rank computes the same plan.
+// Each row that is not left out is in exactly one sequence, and the plan is a pure function of the lengths of
+// the documents, so every rank computes the same plan.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -17,9 +20,9 @@
 
 namespace wuneng {
 
-enum class PackingRule { windows, best_fit };
+enum class PackingRule { windows, best_fit, pairs };
 
-// Consecutive rows of a split; for best_fit of one document.
+// Consecutive rows of a split; for best_fit of one document, for pairs of two.
 struct Piece {
   int64_t row;
   int64_t rows;
@@ -36,12 +39,16 @@ class PackingPlan {
   std::vector<Piece> pieces(int64_t sequence) const;
   // The fraction of rows that are not padding.
   double efficiency() const;
+  // Pairs that no sequence has room for, and the rows of the longest of them; 0 for other rules.
+  int64_t too_long() const { return too_long_; }
+  int64_t longest() const { return longest_; }
 
  private:
   void fit(const Corpus& corpus, Split split);
 
   PackingRule packing_;
-  int64_t seq_len_, size_, sequences_ = 0;
+  int64_t seq_len_, size_, sequences_ = 0;  // size_: rows that are not left out
+  int64_t too_long_ = 0, longest_ = 0;
   // best_fit: first the sequences that consist of one full piece, by its row; then those of several pieces.
   std::vector<int64_t> full_;
   std::vector<int64_t> piece_row_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "data/batches/pair_corpus.h"
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/recipe_checks.h"
 #include "launch/train/teacher_placement.h"
@@ -12,6 +13,8 @@
 
 namespace wuneng {
 namespace {
+
+namespace fs = std::filesystem;
 
 Layout read_layout(Recipe& r, const std::string& at) {
   Layout l;
@@ -137,7 +140,6 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
 
 // What the paths are, where the recipe does not say: token files are known by an index.
 DataSource::Kind kind_of(const std::string& path) {
-  namespace fs = std::filesystem;
   const auto is_index = [](const fs::path& p) { return p.extension() == ".idx"; };
   bool tokens = is_index(path) || path.ends_with(".bin") || fs::is_regular_file(path + ".idx");
   if (std::error_code none; fs::is_directory(path, none))
@@ -146,18 +148,35 @@ DataSource::Kind kind_of(const std::string& path) {
   return tokens ? DataSource::Kind::tokens : DataSource::Kind::bytes;
 }
 
-DataSource read_source(Recipe& r, const std::string& key) {
+const char* to_string(DataSource::Kind kind) {
+  return kind == DataSource::Kind::bytes    ? "text"
+         : kind == DataSource::Kind::tokens ? "token files"
+                                            : "preference pairs";
+}
+
+// pairs: the objective trains on preference pairs.
+DataSource read_source(Recipe& r, const std::string& key, bool pairs) {
   DataSource s;
   s.key = key;
   r.require_key(key + ".paths");
   s.paths = r.texts(key + ".paths", {});
   require(!s.paths.empty(), "{}: {}.paths: expected at least one path, found none", r.path(), key);
   s.extensions = r.texts(key + ".extensions", {});
-  const std::string kind = r.text(key + ".kind", "auto", {"auto", "bytes", "tokens"});
-  if (kind != "auto") {
-    s.kind = kind == "tokens" ? DataSource::Kind::tokens : DataSource::Kind::bytes;
+  const std::string kind = r.text(key + ".kind", "auto", {"auto", "bytes", "tokens", "pairs"});
+  if (kind != "auto" || pairs) {
+    s.kind = kind == "tokens"  ? DataSource::Kind::tokens
+             : kind == "bytes" ? DataSource::Kind::bytes
+                               : DataSource::Kind::pairs;
+    require((s.kind == DataSource::Kind::pairs) == pairs,
+            "{}: {}.kind = \"{}\": expected {} for this loss.objective", r.path(), key, kind,
+            pairs ? "preference pairs" : "text or token files");
     return s;
   }
+  for (const std::string& path : s.paths)
+    require(!is_pair_prefix(path) || fs::is_regular_file(path + ".idx"),
+            "{}: {}.paths: expected text or token files, found preference pairs, {}_chosen and "
+            "{}_rejected, which are for loss.objective = \"dpo\"",
+            r.path(), key, path, path);
   s.kind = kind_of(s.paths[0]);
   // Extensions pick out text: token files have none but their own.
   if (!s.extensions.empty()) s.kind = DataSource::Kind::bytes;
@@ -165,30 +184,36 @@ DataSource read_source(Recipe& r, const std::string& key) {
     require(s.extensions.empty() ? kind_of(path) == s.kind : true,
             "{}: {}.paths: expected all text or all token files, found {} ({}) and {} (say which with "
             "kind = \"bytes\" or \"tokens\")",
-            r.path(), key, path, s.kind == DataSource::Kind::tokens ? "text" : "token files", s.paths[0]);
+            r.path(), key, path, to_string(kind_of(path)), s.paths[0]);
   return s;
 }
 
 void read_data(Recipe& r, TrainRecipe& t) {
+  const bool pairs = t.objective->mean_over() == MeanOver::pairs;
   if (const int64_t count = r.tables("data.sources")) {
     require(!r.has("data.paths"), "{}: expected data.paths or data.sources, found both", r.path());
     for (int64_t i = 0; i < count; ++i) {
       const std::string key = fmt::format("data.sources[{}]", i);
-      t.sources.push_back(read_source(r, key));
+      t.sources.push_back(read_source(r, key, pairs));
       t.sources.back().weight = r.number(key + ".weight", 1, 1e-9, 1e9);
       require(
           t.sources[i].kind == t.sources[0].kind,
           "{}: {}: expected {} as in data.sources[0], found {}: bytes and a tokenizer's tokens do not mix "
           "(wuneng tokenize --tokenizer bytes makes token files of bytes)",
-          r.path(), key, t.sources[0].kind == DataSource::Kind::tokens ? "token files" : "text",
-          t.sources[i].kind == DataSource::Kind::tokens ? "token files" : "text");
+          r.path(), key, to_string(t.sources[0].kind), to_string(t.sources[i].kind));
     }
   } else {
-    t.sources.push_back(read_source(r, "data"));
+    t.sources.push_back(read_source(r, "data", pairs));
   }
   t.held_out_every = r.integer("data.held_out_every", 20, 0);
-  t.packing = r.text("data.packing", "windows", {"windows", "best_fit"}) == "best_fit" ? PackingRule::best_fit
-                                                                                       : PackingRule::windows;
+  if (pairs) {
+    t.packing = PackingRule::pairs;
+    t.drop_long_pairs = r.text("data.long_pairs", "error", {"error", "drop"}) == "drop";
+  } else {
+    t.packing = r.text("data.packing", "windows", {"windows", "best_fit"}) == "best_fit"
+                    ? PackingRule::best_fit
+                    : PackingRule::windows;
+  }
   t.seq_len = r.integer("data.seq_len", 256, 1, 1 << 24);
   t.micro_batch = r.integer("data.micro_batch", 4, 1, 1 << 20);
   t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
@@ -224,11 +249,16 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   for (const auto& [name, make] : objective_registry()) objectives.push_back(name);
   const std::string objective = r.text("loss.objective", "kl", objectives);
   LossOptions loss;
-  if (objective != "align") {
+  if (objective == "dpo") {
+    loss.beta = r.number("loss.beta", 0.1, 1e-6, 1e6);
+    loss.label_smoothing = r.number("loss.label_smoothing", 0, 0, 0.5);
+    loss.length_normalised = r.boolean("loss.length_normalised", false);
+    loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
+  } else if (objective != "align") {
     loss.temperature = static_cast<float>(r.number("loss.temperature", 1, 1e-3, 1e3));
     r.renamed("loss.ce_share", "loss.ce_weight");
     if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
-    if (objective == "jsd") loss.beta = static_cast<float>(r.number("loss.beta", 0.5, 0, 1));
+    if (objective == "jsd") loss.beta = r.number("loss.beta", 0.5, 0, 1);
     loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   }
   loss.student_layers = t.student.num_layers;

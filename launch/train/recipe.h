@@ -12,9 +12,10 @@
 
 namespace wuneng {
 
-// One source of training data: text taken as bytes, or token files. All sources of a run are of one kind.
+// One source of training data: text taken as bytes, token files, or token files of preference pairs. All
+// sources of a run are of one kind.
 struct DataSource {
-  enum class Kind { bytes, tokens };
+  enum class Kind { bytes, tokens, pairs };
   std::string key;  // in the recipe: "data", or "data.sources[0]"
   std::vector<std::string> paths, extensions;
   Kind kind = Kind::bytes;
@@ -45,6 +46,7 @@ struct TrainRecipe {
   std::vector<DataSource> sources;
   int64_t held_out_every = 0;
   PackingRule packing = PackingRule::windows;
+  bool drop_long_pairs = false;
   int64_t seq_len = 0, micro_batch = 0, accumulation = 0;
   uint64_t data_seed = 0;
   int data_threads = 1;

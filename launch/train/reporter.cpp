@@ -30,9 +30,10 @@ void Reporter::step(const Step& s) {
   progress_.show(report);
 }
 
-void Reporter::evaluation(int64_t step, const std::vector<Metric>& metrics, int64_t tokens) {
+void Reporter::evaluation(int64_t step, const std::vector<Metric>& metrics, int64_t count) {
   if (!file_) return;
-  nlohmann::json json = {{"step", step}, {"held_out_tokens", tokens}};
+  const bool pairs = recipe_.objective->mean_over() == MeanOver::pairs;
+  nlohmann::json json = {{"step", step}, {pairs ? "held_out_pairs" : "held_out_tokens", count}};
   std::string text = fmt::format("held out at step {}:", step);
   for (const Metric& m : metrics) {
     json["held_out_" + m.name] = m.value;

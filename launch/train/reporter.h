@@ -27,7 +27,8 @@ class Reporter {
     bool skipped;  // no update: the gradient was not finite
   };
   void step(const Step& step);
-  void evaluation(int64_t step, const std::vector<Metric>& metrics, int64_t tokens);
+  // count: of what the loss is a mean over.
+  void evaluation(int64_t step, const std::vector<Metric>& metrics, int64_t count);
   void line(const std::string& text);
   void finish();  // no step or evaluation follows
 

@@ -77,10 +77,12 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
       MixerTaps taps = taps_of(signals);
       const StageState out = model.forward(tape, batches[m], input, taps);
-      const TeacherOutputs outputs{model, batches[m], out.hidden.value(), taps};
-      for (const auto& [signal, source] : signals)
+      TeacherOutputs outputs{model, batches[m], out.hidden.value(), taps};
+      for (const auto& [signal, source] : signals) {
+        outputs.made = source->make(outputs);
         sender.send(signal.name, items[m],
                     [&](const SignalPart& part) { source->write(signal, outputs, part); });
+      }
       return out;
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);

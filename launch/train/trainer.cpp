@@ -82,12 +82,12 @@ void Trainer::end_early(int64_t pass) {
 void Trainer::train_step(int64_t pass) {
   const Clock::time_point begin = Clock::now();
   watchdog::enter(fmt::format("step {}", state_.step + 1));
-  // 1. Micro-batches, and the rows that the loss is a mean over.
+  // 1. Micro-batches, and the number of rows or pairs that the loss is a mean over.
   batches_ = reader_.next();
-  const double tokens = std::max(1.0, loss_tokens());
+  const double count = std::max(1.0, loss_count());
 
   // 2. Forward, loss and backward of all micro-batches; gradients summed over the ranks.
-  const std::vector<double> sums = run_pass(pass, true, tokens);
+  const std::vector<double> sums = run_pass(pass, true, count);
   state_.gradients->finish();
 
   // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
@@ -133,12 +133,12 @@ void Trainer::evaluate(int64_t pass) {
   watchdog::enter(fmt::format("evaluation after step {}, part {}", planned.step, planned.part));
   batches_ = reader_.next();
   if (planned.part == 0) evaluation_ = {std::vector<double>(objective_.sums().size()), 0};
-  evaluation_.tokens += loss_tokens();
+  evaluation_.count += loss_count();
   const std::vector<double> sums = run_pass(pass, false, 1);
   for (size_t i = 0; i < sums.size(); ++i) evaluation_.sums[i] += sums[i];
-  if (planned.last_part && is_logging_rank() && evaluation_.tokens > 0)
+  if (planned.last_part && is_logging_rank() && evaluation_.count > 0)
     reporter_.evaluation(planned.step, objective_.metrics(evaluation_.sums),
-                         static_cast<int64_t>(evaluation_.tokens));
+                         static_cast<int64_t>(evaluation_.count));
   meet(pass + 1);
 }
 
@@ -204,12 +204,12 @@ bool Trainer::is_logging_rank() const {
   return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0;
 }
 
-// Rows with a label in the whole pass, over all replicas.
-double Trainer::loss_tokens() const {
+// What the loss is a mean over, in the whole pass, over all replicas.
+double Trainer::loss_count() const {
   double count = 0;
-  for (const MicroBatch& batch : batches_)
-    for (int64_t t = 0; t < batch.rows(); ++t) count += batch.labels.data<int32_t>()[t] >= 0;
-  return mesh_.dp.all_reduce(count, Reduce::sum, "rows with a label");
+  for (const MicroBatch& batch : batches_) count += objective_.count(batch);
+  return mesh_.dp.all_reduce(count, Reduce::sum,
+                             objective_.mean_over() == MeanOver::pairs ? "pairs" : "rows with a label");
 }
 
 Trainer::Waited Trainer::meet(int64_t next_pass) {

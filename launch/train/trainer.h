@@ -22,7 +22,7 @@ class Trainer {
   // What the passes of an evaluation add up to.
   struct Evaluation {
     std::vector<double> sums;
-    double tokens = 0;
+    double count = 0;  // of what the loss is a mean over
   };
 
   // Each ends with meet(pass + 1).
@@ -45,7 +45,7 @@ class Trainer {
                        const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
 
   bool is_logging_rank() const;
-  double loss_tokens() const;
+  double loss_count() const;
 
   const TrainRecipe& recipe_;
   const Mesh& mesh_;

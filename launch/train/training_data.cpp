@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "data/batches/corpus.h"
+#include "data/batches/pair_corpus.h"
 #include "runtime/format.h"
 
 namespace wuneng {
@@ -14,11 +15,12 @@ std::unique_ptr<Corpus> open_corpus(const TrainRecipe& r, const DataSource& s, C
   const int64_t vocab =
       std::min(r.student.vocab_size, r.teacher ? r.teacher->vocab_size : r.student.vocab_size);
   // The split's seed stays 0: another order of training must not move the held-out part.
-  if (s.kind == DataSource::Kind::tokens)
-    return open_token_corpus({.paths = s.paths,
-                              .vocab_size = static_cast<int32_t>(vocab),
-                              .held_out_every = r.held_out_every,
-                              .share = share});
+  const TokenCorpusOptions tokens{.paths = s.paths,
+                                  .vocab_size = static_cast<int32_t>(vocab),
+                                  .held_out_every = r.held_out_every,
+                                  .share = share};
+  if (s.kind == DataSource::Kind::pairs) return open_pair_corpus(tokens);
+  if (s.kind == DataSource::Kind::tokens) return open_token_corpus(tokens);
   auto corpus =
       open_byte_corpus({.paths = s.paths, .extensions = s.extensions, .held_out_every = r.held_out_every});
   require(corpus->vocab_size() <= vocab,
@@ -30,6 +32,11 @@ std::unique_ptr<Corpus> open_corpus(const TrainRecipe& r, const DataSource& s, C
 
 void check_training_part(const TrainRecipe& r, const DataSource& s, const Corpus& corpus) {
   const int64_t rows = corpus.size(Split::train), held_out = corpus.documents(Split::held_out);
+  if (s.kind == DataSource::Kind::pairs) {
+    require(rows > 0, "expected a pair to train on, found none; data.held_out_every = {} holds out {}",
+            r.held_out_every, held_out / 2);
+    return;  // open_pair_corpus has looked for labels
+  }
   const std::string rest =
       held_out == 0
           ? ""
@@ -75,6 +82,7 @@ TrainingData::TrainingData(const TrainRecipe& r, CheckShare share)
       weighted,
       BatchOptions{
           .seq_len = r.seq_len, .micro_batch = r.micro_batch, .seed = r.data_seed, .packing = r.packing});
+  if (!r.drop_long_pairs) require_room(r);
   order_ = {.micro_batch = r.micro_batch, .accumulation = r.accumulation, .dp = r.layout.dp};
   held_out_ = std::min(r.eval_batches, batches_->held_out_count());
   require(r.eval_every == 0 || held_out_ > 0,
@@ -86,6 +94,19 @@ TrainingData::TrainingData(const TrainRecipe& r, CheckShare share)
           "{}: run.eval_every = {}: expected held-out tokens with a loss, found none", r.path, r.eval_every);
   const int64_t per_pass = r.accumulation * r.layout.dp;
   passes_ = plan_passes(r.steps(), r.eval_every, (held_out_ + per_pass - 1) / per_pass);
+}
+
+void TrainingData::require_room(const TrainRecipe& r) const {
+  int64_t too_long = 0, longest = 0;
+  for (size_t i = 0; i < sources_.size(); ++i)
+    for (const Split split : {Split::train, Split::held_out}) {
+      too_long += batches_->plan(split, i).too_long();
+      longest = std::max(longest, batches_->plan(split, i).longest());
+    }
+  require(too_long == 0,
+          "{}: data.seq_len = {}: {} pairs have more tokens, chosen and rejected together, the longest {}: "
+          "expected room for all of them; data.long_pairs = \"drop\" leaves such pairs out",
+          r.path, seq_len_, thousands(too_long), longest);
 }
 
 void TrainingData::resume_at(const DataCursor& cursor) {
@@ -107,17 +128,24 @@ std::vector<std::string> TrainingData::summary() const {
   std::vector<std::string> lines;
   for (size_t i = 0; i < sources_.size(); ++i) {
     const Corpus& corpus = *corpora_[i];
+    const bool pairs = sources_[i].kind == DataSource::Kind::pairs;
     lines.push_back(fmt::format(
-        "data: {}{}: {} {} in {} documents, {} sequences of {} (packing efficiency {:.2f}%), {} "
-        "held out{}",
+        "data: {}{}: {} {} in {} {}, {} sequences of {} (packing efficiency {:.2f}%), {} held out{}",
         sources_[i].paths[0], sources_[i].paths.size() > 1 ? ", ..." : "",
         thousands(corpus.size(Split::train)),
-        sources_[i].kind == DataSource::Kind::tokens ? "tokens" : "bytes",
-        thousands(corpus.documents(Split::train)), thousands(batches_->epoch_sequences(i)), seq_len_,
-        100 * batches_->packing_efficiency(i), thousands(corpus.size(Split::held_out)),
+        sources_[i].kind == DataSource::Kind::bytes ? "bytes" : "tokens",
+        thousands(corpus.documents(Split::train) / (pairs ? 2 : 1)), pairs ? "pairs" : "documents",
+        thousands(batches_->epoch_sequences(i)), seq_len_, 100 * batches_->packing_efficiency(i),
+        thousands(corpus.size(Split::held_out)),
         held_out_every_ > 0 && corpus.size(Split::held_out) == 0
-            ? fmt::format(": none of so few documents (data.held_out_every = {})", held_out_every_)
+            ? fmt::format(": none of so few {} (data.held_out_every = {})", pairs ? "pairs" : "documents",
+                          held_out_every_)
             : ""));
+    const int64_t dropped =
+        batches_->plan(Split::train, i).too_long() + batches_->plan(Split::held_out, i).too_long();
+    if (dropped > 0)
+      lines.push_back(fmt::format("data: left out {} pairs of more than {} tokens (data.long_pairs)",
+                                  thousands(dropped), seq_len_));
     if (const std::string left_out = corpus.left_out(); !left_out.empty())
       lines.push_back("data: " + left_out);
   }

@@ -39,6 +39,8 @@ class TrainingData {
   std::vector<std::string> summary() const;
 
  private:
+  void require_room(const TrainRecipe& recipe) const;  // for every pair
+
   std::vector<DataSource> sources_;
   std::vector<std::unique_ptr<Corpus>> corpora_;
   std::unique_ptr<BatchSource> batches_;

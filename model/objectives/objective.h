@@ -22,7 +22,7 @@ struct StageInputs {
   const Stage::Completed& completed;                  // see Stage::forward
   const std::function<const SignalParts&()> teacher;  // waits for the signals of this micro-batch
   bool has_loss;                                      // on this stage
-  double loss_tokens;  // rows with a label in the whole step: what a loss is a mean over
+  double loss_tokens;  // Objective::count of the whole step: what a loss is a mean over
 };
 struct StageOutputs {
   StageState state;  // to pass on
@@ -38,11 +38,17 @@ struct Metric {
 // From the keys of [loss] in a recipe.
 struct LossOptions {
   float temperature = 1;
-  float ce_weight = 0;       // loss = (1 - ce_weight) D temperature^2 + ce_weight CE, with a divergence D
-  float beta = 0;            // of D: kernels/loss.h, Divergence
-  int64_t chunk_tokens = 0;  // tokens whose logits are held at a time; 0: what suits the device
+  float ce_weight = 0;         // loss = (1 - ce_weight) D temperature^2 + ce_weight CE, with a divergence D
+  double beta = 0;             // of D: kernels/loss.h, Divergence; of rewards: preference_loss.h
+  int64_t chunk_tokens = 0;    // tokens whose logits are held at a time; 0: what suits the device
+  double label_smoothing = 0;  // of preference_loss.h
+  bool length_normalised = false;  // mean log-probabilities of answers in place of sums
   int64_t student_layers = 0;
 };
+
+// What the loss of a step is a mean over: rows with a label, or preference pairs, which the data must then
+// be.
+enum class MeanOver { tokens, pairs };
 
 class Objective {
  public:
@@ -53,6 +59,9 @@ class Objective {
   virtual std::vector<std::string> trains() const { return {"*"}; }
   // Is there a loss on this pipeline stage of the student?
   virtual bool has_loss(int stage, int stages) const { return stage == stages - 1; }
+  virtual MeanOver mean_over() const { return MeanOver::tokens; }
+  // How many of them a micro-batch has.
+  double count(const MicroBatch& batch) const;
   // The names of the sums over a step's or an evaluation's micro-batches, replicas and stages, in the order
   // of `sums` below.
   virtual std::vector<std::string> sums() const = 0;

@@ -9,5 +9,6 @@ std::unique_ptr<Objective> make_reverse_kl_objective(const LossOptions& options)
 std::unique_ptr<Objective> make_jsd_objective(const LossOptions& options);
 std::unique_ptr<Objective> make_align_objective(const LossOptions& options);
 std::unique_ptr<Objective> make_ce_objective(const LossOptions& options);
+std::unique_ptr<Objective> make_dpo_objective(const LossOptions& options);
 
 }  // namespace wuneng

@@ -138,7 +138,8 @@ Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Paramet
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
     ChunkLoss chunk(tape.stream(), in);
     chunk.reduce(tp);
-    if (options.beta > 0 && options.ce_weight < 1) chunk.form_divergence(tp, options.beta);
+    if (options.beta > 0 && options.ce_weight < 1)
+      chunk.form_divergence(tp, static_cast<float>(options.beta));
     chunk.add_to(sums, loss, options, loss_tokens);
     if (!wanted) continue;
     chunk.gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);

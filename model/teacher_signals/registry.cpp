@@ -5,6 +5,7 @@ namespace wuneng {
 std::map<std::string, SignalSourceMaker>& signal_source_registry() {
   static std::map<std::string, SignalSourceMaker> registry = {
       {"logits", make_logits_source},
+      {"label_logprob", make_label_logprob_source},
       {"mixer_input", make_mixer_input_source},
       {"mixer_output", make_mixer_output_source},
   };

@@ -26,6 +26,7 @@ struct TeacherOutputs {
   const MicroBatch& batch;
   const Tensor& hidden;   // [T, d], the stage's output; on the last stage after the final norm
   const MixerTaps& taps;  // of the layers that the stage's signals name (TeacherSignal::layer)
+  Tensor made = {};       // by SignalSource::make
 };
 
 class SignalSource {
@@ -33,6 +34,9 @@ class SignalSource {
   virtual ~SignalSource() = default;
   // The signals, each from one teacher stage to one student stage, their values of type `dtype`.
   virtual std::vector<TeacherSignal> signals(const SignalEnds& ends, DType dtype) const = 0;
+  // What the tensor-parallel ranks of a signal's stage compute together for write(), which each calls for the
+  // parts that it sends. Collective, once a micro-batch and signal. Undefined: nothing.
+  virtual Tensor make(const TeacherOutputs&) const { return {}; }
   // Fills part.values [part.rows, part.columns] of `signal`, one of the stage that this rank has.
   virtual void write(const TeacherSignal& signal, const TeacherOutputs& outputs,
                      const SignalPart& part) const = 0;
@@ -55,6 +59,7 @@ std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names
 MixerTaps taps_of(const std::vector<SourcedSignal>& signals);
 
 std::unique_ptr<SignalSource> make_logits_source();
+std::unique_ptr<SignalSource> make_label_logprob_source();
 std::unique_ptr<SignalSource> make_mixer_input_source();
 std::unique_ptr<SignalSource> make_mixer_output_source();
 

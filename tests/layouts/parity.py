@@ -9,7 +9,7 @@ import os
 import shutil
 
 import results
-from runs import ONE, Layout, token_sources
+from runs import ONE, Layout, pair_sources, token_sources
 
 NORM_STEPS = 6
 
@@ -35,6 +35,7 @@ class Model:
     layouts: list
     quick: int = 0          # how many of the layouts a sanitizer build runs
     documents: tuple = ()   # where given: token files, in place of text, with documents of these lengths
+    pairs: bool = False     # preference pairs in place of text
 
 
 def streamed(*students):
@@ -47,6 +48,8 @@ REAL_TEXT = {"data.paths": [os.path.join(os.path.dirname(os.path.abspath(__file_
 # Stage 1 has none of these.
 ALIGN = {"loss.objective": "align", "loss.temperature": None, "loss.ce_share": None,
          "loss.chunk_tokens": None}
+# The reference is of another shape than the student, so rewards are of the size of log-probabilities.
+DPO = {"loss.objective": "dpo", "loss.temperature": None, "loss.ce_share": None, "loss.chunk_tokens": 7}
 
 RWKV7 = {"student.mixer": "rwkv7", "student.preset": None, "student.chunk": None, "student.rwkv_head_dim": 8}
 
@@ -97,6 +100,11 @@ MODELS = [
         (Layout(tp=2), ONE)], 1),
     Model("alignment, of the teacher's width", ALIGN | {"student.hidden_size": 32, "student.layers": 2}, [
         (Layout(tp=2), Layout(tp=2)), (Layout(pp=2), None)]),
+    Model("preference pairs", DPO | {"loss.label_smoothing": 0.1}, [
+        (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), None), (Layout(dp=4), Layout(tp=2, pp=2)),
+        (Layout(pp=2), None), (ONE, Layout(dp=2))], 2, pairs=True),
+    Model("preference pairs, length-normalised", DPO | {"loss.length_normalised": True, "loss.beta": 2.0}, [
+        (Layout(tp=3), Layout(pp=2)), (Layout(dp=2), ONE)], pairs=True),
 ]
 
 
@@ -130,7 +138,11 @@ def check(runs, tally, quick=False):
         layouts = model.layouts[:model.quick] if quick else model.layouts
         if not layouts:
             continue
-        settings = model.settings | (token_sources(runs.root, model.documents) if model.documents else {})
+        settings = dict(model.settings)
+        if model.documents:
+            settings |= token_sources(runs.root, model.documents)
+        if model.pairs:
+            settings |= pair_sources(runs.root)
         one = runs.run("one", settings=settings)
         if model.documents:
             found = runs.printed.count("packing efficiency")

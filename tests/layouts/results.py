@@ -26,7 +26,7 @@ def gradient_norms(out):
 def held_out(out):
     """[evaluations, metrics of the objective]"""
     return np.array([[v for k, v in sorted(x.items()) if k.startswith("held_out_")]
-                     for x in metrics(out) if "held_out_tokens" in x])
+                     for x in metrics(out) if "held_out_loss" in x])
 
 
 def tensors(out, step):

@@ -143,13 +143,14 @@ def children(parent):
     return found
 
 
-def write_token_file(prefix, documents):
-    """Megatron's format, of u16 tokens."""
+def write_token_file(prefix, documents, dtype=np.uint16):
+    """Megatron's format, of u16 tokens, or of u8 for a loss mask."""
     lengths = np.array([len(d) for d in documents], np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64) * 2]).astype(np.int64)
-    np.concatenate(documents).astype("<u2").tofile(prefix + ".bin")
+    offsets = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]).astype(np.int64) * np.dtype(dtype).itemsize
+    np.concatenate(documents).astype(dtype).tofile(prefix + ".bin")
     with open(prefix + ".idx", "wb") as f:
-        f.write(b"MMIDIDX\0\0" + np.uint64(1).tobytes() + np.uint8(8).tobytes())
+        f.write(b"MMIDIDX\0\0" + np.uint64(1).tobytes())
+        f.write(np.uint8({np.uint8: 1, np.uint16: 8}[dtype]).tobytes())
         f.write(np.uint64([len(lengths), len(lengths) + 1]).tobytes())
         f.write(lengths.tobytes() + offsets.tobytes() + np.arange(len(lengths) + 1, dtype=np.int64).tobytes())
 
@@ -164,3 +165,20 @@ def token_sources(root, lengths=range(1, 40)):
         write_token_file(prefix, [rng.integers(1, 259, rng.choice(lengths)) for _ in range(40)])
         sources.append({"paths": [prefix], "weight": weight})
     return {"data.paths": None, "data.packing": "best_fit", "data.sources": sources}
+
+
+def pair_sources(root, most=11):
+    """Preference pairs in two sources, answers of 3 to `most` tokens to prompts of 1 or 2, and the settings
+    that mix them 2 : 1."""
+    rng = np.random.default_rng(6)
+    sources = []
+    for name, weight in (("one", 2), ("two", 1)):
+        prefix = os.path.join(root, name + "_pairs")
+        prompts = [rng.integers(1, 259, rng.integers(1, 3)) for _ in range(40)]
+        for side in ("chosen", "rejected"):
+            answers = [rng.integers(1, 259, rng.integers(2, most - 1)) for _ in prompts]
+            write_token_file(f"{prefix}_{side}", [np.concatenate(x) for x in zip(prompts, answers)])
+            write_token_file(f"{prefix}_{side}_mask",
+                             [np.repeat([0, 1], [len(p), len(a)]) for p, a in zip(prompts, answers)], np.uint8)
+        sources.append({"paths": [prefix], "weight": weight})
+    return {"data.paths": None, "data.sources": sources}

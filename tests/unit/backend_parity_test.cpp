@@ -3,6 +3,7 @@
 #include "kernels/adamw.h"
 #include "kernels/bonus.h"
 #include "kernels/channel.h"
+#include "kernels/label_logprob.h"
 #include "kernels/loss.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
@@ -407,6 +408,8 @@ TEST_P(Weights, Losses) {
     const Tensor maxima = side.out({3, n}, DType::f32),
                  sums = side.remember(Tensor::zeros({5, n}, DType::f64, side.stream.device));
     loss_statistics(side.stream, {in, maxima, sums});
+    label_logprob(side.stream,
+                  {maxima, sums, side.remember(Tensor::zeros({n}, DType::f64, side.stream.device))});
     loss_gradient(side.stream, {in, maxima, sums, scale, other, side.remember(in.logits)});
   });
 }

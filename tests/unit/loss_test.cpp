@@ -153,11 +153,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"reverse_kl_of_fewer_columns",
              {.temperature = 2, .ce_weight = 0.3f, .beta = 1, .chunk_tokens = 3},
              {{100, 117}, {117, 133}}},
-        Case{"jsd", {.beta = 0.5f, .chunk_tokens = 100}, {{100, 140}}},
+        Case{"jsd", {.beta = 0.5, .chunk_tokens = 100}, {{100, 140}}},
         Case{"jsd_of_fewer_columns",
-             {.temperature = 0.5f, .ce_weight = 0.3f, .beta = 0.9f, .chunk_tokens = 4},
+             {.temperature = 0.5f, .ce_weight = 0.3f, .beta = 0.9, .chunk_tokens = 4},
              {{100, 117}, {117, 139}}},
-        Case{"jsd_near_kl", {.temperature = 3, .beta = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16},
+        Case{"jsd_near_kl", {.temperature = 3, .beta = 0.1}, {{100, 120}, {120, 140}}, DType::bf16},
         Case{"narrow_teacher", {.ce_weight = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16}),
     [](const auto& info) { return std::string(info.param.name); });
 
@@ -184,7 +184,7 @@ TEST(DivergenceGolden, AgreesWithTrl) {
       SCOPED_TRACE(name);
       Tape tape;
       const Var hidden(student.clone(), true);
-      const LossOptions options{.temperature = float(temperature), .beta = float(beta), .chunk_tokens = 4};
+      const LossOptions options{.temperature = float(temperature), .beta = beta, .chunk_tokens = 4};
       const Var loss =
           vocabulary_loss(tape, Comm(), hidden, &unit, Tensor::from<int32_t>(labels, {T}),
                           {{{0, T}, {0, V}, teacher}}, options, tokens, Tensor::zeros({3}, DType::f64));
