@@ -22,6 +22,7 @@ struct CheckpointMeta {
   std::string tokenizer_from;  // the directory whose tokenizer made the tokens; may be empty
   int64_t optimizer_steps = 0;
   std::string data_fingerprint;  // TrainingData::fingerprint()
+  std::string data_tokenizer;    // TrainingData::tokenizer(); empty: not known, as before 2026-11-26
   uint64_t data_seed = 0;
   int64_t next_step = 0;
   std::optional<int64_t> next_sequence;  // missing in checkpoints before 2026-11-20
@@ -37,6 +38,7 @@ struct CheckpointMeta {
     field("/tokenizer_from", self.tokenizer_from);
     field("/optimizer_steps", self.optimizer_steps);
     field("/data/fingerprint", self.data_fingerprint);
+    field("/data/tokenizer", self.data_tokenizer);
     field("/data/seed", self.data_seed);
     field("/data/next_step", self.next_step);
     field("/data/next_sequence", self.next_sequence);
@@ -55,6 +57,7 @@ struct CheckpointMeta {
     m.tokenizer_from = r.tokenizer_from;
     m.optimizer_steps = optimizer_steps;
     m.data_fingerprint = data.fingerprint();
+    m.data_tokenizer = data.tokenizer();
     m.data_seed = r.data_seed;
     m.next_step = step;
     m.next_sequence = data.cursor(step).sequence;
@@ -75,7 +78,8 @@ struct CheckpointMeta {
       const nlohmann::json::json_pointer at(path);
       if (!reader.meta().contains(at)) {
         if constexpr (std::is_same_v<Member, std::optional<int64_t>>) return;
-        require(std::string(path) == "/version" || std::string(path) == "/tokenizer_from",
+        require(std::string(path) == "/version" || std::string(path) == "/tokenizer_from" ||
+                    std::string(path) == "/data/tokenizer",
                 "{}/manifest.json: meta{}: expected a value, found none", where, path);
         return;
       }

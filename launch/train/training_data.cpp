@@ -4,7 +4,11 @@
 
 #include "data/batches/corpus.h"
 #include "data/batches/pair_corpus.h"
+#include "data/tokenizer/text_codec.h"
+#include "launch/train/checkpoint_meta.h"
+#include "runtime/checkpoint/root.h"
 #include "runtime/format.h"
+#include "runtime/launcher.h"
 
 namespace wuneng {
 namespace {
@@ -78,6 +82,7 @@ TrainingData::TrainingData(const TrainRecipe& r, CheckShare share)
     }
     weighted.push_back({corpora_.back().get(), s.weight});
   }
+  require_tokenizer_of_student(r);
   batches_ = std::make_unique<BatchSource>(
       weighted,
       BatchOptions{
@@ -94,6 +99,28 @@ TrainingData::TrainingData(const TrainRecipe& r, CheckShare share)
           "{}: run.eval_every = {}: expected held-out tokens with a loss, found none", r.path, r.eval_every);
   const int64_t per_pass = r.accumulation * r.layout.dp;
   passes_ = plan_passes(r.steps(), r.eval_every, (held_out_ + per_pass - 1) / per_pass);
+}
+
+std::string TrainingData::tokenizer() const {
+  for (const auto& corpus : corpora_)
+    if (std::string name = corpus->tokenizer(); !name.empty()) return name;
+  return "";
+}
+
+// A stage goes on with the tokens of the stage before, or of the directory that the student is made from.
+void TrainingData::require_tokenizer_of_student(const TrainRecipe& r) const {
+  const std::string found = tokenizer();
+  if (found.empty() || launcher::rank() > 0) return;  // one rank loads the tokenizer
+  std::string expected, of = r.init_from;
+  if (!r.init_from.empty() && has_checkpoint(r.init_from))
+    expected = CheckpointMeta::read(CheckpointReader(r.init_from)).data_tokenizer;
+  if (expected.empty() && TextCodec::has_tokenizer(r.tokenizer_from)) {
+    expected = TextCodec::load(r.tokenizer_from).name();
+    of = r.tokenizer_from;
+  }
+  require(expected.empty() || expected == found,
+          "{}: {}.paths: expected tokens of the student's tokenizer, {} of {}, found tokens of tokenizer {}",
+          r.path, sources_[0].key, expected, of, found);
 }
 
 void TrainingData::require_room(const TrainRecipe& r) const {

@@ -33,6 +33,8 @@ class TrainingData {
   MicroBatch batch(const Pass& pass, int micro_batch, int dp_rank) const;
   const std::vector<Pass>& passes() const { return passes_; }
   DataCursor cursor(int64_t step) const { return {step, order_.seen_before(step)}; }
+  // What made the tokens (TextCodec::name()); empty: not known.
+  std::string tokenizer() const;
   // Equal where sequence numbers mean the same tokens.
   std::string fingerprint() const;
   // A line for each source: what is in it, and how well it packs; one for what was left out of it.
@@ -40,6 +42,7 @@ class TrainingData {
 
  private:
   void require_room(const TrainRecipe& recipe) const;  // for every pair
+  void require_tokenizer_of_student(const TrainRecipe& recipe) const;
 
   std::vector<DataSource> sources_;
   std::vector<std::unique_ptr<Corpus>> corpora_;
