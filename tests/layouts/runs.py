@@ -146,7 +146,8 @@ def children(parent):
 def write_token_file(prefix, documents, dtype=np.uint16):
     """Megatron's format, of u16 tokens, or of u8 for a loss mask."""
     lengths = np.array([len(d) for d in documents], np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]).astype(np.int64) * np.dtype(dtype).itemsize
+    offsets = np.cumsum(lengths, dtype=np.int64) - lengths
+    offsets *= np.dtype(dtype).itemsize
     np.concatenate(documents).astype(dtype).tofile(prefix + ".bin")
     with open(prefix + ".idx", "wb") as f:
         f.write(b"MMIDIDX\0\0" + np.uint64(1).tobytes())
@@ -178,7 +179,7 @@ def pair_sources(root, most=11):
         for side in ("chosen", "rejected"):
             answers = [rng.integers(1, 259, rng.integers(2, most - 1)) for _ in prompts]
             write_token_file(f"{prefix}_{side}", [np.concatenate(x) for x in zip(prompts, answers)])
-            write_token_file(f"{prefix}_{side}_mask",
-                             [np.repeat([0, 1], [len(p), len(a)]) for p, a in zip(prompts, answers)], np.uint8)
+            masks = [np.repeat([0, 1], [len(p), len(a)]) for p, a in zip(prompts, answers)]
+            write_token_file(f"{prefix}_{side}_mask", masks, np.uint8)
         sources.append({"paths": [prefix], "weight": weight})
     return {"data.paths": None, "data.sources": sources}

@@ -4,6 +4,7 @@ Hugging Face's, round trips, inspect.
 
 usage: check_program.py WUNENG
 """
+import glob
 import json
 import os
 import shutil
@@ -118,6 +119,16 @@ def same(a, b):
         return a == b
 
 
+def unknown_keys():
+    """Of the recipes in launch/recipes: keys that every_key.toml does not have, also behind a #."""
+    with open(EVERY_KEY) as f:
+        commented = {line[1:].split(" = ")[0].strip() for line in f if line.startswith("#") and " = " in line}
+    known = settings(EVERY_KEY).keys()
+    return [f"{path}: {key}" for path in glob.glob(os.path.join(os.path.dirname(EVERY_KEY), "**", "*.toml"),
+                                                   recursive=True)
+            for key in settings(path) if key not in known and key.split(".")[-1] not in commented]
+
+
 MINIMAL = """
 [student]
 hidden_size = 96
@@ -163,6 +174,8 @@ def recipe_checks(root):
     defaults = (used.keys() & told.keys()) - settings(path).keys()
     amiss = [f"{k} = {used[k]}, told {told[k]}" for k in defaults if not same(used[k], told[k])]
     yield f"and every default {amiss or ''}", not amiss
+    amiss = unknown_keys()
+    yield f"recipes have keys that it has {amiss or ''}", not amiss
     inspected = ok("inspect", "--no-tensors", os.path.join(out, "checkpoints"))
     table = dict(line.strip().split(" # ", 1) for line in inspected.splitlines() if " # " in line)
     options = {setting.split(" = ")[0].strip(): setting.split(" = ")[1].strip() for setting in table}

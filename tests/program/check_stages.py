@@ -1,6 +1,7 @@
 #!/usr/bin/python3
-"""The chain of all stages with the recipes of launch/recipes/quickstart_*.toml, shortened: a teacher, attention
-alignment, distillation, supervised fine-tuning and preference optimisation, each from the run before it.
+"""The chain of all stages with the recipes of launch/recipes/quickstart_*.toml, shortened: a teacher,
+attention alignment, distillation, supervised fine-tuning and preference optimisation, each from the run
+before it.
 
 usage: check_stages.py WUNENG
 """

@@ -92,8 +92,9 @@ def main():
             reference[begin + t - 1] = as_f32(-5 * torch.rand(1, dtype=torch.float64))[0]
         begin += length
     functions = trl_functions(sys.argv[1])
-    golden = dict(width=D, vocabulary=V, documents=documents + [begin, T], pairs=list(range(0, len(LENGTHS), 2)),
-                  hidden=numbers(hidden), head=numbers(head), labels=labels.tolist(),
+    golden = dict(width=D, vocabulary=V, documents=documents + [begin, T],
+                  pairs=list(range(0, len(LENGTHS), 2)), hidden=numbers(hidden), head=numbers(head),
+                  labels=labels.tolist(),
                   reference=numbers(reference),
                   cases=[case_of(functions, hidden, head, answers, tokens, reference, **c) for c in CASES])
     with open(sys.argv[2], "w") as f:
