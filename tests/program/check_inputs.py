@@ -81,6 +81,8 @@ def export_checks(root):
     yield ("a student's too", all(read_json(student, "config.json")[key] == config[key] for key in keys)
            and os.path.exists(os.path.join(student, "generation_config.json")))
 
+    text, tokens = put(os.path.join(root, "text.txt"), "So it goes. " * 400), os.path.join(root, "tokens")
+    ok("tokenize", text, "--tokenizer", source, "--out", tokens)
     recipe = put(os.path.join(root, "from.toml"), f"""
 [student]
 mixer = "qwen2"
@@ -88,12 +90,16 @@ init_from = "{source}"
 [loss]
 objective = "ce"
 [data]
-paths = ["{put(os.path.join(root, "text.txt"), "So it goes. " * 400)}"]
+paths = ["{tokens}"]
+held_out_every = 0
 seq_len = 16
 [optimizer]
 steps = 1
 """)
     ok("train", recipe, f"run.out={root}/run", "run.device=cpu")
+    yield ("text taken as bytes is refused where the student has a tokenizer",
+           refused(wuneng("train", recipe, f"run.out={root}/bytes", f'data.paths=["{text}"]'),
+                   "expected tokens of the student's tokenizer", "found tokens of tokenizer bytes"))
     trained = os.path.join(root, "trained")
     ok("convert", os.path.join(root, "run", "checkpoints"), trained)
     yield ("and a trained one's", all(read_json(trained, "config.json")[key] == config[key] for key in keys)
