@@ -52,7 +52,7 @@ def tree(directory):
 def model(root, name, **config):
     """An instruction model: a tokenizer, tokens that end an answer, a chat template."""
     directory = os.path.join(root, name)
-    shape = ref.Config(mixer="qwen2", vocab_size=256)
+    shape = ref.Config(mixer="qwen2", vocab_size=720)
     write_model(directory, shape, ref.init_model(shape, np.random.default_rng(1)))
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(os.path.join(TOKENIZER, file), directory)
