@@ -93,6 +93,12 @@ SourceInitializer from_tensor(std::function<Tensor(const SourceRows&)> value) {
 
 Init added(Initializer either) { return added(either, either); }
 
+Init added_by_option(Initializer either) {
+  Init init = added(std::move(either));
+  init.optional = true;
+  return init;
+}
+
 Init added(Initializer random, SourceInitializer from_source) {
   return {std::move(random), std::move(from_source)};
 }

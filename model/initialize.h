@@ -25,6 +25,9 @@ struct Init {
   // In a student whose layer starts from a layer with another mixer; empty: the source's tensor of this name.
   SourceInitializer from_source = {};
   bool apart = false;  // no part of the model: starts at random in either case
+  // An option adds it to a trained model without changing the rest: it starts as from_source does where the
+  // source's own configuration has none.
+  bool optional = false;
 };
 
 Initializer constant(float value);
@@ -44,5 +47,7 @@ inline Init apart(Initializer random) { return {std::move(random), {}, true}; }
 Init added(Initializer either);
 Init added(Initializer random, SourceInitializer from_source);
 Init added(Initializer random, Initializer from_source);
+// The same, and an option may add it to a trained model: see Init::optional.
+Init added_by_option(Initializer either);
 
 }  // namespace wuneng

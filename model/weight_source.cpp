@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 
 #include "model/mixers/registry.h"
+#include "model/parameter_count.h"
 
 namespace wuneng {
 std::optional<int64_t> layer_of(const std::string& name) {
@@ -42,6 +44,8 @@ void load_weights(Decoder& model, WeightSource& source, uint64_t seed, bool rand
   const SourceRows rows = [&](const std::string& name, int64_t begin, int64_t end) {
     return source.rows(name, begin, end);
   };
+  std::set<std::string> has;  // the source, by its configuration
+  for (const auto& [name, shape] : parameter_shapes(source.config())) has.insert(name);
   const Parameters parameters = model.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = *parameters[i];
@@ -52,7 +56,7 @@ void load_weights(Decoder& model, WeightSource& source, uint64_t seed, bool rand
       init.random(p, seed);
       continue;
     }
-    if (other_mixer && init.from_source) {
+    if (init.from_source && (other_mixer || (init.optional && !has.contains(p.name)))) {
       init.from_source(p, seed, rows);
       continue;
     }

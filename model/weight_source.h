@@ -24,9 +24,10 @@ class WeightSource {
 };
 
 // Fills every parameter of `model` from a source of the same shape. A layer may start from one with another
-// mixer (MixerType::starts_from): then what its mixer adds starts so that the model's function stays
-// (Init::from_source); with random_mixers all of that layer's mixer starts at random instead. Errors name
-// directory, tensor, expected and found shape.
+// mixer (MixerType::starts_from): then what its mixer adds starts as Init::from_source has it, for mixer
+// wuneng so that the model's function stays; with random_mixers all of that layer's mixer starts at random
+// instead. What an option adds to a trained model starts as Init::from_source has it too (Init::optional).
+// Errors name directory, tensor, expected and found shape.
 void load_weights(Decoder& model, WeightSource& source, uint64_t seed, bool random_mixers = false);
 
 // The layer of "model.layers.3.self_attn.q_proj.weight"; none for tensors outside layers.

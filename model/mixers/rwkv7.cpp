@@ -103,8 +103,8 @@ class Rwkv7Mixer : public Mixer {
             sharded("g2", {o_.gate_rank}, constant(0))};
     }
     if (o_.learn_initial_state)
-      initial_state_ = at.store.sharded_by(prefix + "initial_state", {C / D, D, D}, added(constant(0)), 0,
-                                           heads_.heads, 1);
+      initial_state_ = at.store.sharded_by(prefix + "initial_state", {C / D, D, D},
+                                           added_by_option(constant(0)), 0, heads_.heads, 1);
     o_proj_ = at.store.sharded_by(prefix + "o_proj.weight", {C, C}, added(constant(0)), 1, heads_.heads, D);
   }
 
@@ -206,8 +206,8 @@ MixerType rwkv7_mixer() {
                  .starts_from = {"qwen2"}};
   type.check = [](const ModelConfig& c, const OptionValues& values, const std::string& where) {
     const int64_t D = values.integer("rwkv_head_dim");
-    require(c.hidden_size % D == 0, "{}: rwkv_head_dim = {}: expected a divisor of hidden_size = {}", where,
-            D, c.hidden_size);
+    require(D % 2 == 0 && c.hidden_size % D == 0,
+            "{}: rwkv_head_dim = {}: expected an even divisor of hidden_size = {}", where, D, c.hidden_size);
   };
   type.carried = [](const ModelConfig& c, int ranks, int rank) -> std::vector<CarriedTensor> {
     const int64_t D = c.options_of("rwkv7").integer("rwkv_head_dim");

@@ -90,7 +90,7 @@ class WunengMixer : public Mixer {
                     }));
     if (o_.learn_initial_state)
       initial_state_ =
-          at.store.sharded_by(state + "initial_state", {N, D, D}, added(zeros), 0, heads_.state, 1);
+          at.store.sharded_by(state + "initial_state", {N, D, D}, added_by_option(zeros), 0, heads_.state, 1);
     state_norm_ = at.store.sharded_by(state + "state_norm", {H * D}, added(ones), 0, heads_.heads, D);
 
     // What joins the layer's output starts so that it adds nothing to the teacher's attention.

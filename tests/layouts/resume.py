@@ -1,4 +1,5 @@
 """Runs that are stopped, killed or resumed: to the bit in the same layout, within rounding in another."""
+import os
 import shutil
 
 import numpy as np
@@ -33,6 +34,7 @@ def check(runs, tally, quick=False):
     tally.check("resumed in another layout", *parity.compare(base, resumed, runs.steps))
     check_alignment(runs, tally)
     check_frozen(runs, tally)
+    check_state_tuning(runs, tally)
     check_samples(runs, tally)
 
 
@@ -51,6 +53,43 @@ def check_frozen(runs, tally):
     moved = results.differing_tensors(results.parameters(frozen, 1), results.parameters(frozen, runs.steps))
     tally.check("frozen weights stay", [k for k in moved if ".mlp." in k])
     tally.check("the others move, in bf16 too", len(moved) <= 50, f"{len(moved)} tensors moved")
+
+
+# Of a trained student: the shape and the mixers are its own.
+TUNING = {**{f"student.{key}": None for key in (
+    "mixer", "preset", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "head_dim",
+    "vocab_size", "rope_theta", "chunk", "decay_rank", "rate_rank")},
+    "student.learn_initial_state": True, "student.train": ["*.initial_state"], "optimizer.lr": 0.03}
+
+
+def check_state_tuning(runs, tally):
+    """The initial states of both students are learned after all else."""
+    mixers = parity.RWKV7 | {"student.layer_mixers": ["1:wuneng"], "student.chunk": 8}
+    trained = runs.run("trained", ONE, None, mixers)
+    start = {"student.init_from": os.path.join(trained, "checkpoints")}
+    tuning = TUNING | start
+    once = runs.run("tuned", LAYOUT, TEACHER, tuning | EVERY_STEP)
+    before = results.parameters(trained, runs.steps)
+    after = results.parameters(once, runs.steps)
+    added = [f"model/model.layers.{i}.self_attn.{mixer}.initial_state"
+             for i, mixer in enumerate(("rwkv7", "state", "rwkv7"))]
+    tally.check("state tuning adds initial states", sorted(after.keys() - before.keys()) != added)
+    tally.check("and moves them", [k for k in added if not after[k].any()])
+    tally.check("and nothing else", results.differing_tensors(
+        before, {k: v for k, v in after.items() if k not in added}))
+    # The same samples without a step.
+    losses = results.losses(once)
+    frozen = results.losses(runs.run("untuned", LAYOUT, TEACHER, start | TUNING | {
+        "student.learn_initial_state": False, "student.train": ["model.norm.weight"], "optimizer.lr": 0}))
+    tally.check("it starts from the trained model's loss",
+                not results.relative(frozen[:1], losses[:1]) <= parity.ROUNDING.losses)
+    tally.check("and lowers it", bool(losses[-1] >= frozen[-1]), f"{losses[-1]:.4f} from {frozen[-1]:.4f}")
+    results.rewind(once, runs.out("resumed"), 4)
+    resumed = runs.run("resumed", LAYOUT, TEACHER, tuning)
+    tally.check("state tuning, stopped and resumed, is equal to the bit",
+                not results.identical(once, resumed, runs.steps))
+    tuned = runs.run("tuned_by_one", ONE, None, tuning)
+    tally.check("state tuning on one rank", *parity.compare(tuned, once, runs.steps))
 
 
 def check_samples(runs, tally):

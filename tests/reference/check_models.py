@@ -241,7 +241,8 @@ def main():
         options += [(o, True, False)
                     for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers(), rwkv7(),
                                              initial_states())]
-        recomputed = itertools.chain(presets(), mixed_layers(), list(rwkv7())[-1:])
+        recomputed = itertools.chain(presets(), mixed_layers(), list(rwkv7())[-1:],
+                                     list(initial_states())[-1:])
         options += [(o, True, True) for o in recomputed]
         options += [({**o, "state_norm": "none"}, True, False) for o in presets()]
         small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1,
