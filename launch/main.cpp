@@ -6,6 +6,8 @@
 #include <optional>
 
 #include "launch/commands/commands.h"
+#include "launch/train/logprob_file.h"
+#include "launch/train/precompute.h"
 #include "launch/train/train.h"
 #include "runtime/collective_error.h"
 #include "runtime/launcher.h"
@@ -77,7 +79,7 @@ void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** ar
   runtime.emplace(&argc, &argv, recipe ? recipe->out : "");
 }
 
-// Only `train` starts MPI, which makes `runtime` of several ranks.
+// `train` and `precompute` start MPI, which makes `runtime` of several ranks.
 int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   using namespace wuneng;
   int exit_code = 0;
@@ -103,11 +105,11 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->required();
   train_command->add_option("overrides", overrides,
                             "settings that replace the recipe's, such as optimizer.lr=1e-4 layout.tp=2");
-  const auto run_train = [&] {
+  const auto run_train = [&](bool trains) {
     std::optional<TrainRecipe> loaded;
     std::optional<TrainingData> data;
     std::exception_ptr problem;
-    signals::catch_stops(launcher::rank() <= 0);
+    if (trains) signals::catch_stops(launcher::rank() <= 0);
     try {
       loaded = TrainRecipe::load(recipe, overrides);
     } catch (const std::exception&) {
@@ -116,13 +118,27 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
     start_training(runtime, argc, argv, loaded);
     check_on_all_ranks([&] {
       if (problem) std::rethrow_exception(problem);
-      Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
+      if (trains)
+        Mesh::check(Comm::world().size(), loaded->layout, loaded->teacher_layout);
+      else
+        check_precompute(*loaded, Comm::world().size());
       data.emplace(*loaded, CheckShare{Comm::world().rank(), Comm::world().size()});
       parse_device(loaded->device, Runtime::local_rank());
+      if (trains && !loaded->precomputed.empty()) open_logprobs(*loaded, *data, Comm::world().rank() == 0);
     });
-    if (train(*loaded, *data)) exit_code = signals::kStopped;
+    if (!trains)
+      precompute(*loaded, *data);
+    else if (train(*loaded, *data))
+      exit_code = signals::kStopped;
   };
-  train_command->callback([&] { command = run_train; });
+  train_command->callback([&] { command = [&] { run_train(true); }; });
+  CLI::App* precompute_command = app.add_subcommand(
+      "precompute",
+      "Write the reference's log-probabilities for a recipe with teacher.mode = \"precomputed\" to the file\n"
+      "teacher.precomputed: then `train` needs no ranks for it. One process per rank of teacher.layout.");
+  precompute_command->add_option("recipe", recipe, "the recipe of the training run")->required();
+  precompute_command->add_option("overrides", overrides, "settings that replace the recipe's");
+  precompute_command->callback([&] { command = [&] { run_train(false); }; });
 
   TokenizeCommand t;
   CLI::App* tokenize_command = app.add_subcommand(
@@ -255,10 +271,11 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
     require_command(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {  // the same on all ranks: one of them says it
-    const bool trains = argc > 1 && std::string_view(argv[1]) == "train";
+    const bool trains =
+        argc > 1 && (std::string_view(argv[1]) == "train" || std::string_view(argv[1]) == "precompute");
     return trains && launcher::rank() > 0 ? e.get_exit_code() : app.exit(e);
   }
-  if (!train_command->parsed()) runtime.emplace();
+  if (!train_command->parsed() && !precompute_command->parsed()) runtime.emplace();
   command();
   require(std::fflush(stdout) == 0 && !std::ferror(stdout), "stdout: cannot be written to");
   return exit_code;

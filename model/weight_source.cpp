@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "model/mixers/registry.h"
 #include "model/parameter_count.h"
+#include "runtime/hash.h"
 
 namespace wuneng {
 std::optional<int64_t> layer_of(const std::string& name) {
@@ -66,6 +68,24 @@ void load_weights(Decoder& model, WeightSource& source, uint64_t seed, bool rand
             source.where(), p.name, to_string(p.global_shape), to_string(source.shape(p.name)));
     source.read_shard(p);
   }
+}
+
+uint64_t weights_fingerprint(WeightSource& source) {
+  Hash hash;
+  const std::string config = source.config().to_json().dump();
+  hash.add(config.data(), static_cast<int64_t>(config.size()));
+  Placement shapes;
+  shapes.allocate = false;
+  Decoder model(source.config(), shapes, DType::f32);
+  for (const Parameter* p : model.parameters()) {
+    require(source.contains(p->name), "{}: tensor {} is missing", source.where(), p->name);
+    const int64_t rows = p->global_shape[0];
+    for (const int64_t row : {int64_t{0}, rows / 2, rows - 1}) {
+      const Tensor values = source.rows(p->name, row, row + 1);
+      hash.add(values.raw(), values.bytes());
+    }
+  }
+  return hash.value();
 }
 
 }  // namespace wuneng

@@ -30,6 +30,10 @@ class WeightSource {
 // Errors name directory, tensor, expected and found shape.
 void load_weights(Decoder& model, WeightSource& source, uint64_t seed, bool random_mixers = false);
 
+// Equal for equal configurations and weights, in whatever type they are stored: a hash of the first, the
+// middle and the last row of every parameter.
+uint64_t weights_fingerprint(WeightSource& source);
+
 // The layer of "model.layers.3.self_attn.q_proj.weight"; none for tensors outside layers.
 std::optional<int64_t> layer_of(const std::string& name);
 

@@ -80,6 +80,8 @@ SafetensorsEntry parse_entry(const json& j, const std::string& where) {
   return e;
 }
 
+int64_t bytes_of(const SafetensorsItem& i) { return element_count(i.shape) * size_of(i.dtype); }
+
 // What a directory without safetensors has in their place, for an error.
 std::string other_weights(const std::string& directory) {
   std::vector<std::string> names;
@@ -119,6 +121,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(M
       require(value.is_object() || value.is_null(), "{}: __metadata__ is not an object", path);
       for (const auto& [key, text] : value.items())
         require(text.is_string(), "{}: __metadata__ '{}' is not a string", path, key);
+      for (const auto& [key, text] : value.items()) metadata_[key] = text;
       continue;
     }
     const auto at = entries_.emplace(name, parse_entry(value, path + ": tensor " + name)).first;
@@ -213,19 +216,45 @@ Tensor SafetensorsDirectory::tensor(const std::string& name) const {
   return files_.at(file_of_.at(name)).tensor(name);
 }
 
+void write_safetensors_file(const std::string& path, const std::vector<SafetensorsItem>& items,
+                            const std::map<std::string, std::string>& metadata,
+                            const SafetensorsContent& content) {
+  json header = {{"__metadata__", metadata}};
+  int64_t at = 0;
+  for (const SafetensorsItem& item : items) {
+    const int64_t end = at + bytes_of(item);
+    header[item.name] = {
+        {"dtype", type_name(item.dtype)}, {"shape", item.shape}, {"data_offsets", {at, end}}};
+    at = end;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  OutputFile out(path);
+  const uint64_t length = text.size();
+  out.append(&length, 8);
+  out.append(text.data(), static_cast<int64_t>(text.size()));
+  for (const SafetensorsItem& item : items) {
+    const Tensor t = content(item).to(Device{});
+    require(t.shape() == item.shape && t.dtype() == item.dtype, "{}: tensor {}: expected {} {}, got {} {}",
+            out.path(), item.name, to_string(item.dtype), to_string(item.shape), to_string(t.dtype()),
+            to_string(t.shape()));
+    out.append(t.raw(), t.bytes());
+  }
+  out.commit();
+}
+
 void write_safetensors(const std::string& directory, std::vector<SafetensorsItem> items,
-                       int64_t max_file_bytes, const std::function<Tensor(const SafetensorsItem&)>& content) {
-  const auto bytes = [](const SafetensorsItem& i) { return element_count(i.shape) * size_of(i.dtype); };
+                       int64_t max_file_bytes, const SafetensorsContent& content) {
   std::sort(items.begin(), items.end(), [](const auto& a, const auto& b) {
     return size_of(a.dtype) != size_of(b.dtype) ? size_of(a.dtype) > size_of(b.dtype) : a.name < b.name;
   });
   std::vector<std::vector<SafetensorsItem>> files(1);
   int64_t total = 0, filled = 0;
   for (const SafetensorsItem& item : items) {
-    if (filled > 0 && filled + bytes(item) > max_file_bytes) files.emplace_back(), filled = 0;
+    if (filled > 0 && filled + bytes_of(item) > max_file_bytes) files.emplace_back(), filled = 0;
     files.back().push_back(item);
-    filled += bytes(item);
-    total += bytes(item);
+    filled += bytes_of(item);
+    total += bytes_of(item);
   }
   std::filesystem::create_directories(directory);
   json weight_map = json::object();
@@ -233,28 +262,8 @@ void write_safetensors(const std::string& directory, std::vector<SafetensorsItem
     const std::string name = files.size() == 1
                                  ? "model.safetensors"
                                  : fmt::format("model-{:05}-of-{:05}.safetensors", f + 1, files.size());
-    json header = {{"__metadata__", {{"format", "pt"}}}};
-    int64_t at = 0;
-    for (const SafetensorsItem& item : files[f]) {
-      header[item.name] = {
-          {"dtype", type_name(item.dtype)}, {"shape", item.shape}, {"data_offsets", {at, at + bytes(item)}}};
-      at += bytes(item);
-      weight_map[item.name] = name;
-    }
-    std::string text = header.dump();
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    OutputFile out(directory + "/" + name);
-    const uint64_t length = text.size();
-    out.append(&length, 8);
-    out.append(text.data(), static_cast<int64_t>(text.size()));
-    for (const SafetensorsItem& item : files[f]) {
-      const Tensor t = content(item).to(Device{});
-      require(t.shape() == item.shape && t.dtype() == item.dtype, "{}: tensor {}: expected {} {}, got {} {}",
-              out.path(), item.name, to_string(item.dtype), to_string(item.shape), to_string(t.dtype()),
-              to_string(t.shape()));
-      out.append(t.raw(), t.bytes());
-    }
-    out.commit();
+    for (const SafetensorsItem& item : files[f]) weight_map[item.name] = name;
+    write_safetensors_file(directory + "/" + name, files[f], {{"format", "pt"}}, content);
   }
   if (files.size() > 1)
     write_file_durably(

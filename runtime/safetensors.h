@@ -26,6 +26,7 @@ class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
   const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // A view of the mapped file, or a copy if it is not aligned there. Read-only. Throws for a tensor of a type
   // that Tensor does not have.
   Tensor tensor(const std::string& name) const;
@@ -35,6 +36,7 @@ class SafetensorsFile {
   MappedFile file_;
   int64_t data_ = 0;  // offset of the data
   std::map<std::string, SafetensorsEntry> entries_;
+  std::map<std::string, std::string> metadata_;
 };
 
 // model.safetensors, or model.safetensors.index.json and the files that it names, with all tensors in them.
@@ -63,7 +65,12 @@ struct SafetensorsItem {
   DType dtype;
   Shape shape;
 };
+using SafetensorsContent = std::function<Tensor(const SafetensorsItem&)>;
 void write_safetensors(const std::string& directory, std::vector<SafetensorsItem> items,
-                       int64_t max_file_bytes, const std::function<Tensor(const SafetensorsItem&)>& content);
+                       int64_t max_file_bytes, const SafetensorsContent& content);
+// One file, its tensors in the order of `items`.
+void write_safetensors_file(const std::string& path, const std::vector<SafetensorsItem>& items,
+                            const std::map<std::string, std::string>& metadata,
+                            const SafetensorsContent& content);
 
 }  // namespace wuneng

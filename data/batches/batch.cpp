@@ -74,7 +74,8 @@ MicroBatch BatchSource::at(int64_t first_sequence) const {
     const uint64_t n = source.train.sequences(), epoch = draw.number / n,
                    seed = options_.seed + static_cast<uint64_t>(draw.source) * 0x9e3779b97f4a7c15u,
                    key = XXH3_64bits_withSeed(&epoch, sizeof epoch, seed);
-    write(batch, b, source, Split::train, static_cast<int64_t>(permute(draw.number % n, n, key)));
+    write(batch, b, static_cast<size_t>(draw.source), Split::train,
+          static_cast<int64_t>(permute(draw.number % n, n, key)));
   }
   batch.documents.push_back(batch.rows());
   return batch;
@@ -87,8 +88,15 @@ MicroBatch BatchSource::held_out(int64_t index) const {
     const int64_t number = index * options_.micro_batch + b;
     const bool any = number < held_out_sequences_;
     const Draw draw = any ? held_out_mixture_.at(number) : Draw{0, sources_[0].held_out.sequences()};
-    write(batch, b, sources_[draw.source], Split::held_out, draw.number);
+    write(batch, b, static_cast<size_t>(draw.source), Split::held_out, draw.number);
   }
+  batch.documents.push_back(batch.rows());
+  return batch;
+}
+
+MicroBatch BatchSource::in_order(size_t corpus, Split split, int64_t first) const {
+  MicroBatch batch = empty();
+  for (int64_t b = 0; b < options_.micro_batch; ++b) write(batch, b, corpus, split, first + b);
   batch.documents.push_back(batch.rows());
   return batch;
 }
@@ -101,8 +109,9 @@ uint64_t BatchSource::fingerprint() const {
   return XXH3_64bits(parts.data(), parts.size() * sizeof parts[0]);
 }
 
-void BatchSource::write(MicroBatch& batch, int64_t position, const Source& source, Split split,
+void BatchSource::write(MicroBatch& batch, int64_t position, size_t corpus, Split split,
                         int64_t sequence) const {
+  const Source& source = sources_[corpus];
   const PackingPlan& plan = split == Split::train ? source.train : source.held_out;
   int32_t *const tokens = batch.tokens.data<int32_t>(), *const labels = batch.labels.data<int32_t>();
   int64_t row = position * options_.seq_len;
@@ -111,6 +120,7 @@ void BatchSource::write(MicroBatch& batch, int64_t position, const Source& sourc
     const Sample sample = source.corpus->read(split, piece.row, piece.rows);
     std::copy(sample.tokens.begin(), sample.tokens.end(), tokens + row);
     std::copy(sample.labels.begin(), sample.labels.end(), labels + row);
+    batch.origins.push_back({static_cast<int>(corpus), split == Split::held_out, piece.row, piece.rows, row});
     if (options_.packing == PackingRule::pairs) {
       WUNENG_ASSERT(sample.document_begin.size() == 2);
       batch.pairs.push_back(static_cast<int64_t>(batch.documents.size()));

@@ -45,6 +45,10 @@ class BatchSource {
   int64_t held_out_count() const;
 
   int64_t epoch_sequences(size_t corpus = 0) const { return sources_[corpus].train.sequences(); }
+  // Sequences [first, first + B) of one corpus and split in the order of its plan; padding from
+  // plan().sequences() on.
+  MicroBatch in_order(size_t corpus, Split split, int64_t first) const;
+
   double packing_efficiency(size_t corpus = 0) const { return sources_[corpus].train.efficiency(); }
   const PackingPlan& plan(Split split, size_t corpus = 0) const {
     return split == Split::train ? sources_[corpus].train : sources_[corpus].held_out;
@@ -60,7 +64,7 @@ class BatchSource {
   };
   MicroBatch empty() const;
   // Writes one sequence to the `position`-th L rows of a micro-batch.
-  void write(MicroBatch& batch, int64_t position, const Source& source, Split split, int64_t sequence) const;
+  void write(MicroBatch& batch, int64_t position, size_t source, Split split, int64_t sequence) const;
 
   std::vector<Source> sources_;
   std::vector<double> weights_;

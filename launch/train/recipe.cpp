@@ -120,7 +120,8 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
   t.teacher_path = read_path(r, "teacher.path");
   t.teacher = read_model(t.teacher_path, t);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
-  std::string mode = r.text("teacher.mode", "auto", {"auto", "stream", "colocated", "in_process"});
+  std::string mode =
+      r.text("teacher.mode", "auto", {"auto", "stream", "colocated", "in_process", "precomputed"});
   if (mode == "in_process") {
     t.notes.push_back(r.path() +
                       ": teacher.mode: \"in_process\" is now called \"colocated\"; the old name is "
@@ -130,7 +131,15 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
   t.stream_dtype = read_dtype(r, "teacher.stream_dtype", "f32");
   t.credits = static_cast<int>(r.integer("teacher.credits", 2, 1, 1024));
   const Layout layout = read_layout(r, "teacher.layout");
-  t.teacher_streams = teacher_streams(mode, t.layout, layout);
+  if (mode == "precomputed") {
+    require(t.objective->teacher_signals() == std::vector<std::string>{"label_logprob"},
+            "{}: teacher.mode = \"precomputed\": expected loss.objective = \"dpo\", whose signal is one "
+            "number a token, found an objective with the signals {}",
+            r.path(), fmt::join(t.objective->teacher_signals(), ", "));
+    t.precomputed = read_path(r, "teacher.precomputed");
+    t.precompute_layout = layout;
+  }
+  t.teacher_streams = mode != "precomputed" && teacher_streams(mode, t.layout, layout);
   if (t.teacher_streams) t.teacher_layout = layout;
   t.layer_map = r.integers("teacher.layer_map", spread_layers(t.student.num_layers, t.teacher->num_layers), 0,
                            ModelConfig::kMaxLayers);

@@ -37,6 +37,8 @@ struct TrainRecipe {
   std::vector<int64_t> layer_map;  // the teacher's layer of each of the student's: model/layer_map.h
   DType stream_dtype = DType::f32;
   int credits = 2;
+  std::string precomputed;   // a file of its log-probabilities (logprob_file.h), in place of a teacher; empty
+  Layout precompute_layout;  // of the ranks that make the file: teacher.layout
   std::optional<ModelConfig> teacher;
   // [layout], [teacher.layout]
   Layout layout;

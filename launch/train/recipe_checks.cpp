@@ -78,7 +78,7 @@ void check_output(const TrainRecipe& r) {
 void check_recipe(const TrainRecipe& r) {
   check_stages(r, "layout", r.layout, r.student.num_layers);
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
-  if (r.has_teacher()) teacher_signals_of(r);
+  if (r.has_teacher() && r.precomputed.empty()) teacher_signals_of(r);
   check_sizes(r);
   check_memory(r);
   if (launcher::rank() > 0) return;  // not all nodes need to see the directories

@@ -55,6 +55,7 @@ std::vector<SourcedSignal> teacher_signals_of(const TrainRecipe& r) {
 }
 
 std::string describe_teacher(const TrainRecipe& r, bool chosen_here) {
+  if (!r.precomputed.empty()) return fmt::format("teacher: its log-probabilities are in {}", r.precomputed);
   const std::string why =
       chosen_here
           ? fmt::format(" (teacher.mode = \"auto\": {} as many ranks were started as layout asks for)",

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "launch/train/colocated_teacher.h"
+#include "launch/train/precomputed_teacher.h"
 #include "launch/train/teacher_service.h"
 #include "parallel/replicas.h"
 #include "runtime/collective_error.h"
@@ -42,6 +43,8 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
   if (mesh.teacher)
     teacher_ =
         std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
+  else if (!recipe.precomputed.empty())
+    teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
   else if (recipe.has_teacher())
     teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
   if (!state_.resumed_from.empty())

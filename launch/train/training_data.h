@@ -33,6 +33,9 @@ class TrainingData {
   MicroBatch batch(const Pass& pass, int micro_batch, int dp_rank) const;
   const std::vector<Pass>& passes() const { return passes_; }
   DataCursor cursor(int64_t step) const { return {step, order_.seen_before(step)}; }
+  size_t sources() const { return corpora_.size(); }
+  const Corpus& corpus(size_t source) const { return *corpora_[source]; }
+  const BatchSource& batches() const { return *batches_; }
   // What made the tokens (TextCodec::name()); empty: not known.
   std::string tokenizer() const;
   // Equal where sequence numbers mean the same tokens.

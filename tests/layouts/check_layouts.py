@@ -13,6 +13,7 @@ import tempfile
 import cuda
 import inputs
 import parity
+import preferences
 import resume
 from runs import Runs
 from tally import Tally
@@ -27,6 +28,7 @@ def main():
             parity.check(runs, tally, quick)
         elif part == "resume":
             resume.check(runs, tally, quick)
+            preferences.check(runs, tally)
             inputs.check(runs, tally)
         elif part == "cuda":
             if reason := cuda.missing(program):

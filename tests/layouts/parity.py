@@ -35,6 +35,7 @@ class Model:
     layouts: list
     quick: int = 0          # how many of the layouts a sanitizer build runs
     documents: tuple = ()   # where given: token files, in place of text, with documents of these lengths
+    masked: bool = False    # with loss masks
     pairs: bool = False     # preference pairs in place of text
 
 
@@ -52,6 +53,9 @@ ALIGN = {"loss.objective": "align", "loss.temperature": None, "loss.ce_share": N
 DPO = {"loss.objective": "dpo", "loss.temperature": None, "loss.ce_share": None, "loss.chunk_tokens": 7}
 
 RWKV7 = {"student.mixer": "rwkv7", "student.preset": None, "student.chunk": None, "student.rwkv_head_dim": 8}
+
+SUPERVISED = {"loss.objective": "ce", "loss.ce_share": None, "teacher.path": None, "teacher.mode": None,
+              "loss.temperature": None}
 
 MODELS = [
     Model("default", {}, [
@@ -100,6 +104,9 @@ MODELS = [
         (Layout(tp=2), ONE)], 1),
     Model("alignment, of the teacher's width", ALIGN | {"student.hidden_size": 32, "student.layers": 2}, [
         (Layout(tp=2), Layout(tp=2)), (Layout(pp=2), None)]),
+    # Replicas and micro-batches have different numbers of labels: the mean is over those of the step.
+    Model("supervised", SUPERVISED, [(Layout(dp=2, tp=2), None), (Layout(dp=4), None), (Layout(pp=2), None)],
+          1, documents=tuple(range(1, 24)), masked=True),
     Model("preference pairs", DPO | {"loss.label_smoothing": 0.1}, [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), None), (Layout(dp=4), Layout(tp=2, pp=2)),
         (Layout(pp=2), None), (ONE, Layout(dp=2))], 2, pairs=True),
@@ -140,7 +147,7 @@ def check(runs, tally, quick=False):
             continue
         settings = dict(model.settings)
         if model.documents:
-            settings |= token_sources(runs.root, model.documents)
+            settings |= token_sources(runs.root, model.documents, model.masked)
         if model.pairs:
             settings |= pair_sources(runs.root)
         one = runs.run("one", settings=settings)

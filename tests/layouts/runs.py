@@ -81,7 +81,7 @@ class Runs:
     def out(self, name):
         return os.path.join(self.root, name)
 
-    def command(self, name, student=ONE, teacher=None, settings=None, started=None):
+    def command(self, name, student=ONE, teacher=None, settings=None, started=None, subcommand="train"):
         """Writes NAME.toml and gives the command line. teacher: its layout where it streams; None: in
         process. started: the ranks to start, where they are not those of the layouts."""
         keys = {"teacher.path": self.teacher, "data.paths": [self.text], "run.out": self.out(name),
@@ -92,7 +92,7 @@ class Runs:
         with open(path, "w") as f:
             f.writelines(f"{k} = {toml(v)}\n" for k, v in keys.items() if v is not None)
         total = started or student.ranks + (teacher.ranks if teacher else 0)
-        return ranks.command(total, self.program, "train", path)
+        return ranks.command(total, self.program, subcommand, path)
 
     def attempt(self, *arguments, environment=None, **named):
         """A run that may fail: its exit code and all it printed."""
@@ -156,14 +156,18 @@ def write_token_file(prefix, documents, dtype=np.uint16):
         f.write(lengths.tobytes() + offsets.tobytes() + np.arange(len(lengths) + 1, dtype=np.int64).tobytes())
 
 
-def token_sources(root, lengths=range(1, 40)):
-    """Two token files of 40 documents, each of one of `lengths` tokens, and the settings that mix them 2 :
-    1."""
+def token_sources(root, lengths=range(1, 40), masked=False):
+    """Two token files of 40 documents, each of one of `lengths` tokens, and the settings that mix them 2 : 1.
+    masked: a third of the tokens, and all of every fifth document, have no loss."""
     rng = np.random.default_rng(5)
     sources = []
     for name, weight in (("one", 2), ("two", 1)):
-        prefix = os.path.join(root, name)
-        write_token_file(prefix, [rng.integers(1, 259, rng.choice(lengths)) for _ in range(40)])
+        prefix = os.path.join(root, name + "_masked" * masked)
+        documents = [rng.integers(1, 259, rng.choice(lengths)) for _ in range(40)]
+        write_token_file(prefix, documents)
+        if masked:
+            masks = [(rng.integers(0, 3, len(d)) > 0) & (i % 5 > 0) for i, d in enumerate(documents)]
+            write_token_file(prefix + "_mask", masks, np.uint8)
         sources.append({"paths": [prefix], "weight": weight})
     return {"data.paths": None, "data.packing": "best_fit", "data.sources": sources}
 

@@ -97,7 +97,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, PreferenceLoss, testing::Range(0, 4));
 
 // TRL counts a pair as right where the chosen reward is larger, so none is.
 TEST_F(PreferenceLossTest, OfAStudentThatIsItsOwnReference) {
-  LossOptions options;
+  const LossOptions options{.beta = 0.1};
   Tensor own = Tensor::zeros({rows_, 1});
   for (int64_t t = 0; t < rows_; ++t) {
     const int32_t label = batch_.labels.data<int32_t>()[t];
@@ -134,7 +134,7 @@ TEST_F(PreferenceLossTest, OfAStudentThatIsItsOwnReference) {
 TEST_F(PreferenceLossTest, OfNoPairsIsZero) {
   batch_.pairs = {};
   for (int64_t t = 0; t < rows_; ++t) batch_.labels.data<int32_t>()[t] = kNoLabel;
-  const auto [loss, sums] = run({}, 3);
+  const auto [loss, sums] = run({.beta = 0.1}, 3);
   EXPECT_EQ(loss, 0);
   EXPECT_EQ(sums.at("pairs"), 0);
   for (int64_t i = 0; i < hidden_.grad().numel(); ++i) ASSERT_EQ(hidden_.grad().f32()[i], 0);
@@ -142,7 +142,7 @@ TEST_F(PreferenceLossTest, OfNoPairsIsZero) {
 
 TEST_F(PreferenceLossTest, NamesWhatIsMissing) {
   reference_.pop_back();
-  EXPECT_THAT(error_of([&] { run({}, 4); }), HasSubstr("expected 51 rows, found 20"));
+  EXPECT_THAT(error_of([&] { run({.beta = 0.1}, 4); }), HasSubstr("expected 51 rows, found 20"));
 }
 
 }  // namespace
