@@ -1,5 +1,5 @@
 // Rotary embedding in Qwen2's half-rotation layout: channel i rotates with channel i + D/2 by position *
-// theta^(-2i/D).
+// frequency i (model/rope_settings.h).
 #pragma once
 #include <vector>
 
@@ -7,10 +7,11 @@
 
 namespace wuneng::kernels {
 
-// The cosines and sines of all rotation angles of a micro-batch.
+// The cosines and sines of all rotation angles of a micro-batch, times `factor`.
 struct RopeCosSinArgs {
-  Tensor positions;  // [T] i32, counted from the document's start
-  float theta;
+  Tensor positions;                 // [T] i32, counted from the document's start
+  std::vector<double> frequencies;  // [D / 2], radians a token
+  double factor = 1;
   Tensor cos_sin;  // [2, T, D / 2] f32
 };
 WUNENG_KERNEL(rope_cos_sin, RopeCosSinArgs);

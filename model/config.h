@@ -2,10 +2,12 @@
 // Hugging Face directory spells them.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/options.h"
+#include "model/rope_settings.h"
 
 namespace wuneng {
 
@@ -21,6 +23,7 @@ struct ModelConfig {
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;  // H, G, D
   int64_t vocab_size = 0;
   float rope_theta = 1e6f, rms_norm_eps = 1e-6f;
+  std::optional<YarnScaling> yarn;  // none: the rotary embedding is not scaled
   bool tie_word_embeddings = true;
   // What a config.json says beyond this, for other programs: key -> JSON, such as eos_token_id -> 151645.
   std::map<std::string, std::string> carried;
@@ -36,7 +39,8 @@ struct ModelConfig {
   void check_sizes(const std::string& where) const;  // the part of it that needs no mixers
 
   // Both throw where a value is not of its type or range, and for a model that computes something else than
-  // this program would: scaled rotary embeddings, sliding windows, quantised weights. model/config_json.cpp.
+  // this program would: rotary embeddings scaled otherwise than by YaRN, sliding windows, quantised weights.
+  // model/config_json.cpp.
   static ModelConfig from_json(const nlohmann::json& json, const std::string& where);
   static ModelConfig from_directory(const std::string& directory);  // its config.json
   nlohmann::json to_json() const;

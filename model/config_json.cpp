@@ -146,7 +146,9 @@ ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
   c.vocab_size = r.integer("vocab_size");
   c.rms_norm_eps = r.number("rms_norm_eps", 1e-6f);
   c.tie_word_embeddings = r.flag("tie_word_embeddings", false);
-  c.rope_theta = read_rope_theta(j, where);
+  const RopeSettings rope = read_rope_settings(j, where);
+  c.rope_theta = rope.theta;
+  c.yarn = rope.yarn;
   c.check_sizes(where);
   if (type == kMixed) {
     c.mixer = r.text("mixer");
@@ -198,6 +200,7 @@ json ModelConfig::to_json() const {
             {"tie_word_embeddings", tie_word_embeddings},
             {"hidden_act", "silu"},
             {"use_sliding_window", false}});
+  if (yarn) j["rope_scaling"] = rope_scaling_json(*yarn);
   if (mixed) {
     j["mixer"] = mixer;
     std::map<int64_t, std::string> others = layer_mixers;

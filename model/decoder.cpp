@@ -110,7 +110,8 @@ Decoder::Layouts Decoder::document_layouts(const Stream& stream, const MicroBatc
   for (auto& [chunk, documents] : layouts) {
     documents =
         std::make_shared<DocumentLayout>(DocumentLayout::make(batch.documents, chunk, placement_.device));
-    documents->make_rope_cos_sin(stream, config_.head_dim, config_.rope_theta);
+    documents->make_rope_cos_sin(stream, rope_frequencies(config_.rope_theta, config_.yarn, config_.head_dim),
+                                 config_.yarn ? config_.yarn->attention_factor : 1);
   }
   return layouts;
 }

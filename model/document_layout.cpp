@@ -63,10 +63,13 @@ DocumentLayout DocumentLayout::make(const std::vector<int64_t>& documents, int64
   return p;
 }
 
-void DocumentLayout::make_rope_cos_sin(const Stream& stream, int64_t head_dim, float theta) {
+void DocumentLayout::make_rope_cos_sin(const Stream& stream, const std::vector<double>& frequencies,
+                                       double factor) {
+  const int64_t half = static_cast<int64_t>(frequencies.size());
   const auto cos_sin_of = [&](const Tensor& at) {
-    const Tensor cos_sin = Tensor::empty({2, at.dim(0), head_dim / 2}, DType::f32, at.device());
-    kernels::rope_cos_sin(stream, {.positions = at, .theta = theta, .cos_sin = cos_sin});
+    const Tensor cos_sin = Tensor::empty({2, at.dim(0), half}, DType::f32, at.device());
+    kernels::rope_cos_sin(
+        stream, {.positions = at, .frequencies = frequencies, .factor = factor, .cos_sin = cos_sin});
     return cos_sin;
   };
   rope_cos_sin = cos_sin_of(positions);

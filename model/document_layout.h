@@ -38,7 +38,8 @@ struct DocumentLayout {
 
   // All but the rope_cos_sin.
   static DocumentLayout make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
-  void make_rope_cos_sin(const Stream& stream, int64_t head_dim, float theta);
+  // frequencies and factor: kernels/rope.h.
+  void make_rope_cos_sin(const Stream& stream, const std::vector<double>& frequencies, double factor);
 };
 
 }  // namespace wuneng

@@ -1,13 +1,35 @@
 // The rotary embedding in a config.json, in the spellings of transformers' versions.
 #pragma once
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace wuneng {
 
-// The base of the rotary embedding: rope_theta, also inside rope_parameters or rope_scaling; 10000 where
-// there is none. Throws where two differ, and for an embedding that is scaled: a type other than "default",
-// with a factor other than 1.
-float read_rope_theta(const nlohmann::json& config, const std::string& where);
+// YaRN (arXiv 2309.00071), as transformers has it: channels that turn more than beta_fast times within
+// `original_length` tokens keep their frequency, those that turn less than beta_slow times have it divided by
+// `factor`, and between the two lies a ramp. Queries and keys are multiplied by `attention_factor`.
+struct YarnScaling {
+  double factor = 1, attention_factor = 1, beta_fast = 32, beta_slow = 1;
+  int64_t original_length = 0;  // tokens that the model was trained for before
+  bool truncate = true;         // the ramp's ends are whole channels
+};
+
+struct RopeSettings {
+  float theta;
+  std::optional<YarnScaling> yarn;
+};
+
+// rope_theta, also inside rope_parameters or rope_scaling (10000 where there is none), and the scaling.
+// Throws where two differ, and for an embedding that is scaled by another type than "yarn" with a factor
+// other than 1.
+RopeSettings read_rope_settings(const nlohmann::json& config, const std::string& where);
+// The value of rope_scaling in a config.json.
+nlohmann::json rope_scaling_json(const YarnScaling& yarn);
+
+// [head_dim / 2], radians a token: theta^(-2i / head_dim), scaled.
+std::vector<double> rope_frequencies(float theta, const std::optional<YarnScaling>& yarn, int64_t head_dim);
 
 }  // namespace wuneng

@@ -8,16 +8,16 @@ namespace wuneng::kernels::cpu {
 
 void rope_cos_sin(const Stream&, const RopeCosSinArgs& args) {
   const int64_t T = args.cos_sin.dim(1), half = args.cos_sin.dim(2);
-  std::vector<double> frequency(half);
-  for (int64_t i = 0; i < half; ++i) frequency[i] = std::pow(double(args.theta), -double(i) / half);
+  WUNENG_ASSERT(static_cast<int64_t>(args.frequencies.size()) == half);
+  const double *frequency = args.frequencies.data(), factor = args.factor;
   const int32_t* positions = args.positions.data<int32_t>();
   float *cosine = args.cos_sin.f32(), *sine = cosine + T * half;
   parallel_for(T, 8, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t i = 0; i < half; ++i) {
         const double angle = positions[t] * frequency[i];
-        cosine[t * half + i] = static_cast<float>(std::cos(angle));
-        sine[t * half + i] = static_cast<float>(std::sin(angle));
+        cosine[t * half + i] = static_cast<float>(factor * std::cos(angle));
+        sine[t * half + i] = static_cast<float>(factor * std::sin(angle));
       }
   });
 }

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "kernels/cuda/common/upload.h"
 #include "kernels/rope.h"
 #include "runtime/cuda/elements.h"
@@ -10,17 +8,16 @@ using namespace wuneng::cuda;
 
 void rope_cos_sin(const Stream& stream, const RopeCosSinArgs& args) {
   const int64_t T = args.cos_sin.dim(1), half = args.cos_sin.dim(2);
-  std::vector<double> frequencies(half);
-  for (int64_t i = 0; i < half; ++i) frequencies[i] = std::pow(double(args.theta), -double(i) / half);
-  const Tensor frequency_table = upload(frequencies, args.cos_sin.device());
-  const double* frequency = frequency_table.data<double>();
+  WUNENG_ASSERT(static_cast<int64_t>(args.frequencies.size()) == half);
+  const Tensor frequency_table = upload(args.frequencies, args.cos_sin.device());
+  const double *frequency = frequency_table.data<double>(), factor = args.factor;
   const int32_t* positions = args.positions.data<int32_t>();
   float* cos_sin = args.cos_sin.f32();
   for_each(stream, "rope_cos_sin", T * half, [=] __device__(int64_t i) {
     const double angle =
         positions[i / half] * frequency[i % half];  // f32 would lose the angle's fraction at far positions
-    cos_sin[i] = static_cast<float>(cos(angle));
-    cos_sin[T * half + i] = static_cast<float>(sin(angle));
+    cos_sin[i] = static_cast<float>(factor * cos(angle));
+    cos_sin[T * half + i] = static_cast<float>(factor * sin(angle));
   });
 }
 

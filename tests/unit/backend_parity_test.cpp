@@ -12,6 +12,7 @@
 #include "kernels/rope.h"
 #include "kernels/row_distance.h"
 #include "kernels/rows.h"
+#include "model/rope_settings.h"
 #include "tests/unit/backends.h"
 
 namespace wuneng::kernels {
@@ -235,7 +236,10 @@ TEST(BackendParity, Rope) {
       std::vector<int32_t> at(T);
       for (int64_t t = 0; t < T; ++t) at[t] = static_cast<int32_t>(t * t);
       const Tensor cos_sin = side.out({2, T, D / 2}, DType::f32), sum = side.sum({T, H, D});
-      rope_cos_sin(side.stream, {.positions = side.table(at), .theta = 1e6f, .cos_sin = cos_sin});
+      rope_cos_sin(side.stream, {.positions = side.table(at),
+                                 .frequencies = rope_frequencies(1e6f, {}, D),
+                                 .factor = 1.2,
+                                 .cos_sin = cos_sin});
       rope(side.stream, {.x = x, .cos_sin = cos_sin, .y = side.out({T, H, D})});
       rope(side.stream, {.x = x, .cos_sin = cos_sin, .inverse = true, .y = sum, .base = sum});
       rope(side.stream,

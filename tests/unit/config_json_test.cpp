@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "model/config.h"
+#include "runtime/file.h"
+#include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -61,29 +63,55 @@ TEST(ConfigJson, ReadsRotaryEmbeddingsThatAreNotScaled) {
 }
 
 TEST(ConfigJson, RefusesOtherRotaryEmbeddings) {
-  for (const char* change : {R"({"rope_scaling": {"type": "linear", "factor": 2.0}})",
-                             R"({"rope_scaling": {"type": "linear"}})",
-                             R"({"rope_scaling": {"rope_type": "dynamic", "factor": 1.0}})",
-                             R"({"rope_scaling": {"type": "yarn", "factor": 4.0}})",
-                             R"({"rope_parameters": {"rope_type": "llama3", "factor": 8}})",
-                             R"({"rope_scaling": {"type": "yarn", "factor": 1.0, "attention_factor": 1.2}})",
-                             R"({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}})",
-                             R"({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}})",
-                             R"({"rope_scaling": {"factor": 4}})",
-                             R"({"rope_scaling": {"type": 3}})",
-                             R"({"rope_scaling": {"type": "linear", "factor": "1"}})",
-                             R"({"rope_scaling": {"type": "default", "rope_type": "yarn"}})",
-                             R"({"rope_scaling": "yarn"})",
-                             R"({"rope_type": "yarn"})",
-                             R"({"partial_rotary_factor": 0.5})",
-                             R"({"rope_parameters": {"full_attention": {"rope_type": "default"}}})",
-                             R"({"rope_parameters": {"rope_theta": 1e4}})",
-                             R"({"rope_theta": "1e6"})",
-                             R"({"rope_theta": 0})",
-                             R"({"rope_theta": 1e39})"})
+  for (const char* change :
+       {R"({"rope_scaling": {"type": "linear", "factor": 2.0}})",
+        R"({"rope_scaling": {"type": "linear"}})",
+        R"({"rope_scaling": {"rope_type": "dynamic", "factor": 1.0}})",
+        R"({"rope_scaling": {"type": "yarn"}})",
+        R"({"rope_scaling": {"type": "yarn", "factor": 0.5}})",
+        R"({"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 1}})",
+        R"({"rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": true}})",
+        R"({"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 0})",
+        R"({"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1})",
+        R"({"rope_parameters": {"rope_type": "llama3", "factor": 8}})",
+        R"({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}})",
+        R"({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}})",
+        R"({"rope_scaling": {"factor": 4}})",
+        R"({"rope_scaling": {"type": 3}})",
+        R"({"rope_scaling": {"type": "linear", "factor": "1"}})",
+        R"({"rope_scaling": {"type": "default", "rope_type": "yarn"}})",
+        R"({"rope_scaling": "yarn"})",
+        R"({"rope_type": "yarn"})",
+        R"({"partial_rotary_factor": 0.5})",
+        R"({"rope_parameters": {"full_attention": {"rope_type": "default"}}})",
+        R"({"rope_parameters": {"rope_theta": 1e4}})",
+        R"({"rope_theta": "1e6"})",
+        R"({"rope_theta": 0})",
+        R"({"rope_theta": 1e39})"})
     EXPECT_THAT(refusal(change), HasSubstr("m/config.json: ")) << change;
-  EXPECT_THAT(refusal(R"({"rope_scaling": {"type": "yarn", "factor": 4.0}})"),
+  EXPECT_THAT(refusal(R"({"rope_scaling": {"type": "linear", "factor": 4.0}})"),
               HasSubstr("rope_scaling.factor = 4.0: scaled rotary embedding is not supported"));
+}
+
+// transformers' own numbers (tests/reference/make_yarn_golden.py).
+TEST(ConfigJson, YarnAgreesWithTransformers) {
+  const json cases = json::parse(read_file(golden("yarn.json")));
+  EXPECT_EQ(cases.size(), 6u);
+  for (const json& c : cases) {
+    SCOPED_TRACE(c.at("config").dump());
+    const ModelConfig config = ModelConfig::from_json(changed(c.at("config").dump().c_str()), "x");
+    ASSERT_TRUE(config.yarn.has_value());
+    EXPECT_NEAR(config.yarn->attention_factor, c.at("attention_factor").get<double>(), 1e-7);
+    const auto found = rope_frequencies(config.rope_theta, config.yarn, config.head_dim);
+    const auto expected = c.at("inverse_frequencies").get<std::vector<double>>();
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-6 * expected[i]) << i;
+    // What is written reads as the same.
+    const ModelConfig again = ModelConfig::from_json(config.to_json(), "x");
+    ASSERT_TRUE(again.yarn.has_value());
+    EXPECT_EQ(rope_frequencies(again.rope_theta, again.yarn, again.head_dim), found);
+    EXPECT_EQ(again.yarn->attention_factor, config.yarn->attention_factor);
+  }
 }
 
 TEST(ConfigJson, RefusesSizesThatAreNone) {

@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/yarn.json: inverse frequencies and attention factor of rotary embeddings under YaRN, as
+transformers computes them.
+
+Run by hand, never by the tests: needs torch and transformers (made with 2.15.0 and 5.24.0). A list of
+  config               keys of a config.json, over those of tests/unit/config_json_test.cpp
+  inverse_frequencies  [head_dim / 2]
+  attention_factor
+"""
+import json
+import os
+
+from transformers import Qwen2Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
+CASES = [
+    {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 2.5, "original_max_position_embeddings": 4096,
+                      "beta_fast": 16, "beta_slow": 2}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 8, "original_max_position_embeddings": 32768,
+                      "attention_factor": 1.25}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 40, "original_max_position_embeddings": 4096,
+                      "mscale": 1.0, "mscale_all_dim": 0.7}, "rope_theta": 10000.0},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192,
+                      "truncate": False}, "head_dim": 64},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 32768,
+                      "attention_factor": 1.2}},
+]
+
+
+def main():
+    out = []
+    for case in CASES:
+        keys = {"head_dim": 128, **case}
+        config = Qwen2Config(hidden_size=3584, num_attention_heads=28, rope_theta=keys.get("rope_theta", 1e6),
+                             max_position_embeddings=32768, rope_scaling=dict(keys["rope_scaling"]))
+        config.head_dim = keys["head_dim"]
+        frequencies, factor = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+        out.append({"config": keys, "inverse_frequencies": [float(f) for f in frequencies],
+                    "attention_factor": float(factor)})
+    with open(os.path.join(GOLDEN, "yarn.json"), "w") as f:
+        json.dump(out, f)
+        f.write("\n")
+
+
+if __name__ == "__main__":
+    main()
