@@ -54,7 +54,9 @@ class Exchange {
         options_(options_of(c)),
         shape_(stream_shape(mesh_, options_.micro_batches)),
         stream_(world.split(0, world.rank(), "stream")) {
-    if (c.by_nccl) stream_.connect_messages(c.device, stream_channels(mesh_, options_));
+    if (!c.by_nccl) return;
+    stream_.connect_messages(c.device, stream_channels(mesh_, options_));
+    mesh_.tp.connect(c.device);
   }
 
   void run() { mesh_.role == Role::teacher ? teach() : learn(); }

@@ -75,16 +75,17 @@ TEST(BackendParity, RowDistance) {
         const Tensor student = side.normal({T, d}), other = side.normal({T, d}, teacher);
         other.rows(0, 2).copy_from(student.rows(0, 2));
         labels[1] = 1;
+        const auto sum = [&] { return side.remember(Tensor::zeros({1}, DType::f64, side.stream.device)); };
         const auto run = [&](const Tensor& tokens, const Tensor& gradient) {
           row_distance(side.stream, {.student = student,
                                      .teacher = other,
                                      .labels = side.table(labels),
                                      .scale = 0.3f,
-                                     .total = side.sum({1}, DType::f64),
+                                     .total = sum(),
                                      .tokens = tokens,
                                      .gradient = gradient});
         };
-        run(side.sum({1}, DType::f64), side.out({T, d}));
+        run(sum(), side.out({T, d}));
         run({}, {});
       });
 }
@@ -402,7 +403,8 @@ TEST_P(Weights, Losses) {
       loss_gradient(side.stream, {in, maxima, sums, none, other, side.remember(in.logits.clone())});
       if (!teacher) continue;
       for (const float beta : {1.0f, 0.3f}) {
-        const Divergence divergence{beta, side.out({2, n}, DType::f64)};
+        const Divergence divergence{beta,
+                                    side.remember(Tensor::zeros({2, n}, DType::f64, side.stream.device))};
         loss_divergence(side.stream, {in, maxima, sums, divergence});
         loss_totals(side.stream, {maxima, sums, in.labels, 2.0f, 0.3f, 7.0, totals, loss, divergence});
         loss_gradient(side.stream, {in, maxima, sums, scale, other, side.out({n, V}), divergence});
