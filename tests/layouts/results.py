@@ -24,9 +24,18 @@ def gradient_norms(out):
 
 
 def held_out(out):
-    """[evaluations, metrics of the objective]"""
-    return np.array([[v for k, v in sorted(x.items()) if k.startswith("held_out_")]
-                     for x in metrics(out) if "held_out_loss" in x])
+    """[evaluations, metrics of the objective]
+
+    A preference pair's margin is the difference of its rewards: its rounding is of the rewards' size, however
+    small the margin is. It is returned as margin + |reward| of the chosen one.
+    """
+    def figures(line):
+        found = {k: v for k, v in sorted(line.items()) if k.startswith("held_out_")}
+        if "held_out_margin" in found:
+            found["held_out_margin"] += abs(found["held_out_reward_chosen"])
+        return list(found.values())
+
+    return np.array([figures(x) for x in metrics(out) if "held_out_loss" in x])
 
 
 def tensors(out, step):
