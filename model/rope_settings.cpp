@@ -104,6 +104,12 @@ void require_unscaled(const json& rope, const std::string& where) {
 
 }  // namespace
 
+YarnScaling yarn_scaling(double factor, int64_t original_length) {
+  const json rope = {
+      {"rope_type", "yarn"}, {"factor", factor}, {"original_max_position_embeddings", original_length}};
+  return read_yarn(rope, json::object(), "yarn");
+}
+
 RopeSettings read_rope_settings(const json& config, const std::string& where) {
   std::optional<double> theta;
   std::optional<YarnScaling> yarn;

@@ -17,6 +17,9 @@ struct YarnScaling {
   bool truncate = true;         // the ramp's ends are whole channels
 };
 
+// With transformers' defaults for all but these two; factor > 1.
+YarnScaling yarn_scaling(double factor, int64_t original_length);
+
 struct RopeSettings {
   float theta;
   std::optional<YarnScaling> yarn;

@@ -5,6 +5,7 @@
 
 #include "data/batches/pair_corpus.h"
 #include "launch/train/checkpoint_weights.h"
+#include "launch/train/context_length.h"
 #include "launch/train/recipe_checks.h"
 #include "launch/train/teacher_placement.h"
 #include "model/layer_map.h"
@@ -283,6 +284,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   if (!tokenizer_path.empty()) t.tokenizer_from = tokenizer_of(tokenizer_path);
 
   read_data(r, t);
+  read_context_length(r, t);
 
   t.learning_rate.peak = r.number("optimizer.lr", 3e-4, 0, 10);
   t.learning_rate.floor = r.number("optimizer.min_lr", 0, 0, 10);

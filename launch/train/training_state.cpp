@@ -26,6 +26,22 @@ void load_optimizer(Optimizer& optimizer, CheckpointReader& reader) {
   optimizer.write_back();
 }
 
+// "wuneng/chunk: expected 64, found 256; ...". Only of objects that are not equal.
+std::string differing_keys(const nlohmann::json& expected, const nlohmann::json& found) {
+  std::vector<std::string> out;
+  const auto a = expected.flatten(), b = found.flatten();
+  const auto text = [](const nlohmann::json& object, const std::string& key) {
+    return object.contains(key) ? object[key].dump() : "none";
+  };
+  for (const auto& [key, value] : a.items())
+    if (text(a, key) != text(b, key))
+      out.push_back(fmt::format("{}: expected {}, found {}", key.substr(1), text(a, key), text(b, key)));
+  for (const auto& [key, value] : b.items())
+    if (!a.contains(key))
+      out.push_back(fmt::format("{}: expected none, found {}", key.substr(1), text(b, key)));
+  return fmt::format("{}", fmt::join(out, "; "));
+}
+
 CheckpointOptions checkpoint_options(const TrainRecipe& recipe, const RunDirectory& directory) {
   CheckpointOptions o;
   o.root = directory.checkpoints();
@@ -102,8 +118,8 @@ void TrainingState::load(CheckpointReader& reader) {
   const std::string& from = reader.directory();
   const CheckpointMeta meta = CheckpointMeta::read(reader);
   const nlohmann::json expected = recipe_.student.to_json(), found = meta.model_config(from).to_json();
-  require(found == expected, "{}: the checkpoint's model is not the recipe's: expected {}, found {}", from,
-          expected.dump(), found.dump());
+  require(found == expected, "{}: the checkpoint's model is not the recipe's: {}", from,
+          differing_keys(expected, found));
   require(
       meta.data_fingerprint == data_.fingerprint(),
       "{}: the checkpoint's data is not the recipe's: expected fingerprint \"{}\", found \"{}\". The files, "

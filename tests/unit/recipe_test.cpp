@@ -5,9 +5,11 @@
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <toml.hpp>
 
+#include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -155,6 +157,45 @@ TEST_F(RecipeTest, SettingsFitEachOther) {
   EXPECT_THAT(with("run.out=" + path("text.txt")), HasSubstr("expected a directory, found"));
   EXPECT_THAT(with("run.out=" + path("text.txt/below")), HasSubstr("expected a directory, found"));
   EXPECT_THAT(with("run.resume=elsewhere"), HasSubstr("run.resume = \"elsewhere\": expected"));
+}
+
+// A student's context: at most what its config.json says, unless the recipe extends it.
+TEST_F(RecipeTest, ContextIsExtendedByTheRecipe) {
+  const std::string shape = recipe().substr(recipe().find("[loss]"));
+  write("r.toml", "[student]\ninit_from = \"" + golden("qwen2_tied") + "\"\n" + shape);
+  const auto load = [&](const std::vector<std::string>& overrides) {
+    return TrainRecipe::load(path("r.toml"), overrides);
+  };
+  EXPECT_EQ(load({"data.seq_len=64"}).student.carried.at("max_position_embeddings"), "64");
+  EXPECT_THAT(refusal_of_file({"data.seq_len=65"}),
+              HasSubstr("data.seq_len = 65: expected at most 64, the student's max_position_embeddings"));
+  EXPECT_THAT(refusal_of_file({"data.seq_len=65", "student.yarn_factor=0.5"}), HasSubstr("expected 1 to"));
+
+  const TrainRecipe scaled = load({"data.seq_len=256", "student.yarn_factor=4"});
+  ASSERT_TRUE(scaled.student.yarn.has_value());
+  EXPECT_EQ(scaled.student.yarn->original_length, 64);
+  EXPECT_EQ(scaled.student.carried.at("max_position_embeddings"), "256");
+  EXPECT_THAT(scaled.notes, testing::Contains(HasSubstr("from 64 to 256 positions")));
+  // As transformers scales the same config.json (tests/unit/config_json_test.cpp has its numbers).
+  auto json = ModelConfig::from_directory(golden("qwen2_tied")).to_json();
+  json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
+  const ModelConfig same = ModelConfig::from_json(json, "x");
+  EXPECT_EQ(rope_frequencies(scaled.student.rope_theta, scaled.student.yarn, 64),
+            rope_frequencies(same.rope_theta, same.yarn, 64));
+  EXPECT_EQ(scaled.student.yarn->attention_factor, same.yarn->attention_factor);
+  EXPECT_THAT(refusal_of_file({"data.seq_len=257", "student.yarn_factor=4"}),
+              HasSubstr("expected at most 256"));
+
+  const TrainRecipe turned =
+      load({"data.seq_len=100", "student.rope_theta=5e6", "student.max_position_embeddings=100"});
+  EXPECT_EQ(turned.student.rope_theta, 5e6f);
+  EXPECT_EQ(turned.student.carried.at("max_position_embeddings"), "100");
+
+  write("r.toml", "[student]\ninit_from = \"" + golden("qwen2_tied") + "\"\n[teacher]\npath = \"" +
+                      golden("qwen2_tied") + "\"\n[loss]\nobjective = \"kl\"\n" +
+                      shape.substr(shape.find("[data]")));
+  EXPECT_THAT(refusal_of_file({"data.seq_len=65", "student.yarn_factor=2"}),
+              HasSubstr("expected at most 64, max_position_embeddings in config.json of teacher.path"));
 }
 
 // What a run writes is read as it was meant, whatever is in its strings.
