@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 
 #include "runtime/finite.h"
 #include "runtime/hash.h"
@@ -103,10 +104,20 @@ WrittenShard write_shard(const std::string& directory, const std::string& name,
          p.global_shape,
          {0, p.begin, p.data.shape(), out.add(p.name, p.data.dtype(), p.data.shape()), {}}});
   out.finish();
-  for (size_t i = 0; i < pieces.size(); ++i) write_elements(out.output(), pieces[i], shard.parts[i].part);
+  // A part is read back while the next one, and the disk, are written.
+  std::future<void> read_back;
+  const auto wait_for_read_back = [&] {
+    if (read_back.valid()) read_back.get();
+  };
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const WrittenShard::Part& p = shard.parts[i];
+    write_elements(out.output(), pieces[i], shard.parts[i].part);
+    wait_for_read_back();
+    read_back =
+        std::async(std::launch::async, [&] { verify_part(out.output().file(), p.part, p.dtype, p.name); });
+  }
+  wait_for_read_back();
   shard.file = {name, out.output().size(), out.metadata_hash()};
-  // Read back while the disk writes.
-  for (const WrittenShard::Part& p : shard.parts) verify_part(out.output().file(), p.part, p.dtype, p.name);
   const uint64_t found = hash_outside(out.output().file(), data_ranges(shard));
   require(found == shard.file.hash, "{}: read back after writing: expected xxh3 {} of the metadata, found {}",
           out.output().path(), hash_text(shard.file.hash), hash_text(found));
