@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Stage 2's divergences against PyTorch with 2 threads, in one run: forward and backward from the final hidden
-state through the output matrix, over Qwen2.5's vocabulary.
+"""Stage 2's divergences against PyTorch with 2 threads, in one run: forward and backward from the final
+hidden state through the output matrix, over Qwen2.5's vocabulary.
 
 usage: bench_loss.py BENCH_LOSS
 """
@@ -47,7 +47,7 @@ def torch_ms(beta):
 
 
 for name, beta in (("kl", 0), ("jsd", 0.5), ("reverse_kl", 1)):
-    ours = subprocess.run([sys.argv[1], str(beta), str(TOKENS), str(HIDDEN), str(VOCAB), str(ROUNDS)], text=True,
+    ours = subprocess.run([sys.argv[1], *map(str, (beta, TOKENS, HIDDEN, VOCAB, ROUNDS))], text=True,
                           check=True, env={**os.environ, "WUNENG_THREADS": str(THREADS)},
                           capture_output=True).stdout
     mine, peer = float(ours.split()[0]), torch_ms(beta)
