@@ -62,10 +62,10 @@ MODELS = [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), ONE), (Layout(dp=2, pp=2), None),
         (Layout(tp=2), Layout(tp=2)), (Layout(tp=3), ONE), (Layout(tp=4), ONE),
         (Layout(pp=2), Layout(pp=2)), (Layout(pp=3), ONE),
-        (Layout(dp=2), Layout(dp=2)), (Layout(dp=4), ONE), (ONE, ONE)], 2),
+        (Layout(dp=2), Layout(dp=2)), (Layout(dp=4), ONE), (ONE, ONE)], 1),
     Model("5 heads", {"student.heads": 5, "student.kv_heads": 5}, streamed(Layout(tp=3), Layout(tp=4))),
     Model("9 heads of 3 kv", {"student.heads": 9, "student.kv_heads": 3},
-          streamed(Layout(tp=4), Layout(tp=2, pp=2)), 1),
+          streamed(Layout(tp=4), Layout(tp=2, pp=2))),
     Model("5 layers on real text", {"student.layers": 5, **REAL_TEXT},
           streamed(Layout(pp=4), Layout(tp=4), Layout(dp=2, tp=2))),
     Model("chunk 13", {"student.chunk": 13}, streamed(Layout(tp=3), Layout(pp=3))),
@@ -109,7 +109,7 @@ MODELS = [
           1, documents=tuple(range(1, 24)), masked=True),
     Model("preference pairs", DPO | {"loss.label_smoothing": 0.1}, [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), None), (Layout(dp=4), Layout(tp=2, pp=2)),
-        (Layout(pp=2), None), (ONE, Layout(dp=2))], 2, pairs=True),
+        (Layout(pp=2), None), (ONE, Layout(dp=2))], 1, pairs=True),
     Model("preference pairs, length-normalised", DPO | {"loss.length_normalised": True, "loss.beta": 2.0}, [
         (Layout(tp=3), Layout(pp=2)), (Layout(dp=2), ONE)], pairs=True),
 ]
