@@ -102,6 +102,21 @@ Comm Comm::split(int color, int key, const std::string& name) const {
   return Comm(part == MPI_COMM_NULL ? self : std::make_shared<Impl>(part, name));
 }
 
+void reserve_gpu_memory(const Comm& world, Device device, double share) {
+  if (!cuda::kHasNccl || world.size() == 1 || device.kind == DeviceKind::cpu) return;
+  const std::string mine = gpu_location(device);
+  const std::vector<std::string> all = world.all_gather_text(mine, "GPU locations");
+  const auto sharing = std::count(all.begin(), all.end(), mine);
+  if (sharing == world.size()) return;
+  const auto before = std::count(all.begin(), all.begin() + world.rank(), mine);
+  int64_t most = 0;
+  for (const std::string& one : all) most = std::max<int64_t>(most, std::count(all.begin(), all.end(), one));
+  for (int64_t turn = 0; turn < most; ++turn) {  // a rank's share is of what those before it have left
+    if (turn == before) cuda::reserve(device.index, share / (double(sharing) - share * double(before)));
+    world.barrier("reserving GPU memory");
+  }
+}
+
 void Comm::connect(Device device, bool overlap) const {
   if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
   std::vector<std::string> locations = all_gather_text(gpu_location(device), "GPU locations");

@@ -116,4 +116,9 @@ class Runtime {
   [[noreturn]] static void abort(int code);
 };
 
+// Collective over all ranks, before they connect: cuda::reserve() on this rank's GPU, where any two ranks
+// have different GPUs, so that some may use NCCL. share: of the GPU's free memory, for all ranks that are on
+// it.
+void reserve_gpu_memory(const Comm& world, Device device, double share);
+
 }  // namespace wuneng

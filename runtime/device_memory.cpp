@@ -92,7 +92,7 @@ PinnedBuffer::PinnedBuffer(Device gpu, int64_t bytes)
 
 PinnedBuffer::~PinnedBuffer() {
   counter(DeviceKind::cpu).current -= bytes_;
-  cuda::release_pinned(memory_, bytes_, last_);
+  if (memory_) cuda::release_pinned(memory_, bytes_, last_);
 }
 
 void PinnedBuffer::copy_from_gpu(const void* from) {

@@ -30,6 +30,7 @@ void zero_bytes(void* at, Device device, int64_t bytes);
 // lives; it returns to a cache when its last copy has ended.
 class PinnedBuffer {
  public:
+  // data() is null where cuda::reserve() was called and has no room for it.
   PinnedBuffer(Device gpu, int64_t bytes);
   ~PinnedBuffer();
   PinnedBuffer(const PinnedBuffer&) = delete;

@@ -42,6 +42,7 @@ void require_ranks(int found) {
 }
 
 void start(int* argc, char*** argv) {
+  if (launcher::ranks() > 1) cuda::set_driver_environment();
   int provided = MPI_THREAD_SINGLE, size = 1;
   check(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   State& s = state();
@@ -54,7 +55,6 @@ void start(int* argc, char*** argv) {
   MPI_Comm_rank(MPI_COMM_WORLD, &s.world_rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   require_ranks(size);
-  if (size > 1) cuda::set_driver_environment();
   MPI_Comm node;
   check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, s.world_rank, MPI_INFO_NULL, &node),
         "MPI_Comm_split_type");

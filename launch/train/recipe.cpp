@@ -313,6 +313,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.log_every = r.integer("run.log_every", 10, 1);
   t.recompute = r.boolean("run.recompute", false);
   t.overlap = r.boolean("run.overlap", true);
+  t.gpu_memory = r.number("run.gpu_memory", 0.9, 0.01, 0.99);
   t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
   r.finish();
   check_recipe(t);

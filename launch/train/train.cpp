@@ -46,6 +46,7 @@ bool train(const TrainRecipe& recipe, TrainingData& data) {
   watchdog::enter("start");
   const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
   const Device device = parse_device(recipe.device, Runtime::local_rank());
+  reserve_gpu_memory(mesh.world, device, recipe.gpu_memory);
   mesh.connect(device, recipe.overlap);
 
   // 2. The data, the same on all ranks, and the run's directory.

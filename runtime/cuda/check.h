@@ -1,4 +1,4 @@
-// Checks the status of a CUDA call; throws with the name of the call.
+// Checks the status of a CUDA call.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -6,8 +6,16 @@
 
 namespace wuneng::cuda {
 
+// Throws with the name of the call.
 inline void check(cudaError_t code, const char* call) {
   if (code != cudaSuccess) fail("{}: {} ({})", call, cudaGetErrorName(code), cudaGetErrorString(code));
+}
+
+// For calls that may fail: CUDA keeps an error as the thread's last one, which the check after the next
+// launch would report under that kernel's name.
+inline cudaError_t tolerated(cudaError_t code) {
+  if (code != cudaSuccess) cudaGetLastError();
+  return code;
 }
 
 }  // namespace wuneng::cuda

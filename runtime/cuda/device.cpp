@@ -1,15 +1,20 @@
 #include "runtime/cuda/device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <vector>
 
+#include "runtime/arena.h"
 #include "runtime/cuda/check.h"
 #include "runtime/cuda/waiting.h"
 
 namespace wuneng::cuda {
 namespace {
+
+constexpr int64_t kReservedPinned = int64_t{1} << 28;
 
 // Free blocks by size. Sizes are rounded, so that blocks are reused for similar sizes.
 class Blocks {
@@ -39,11 +44,23 @@ class Blocks {
   std::map<int64_t, std::vector<void*>> free_;
 };
 
+// A block that was taken from the driver at the start, and how it is shared out.
+struct Reserved {
+  char* memory;
+  Arena arena;
+
+  void* take(int64_t bytes) {
+    const auto offset = arena.take(bytes);
+    return offset ? memory + *offset : nullptr;
+  }
+  bool has(const void* at) const { return at >= memory && at < memory + arena.size(); }
+  void put(void* at, int64_t bytes) { arena.put(static_cast<char*>(at) - memory, bytes); }
+};
+
 // One GPU as this process uses it.
 class Gpu {
  public:
   explicit Gpu(int index) : index_(index) {
-    check(cudaSetDevice(index), "cudaSetDevice");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount);
     compute_capability_ =
@@ -52,20 +69,29 @@ class Gpu {
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
   int compute_capability() const { return compute_capability_; }
+  int persistent_blocks() const { return multiprocessors_ - std::min(kept_free_, multiprocessors_ / 2); }
+  void keep_free(int count) { kept_free_ = std::max(kept_free_, count); }
 
   void* allocate(int64_t bytes) {
     const std::lock_guard lock(mutex_);
     if (void* const memory = free_.take(bytes)) return memory;
+    if (reserved_) {
+      if (void* const memory = reserved_->take(bytes)) return memory;
+      fail(
+          "cuda:{}: out of memory: {} bytes requested, {} of the {} bytes of run.gpu_memory free, {} of them "
+          "together",
+          index_, bytes, reserved_->arena.free_bytes(), reserved_->arena.size(), reserved_->arena.largest());
+    }
     void* memory = nullptr;
-    cudaError_t code = cudaMalloc(&memory, Blocks::rounded(bytes));
+    cudaError_t code = tolerated(cudaMalloc(&memory, Blocks::rounded(bytes)));
     if (code == cudaErrorMemoryAllocation) {
       wait_for(stream_);
-      free_.drop_all([](void* block, int64_t) { cudaFree(block); });
-      code = cudaMalloc(&memory, Blocks::rounded(bytes));
+      free_.drop_all([](void* block, int64_t) { check(cudaFree(block), "cudaFree"); });
+      code = tolerated(cudaMalloc(&memory, Blocks::rounded(bytes)));
     }
     if (code != cudaSuccess) {
       size_t left = 0, total = 0;
-      cudaMemGetInfo(&left, &total);
+      tolerated(cudaMemGetInfo(&left, &total));
       fail("cuda:{}: out of memory: {} bytes requested, {} of {} free: {}", index_, bytes, left, total,
            cudaGetErrorString(code));
     }
@@ -74,7 +100,20 @@ class Gpu {
 
   void release(void* memory, int64_t bytes) {
     const std::lock_guard lock(mutex_);
-    free_.put(memory, bytes);
+    reserved_ && reserved_->has(memory) ? reserved_->put(memory, bytes) : free_.put(memory, bytes);
+  }
+
+  void reserve(double share) {
+    const std::lock_guard lock(mutex_);
+    if (reserved_) return;
+    size_t left = 0, total = 0;
+    check(cudaMemGetInfo(&left, &total), "cudaMemGetInfo");
+    const auto bytes = static_cast<int64_t>(share * double(left));
+    void* memory = nullptr;
+    if (tolerated(cudaMalloc(&memory, bytes)) != cudaSuccess)
+      fail("cuda:{}: out of memory: run.gpu_memory asks for {} bytes, {} of {} free", index_, bytes, left,
+           total);
+    reserved_.emplace(static_cast<char*>(memory), Arena(bytes));
   }
 
  private:
@@ -85,10 +124,11 @@ class Gpu {
   }
 
   int index_;
-  int multiprocessors_ = 0, compute_capability_ = 0;
+  int multiprocessors_ = 0, compute_capability_ = 0, kept_free_ = 0;
   cudaStream_t stream_ = nullptr;
   std::mutex mutex_;
   Blocks free_;
+  std::optional<Reserved> reserved_;
 };
 
 // Pinned host memory. Copies are asynchronous, so a released block is free when its last copy has ended.
@@ -98,18 +138,20 @@ class PinnedMemory {
     const std::lock_guard lock(mutex_);
     std::erase_if(used_, [&](const Used& u) {
       if (!u.last.completed()) return false;
-      free_.put(u.memory, u.bytes);
+      reserved_ && reserved_->has(u.memory) ? reserved_->put(u.memory, u.bytes)
+                                            : free_.put(u.memory, u.bytes);
       return true;
     });
     if (void* const memory = free_.take(bytes)) return memory;
+    if (reserved_) return reserved_->take(bytes);
     void* memory = nullptr;
-    cudaError_t code = cudaHostAlloc(&memory, Blocks::rounded(bytes), cudaHostAllocPortable);
+    cudaError_t code = tolerated(cudaHostAlloc(&memory, Blocks::rounded(bytes), cudaHostAllocPortable));
     if (code == cudaErrorMemoryAllocation) {
       free_.drop_all([&](void* block, int64_t size) {
-        cudaFreeHost(block);
+        check(cudaFreeHost(block), "cudaFreeHost");
         held_ -= size;
       });
-      code = cudaHostAlloc(&memory, Blocks::rounded(bytes), cudaHostAllocPortable);
+      code = tolerated(cudaHostAlloc(&memory, Blocks::rounded(bytes), cudaHostAllocPortable));
     }
     if (code != cudaSuccess)
       fail("out of pinned memory: {} bytes requested, {} held: {}", bytes, held_, cudaGetErrorString(code));
@@ -120,6 +162,15 @@ class PinnedMemory {
   void release(void* memory, int64_t bytes, const Event& last) {
     const std::lock_guard lock(mutex_);
     used_.push_back({memory, bytes, last});
+  }
+
+  void reserve(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    if (reserved_) return;
+    void* memory = nullptr;
+    check(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc");
+    reserved_.emplace(static_cast<char*>(memory), Arena(bytes));
+    held_ += bytes;
   }
 
   int64_t held() {
@@ -136,6 +187,7 @@ class PinnedMemory {
   std::mutex mutex_;
   Blocks free_;
   std::vector<Used> used_;
+  std::optional<Reserved> reserved_;
   int64_t held_ = 0;
 };
 
@@ -145,10 +197,12 @@ PinnedMemory& pinned_memory() {
   return *one;
 }
 
+// The GPU, which becomes the calling thread's current one: memory, streams and kernels belong to that.
 Gpu& gpu(int index) {
   static std::mutex mutex;
   static std::map<int, Gpu*> all;  // never destroyed: tensors may outlive any static object
   const std::lock_guard lock(mutex);
+  make_current(index);
   Gpu*& one = all[index];
   if (!one) one = new Gpu(index);
   return *one;
@@ -156,7 +210,7 @@ Gpu& gpu(int index) {
 
 cudaError_t count_devices(int& count) {
   count = 0;
-  const cudaError_t code = cudaGetDeviceCount(&count);
+  const cudaError_t code = tolerated(cudaGetDeviceCount(&count));
   if (code != cudaSuccess) count = 0;
   return code;
 }
@@ -170,6 +224,8 @@ void set_driver_environment() {
   // By default a kernel is loaded at its first launch, and the driver may wait for the GPU to be idle: a
   // deadlock if a pending message waits for work that this host has yet to launch.
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // By default (from 2.22 on) NCCL connects ranks, and allocates memory, at their first call.
+  setenv("NCCL_RUNTIME_CONNECT", "0", 0);
 }
 
 int device_count() {
@@ -190,7 +246,16 @@ std::string device_name(int index) {
   return properties.name;
 }
 
+void make_current(int index) {
+  thread_local int current = -1;
+  if (current != index) check(cudaSetDevice(index), "cudaSetDevice");
+  current = index;
+}
+
 int multiprocessors(int index) { return gpu(index).multiprocessors(); }
+
+int persistent_blocks(int index) { return gpu(index).persistent_blocks(); }
+void keep_free(int index, int multiprocessors) { gpu(index).keep_free(multiprocessors); }
 
 int compute_capability(int index) { return gpu(index).compute_capability(); }
 
@@ -203,6 +268,11 @@ std::string bus_id(int index) {
 void* compute_stream(int index) { return gpu(index).stream(); }
 
 void synchronize(int index) { wait_for(gpu(index).stream()); }
+
+void reserve(int index, double share) {
+  gpu(index).reserve(share);
+  pinned_memory().reserve(kReservedPinned);
+}
 
 void* allocate(int index, int64_t bytes) { return gpu(index).allocate(bytes); }
 void release(int index, void* memory, int64_t bytes) { gpu(index).release(memory, bytes); }

@@ -25,11 +25,11 @@ void launch(const Stream& stream, const char* name, void (*kernel)(P...), dim3 g
           name);
 #ifdef __CUDACC__
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream.handle)>>>(P(arguments)...);
-  check(cudaGetLastError(), name);
 #else
-  (void)stream, (void)name;
-  emulator::run(grid, block, shared_bytes, [=] { kernel(P(arguments)...); });
+  emulator::run(static_cast<cudaStream_t>(stream.handle), grid, block, shared_bytes,
+                [=] { kernel(P(arguments)...); });
 #endif
+  check(cudaGetLastError(), name);
 }
 
 // The block's dynamic shared memory, 1024-byte aligned.

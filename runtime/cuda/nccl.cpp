@@ -6,6 +6,7 @@
 #include <exception>
 
 #include "runtime/cuda/check.h"
+#include "runtime/cuda/device.h"
 #include "runtime/cuda/waiting.h"
 #include "runtime/watchdog.h"
 
@@ -37,11 +38,14 @@ ncclDataType_t type_of(DType type) {
 class Communicator {
  public:
   // Returns when all `size` ranks have called it. most_blocks: limit for each of its kernels.
-  Communicator(const NcclId& id, int rank, int size, int most_blocks, const std::string& call) : call_(call) {
+  Communicator(const NcclId& id, int rank, int size, Device device, int most_blocks, const std::string& call)
+      : call_(call) {
+    make_current(device.index);  // NCCL takes the thread's current GPU
     ncclUniqueId unique;
     std::memcpy(&unique, id.data(), sizeof unique);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.maxCTAs = most_blocks;
+    config.cgaClusterSize = 0;  // a cluster of blocks would need as many free multiprocessors in one GPC
     check(ncclCommInitRankConfig(&comm_, size, unique, rank, &config), call);
     health_check_ = add_health_check([comm = comm_] {
       ncclResult_t found = ncclSuccess;
@@ -98,9 +102,11 @@ struct NcclGroup::Impl {
   cudaStream_t compute, stream;
 
   Impl(const NcclId& id, int rank, int size, Device device, bool own_stream, const std::string& call)
-      : comm(id, rank, size, kCollectiveBlocks, call),
+      : comm(id, rank, size, device, kCollectiveBlocks, call),
         compute(compute_stream_of(device)),
-        stream(own_stream ? make_high_priority_stream() : compute) {}
+        stream(own_stream ? make_high_priority_stream() : compute) {
+    if (own_stream) keep_free(device.index, kCollectiveBlocks);
+  }
   ~Impl() {
     if (stream != compute) cudaStreamDestroy(stream);
   }
@@ -146,7 +152,7 @@ struct NcclChannel::Impl {
   int64_t count = 0;
 
   Impl(const NcclId& id, bool sends, Device device, const std::string& call)
-      : comm(id, sends ? 0 : 1, 2, kMessageBlocks, call),
+      : comm(id, sends ? 0 : 1, 2, device, kMessageBlocks, call),
         stream(make_high_priority_stream()),
         compute(compute_stream_of(device)) {}
   ~Impl() { cudaStreamDestroy(stream); }

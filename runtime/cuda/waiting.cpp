@@ -41,7 +41,7 @@ Background& background() {
 }
 
 bool ended(cudaError_t code) {
-  if (code != cudaErrorNotReady) check(code, "waiting for the GPU");
+  if (tolerated(code) != cudaErrorNotReady) check(code, "waiting for the GPU");
   return code == cudaSuccess;
 }
 

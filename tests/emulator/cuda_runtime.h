@@ -42,11 +42,29 @@ inline dim3 blockDim, gridDim;
 
 using cudaStream_t = struct EmulatedStream*;
 using cudaEvent_t = struct EmulatedEvent*;
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
+  cudaErrorNotReady = 600
+};
 
 namespace emulator {
 
-// Runs body for every thread of every block.
-void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// What a function of the API returns: an error stays this thread's last one until cudaGetLastError().
+cudaError_t returned(cudaError_t code);
+int current_device();  // of this thread, as set by cudaSetDevice: 0 in a new thread
+// A call of the driver that may wait for all work of the device, and so for messages: aborts while this
+// process has a NCCL communicator.
+void require_no_messages(const char* call);
+// The most bytes that cudaMalloc and cudaHostAlloc give from now on; < 0: no limit.
+void limit_memory(int64_t device_bytes, int64_t pinned_bytes);
+
+// Runs body for every thread of every block, in `stream` (null: the first one), which must be one of the
+// thread's current device.
+void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 // A kernel of a library: runs `work` with access to device memory, after earlier work in the stream.
 void as_kernel(const std::function<void()>& work);
 void* shared_memory();  // the block's dynamic shared memory
@@ -62,6 +80,7 @@ int lane();
 void put(cudaStream_t stream, std::function<void()> work);
 void catch_up(cudaStream_t stream);
 void catch_up_kernels();
+int device_of(cudaStream_t stream);
 
 // Emulates kernels/cuda/common/tensor_core.h, by all lanes of a warp; splits each operand into three tf32
 // numbers.
@@ -112,12 +131,6 @@ using std::max;
 using std::min;
 
 // Host API.
-enum cudaError_t {
-  cudaSuccess = 0,
-  cudaErrorMemoryAllocation = 2,
-  cudaErrorInvalidValue = 1,
-  cudaErrorNotReady = 600
-};
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost,
   cudaMemcpyHostToDevice,
@@ -137,17 +150,18 @@ cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);  // pinned
 cudaError_t cudaFreeHost(void* memory);
-inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *free = *total = size_t{1} << 34;
-  return cudaSuccess;
-}
-inline const char* cudaGetErrorString(cudaError_t e) {
-  return e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value";
-}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+const char* cudaGetErrorString(cudaError_t code);
 inline const char* cudaGetErrorName(cudaError_t) { return "emulated"; }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaGetLastError();
+// One device that all processes share; with WUNENG_EMULATOR_GPU_PER_RANK as many as ranks on this host.
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device);
+struct cudaPointerAttributes {
+  int device;
+};
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* device_memory);
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {"CUDA emulated on the CPU", size_t{1} << 34, 4, 9, 0};
   return cudaSuccess;
@@ -179,8 +193,6 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
-// One GPU that all processes share, or one per process if WUNENG_EMULATOR_GPU_PER_RANK is set.
-cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t);
 template <class F>

@@ -1,6 +1,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -15,6 +16,7 @@ namespace emulator {
 namespace {
 
 std::mutex g_one_launch;
+size_t g_pinned_limit = SIZE_MAX, g_pinned_held = 0;
 
 // Device memory: an arena that is protected from host code, so that a host access faults as on a GPU. Memory
 // is not returned to the system: the program has a caching allocator.
@@ -30,13 +32,30 @@ class Arena {
   }
   void* allocate(size_t bytes) {
     const size_t size = (bytes + kAlign - 1) / kAlign * kAlign;
-    if (!base_ || used_ + size > kArena) return nullptr;
+    if (!base_ || used_ + size > kArena || held_ + size > limit) return nullptr;
     char* at = base_ + used_;
-    used_ += size;
+    used_ += size, held_ += size;
+    blocks_[at] = {size, current_device()};
     const Open open(*this);
     std::memset(at, 0xff, size);
     return at;
   }
+  bool free(void* at) {
+    const auto block = blocks_.find(static_cast<char*>(at));
+    if (block == blocks_.end()) return false;
+    held_ -= block->second.size;
+    blocks_.erase(block);
+    return true;
+  }
+  // The device of the block that holds `at`; -1: there is none.
+  int device_of(const void* at) const {
+    auto after = blocks_.upper_bound(static_cast<const char*>(at));
+    if (after == blocks_.begin()) return -1;
+    --after;
+    return static_cast<const char*>(at) < after->first + after->second.size ? after->second.device : -1;
+  }
+  size_t held() const { return held_; }
+  size_t limit = kArena;  // of bytes that are held
 
   // Gives access to device memory while it lives, for kernels and copies (with WUNENG_EMULATOR_GUARD=0 from
   // the first one on, which is faster).
@@ -58,8 +77,13 @@ class Arena {
   void protect(int how) {
     if (guards_ || how != PROT_NONE) mprotect(base_, used_, how);
   }
+  struct Block {
+    size_t size;
+    int device;
+  };
   char* base_ = nullptr;
-  size_t used_ = 0;
+  std::map<const char*, Block> blocks_;
+  size_t used_ = 0, held_ = 0;
   int open_ = 0;
   bool guards_ = true;
 };
@@ -71,7 +95,16 @@ Arena& arena() {
 
 }  // namespace
 
-void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+void limit_memory(int64_t device_bytes, int64_t pinned_bytes) {
+  arena().limit = device_bytes < 0 ? kArena : static_cast<size_t>(device_bytes);
+  g_pinned_limit = pinned_bytes < 0 ? SIZE_MAX : static_cast<size_t>(pinned_bytes);
+}
+
+void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  if (stream && device_of(stream) != current_device()) {
+    returned(cudaErrorInvalidResourceHandle);
+    return;
+  }
   catch_up_kernels();
   const std::lock_guard lock(g_one_launch);
   const Arena::Open open(arena());
@@ -99,18 +132,29 @@ void as_kernel(const std::function<void()>& work) {
 
 }  // namespace emulator
 
-cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  *memory = emulator::arena().allocate(bytes);
-  return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) {
-  std::snprintf(text, size, "%04x:00:%02x.0", std::getenv("WUNENG_EMULATOR_GPU_PER_RANK") ? getpid() : 0,
-                device);
+// A small device where ranks have one each: what is given is filled at once.
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total =
+      std::min(emulator::arena().limit, size_t{1} << (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK") ? 28 : 34));
+  *free = *total - std::min(*total, emulator::arena().held());
   return cudaSuccess;
 }
 
-cudaError_t cudaFree(void*) { return cudaSuccess; }
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  emulator::require_no_messages("cudaMalloc");
+  *memory = emulator::arena().allocate(bytes);
+  return emulator::returned(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaFree(void* memory) {
+  emulator::require_no_messages("cudaFree");
+  return emulator::returned(emulator::arena().free(memory) ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* device_memory) {
+  attributes->device = emulator::arena().device_of(device_memory);
+  return emulator::returned(attributes->device >= 0 ? cudaSuccess : cudaErrorInvalidValue);
+}
 
 namespace {
 
@@ -127,6 +171,10 @@ bool is_pinned(const void* at) {
 }  // namespace
 
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  emulator::require_no_messages("cudaHostAlloc");
+  using emulator::g_pinned_held;
+  if (g_pinned_held + bytes > emulator::g_pinned_limit) return emulator::returned(cudaErrorMemoryAllocation);
+  g_pinned_held += bytes;
   *memory = std::malloc(bytes);
   std::memset(*memory, 0xff, bytes);
   g_pinned[static_cast<char*>(*memory)] = bytes;
@@ -134,7 +182,11 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
 }
 
 cudaError_t cudaFreeHost(void* memory) {
-  g_pinned.erase(static_cast<char*>(memory));
+  emulator::require_no_messages("cudaFreeHost");
+  const auto block = g_pinned.find(static_cast<char*>(memory));
+  if (block == g_pinned.end()) return emulator::returned(cudaErrorInvalidValue);
+  emulator::g_pinned_held -= block->second;
+  g_pinned.erase(block);
   std::free(memory);
   return cudaSuccess;
 }

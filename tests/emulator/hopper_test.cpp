@@ -49,7 +49,7 @@ void put(char* at, float x) {
 // Runs body() in a warpgroup.
 template <class F>
 void in_a_warpgroup(int shared_bytes, F body) {
-  emulator::run(dim3(1), dim3(kWarpgroup), shared_bytes, body);
+  emulator::run(nullptr, dim3(1), dim3(kWarpgroup), shared_bytes, body);
 }
 
 TEST(EmulatedDescriptor, HasTheFieldsThatCutlassGivesIt) {

@@ -29,6 +29,7 @@ struct Shared {
   std::atomic<int> round;
   std::atomic<int> begun[kMostRanks];             // all-reduces, by rank
   std::atomic<int> sent[kMostRanks][kMostRanks];  // from, to
+  std::atomic<int> device[kMostRanks];            // by rank
 };
 static_assert(sizeof(Shared) <= kSlot);
 
@@ -100,6 +101,18 @@ struct EmulatedNccl {
   }
 };
 
+namespace emulator {
+namespace {
+std::atomic<int> g_communicators = 0;
+}
+void require_no_messages(const char* call) {
+  if (g_communicators == 0) return;
+  std::fprintf(stderr, "emulator: %s may wait for the device, with %d NCCL communicators open\n", call,
+               g_communicators.load());
+  std::abort();
+}
+}  // namespace emulator
+
 const char* ncclGetErrorString(ncclResult_t code) {
   return code == ncclSuccess ? "no error" : code == ncclSystemError ? "system error" : "invalid usage";
 }
@@ -119,9 +132,18 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
   close(file);
   if (at == MAP_FAILED) return ncclSystemError;
   *comm = new EmulatedNccl{static_cast<Shared*>(at), bytes, rank, ranks, id.internal};
-  ++(*comm)->shared->joined;
-  while ((*comm)->shared->joined < ranks) sched_yield();
+  ++emulator::g_communicators;
+  Shared& shared = *(*comm)->shared;
+  shared.device[rank] = emulator::current_device();
+  ++shared.joined;
+  while (shared.joined < ranks) sched_yield();
   if (rank == 0) shm_unlink(id.internal);  // all ranks have mapped it
+  for (int r = 0; r < ranks; ++r)
+    if (r != rank && shared.device[r] == shared.device[rank]) {
+      std::fprintf(stderr, "emulator: NCCL: duplicate GPU detected: rank %d and rank %d both on device %d\n",
+                   rank, r, shared.device[rank].load());
+      return ncclInvalidUsage;
+    }
   return ncclSuccess;
 }
 
@@ -130,6 +152,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t* error) {
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  --emulator::g_communicators;
   ++comm->shared->left;
   munmap(comm->shared, comm->bytes);
   delete comm;
@@ -140,6 +163,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   emulator::catch_up(comm->stream);
   ++comm->shared->left;
   while (comm->shared->left < comm->ranks) sched_yield();
+  --emulator::g_communicators;
   munmap(comm->shared, comm->bytes);
   delete comm;
   return ncclSuccess;

@@ -13,13 +13,14 @@ struct ncclUniqueId {
 using ncclComm_t = struct EmulatedNccl*;
 
 struct ncclConfig_t {
-  int maxCTAs;
+  int cgaClusterSize, maxCTAs;
 };
 #define NCCL_CONFIG_INITIALIZER \
-  { 0 }
+  { 4, 0 }
 
 const char* ncclGetErrorString(ncclResult_t code);
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
+// As NCCL's, refuses two ranks whose current devices are the same.
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t*);
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error);
 ncclResult_t ncclCommAbort(ncclComm_t comm);

@@ -7,11 +7,13 @@
 #include "cuda_runtime.h"
 
 struct EmulatedStream {
+  int device = emulator::current_device();
   std::deque<std::function<void()>> waiting;
   int64_t ended = 0;  // number of items removed from `waiting`
 };
 
 struct EmulatedEvent {
+  int device = emulator::current_device();
   EmulatedStream* stream = nullptr;
   int64_t position = 0;  // completes when this many items of the stream have ended
 };
@@ -43,6 +45,8 @@ void catch_up(cudaStream_t stream) {
 
 void catch_up_kernels() { catch_up(g_first); }
 
+int device_of(cudaStream_t stream) { return stream->device; }
+
 }  // namespace emulator
 
 using namespace emulator;
@@ -66,7 +70,9 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  *event = {stream, end_of(stream)};
+  if (event->device != stream->device) return returned(cudaErrorInvalidResourceHandle);
+  event->stream = stream;
+  event->position = end_of(stream);
   return cudaSuccess;
 }
 
@@ -74,7 +80,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event->stream->ended >= event->position) return cudaSuccess;
   run_until(event->stream, event->position);
-  return cudaErrorNotReady;
+  return returned(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {

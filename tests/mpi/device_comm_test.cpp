@@ -1,12 +1,24 @@
 // Messages and collectives of tensors on a GPU: staged through the host where ranks share it, by NCCL where
 // each has its own.
 #include <gtest/gtest.h>
+#include <mpi.h>
 
+#include <cstdlib>
 #include <functional>
+#include <map>
 
 #include "runtime/comm.h"
 #include "tests/error_of.h"
 #include "tests/mpi/gpus.h"
+
+// The driver's settings when MPI was initialised, which may start the driver.
+std::map<std::string, std::string> g_at_mpi_init;
+
+extern "C" int MPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
+  for (const char* name : {"CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_RUNTIME_CONNECT"})
+    if (const char* value = std::getenv(name)) g_at_mpi_init[name] = value;
+  return PMPI_Init_thread(argc, argv, required, provided);
+}
 
 namespace wuneng {
 namespace {
@@ -52,9 +64,9 @@ class DeviceComm : public testing::TestWithParam<How> {
 // A kernel that is loaded while a message is under way may wait for it, and with it for this host.
 TEST_P(DeviceComm, KernelsAreLoadedBeforeMessagesAreUnderWay) {
   if (group_.size() == 1) GTEST_SKIP() << "needs 2 ranks";
-  const char* loading = std::getenv("CUDA_MODULE_LOADING");
-  ASSERT_NE(loading, nullptr);
-  EXPECT_STREQ(loading, "EAGER");
+  EXPECT_EQ(g_at_mpi_init.at("CUDA_MODULE_LOADING"), "EAGER");
+  EXPECT_EQ(g_at_mpi_init.at("CUDA_DEVICE_MAX_CONNECTIONS"), "32");
+  EXPECT_EQ(g_at_mpi_init.at("NCCL_RUNTIME_CONNECT"), "0");
 }
 
 TEST_P(DeviceComm, AllReduce) {

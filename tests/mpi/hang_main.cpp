@@ -9,9 +9,9 @@
 #include <string>
 #include <thread>
 
-#include "runtime/comm.h"
 #include "runtime/launcher.h"
 #include "runtime/watchdog.h"
+#include "tests/mpi/gpus.h"
 
 using wuneng::Comm;
 
@@ -49,7 +49,8 @@ int main(int argc, char** argv) {
   const wuneng::Tensor value = wuneng::Tensor::zeros({3});
   wuneng::Device device;
   if (mode == "receive on a GPU" && wuneng::cuda_device_count() > 0) {
-    device = {wuneng::DeviceKind::cuda, 0};
+    device = wuneng::of_this_rank({wuneng::DeviceKind::cuda, 0});
+    if (wuneng::gpus_of_their_own()) wuneng::reserve_gpu_memory(world, device, 0.5);
     world.connect_messages(device, {{1, 0}});
   }
   world.all_reduce(value, wuneng::Reduce::sum, "a call that ends");

@@ -2,7 +2,7 @@
 // return the same code.
 #include <gtest/gtest.h>
 
-#include "runtime/comm.h"
+#include "tests/mpi/gpus.h"
 
 namespace {
 
@@ -26,6 +26,8 @@ int main(int argc, char** argv) {
     delete listeners.Release(listeners.default_result_printer());
     listeners.Append(new Quiet);
   }
+  if (wuneng::cuda_device_count() > 0 && wuneng::gpus_of_their_own())
+    wuneng::reserve_gpu_memory(world, wuneng::of_this_rank({wuneng::DeviceKind::cuda, 0}), 0.5);
   const int failed = RUN_ALL_TESTS();
   return world.all_reduce(static_cast<double>(failed), wuneng::Reduce::max, "test result") > 0;
 }

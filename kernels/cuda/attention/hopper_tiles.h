@@ -103,13 +103,13 @@ __device__ void run_block(Init init, Copy copy, Compute compute) {
   }
 }
 
-// kernel(queue, arguments...) with min(tiles, multiprocessors) blocks.
+// kernel(queue, arguments...) with min(tiles, persistent_blocks) blocks.
 template <class... P, class... A>
 void launch_tiles(const Stream& stream, const char* name, void (*kernel)(P...), unsigned tiles, int bytes,
                   A... arguments) {
   if (tiles == 0) return;
   const Tensor next = Tensor::zeros({1}, DType::i32, stream.device);
-  const auto most = static_cast<unsigned>(wuneng::cuda::multiprocessors(stream.device.index));
+  const auto most = static_cast<unsigned>(wuneng::cuda::persistent_blocks(stream.device.index));
   launch(stream, name, kernel, dim3(std::min(tiles, most)), dim3(kBlockThreads), bytes,
          TileQueue{static_cast<int>(tiles), next.data<int32_t>()}, arguments...);
 }

@@ -1,0 +1,82 @@
+// What the host code must heed of CUDA's devices and errors: a tolerated error is no later call's, and
+// memory, streams and kernels are of the calling thread's current device.
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "runtime/cuda/device.h"
+#include "runtime/staged.h"
+#include "tests/error_of.h"
+
+namespace wuneng {
+namespace {
+
+constexpr int64_t kMega = 1 << 20;
+
+// A kernel and its launch check.
+void run_kernel(Device gpu) {
+  const Tensor one = Tensor::from<float>({1, 2}, {2}).to(gpu), other = one.clone();
+  cuda::add(one, other);
+  EXPECT_EQ(other.to(Device{}).f32()[1], 4);
+}
+
+class EmulatedDevices : public testing::Test {
+ protected:
+  void TearDown() override { emulator::limit_memory(-1, -1); }
+  const Device gpu{DeviceKind::cuda, 0};
+};
+
+TEST_F(EmulatedDevices, AFullGpuIsNotTheNextKernelsError) {
+  run_kernel(gpu);
+  { const Tensor cached = Tensor::empty({40 * kMega}, DType::u8, gpu); }
+  emulator::limit_memory(100 * kMega, -1);  // of which earlier tests' cached blocks hold some
+  std::string error;
+  std::vector<Tensor> held;
+  while (error.empty() || error == "no error")
+    error = error_of([&] { held.push_back(Tensor::empty({9 * kMega}, DType::u8, gpu)); });
+  EXPECT_NE(error.find("out of memory: 9437184 bytes requested"), std::string::npos) << error;
+  emulator::limit_memory(-1, -1);
+  run_kernel(gpu);
+}
+
+TEST_F(EmulatedDevices, MemoryOfTheCacheIsReturnedBeforeAnError) {
+  emulator::limit_memory(-1, 4 * kMega);
+  for (const int64_t bytes : {3 * kMega, 4 * kMega}) {  // the second fits once the first has been freed
+    const Tensor tensor = Tensor::zeros({bytes}, DType::u8, gpu);
+    const Staged staged(tensor, true, "test");
+    EXPECT_EQ(staged.host().data<uint8_t>()[bytes - 1], 0);
+  }
+  run_kernel(gpu);
+}
+
+TEST_F(EmulatedDevices, EachThreadUsesTheDeviceOfItsTensors) {
+  setenv("WUNENG_EMULATOR_GPU_PER_RANK", "1", 1);
+  setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3", 1);
+  run_kernel({DeviceKind::cuda, 1});
+  run_kernel({DeviceKind::cuda, 2});
+  std::thread([] {
+    const Device second{DeviceKind::cuda, 1};
+    const Tensor tensor = Tensor::empty({7 * kMega}, DType::u8, second);
+    cudaPointerAttributes found = {};
+    ASSERT_EQ(cudaPointerGetAttributes(&found, tensor.raw()), cudaSuccess);
+    EXPECT_EQ(found.device, 1);
+    run_kernel(second);
+  }).join();
+  run_kernel({DeviceKind::cuda, 1});
+  unsetenv("WUNENG_EMULATOR_GPU_PER_RANK");
+  unsetenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+}
+
+TEST_F(EmulatedDevices, PersistentKernelsLeaveMultiprocessorsFree) {
+  const int all = cuda::multiprocessors(0);
+  EXPECT_EQ(cuda::persistent_blocks(0), all);
+  cuda::keep_free(0, 1);
+  EXPECT_EQ(cuda::persistent_blocks(0), all - 1);
+  cuda::keep_free(0, 1000);
+  EXPECT_EQ(cuda::persistent_blocks(0), all - all / 2);
+}
+
+}  // namespace
+}  // namespace wuneng
