@@ -47,7 +47,7 @@ class PinnedBuffer {
   void* memory_;
   cuda::Event last_;
 };
-int64_t pinned_bytes();  // pinned by this process, in use or cached
+int64_t pinned_bytes();  // pinned for copies by this process, in use or cached
 
 // Memory held by tensors of this process on a kind of device, in bytes.
 struct MemoryUse {

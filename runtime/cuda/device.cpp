@@ -49,8 +49,11 @@ struct Reserved {
   char* memory;
   Arena arena;
 
+  int64_t most = 0;  // bytes that were in use together
+
   void* take(int64_t bytes) {
     const auto offset = arena.take(bytes);
+    most = std::max(most, arena.size() - arena.free_bytes());
     return offset ? memory + *offset : nullptr;
   }
   bool has(const void* at) const { return at >= memory && at < memory + arena.size(); }
@@ -170,12 +173,11 @@ class PinnedMemory {
     void* memory = nullptr;
     check(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc");
     reserved_.emplace(static_cast<char*>(memory), Arena(bytes));
-    held_ += bytes;
   }
 
   int64_t held() {
     const std::lock_guard lock(mutex_);
-    return held_;
+    return held_ + (reserved_ ? reserved_->most : 0);
   }
 
  private:

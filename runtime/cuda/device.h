@@ -45,7 +45,7 @@ void reserve(int index, double share);
 // Null: what was reserved has no room.
 void* allocate_pinned(int64_t bytes);
 void release_pinned(void* memory, int64_t bytes, const Event& last_use);
-int64_t pinned_bytes();  // in use and in the cache
+int64_t pinned_bytes();  // in use and in the cache; of what reserve() took, the most in use so far
 // Asynchronous copy between pinned memory and the GPU with that index, in either direction, in the compute
 // stream; returns an event after the copy.
 Event copy_pinned(void* to, const void* from, int64_t bytes, int index);
