@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Takes guards against signals and hangs out of the sources, one by one, and shows that a test fails each time.
+
+usage: without_guards.py BUILD [NAME...]
+
+BUILD: a build folder of a checkout that nothing else uses; its sources are changed and put back. NAME: the
+guards to try, default all. A trial is a build of a few files and one test; all take some twenty minutes.
+"""
+import os
+import re
+import subprocess
+import sys
+
+ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+
+GUARDS = [  # name, file, what stands there, what takes its place, the test that fails
+    ("threads block signals", "runtime/signals.cpp",
+     "pthread_sigmask(SIG_BLOCK, &ours, nullptr);", "", "reliability.signals"),
+    ("a second signal ends the run", "runtime/signals.cpp",
+     "raise(signal);", "", "reliability.signals"),
+    ("signals are caught", "runtime/signals.cpp",
+     "if (before.sa_handler != SIG_IGN)", "if (before.sa_handler == SIG_ERR)", "reliability.signals"),
+    ("the teacher is sent the decision", "launch/train/stop.cpp",
+     "send(stop, teacher, kDecision,", "send(stop && false, teacher, kDecision,", "mpi.stop_test.3"),
+    ("a teacher's signal reaches the student", "launch/train/stop.cpp",
+     "send(requested_(), student, kSignalled,", "send(0, student, kSignalled,", "mpi.stop_test.3"),
+    ("no decision for passes after the end", "launch/train/stop.cpp",
+     "if (pass + lead_ >= end_) return;", "if (pass < 0) return;", "mpi.stop_test.3"),
+    ("the teacher reads decisions of passes before", "launch/train/stop.cpp",
+     "pass - lead_ >= first_", "pass - lead_ >= first_ + 1", "mpi.stop_test.3"),
+    ("a wait becomes a hang", "runtime/watchdog.cpp",
+     "if (awake(s) - oldest.since < s.timeout) continue;", "if (s.timeout < 1e9) continue;", "mpi.hang"),
+    ("time in which the process is stopped does not count", "runtime/watchdog.cpp",
+     "constexpr double kLongestTick = 2;", "constexpr double kLongestTick = 1e9;", "suspended"),
+    ("silent ranks are a hang", "runtime/heartbeat_collector.cpp",
+     "now - s->heard > timeout", "now < 0", "mpi.hang"),
+    ("collectors take turns", "runtime/heartbeat_collector.cpp",
+     "out += kTurn;", "out += 0;", "mpi.hang"),
+    ("a collector that reports tells the others", "runtime/heartbeat.cpp",
+     "collector_->other_reports();", "{}", "mpi.hang"),
+    ("ranks answer before the report", "runtime/heartbeat.cpp",
+     "for (const auto& client : clients_) client->beat(hang_);\n      return;", "return;", "mpi.hang"),
+    ("stopped processes are killed", "runtime/heartbeat.cpp",
+     "if (host == host_name() && pid > 1)", "if (host == host_name() && pid < 0)", "reliability.stops"),
+    ("ranks that wait in MPI_Finalize end by themselves", "runtime/heartbeat.cpp",
+     "if (!finalizing_) std::this_thread", "std::this_thread", "mpi.hang"),
+    ("files of another job are not used", "runtime/heartbeat.cpp",
+     "if (!address || address->job != launcher::job()) return;", "if (!address) return;", "mpi.hang"),
+    ("the reporter ends in any case", "runtime/heartbeat_collector.cpp",
+     "watchdog::kill_in(kReporting);", "", "mpi.hang"),
+    ("a stopped rank is called stopped", "runtime/heartbeat_collector.cpp",
+     "&& is_stopped(state.pid);", "&& !is_stopped(state.pid);", "mpi.hang"),
+]
+
+
+def run(*command):
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test(build, name):
+    if name == "suspended":  # of the long form alone
+        program = os.path.join(build, "launch", "wuneng")
+        return run(sys.executable, os.path.join(ROOT, "tests", "reliability", "ends.py"), program, "stops", "0")
+    return run("ctest", "--test-dir", build, "-R", f"^{re.escape(name)}$", "--output-on-failure")
+
+
+def trial(build, name, file, before, after, test_name):
+    path = os.path.join(ROOT, file)
+    with open(path) as f:
+        source = f.read()
+    if source.count(before) != 1:
+        return f"{file}: expected one {before!r}, found {source.count(before)}"
+    try:
+        with open(path, "w") as f:
+            f.write(source.replace(before, after))
+        built = run("cmake", "--build", build, "-j2")
+        if built.returncode:
+            return "does not build:\n" + built.stdout[-2000:]
+        return None if test(build, test_name).returncode else f"{test_name} passed"
+    finally:
+        with open(path, "w") as f:
+            f.write(source)
+
+
+def main():
+    build, names = os.path.abspath(sys.argv[1]), sys.argv[2:]
+    problems = 0
+    for name, *guard in GUARDS:
+        if names and name not in names:
+            continue
+        problem = trial(build, name, *guard)
+        problems += problem is not None
+        print(f"{'FAILED' if problem else 'ok    '} without: {name}{': ' + problem if problem else ''}",
+              flush=True)
+    print(f"{problems} guards are not missed by their tests")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
