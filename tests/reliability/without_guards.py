@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Takes guards against signals and hangs out of the sources, one by one, and shows that a test fails each time.
+"""Takes guards out of the sources, against signals, hangs, and wrong models and recipes, one by one, and shows
+that a test fails each time.
 
 usage: without_guards.py BUILD [NAME...]
 
 BUILD: a build folder of a checkout that nothing else uses; its sources are changed and put back. NAME: the
-guards to try, default all. A trial is a build of a few files and one test; all take some twenty minutes.
+guards to try, default all. A trial is a build of a few files and one test; all take some forty minutes.
 """
 import os
 import re
@@ -44,13 +45,45 @@ GUARDS = [  # name, file, what stands there, what takes its place, the test that
      "if (host == host_name() && pid > 1)", "if (host == host_name() && pid < 0)", "reliability.stops"),
     ("ranks that wait in MPI_Finalize end by themselves", "runtime/heartbeat.cpp",
      "if (!finalizing_) std::this_thread", "std::this_thread", "mpi.hang"),
-    ("files of another job are not used", "runtime/heartbeat.cpp",
-     "if (!address || address->job != launcher::job()) return;", "if (!address) return;", "mpi.hang"),
     ("the reporter ends in any case", "runtime/heartbeat_collector.cpp",
      "watchdog::kill_in(kReporting);", "", "mpi.hang"),
+    ("layers beyond the config's are refused", "model/hugging_face.cpp",
+     "require(beyond.empty(),", "require(true || beyond.empty(),", "unit"),
+    ("tensors that the config does not call for are refused", "model/hugging_face.cpp",
+     "require(unknown.empty(),", "require(true || unknown.empty(),", "unit"),
     ("a stopped rank is called stopped", "runtime/heartbeat_collector.cpp",
      "&& is_stopped(state.pid);", "&& !is_stopped(state.pid);", "mpi.hang"),
 ]
+
+REQUIRED = [  # file, a condition of require(), the test that fails without it
+    ("model/config.cpp", "value > 0 && value <= most", "unit"),
+    ("model/config.cpp", "rope_theta >= 1 && rope_theta <= 1e12f", "unit"),
+    ("model/config.cpp", "num_heads % num_kv_heads == 0", "unit"),
+    ("model/config.cpp", "head_dim % 2 == 0", "unit"),
+    ("model/config_json.cpp", "!r.flag(key, false)", "unit"),
+    ("model/config_json.cpp", "type == \"full_attention\"", "unit"),
+    ("model/config_json.cpp", "r.flag(\"is_causal\", true)", "unit"),
+    ("model/rope_settings.cpp", "!theta || *theta == value", "unit"),
+    ("model/rope_settings.cpp", "!scales || rope.contains(\"factor\")", "unit"),
+    ("model/hugging_face.cpp", "found.count == 0", "unit"),
+    ("model/hugging_face.cpp", "entry.shape == shape", "unit"),
+    ("model/hugging_face.cpp", "is_float(entry)", "unit"),
+    ("model/hugging_face.cpp", "std::memcmp(a.raw(), b.raw(), a.bytes()) == 0", "unit"),
+    ("launch/commands/model_export.cpp", "!is_other_weights(name)", "program.inputs"),
+    ("launch/commands/model_export.cpp", "!is_exported(name) || is_export", "program.inputs"),
+    ("launch/train/recipe_checks.cpp", "layout.pp <= layers", "unit"),
+    ("launch/train/recipe_checks.cpp", "r.rows() <= kMostRows", "unit"),
+    ("launch/train/recipe_checks.cpp", "r.learning_rate.warmup <= r.steps()", "unit"),
+    ("launch/train/recipe_checks.cpp", "r.learning_rate.floor <= r.learning_rate.peak", "unit"),
+    ("launch/train/recipe_checks.cpp", "fs::is_directory(at, error)", "unit"),
+    ("launch/train/context_length.cpp", "positions == 0 || t.seq_len <= positions", "unit"),
+    ("launch/train/context_length.cpp", "teacher == 0 || t.seq_len <= teacher", "unit"),
+    ("runtime/config.cpp", "!json_too_deep(text)", "unit"),
+    ("runtime/config.cpp", "equals != std::string::npos && equals > 0", "unit"),
+    ("runtime/config.cpp", "problems.empty()", "unit"),
+]
+GUARDS += [(f"{file}: {condition}", file, condition, f"true || ({condition})", test)
+           for file, condition, test in REQUIRED]
 
 
 def run(*command):
@@ -59,8 +92,8 @@ def run(*command):
 
 def test(build, name):
     if name == "suspended":  # of the long form alone
-        program = os.path.join(build, "launch", "wuneng")
-        return run(sys.executable, os.path.join(ROOT, "tests", "reliability", "ends.py"), program, "stops", "0")
+        program, ends = os.path.join(build, "launch", "wuneng"), os.path.join(ROOT, "tests", "reliability")
+        return run(sys.executable, os.path.join(ends, "ends.py"), program, "stops", "0")
     return run("ctest", "--test-dir", build, "-R", f"^{re.escape(name)}$", "--output-on-failure")
 
 
