@@ -19,7 +19,8 @@ class WunengConfig(PretrainedConfig):
                  num_attention_heads=1, num_key_value_heads=None, head_dim=None, hidden_act="silu",
                  rms_norm_eps=1e-6, initializer_range=0.02, use_cache=True, rope_theta=10000.0,
                  rope_scaling=None, rope_parameters=None, max_position_embeddings=None, qkv_bias=True,
-                 qk_norm=False, wuneng=None, rwkv7=None, mixer=None, layer_mixers=(), **kwargs):
+                 qk_norm=False, wuneng=None, rwkv7=None, mixer=None, layer_mixers=(),
+                 tie_word_embeddings=False, **kwargs):
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self.intermediate_size = intermediate_size
         self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
@@ -44,7 +45,7 @@ class WunengConfig(PretrainedConfig):
                 setattr(self, name, options)
         for layer in range(num_hidden_layers):
             self.mixer_of(layer)
-        super().__init__(**kwargs)
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
     def mixer_of(self, layer):
         """"wuneng", "rwkv7", or "attention". layer_mixers has entries such as "0:rwkv7" and "5-7:qwen2"."""

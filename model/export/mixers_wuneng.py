@@ -1,8 +1,8 @@
 """The mixers of WuNeng models: plain attention, WuNeng's and RWKV-7's. Symbols and shapes are those of
 operations_wuneng.py.
 
-A mixer's forward takes x [B, T, d], the tokens (Tokens in modeling_wuneng.py), the cosines and sines of RoPE,
-what earlier tokens left in this layer (memory, which it updates), and what earlier layers left (carried).
+A mixer's forward takes x [B, T, d], the tokens (Tokens in modeling_wuneng.py), and what earlier tokens left
+in this layer (memory, which it updates).
 """
 import functools
 import math
@@ -29,9 +29,9 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(D, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
-    def keys_and_values(self, x, rope, memory):
+    def keys_and_values(self, x, tokens, memory):
         """k, v [B, G, S, D] of all tokens so far, and v of these tokens."""
-        k = rotate(self.k_norm(split_heads(self.k_proj(x), self.G)), rope)
+        k = rotate(self.k_norm(split_heads(self.k_proj(x), self.G)), tokens.rope)
         token_v = v = split_heads(self.v_proj(x), self.G)
         if "keys" in memory:
             k, v = torch.cat([memory["keys"], k], 2), torch.cat([memory["values"], v], 2)
@@ -41,9 +41,9 @@ class Attention(nn.Module):
     def queries(self, x):
         return self.q_norm(split_heads(self.q_proj(x), self.H))
 
-    def forward(self, x, tokens, rope, memory, carried):
-        k, v, _ = self.keys_and_values(x, rope, memory)
-        A = attend(rotate(self.queries(x), rope), k, v, tokens.position, tokens.key_position)
+    def forward(self, x, tokens, memory):
+        k, v, _ = self.keys_and_values(x, tokens, memory)
+        A = attend(rotate(self.queries(x), tokens.rope), k, v, tokens.position, tokens.key_position)
         return self.o_proj(join_heads(A))
 
 
@@ -106,9 +106,9 @@ class WunengMixer(Attention):
         self.N = self.o.state_heads
         self.state = StateParameters(config, self.o)
 
-    def forward(self, x, tokens, rope, memory, carried):
+    def forward(self, x, tokens, memory):
         o, p, T = self.o, self.state, x.shape[1]
-        k, v, token_v = self.keys_and_values(x, rope, memory)
+        k, v, token_v = self.keys_and_values(x, tokens, memory)
         q = self.queries(x)
         r, key, kappa, log_w, a = self.state_inputs(x, tokens, memory)
         value = token_v.repeat_interleave(self.N // self.G, 1)
@@ -127,7 +127,7 @@ class WunengMixer(Attention):
             q_step = q[:, :, step]
             if o.multi_token:                                                                     # Eq. 11
                 q_step = q_step + per_head(getattr(p, "lambda")) * head_linear(z_bar, p.query_state)
-            q_step = rotate(q_step, [table[:, :, step] for table in rope])
+            q_step = rotate(q_step, [table[:, :, step] for table in tokens.rope])
             S_end = k.shape[2] - T + last
             A.append(attend(q_step, k[:, :, :S_end], v[:, :, :S_end], tokens.position[:, step],
                             tokens.key_position[:, :S_end]))                                      # Eq. 12
@@ -270,7 +270,7 @@ class Rwkv7Mixer(nn.Module):
         self.first = all(config.mixer_of(i) != "rwkv7" for i in range(layer))
         self.rwkv7 = Rwkv7Parameters(config.hidden_size, self.o, self.first)
 
-    def forward(self, x, tokens, rope, memory, carried):
+    def forward(self, x, tokens, memory):
         p = self.rwkv7
         split = functools.partial(split_heads, heads=self.heads)
         step = tokens.shifted(x, memory) - x
@@ -279,9 +279,10 @@ class Rwkv7Mixer(nn.Module):
         log_w = log_decay(x_w, p.w0, p.w1, p.w2)
         a = torch.sigmoid((p.a0 + x_a @ p.a1.mT @ p.a2.mT).float())
         if self.first:
-            carried["v_first"] = v
+            tokens.carried["v_first"] = v
         else:
-            v = v + (carried["v_first"] - v) * torch.sigmoid(p.v0 + x_v @ p.v1.mT @ p.v2.mT)
+            v_first = tokens.carried["v_first"].to(v.device)
+            v = v + (v_first - v) * torch.sigmoid(p.v0 + x_v @ p.v1.mT @ p.v2.mT)
         kappa = l2_normalised(split(k.float() * p.k_k))
         key = split(k.float() * (1 + (a - 1) * p.k_a))
         there = tokens.present[:, None, :, None]

@@ -3,6 +3,8 @@
 attention_mask says which tokens are there, on any side and between others. A token that is not there has no
 position, is not attended to and leaves the states, the token shift and the chunks as they were.
 """
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -49,9 +51,10 @@ class WunengCache:
 
 
 class Tokens:
-    """The T tokens of a call: in each row first those that are there, then the others."""
+    """The T tokens of a call: in each row first those that are there, then the others. Mixers find here their
+    positions, cosines and sines, and what earlier layers left (carried)."""
 
-    def __init__(self, x, attention_mask, cache):
+    def __init__(self, config, x, attention_mask, cache):
         """x [B, T, d]. attention_mask [B, columns so far + T], or None: all are there."""
         B, T, _ = x.shape
         if cache.lengths is None:
@@ -74,6 +77,17 @@ class Tokens:
         self.position = position.masked_fill(~self.present, ABSENT)        # [B, T]
         self.key_position = torch.cat([cache.positions, self.position], 1)  # [B, S], S = columns so far + T
         self.starts = sorted(set(cache.lengths.tolist()))
+        self.rope, self.carried = rope_cos_sin(config, self.position), {}
+
+    def on(self, device):
+        """The same on a layer's device."""
+        if device == self.present.device:
+            return self
+        other = copy.copy(self)
+        for name in ("present", "count", "before", "position", "key_position"):
+            setattr(other, name, getattr(self, name).to(device))
+        other.rope = tuple(table.to(device) for table in self.rope)
+        return other
 
     def leave(self, cache):
         """What the next call finds."""
@@ -85,7 +99,7 @@ class Tokens:
         return x if self.order is None else x.gather(1, self.order[..., None].expand_as(x))
 
     def scatter(self, x):
-        return x if self.inverse is None else x.gather(1, self.inverse[..., None].expand_as(x))
+        return x if self.inverse is None else x.gather(1, self.inverse[..., None].expand_as(x).to(x.device))
 
     def shifted(self, x, memory):
         """The token before each, zero before the first one (token shift). x [B, T, d]."""
@@ -127,13 +141,14 @@ class WunengLayer(nn.Module):
 
     def __init__(self, config, layer):
         super().__init__()
+        self.layer = layer
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = MIXERS[config.mixer_of(layer)](config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, h, tokens, rope, memory, carried):
-        h = h + self.self_attn(self.input_layernorm(h), tokens, rope, memory, carried)
+    def forward(self, h, tokens, cache):
+        h = h + self.self_attn(self.input_layernorm(h), tokens.on(h.device), cache.layers[self.layer])
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
@@ -145,16 +160,16 @@ class WunengModel(nn.Module):
         self.layers = nn.ModuleList(WunengLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, embeddings, attention_mask, cache):
-        """embeddings [B, T, d]. Returns the hidden states before each layer and after the last one."""
-        tokens = Tokens(embeddings, attention_mask, cache)
+    def forward(self, embeddings, attention_mask, cache, all_hidden=False):
+        """embeddings [B, T, d]. Returns hidden states: the last ones, after those before each layer."""
+        tokens = Tokens(self.config, embeddings, attention_mask, cache)
         if not cache.layers:
             cache.layers = [{} for _ in self.layers]
-        h, carried, hidden = tokens.gather(embeddings), {}, []
-        rope = rope_cos_sin(self.config, tokens.position)
-        for layer, memory in zip(self.layers, cache.layers):
-            hidden.append(tokens.scatter(h))
-            h = layer(h, tokens, rope, memory, carried)
+        h, hidden = tokens.gather(embeddings), []
+        for layer in self.layers:
+            if all_hidden:
+                hidden.append(tokens.scatter(h))
+            h = layer(h, tokens, cache)
         tokens.leave(cache)
         return hidden + [tokens.scatter(self.norm(h))]
 
@@ -217,15 +232,15 @@ class WunengForCausalLM(PreTrainedModel, GenerationMixin):
             raise TypeError(f"cache: expected a WunengCache, found {type(cache).__name__}")
         if inputs_embeds is None:
             inputs_embeds = self.model.embed_tokens(input_ids)
-        hidden = self.model(inputs_embeds, attention_mask, cache)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden = self.model(inputs_embeds, attention_mask, cache, output_hidden_states)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[-1][:, kept])
         loss = None
         if labels is not None:
             labels = labels[:, 1:].flatten().to(logits.device)
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
         out = CausalLMOutputWithPast(loss=loss, logits=logits,
                                      hidden_states=tuple(hidden) if output_hidden_states else None,
                                      **({CACHE: cache} if use_cache else {}))
@@ -244,11 +259,15 @@ class WunengForCausalLM(PreTrainedModel, GenerationMixin):
                   "output_hidden_states": others.get("output_hidden_states")}
         seen = 0 if cache is None else cache.columns
         if inputs_embeds is not None and seen < inputs_embeds.shape[1]:
-            if not use_cache and input_ids.shape[1]:
+            if input_ids.shape[1]:
                 inputs_embeds = torch.cat([inputs_embeds, self.model.embed_tokens(input_ids)], 1)
             return {"inputs_embeds": inputs_embeds[:, seen:], **inputs}
-        new = (input_ids if attention_mask is None else attention_mask).shape[1] - seen
-        return {"input_ids": input_ids[:, -new:], **inputs}
+        columns = input_ids.shape[1] + (0 if inputs_embeds is None else inputs_embeds.shape[1])
+        if attention_mask is not None:
+            columns = attention_mask.shape[1]
+        if columns <= seen:
+            raise ValueError(f"expected the {seen} tokens of the cache and more, found {columns} tokens")
+        return {"input_ids": input_ids[:, seen - columns:], **inputs}
 
 
 class Rwkv7ForCausalLM(WunengForCausalLM):

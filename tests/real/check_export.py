@@ -74,16 +74,16 @@ def every_option():
         yield {**option, "learn_initial_state": True, "state_read": "quadratic", "chunk": 7}, {}
 
 
-def make_model(root, number, option, change):
-    """A random model, as `wuneng convert` exports it; its directory."""
-    raw, exported = os.path.join(root, f"raw{number}"), os.path.join(root, f"model{number}")
+def make_model(root, name, option, change=None, seed=0):
+    """A random model, as `wuneng convert` exports it; its directory. change: of its config.json."""
+    raw, exported = os.path.join(root, f"raw_{name}"), os.path.join(root, name)
     config = ref.Config(**option)
-    model = ref.init_model(config, np.random.default_rng(number))
+    model = ref.init_model(config, np.random.default_rng(seed))
     for layer in model["layers"]:
         layer.update({name: FEEDBACK * layer[name] for name in FEEDING if name in layer})
     write_model(raw, config, model)
     with open(os.path.join(raw, "config.json"), "w") as f:
-        json.dump({**config_json(config), **change}, f)
+        json.dump({**config_json(config), **(change or {})}, f)
     wuneng("convert", raw, exported)
     return exported
 
@@ -159,7 +159,7 @@ def check_all_logits(root):
     cases = cases[::23] + cases[-9:] if QUICK else cases
     worst, sensitive = {}, 0
     for number, (option, change) in enumerate(cases):
-        directory = make_model(root, number, {"num_layers": 2, **option}, change)
+        directory = make_model(root, f"model{number}", {"num_layers": 2, **option}, change, number)
         model = load(directory)
         found = check_logits(model, directory, root, number)
         largest = max(found.values())
@@ -176,7 +176,169 @@ def check_all_logits(root):
            sensitive <= LARGEST_SHARE_OF_SENSITIVE_MODELS * len(cases))
 
 
-PARTS = [check_all_logits]
+def few_models():
+    """name -> option: one of each kind."""
+    full, lean, literal = options.presets()
+    mixers = ((0, "qwen2"), (2, "wuneng"))
+    return {"full": full, "lean": lean, "literal": {**literal, "learn_initial_state": True},
+            "arwkv": dict(mixer="rwkv7", learn_initial_state=True),
+            "rwkv7": dict(mixer="rwkv7", rwkv_gate=True, rwkv_group_norm=True, tie_word_embeddings=False),
+            "mixed": dict(mixer="rwkv7", num_layers=4, layer_mixers=mixers, state_heads=4, chunk=4)}
+
+
+def check_generation(root):
+    length, new = 20, 12
+    prompt = random_tokens(1, 3, length)
+    for name, option in few_models().items():
+        model = load(make_model(root, name + "_generates", option, {"eos_token_id": ref.Config.vocab_size}))
+
+        def generate(tokens=prompt, count=new, **how):
+            torch.manual_seed(3)
+            return model.generate(tokens, max_new_tokens=count, pad_token_id=0, **{"do_sample": False, **how})
+
+        greedy = generate()
+        following = model(greedy[:, :-1]).logits[:, length - 1:].argmax(-1)
+        yield (f"{name}: greedy tokens are those of the highest logits",
+               torch.equal(greedy[:, length:], following))
+        for what, how in (("greedy", {}), ("samples", {"do_sample": True, "top_k": 20, "top_p": 0.9}),
+                          ("several samples", {"do_sample": True, "num_return_sequences": 2}),
+                          ("beams", {"num_beams": 3})):
+            yield (f"{name}: {what} with a cache are those without",
+                   torch.equal(generate(**how), generate(use_cache=False, **how)))
+        mask = torch.ones_like(prompt)
+        mask[0, :7], mask[1, :19] = 0, 0
+        padded = generate(attention_mask=mask)[:, length:]
+        alone = [generate(prompt[i, mask[i].bool()][None])[0, -new:] for i in range(3)]
+        yield f"{name}: a padded batch generates what its rows do", torch.equal(padded, torch.stack(alone))
+        embedded = generate(None, inputs_embeds=model.get_input_embeddings()(prompt))
+        yield f"{name}: so do embeddings", torch.equal(embedded, greedy[:, length:])
+        seen = model(prompt[:, :11])[CACHE]
+        yield f"{name}: and a cache that is there", torch.equal(generate(**{CACHE: seen}), greedy)
+
+
+def check_errors(root):
+    model = load(make_model(root, "errors", few_models()["full"]))
+    tokens, cache = random_tokens(1, 3, 5), transformers.DynamicCache()
+    seen = model(tokens)[CACHE]
+    cases = [("another cache", dict(input_ids=tokens, **{CACHE: cache}), "expected a WunengCache, found D"),
+             ("a mask of another length", dict(input_ids=tokens, attention_mask=torch.ones(3, 4)),
+              "expected shape (3, 5), found (3, 4)"),
+             ("a mask without the cache's tokens",
+              dict(input_ids=tokens, attention_mask=torch.ones(3, 5), **{CACHE: seen}), "shape (3, 10)"),
+             ("a cache of other rows", dict(input_ids=tokens[:2], **{CACHE: seen}), "2 rows, found 3"),
+             ("no tokens", {}, "expected input_ids or inputs_embeds"),
+             ("position_ids", dict(input_ids=tokens, position_ids=tokens), "unexpected keyword argument")]
+    for name, inputs, expected in cases:
+        try:
+            model(**inputs)
+            said = "nothing"
+        except (TypeError, ValueError) as e:
+            said = str(e)
+        yield f"{name}: an error says so", expected in said
+
+
+def check_training(root):
+    """A step along the gradient lowers the loss by what the gradient says."""
+    tokens = random_tokens(2, 2, TOKENS)
+    mask = torch.ones_like(tokens)
+    mask[0, :13], mask[1, 70:] = 0, 0
+    labels = tokens.masked_fill(mask == 0, -100)
+    for name, option in few_models().items():
+        model = load(make_model(root, name + "_trains", option)).train()
+        loss = model(tokens, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+                   or not p.grad.any()]
+        yield f"{name}: every parameter has a gradient {without}", not without
+        squared = float(sum(p.grad.double().square().sum() for p in model.parameters()))
+        moved = []
+        with torch.no_grad():
+            step = 2e-3 / squared  # the loss changes by about this much times the gradient's square
+            for sign in (-1, 2):
+                for p in model.parameters():
+                    p += sign * step * p.grad
+                moved.append(model(tokens, attention_mask=mask, labels=labels).loss.double())
+        slope = float(moved[1] - moved[0]) / (2 * step)
+        yield (f"{name}: the gradient agrees with differences of the loss ({slope / squared - 1:.1e})",
+               abs(slope / squared - 1) < 2e-2)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model(tokens, attention_mask=mask, labels=labels).loss
+        mixed.backward()
+        loss, mixed = loss.detach(), mixed.detach()
+        yield (f"{name}: so does a loss in bf16 by autocast ({float(mixed / loss) - 1:.1e})",
+               abs(float(mixed / loss) - 1) < 5e-2
+               and all(p.grad.isfinite().all() for p in model.parameters()))
+
+
+@torch.no_grad()
+def check_round_trips(root):
+    tokens = random_tokens(4, 1, TOKENS)
+    cases = [(*case, {}) for case in few_models().items()]
+    change = {**YARN, "max_position_embeddings": 128, "eos_token_id": [7, 8]}
+    for name, option, change in [*cases, ("yarn", few_models()["full"], change)]:
+        directory = make_model(root, name + "_travels", option, change)
+        saved, converted = (f"{directory}_{what}" for what in ("saved", "converted"))
+        model = load(directory)
+        model.save_pretrained(saved)
+        there, back = logits_of(directory, tokens[0], root), logits_of(saved, tokens[0], root)
+        yield f"{name}: what transformers saves is the same to wuneng", torch.equal(there, back)
+        again = load(saved)
+        yield f"{name}: and to transformers", torch.equal(again(tokens).logits, model(tokens).logits)
+        wuneng("convert", saved, converted)
+        before, after = (json.load(open(os.path.join(d, "config.json"))) for d in (directory, converted))
+        kept = {key: after.get(key) for key in before}
+        yield f"{name}: and to wuneng convert", kept == before
+        half = load(directory, dtype=torch.bfloat16)
+        norm = np.linalg.norm(there)
+        error = np.linalg.norm(half(tokens).logits[0].float() - there) / norm
+        yield (f"{name}: in bf16 logits are near ({error:.1e})",
+               next(half.parameters()).dtype == torch.bfloat16 and error < 0.1)
+        begun = AutoModelForCausalLM.from_config(model.config, trust_remote_code=True)
+        yield (f"{name}: a model without weights starts finite",
+               all(p.isfinite().all() for p in begun.parameters()) and bool(begun(tokens).logits.std() > 0))
+
+
+@torch.no_grad()
+def check_hooks(root):
+    """accelerate copies the arguments of layers that it places on several devices; caches stay the same."""
+    try:
+        from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    except ImportError:
+        print("skipped: layers on several devices: accelerate is not installed")
+        return
+    tokens = random_tokens(6, 2, TOKENS)
+    for name in ("full", "mixed"):
+        model = load(make_model(root, name + "_hooked", few_models()[name]))
+        wanted = model(tokens).logits
+        for layer in model.model.layers:
+            add_hook_to_module(layer, AlignDevicesHook("cpu", io_same_device=True))
+        off = difference(cached_logits(model, tokens, [40, TOKENS - 1, TOKENS]), wanted)
+        yield f"{name}: layers with accelerate's hooks give the same logits ({off:.1e})", off <= WITHIN
+
+
+def check_attention(root):
+    """A student of attention alone is Qwen2's: no code of ours."""
+    directory = make_model(root, "attention", dict(mixer="qwen2", num_layers=3))
+    model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    tokens = random_tokens(5, 1, TOKENS)
+    with torch.no_grad():
+        off = difference(model(tokens).logits[0], logits_of(directory, tokens[0], root))
+    yield (f"attention alone is a {type(model).__name__}, with the same logits ({off:.1e})",
+           type(model).__name__ == "Qwen2ForCausalLM" and off <= WITHIN)
+
+
+def check_tokenizer(root):
+    source, out = (os.path.join(HERE, "..", "golden", name) for name in ("tokenizer", "qwen2_tied"))
+    directory = os.path.join(root, "with_tokenizer")
+    wuneng("convert", out, directory, "--preset", "full", "--tokenizer", source)
+    text = "The tokenizer's files go with the model: 123, na\u00efve."
+    ids = [transformers.AutoTokenizer.from_pretrained(d, trust_remote_code=True)(text).input_ids
+           for d in (source, directory)]
+    yield "the tokenizer beside the model loads", ids[0] == ids[1] and len(ids[0]) > 5
+
+
+PARTS = [check_all_logits, check_generation, check_errors, check_training, check_round_trips, check_hooks,
+         check_attention, check_tokenizer]
 
 
 def main():
