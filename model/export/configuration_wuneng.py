@@ -13,6 +13,7 @@ class WunengConfig(PretrainedConfig):
     `wuneng` and `rwkv7` hold the options of these mixers (docs/model.md); `wuneng inspect` shows them.
     """
     model_type = "wuneng"
+    _auto_class = "AutoConfig"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     def __init__(self, vocab_size=0, hidden_size=0, intermediate_size=0, num_hidden_layers=0,

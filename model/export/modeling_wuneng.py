@@ -8,7 +8,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -20,13 +20,13 @@ from .operations_wuneng import ABSENT, Parameters, RMSNorm, rope_cos_sin
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
-class WunengCache:
+class WunengCache(Cache):
     """What the tokens so far leave for the next ones. A call updates it in place. It cannot be cropped, since
     states do not go back."""
     is_compileable = False
     is_linear = [False]
 
-    def __init__(self):
+    def __init__(self):  # not the base class's, whose layers are others
         self.columns = 0       # of input_ids that have been seen
         self.lengths = None    # [B] tokens that were there
         self.positions = None  # [B, columns] of the keys; ABSENT
@@ -176,9 +176,11 @@ class WunengModel(nn.Module):
 
 class WunengForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = WunengConfig
+    _auto_class = "AutoModelForCausalLM"  # save_pretrained saves these files too
     base_model_prefix = "model"
     _no_split_modules = ["WunengLayer"]
     _supports_sdpa = True
+    _supports_cache_class = True  # up to transformers 4.52: its generate takes our cache
     _is_stateful = True  # what a token did to a state stays: no assisted generation
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 

@@ -31,6 +31,7 @@ except ImportError as e:
 
 FIELDS = transformers.modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__
 CACHE = "cache" if "cache" in FIELDS else "past_key_values"  # transformers has changed the name
+DTYPE = "torch_dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56) else "dtype"
 PROGRAM = os.path.abspath(sys.argv[1])
 QUICK = "quick" in sys.argv[2:]
 TOKENS = 90        # several chunks of the recurrence
@@ -288,7 +289,7 @@ def check_round_trips(root):
         before, after = (json.load(open(os.path.join(d, "config.json"))) for d in (directory, converted))
         kept = {key: after.get(key) for key in before}
         yield f"{name}: and to wuneng convert", kept == before
-        half = load(directory, dtype=torch.bfloat16)
+        half = load(directory, **{DTYPE: torch.bfloat16})
         norm = np.linalg.norm(there)
         error = np.linalg.norm(half(tokens).logits[0].float() - there) / norm
         yield (f"{name}: in bf16 logits are near ({error:.1e})",
