@@ -36,18 +36,12 @@ class WunengCache(Cache):
     def get_seq_length(self, layer_idx=0):
         return self.columns
 
-    def _map(self, function):
-        self.lengths, self.positions = function(self.lengths), function(self.positions)
-        self.layers = [{name: function(tensor) for name, tensor in layer.items()} for layer in self.layers]
-
     def reorder_cache(self, beam_idx):
-        self._map(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
-
-    def batch_select_indices(self, indices):
-        self._map(lambda tensor: tensor[indices])
-
-    def batch_repeat_interleave(self, repeats):
-        self._map(lambda tensor: tensor.repeat_interleave(repeats, 0))
+        """For beam search: row i becomes what row beam_idx[i] was."""
+        def rows(tensor):
+            return tensor.index_select(0, beam_idx.to(tensor.device))
+        self.lengths, self.positions = rows(self.lengths), rows(self.positions)
+        self.layers = [{name: rows(tensor) for name, tensor in layer.items()} for layer in self.layers]
 
 
 class Tokens:

@@ -5,112 +5,36 @@ generation, batches with padding, training, bf16, and save_pretrained back into 
 usage: check_export.py WUNENG [quick]
 Ends with status 77 (skipped) where this python has no torch, transformers or h5py.
 """
+import glob
 import json
 import os
-import subprocess
+import re
+import shutil
 import sys
 import tempfile
 
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "reference"))
-import check_models as options  # noqa: E402
-import wuneng_reference as ref  # noqa: E402
-from model_files import config_json, write_model  # noqa: E402
-
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 try:
-    import h5py
+    import h5py  # noqa: F401
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM
 except ImportError as e:
-    print(f"skipped: {e}: expected a python with torch, transformers, h5py")
+    print(f"skipped: {e}; cmake -DTRANSFORMERS_PYTHON=... names a python with torch, transformers and h5py")
     sys.exit(77)
+from export_models import (CACHE, YARN, cached_logits, difference, every_option, few_models,  # noqa: E402
+                           load, logits_of, make_model, random_tokens, ref, write_model, wuneng)
+from transformers import AutoModelForCausalLM  # noqa: E402
 
-FIELDS = transformers.modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__
-CACHE = "cache" if "cache" in FIELDS else "past_key_values"  # transformers has changed the name
 DTYPE = "torch_dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56) else "dtype"
-PROGRAM = os.path.abspath(sys.argv[1])
 QUICK = "quick" in sys.argv[2:]
 TOKENS = 90        # several chunks of the recurrence
 WITHIN = 1e-4      # largest difference of a logit; the models' logits are of size 1 to 10
-# A random model whose states feed themselves over many chunks is so sensitive that f32 cannot meet that: what
-# feeds them is made smaller. The bound of those that still are is how far their logits move, times ROUNDINGS,
-# when their parameters move by half a unit of the last place (check_models.py has the same).
-FEEDBACK, FEEDING = 0.3, ("value_attention", "value_middle", "lambda")
+# A model that is too sensitive for that is bounded by how far its logits move, times ROUNDINGS, when its
+# parameters move by half a unit of the last place (check_models.py has the same).
 ROUNDINGS, HALF_A_UNIT, LARGEST_SHARE_OF_SENSITIVE_MODELS = 16, 2.0 ** -24, 0.05
-YARN = {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}}
-
-
-def wuneng(*arguments):
-    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"wuneng {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
-    return done.stdout
-
-
-def logits_of(model, tokens, root):
-    """By wuneng. tokens: list of ids -> [T, vocabulary]."""
-    source, out = os.path.join(root, "tokens.json"), os.path.join(root, "logits.h5")
-    with open(source, "w") as f:
-        json.dump([int(t) for t in tokens], f)
-    wuneng("logits", model, "--tokens", source, "--out", out, "--device", "cpu")
-    with h5py.File(out, "r") as f:
-        return torch.from_numpy(f["logits"][()])
-
-
-def every_option():
-    """Options of wuneng_reference.Config, and changes of config.json."""
-    for i, option in enumerate(options.combinations()):
-        yield {**option, "state_norm_eps": (0.01, 0.1)[i % 2]}, {}
-    for cases in (options.head_counts, options.presets, options.mixed_layers, options.rwkv7,
-                  options.initial_states):
-        for option in cases():
-            yield option, {}
-    for option in options.presets():
-        yield {**option, "state_norm": "none"}, {}
-        yield option, YARN
-        yield {**option, "learn_initial_state": True, "state_read": "quadratic", "chunk": 7}, {}
-
-
-def make_model(root, name, option, change=None, seed=0):
-    """A random model, as `wuneng convert` exports it; its directory. change: of its config.json."""
-    raw, exported = os.path.join(root, f"raw_{name}"), os.path.join(root, name)
-    config = ref.Config(**option)
-    model = ref.init_model(config, np.random.default_rng(seed))
-    for layer in model["layers"]:
-        layer.update({name: FEEDBACK * layer[name] for name in FEEDING if name in layer})
-    write_model(raw, config, model)
-    with open(os.path.join(raw, "config.json"), "w") as f:
-        json.dump({**config_json(config), **(change or {})}, f)
-    wuneng("convert", raw, exported)
-    return exported
-
-
-def load(directory, **how):
-    return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, **how).eval()
-
-
-def difference(a, b):
-    return float((a - b).abs().max())
-
-
-def random_tokens(seed, *shape):
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, ref.Config.vocab_size, shape))
-
-
-def cached_logits(model, tokens, cuts, mask=None):
-    """The logits of calls with a cache, which end at the columns `cuts`."""
-    out, cache, begin = [], None, 0
-    for end in cuts:
-        known = None if mask is None else mask[:, :end]
-        result = model(tokens[:, begin:end], attention_mask=known, use_cache=True,
-                       **({} if cache is None else {CACHE: cache}))
-        cache, begin = result[CACHE], end
-        out.append(result.logits)
-    return torch.cat(out, 1)
 
 
 @torch.no_grad()
@@ -175,16 +99,6 @@ def check_all_logits(root):
         yield f"{len(cases) - sensitive} models, {name}: largest difference {value:.1e}", value <= WITHIN
     yield (f"{sensitive} of {len(cases)} models are too sensitive, and within {ROUNDINGS} roundings",
            sensitive <= LARGEST_SHARE_OF_SENSITIVE_MODELS * len(cases))
-
-
-def few_models():
-    """name -> option: one of each kind."""
-    full, lean, literal = options.presets()
-    mixers = ((0, "qwen2"), (2, "wuneng"))
-    return {"full": full, "lean": lean, "literal": {**literal, "learn_initial_state": True},
-            "arwkv": dict(mixer="rwkv7", learn_initial_state=True),
-            "rwkv7": dict(mixer="rwkv7", rwkv_gate=True, rwkv_group_norm=True, tie_word_embeddings=False),
-            "mixed": dict(mixer="rwkv7", num_layers=4, layer_mixers=mixers, state_heads=4, chunk=4)}
 
 
 def check_generation(root):
@@ -328,6 +242,33 @@ def check_attention(root):
            type(model).__name__ == "Qwen2ForCausalLM" and off <= WITHIN)
 
 
+def check_attention_layers(root):
+    """The mixer of plain attention against transformers' own models of other families."""
+    shape = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=16,
+                 num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False)
+    tokens = random_tokens(7, 2, TOKENS)
+    for name, bias, norm in (("Qwen2", True, False), ("Qwen3", False, True), ("Llama", False, False)):
+        torch.manual_seed(0)
+        config = getattr(transformers, name + "Config")(**{**shape, "head_dim": 8} if bias else shape)
+        theirs = getattr(transformers, name + "ForCausalLM")(config).eval()
+        for n, p in theirs.named_parameters():
+            if n.endswith(("bias", "norm.weight")):
+                torch.nn.init.normal_(p, 1.0)
+        directory = os.path.join(root, "as_" + name)
+        theirs.save_pretrained(directory)
+        sizes = {key: getattr(config, key, 8) for key in shape}
+        with open(os.path.join(directory, "config.json"), "w") as f:
+            json.dump({**sizes, "model_type": "mixed", "mixer": "attention", "qkv_bias": bias,
+                       "qk_norm": norm, "architectures": ["MixedForCausalLM"],
+                       "auto_map": {"AutoConfig": "configuration_wuneng.MixedConfig",
+                                    "AutoModelForCausalLM": "modeling_wuneng.MixedForCausalLM"}}, f)
+        for path in glob.glob(os.path.join(HERE, "..", "..", "model", "export", "*.py")):
+            shutil.copy(path, directory)
+        with torch.no_grad():
+            off = difference(load(directory)(tokens).logits, theirs(tokens).logits)
+        yield f"attention as in {name}: the same logits ({off:.1e})", off <= 1e-5
+
+
 def check_tokenizer(root):
     source, out = (os.path.join(HERE, "..", "golden", name) for name in ("tokenizer", "qwen2_tied"))
     directory = os.path.join(root, "with_tokenizer")
@@ -338,8 +279,31 @@ def check_tokenizer(root):
     yield "the tokenizer beside the model loads", ids[0] == ids[1] and len(ids[0]) > 5
 
 
+def check_page(root):
+    """The code of docs/transformers.md, as it stands there."""
+    with open(os.path.join(HERE, "..", "..", "docs", "transformers.md"), encoding="utf-8") as f:
+        blocks = re.findall(r"^```python\n(.*?)^```", f.read(), re.MULTILINE | re.DOTALL)
+    raw, golden = os.path.join(root, "page_raw"), os.path.join(HERE, "..", "golden", "tokenizer")
+    config = ref.Config(state_heads=4, vocab_size=720)
+    write_model(raw, config, ref.init_model(config, np.random.default_rng(0)))
+    wuneng("convert", raw, os.path.join(root, "models", "student"), "--tokenizer", golden)
+    before, names = os.getcwd(), {}
+    os.chdir(root)
+    for block in blocks:
+        exec(compile(block, "docs/transformers.md", "exec"), names)
+    os.chdir(before)
+    yield "the page's generation returns a batch", names["out"].shape[0] == 2
+    whole = torch.cat([names["prompt"], names["more"]], 1)
+    with torch.no_grad():
+        wanted = load(os.path.join(root, "models", "student"))(whole).logits[:, names["prompt"].shape[1]:]
+    yield "its cache goes on", difference(names["logits"].detach(), wanted) <= WITHIN
+    tuned = os.path.join(root, "models", "tuned")
+    found = load(tuned)(whole).logits[0].detach()
+    yield "its tuned model is one for wuneng", difference(found, logits_of(tuned, whole[0], root)) <= WITHIN
+
+
 PARTS = [check_all_logits, check_generation, check_errors, check_training, check_round_trips, check_hooks,
-         check_attention, check_tokenizer]
+         check_attention, check_attention_layers, check_tokenizer, check_page]
 
 
 def main():
