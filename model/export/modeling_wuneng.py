@@ -174,7 +174,7 @@ class WunengForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     _no_split_modules = ["WunengLayer"]
     _supports_sdpa = True
-    _supports_cache_class = True  # up to transformers 4.52: its generate takes our cache
+    _supports_cache_class = True  # asked for by generate of transformers 4.50
     _is_stateful = True  # what a token did to a state stays: no assisted generation
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
