@@ -300,6 +300,8 @@ def check_page(root):
     tuned = os.path.join(root, "models", "tuned")
     found = load(tuned)(whole).logits[0].detach()
     yield "its tuned model is one for wuneng", difference(found, logits_of(tuned, whole[0], root)) <= WITHIN
+    said = wuneng("generate", tuned, "--prompt", "So it goes", "--tokens", "4", "--temperature", "0")
+    yield "with its tokenizer", said.startswith("So it goes") and len(said) > len("So it goes\n")
 
 
 PARTS = [check_all_logits, check_generation, check_errors, check_training, check_round_trips, check_hooks,

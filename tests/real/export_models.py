@@ -26,7 +26,8 @@ YARN = {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_posit
 
 
 def wuneng(*arguments):
-    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, errors="replace",
+                          timeout=120, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"wuneng {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
     return done.stdout
