@@ -71,6 +71,11 @@ std::vector<std::string> ModelConfig::mixers() const {
 
 bool ModelConfig::is_qwen2() const { return mixers() == std::vector<std::string>{"qwen2"}; }
 
+std::string ModelConfig::architecture() const {
+  const std::vector<std::string> used = mixers();
+  return used.size() > 1 ? "MixedForCausalLM" : mixer_type(used.at(0), "mixer").architecture;
+}
+
 const OptionValues& ModelConfig::options_of(const std::string& name) const {
   static const OptionValues none;
   const auto it = options.find(name);

@@ -31,6 +31,7 @@ struct ModelConfig {
   const std::string& mixer_of(int64_t layer) const;
   std::vector<std::string> mixers() const;  // those in use, in the order of their first layers
   bool is_qwen2() const;                    // is every layer's mixer Qwen2's attention?
+  std::string architecture() const;         // its class in transformers, such as "Qwen2ForCausalLM"
   const OptionValues& options_of(const std::string& mixer) const;
   // Gives all layers this mixer, with the options of a preset (empty: the default ones).
   void set_mixer(const std::string& mixer, const std::string& preset = "");

@@ -109,8 +109,9 @@ OptionValues read_options(const ConfigReader& r, const MixerType& type, const Mo
   return values;
 }
 
-// Is the key written by to_json, or meaningless in a directory that this program writes? auto_map names code
-// that is not copied; the type of the weights and the rotary embedding's settings are those of the model.
+// Is the key written by to_json, or meaningless in a directory that this program writes? auto_map is
+// made with the code that it names; the type of the weights and the rotary embedding's settings are those of
+// the model.
 bool is_own_key(const std::string& key, const json& own) {
   static const std::set<std::string> dropped = {
       "auto_map",          "torch_dtype",     "dtype",     "rope_scaling",
@@ -186,7 +187,7 @@ json ModelConfig::to_json() const {
   const bool mixed = used.size() > 1;
   json j = {{"attention_dropout", 0.0}, {"initializer_range", 0.02}};
   for (const auto& [key, value] : carried) j[key] = json::parse(value);
-  j.update({{"architectures", {mixed ? "MixedForCausalLM" : mixer_type(used[0], "mixer").architecture}},
+  j.update({{"architectures", {architecture()}},
             {"model_type", mixed ? kMixed : used[0]},
             {"hidden_size", hidden_size},
             {"intermediate_size", intermediate_size},

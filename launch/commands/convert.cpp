@@ -9,6 +9,7 @@
 #include "launch/commands/commands.h"
 #include "launch/commands/model_export.h"
 #include "launch/train/checkpoint_meta.h"
+#include "model/export/transformers_files.h"
 #include "model/hugging_face.h"
 #include "model/parameter_count.h"
 #include "runtime/file.h"
@@ -54,6 +55,11 @@ void write_model(const ConvertOptions& o, const ModelConfig& config, const Small
   for (const auto& [name, text] : small) write_file_durably(out.folder() + "/" + name, text);
   nlohmann::json json = config.to_json();
   json["torch_dtype"] = dtype == DType::bf16 ? "bfloat16" : "float32";
+  if (needs_transformers_files(config)) {
+    json["auto_map"] = auto_map(config);
+    for (const auto& [name, text] : transformers_files())
+      write_file_durably(out.folder() + "/" + name, std::string(text));
+  }
   write_file_durably(out.folder() + "/config.json", json.dump(2) + "\n");
   out.commit();
   std::printf("wrote %s: %zu tensors, %lld parameters\n", o.to.c_str(), items.size(),

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "model/export/transformers_files.h"
 #include "runtime/error.h"
 #include "runtime/file.h"
 #include "runtime/input_file.h"
@@ -37,7 +38,7 @@ bool is_our_weights(const std::string& name) {  // model-00001-of-00002.safetens
 // A file of a model directory: part of an export, which the next one replaces.
 bool is_exported(const std::string& name) {
   return name == kConfig || name == "generation_config.json" || is_our_weights(name) ||
-         is_tokenizer_file(name);
+         is_tokenizer_file(name) || transformers_files().contains(name);
 }
 
 // Weights, or a part of them, that an export does not write, and that other programs may read in its place.

@@ -4,6 +4,7 @@ and arguments, and launchers that start a command without MPI.
 
 usage: check_inputs.py WUNENG
 """
+import ast
 import filecmp
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 
 import numpy as np
-from commands import GOLDEN, PROGRAM, ok, refused, run, wuneng
+from commands import GOLDEN, HERE, PROGRAM, ok, refused, run, wuneng
 
 import ranks
 import wuneng_reference as ref
@@ -156,6 +157,36 @@ def older_output_checks(root):
     yield "nor does a broken one", refused(done, "num_hidden_layers = 3") and "made" not in os.listdir(root)
 
 
+def transformers_checks(root):
+    """The Python files with which transformers loads a student (tests/real/check_export.py loads it)."""
+    folder = os.path.join(HERE, "..", "..", "model", "export")
+    files = {name: content for name, content in tree(folder).items() if name.endswith(".py")}
+    trees = {}
+    for name, content in files.items():
+        trees[name] = ast.parse(content)
+        compile(content, name, "exec")
+    classes = {name[:-3]: {node.name for node in module.body if isinstance(node, ast.ClassDef)}
+               for name, module in trees.items()}
+    imported = {node.module + ".py" for module in trees.values() for node in ast.walk(module)
+                if isinstance(node, ast.ImportFrom) and node.level == 1}
+    yield "the Python files of an export import each other alone", imported < set(files)
+    kinds = {"wuneng": {}, "rwkv7": {"mixer": "rwkv7"}, "mixed": {"layer_mixers": ((0, "qwen2"),)}}
+    for kind, option in kinds.items():
+        source, out = os.path.join(root, kind + "_raw"), os.path.join(root, kind)
+        shape = ref.Config(**option)
+        write_model(source, shape, ref.init_model(shape, np.random.default_rng(1)))
+        ok("convert", source, out)
+        written = {name: content for name, content in tree(out).items() if name.endswith(".py")}
+        yield f"a {kind} model has them as they are in the repository", written == files
+        named = [value.split(".") for value in read_json(out, "config.json")["auto_map"].values()]
+        yield (f"and its config.json names classes in them ({named})",
+               len(named) == 2 and all(name in classes[module] for module, name in named))
+    ok("convert", TIED, out)
+    yield ("a model of attention alone replaces them by nothing",
+           not any(name.endswith(".py") for name in tree(out))
+           and "auto_map" not in read_json(out, "config.json"))
+
+
 def argument_checks(root):
     source, out = model(root, "arguments"), os.path.join(root, "l.h5")
     generate, convert = ("generate", source, "--prompt", "x"), ("convert", source, out)
@@ -211,4 +242,4 @@ def launcher_checks(root):
 
 
 if __name__ == "__main__":
-    sys.exit(run(export_checks, older_output_checks, argument_checks, launcher_checks))
+    sys.exit(run(export_checks, older_output_checks, transformers_checks, argument_checks, launcher_checks))

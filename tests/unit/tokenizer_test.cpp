@@ -156,6 +156,8 @@ TEST_F(TokenizerTest, OtherSchemesAreRefusedByTheKeyThatSaysSo) {
   EXPECT_THAT(refusal("/model/byte_fallback", true), HasSubstr("model.byte_fallback: expected"));
   EXPECT_THAT(refusal("/added_tokens/1/lstrip", true), HasSubstr("added_tokens[1].lstrip: expected"));
   EXPECT_THAT(refusal("/truncation", {{"max_length", 5}}), HasSubstr("truncation: expected null"));
+  EXPECT_THAT(refusal("/padding", {{"strategy", {{"Fixed", 5}}}}), HasSubstr("padding.strategy: expected"));
+  EXPECT_EQ(refusal("/padding", {{"strategy", "BatchLongest"}, {"pad_id", 700}}), "no error");
   EXPECT_THAT(refusal("/something_new", 1), HasSubstr("something_new: expected no such key"));
   EXPECT_THAT(refusal("/decoder/type", "WordPiece"), HasSubstr("decoder.type: expected"));
 }
