@@ -26,8 +26,8 @@ TEST(Arena, RangesDoNotOverlapAndBecomeOneAgain) {
       EXPECT_EQ(*offset % 512, 0);
       EXPECT_LE(*offset + bytes, kSize);
       const auto after = taken.lower_bound(*offset);
-      if (after != taken.end()) EXPECT_GE(after->first, *offset + bytes);
-      if (after != taken.begin()) EXPECT_LE(std::prev(after)->first + std::prev(after)->second, *offset);
+      EXPECT_GE(after == taken.end() ? kSize : after->first, *offset + bytes);
+      EXPECT_LE(after == taken.begin() ? 0 : std::prev(after)->first + std::prev(after)->second, *offset);
       taken[*offset] = bytes;
     } else {
       const auto one = std::next(taken.begin(), static_cast<int64_t>(random() % taken.size()));
