@@ -380,7 +380,8 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                              .out = y,
                                              .lse = lse,
                                              .segments = segments,
-                                             .kv_head = kv_head});
+                                             .kv_head = kv_head,
+                                             .by_row = !tape.recording()});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {
     const Tensor dq = q.fresh_grad();

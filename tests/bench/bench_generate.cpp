@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "launch/train/checkpoint_weights.h"
 #include "model/generation/decoder_engine.h"
+#include "model/hugging_face.h"
 #include "runtime/threads.h"
 
 namespace {
@@ -50,8 +50,9 @@ int main(int argc, char** argv) {
     return std::fprintf(stderr, "usage: bench_generate MODEL f32|bf16 PROMPT TOKENS [SEQUENCES]\n"), 1;
   const int64_t prompt = std::atoll(argv[3]), tokens = std::atoll(argv[4]),
                 sequences = argc > 5 ? std::atoll(argv[5]) : 1;
-  const auto weights = open_whole_weights(argv[1]);
-  auto model = make_model(*weights, {}, std::string(argv[2]) == "bf16" ? DType::bf16 : DType::f32);
+  auto model = std::make_unique<Decoder>(ModelConfig::from_directory(argv[1]), Placement(),
+                                         std::string(argv[2]) == "bf16" ? DType::bf16 : DType::f32);
+  load_weights(*model, *open_hugging_face(argv[1]), 0);
   int64_t bytes = 0;  // that a token reads: all but an input embedding that is not the output's too
   for (const Parameter* p : model->parameters())
     if (p->name != "model.embed_tokens.weight" || model->config().tie_word_embeddings)

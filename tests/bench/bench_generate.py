@@ -1,4 +1,4 @@
-"""bench_generate.py BENCH_GENERATE [PROMPT TOKENS]: generation of one sequence on the CPU against transformers.
+"""bench_generate.py BENCH_GENERATE [PROMPT TOKENS]: generation of a sequence on the CPU against transformers.
 
 Both run a random Qwen2 model of SmolLM2-135M's size in one run, in turns, greedily, and give the same tokens.
 Prints seconds of the prompt and of a token, tokens a second, their ratio, and the share of the memory's speed
@@ -18,9 +18,9 @@ import transformers
 def make_model(directory):
     torch.manual_seed(1)
     config = transformers.Qwen2Config(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, tie_word_embeddings=True, rope_theta=1e5, max_position_embeddings=8192,
-        bos_token_id=None, eos_token_id=None)
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, rope_theta=1e5,
+        max_position_embeddings=8192, bos_token_id=None, eos_token_id=None)
     transformers.Qwen2ForCausalLM(config).float().save_pretrained(directory)
 
 
