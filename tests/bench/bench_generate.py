@@ -17,10 +17,11 @@ import transformers
 
 def make_model(directory):
     torch.manual_seed(1)
+    # initializer_range: with the usual 0.02 a random model repeats one token.
     config = transformers.Qwen2Config(
         vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
         num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, rope_theta=1e5,
-        max_position_embeddings=8192, bos_token_id=None, eos_token_id=None)
+        max_position_embeddings=8192, initializer_range=0.1, bos_token_id=None, eos_token_id=None)
     transformers.Qwen2ForCausalLM(config).float().save_pretrained(directory)
 
 
