@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -59,6 +60,8 @@ void write(std::string_view bytes) { std::fwrite(bytes.data(), 1, bytes.size(), 
 void generate(const GenerateOptions& o) {
   const std::vector<std::string> prompts = prompts_of(o);
   require(o.tokens >= 0, "generate: --tokens {}: expected 0 or more", o.tokens);
+  require(o.sampling.temperature >= 0 && std::isfinite(o.sampling.temperature),
+          "generate: --temperature {}: expected 0 or more", o.sampling.temperature);
   check_sampling(o.sampling, "generate");
   const Device device = parse_device(o.device, 0);
   const auto weights = open_whole_weights(o.model);

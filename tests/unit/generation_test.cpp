@@ -137,14 +137,15 @@ TEST(Generation, GreedyTokensAndScoresAreThoseOfTheUncachedModel) {
   }
 }
 
-// 40 requests, more than one product takes, of different lengths, some of which are cancelled.
+// 40 requests, more than have slots; most run at the same time, more than one product takes. Two are
+// cancelled.
 TEST(Generation, ARequestDoesNotDependOnWhatRunsBesideIt) {
   for (const char* mixer : {"qwen2", "wuneng", "rwkv7"}) {
-    const EngineOptions options{.max_sequences = 36, .context_length = 80, .prefill_chunk = 7};
+    const EngineOptions options{.max_sequences = 36, .context_length = 100, .prefill_chunk = 7};
     DecoderEngine engine(small(mixer), options), alone(small(mixer), options);
     const auto request = [](int64_t n) {
-      return GenerationRequest{.prompt = prompt_of(1 + n * 7 % 40, n),
-                               .max_tokens = 5 + n % 9,
+      return GenerationRequest{.prompt = prompt_of(n % 8 ? 1 + n % 6 : 30, n),
+                               .max_tokens = n == 5 ? 3 : 60 + n % 9,
                                .sampling = {.temperature = 0.9, .seed = static_cast<uint64_t>(n)},
                                .logprobs = 0};
     };
