@@ -304,17 +304,17 @@ def token_checks(root):
     yield ("generate answers a chat without repeating it",
            "What is 3?" not in ok("generate", model, "--chat", *template, "--prompt", "What is 3?",
                                   "--tokens", "12", "--temperature", "0"))
-    prompts, sampling = ["What is 3?", "Two", "and a longer line of text"], ("--tokens", "9", "--top-k", "5",
-                                                                             "--seed", "4")
-    lines = os.path.join(root, "prompts.txt")
-    with open(lines, "w") as f:
-        f.write("\n".join(prompts) + "\n")
-    answers = [json.loads(line) for line in ok("generate", model, "--prompts", lines, *sampling,
-                                               "--max-sequences", "2").splitlines()]
+    def answers(*prompts):
+        lines = os.path.join(root, "prompts.txt")
+        with open(lines, "w") as f:
+            f.write("\n".join(prompts) + "\n")
+        printed = ok("generate", model, "--prompts", lines, "--tokens", "9", "--top-k", "5", "--seed", "4",
+                     "--max-sequences", "2")
+        return [json.loads(line) for line in printed.splitlines()]
+    prompts = ["What is 3?", "Two", "and a longer line of text"]
+    several = answers(*prompts)
     yield ("generate continues several prompts as it does each alone",
-           [a["prompt"] for a in answers] == prompts and
-           [a["prompt"] + a["text"] + "\n" for a in answers] ==
-           [ok("generate", model, "--prompt", p, *sampling) for p in prompts])
+           [a["prompt"] for a in several] == prompts and several == [answers(p)[0] for p in prompts])
     done = wuneng("generate", run + "/checkpoints", "--prompt", "x")
     yield "generate without a tokenizer says where one is expected", refused(done, "use --tokenizer")
 
