@@ -24,6 +24,9 @@ struct AttentionForwardArgs {
   Tensor lse;   // [Tq, H] f32: log-sum-exp of each row's scaled scores, for the backward
   std::vector<AttentionSegment> segments;  // rows of q outside all segments are not written
   std::vector<int> kv_head;                // [H]: the key/value head of each query head, non-decreasing
+  // On the CPU segments of one query are formed in a way of their own, which reads keys and values once for
+  // all heads that share them, and leaves lse as it is.
+  bool by_row = false;
 };
 WUNENG_KERNEL(attention_forward, AttentionForwardArgs);
 

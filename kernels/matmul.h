@@ -8,8 +8,12 @@ namespace wuneng::kernels {
 // transpose_b is set. a, b: f32 or bf16; c: f32, or bf16 on a GPU, [M, N]. M, N and K may be 0 (K = 0: the
 // product is zero).
 //
+// by_row, with at most kFewRows rows: on the CPU a row of c is to the bit what it is alone, and b,
+// transposed, is read in its own type.
+//
 // If one operand is bf16, a GPU rounds the other one to bf16 as well and multiplies on tensor cores with f32
 // accumulation. The CPU computes in f32 throughout.
+inline constexpr int64_t kFewRows = 32;
 struct MatmulArgs {
   Tensor a;  // [M, K], or [K, M] transposed
   Tensor b;  // [K, N], or [N, K] transposed
@@ -22,6 +26,7 @@ struct MatmulArgs {
   Tensor bias;              // weight [N], added to every row; undefined: none
   Tensor sums;              // [M] f32 += row sums of op(a), a transposed; undefined: not computed
   DType like = DType::f32;  // bf16: compute as if an operand were bf16 (weight gradients)
+  bool by_row = false;
 };
 WUNENG_KERNEL(matmul, MatmulArgs);
 
@@ -33,7 +38,8 @@ struct HeadMatmulArgs {
   Tensor w;  // weight
   Tensor y;
   bool transpose = false;
-  Tensor base;  // as y, may be y; undefined: none
+  Tensor base;          // as y, may be y; undefined: none
+  bool by_row = false;  // as MatmulArgs::by_row; not with transpose
 };
 WUNENG_KERNEL(head_matmul, HeadMatmulArgs);
 

@@ -83,12 +83,13 @@ struct Wkv7BackwardArgs {
 };
 WUNENG_KERNEL(wkv7_backward, Wkv7BackwardArgs);
 
-// The recurrence token by token, forward only with one reading: the direct form that tests and benchmarks
-// compare the chunked one with.
+// The recurrence token by token, forward only with one reading: for segments of few tokens, as generation has
+// them, and the direct form that tests and benchmarks compare the chunked one with.
 struct Wkv7RecurrentArgs {
   Wkv7Inputs in;
   std::vector<int> head_state;
-  Tensor r, y;  // [T, R, D]
+  Tensor r, y;            // [T, R, D]
+  Tensor initial, final;  // as Wkv7StatesArgs; final may be initial
 };
 WUNENG_KERNEL(wkv7_recurrent, Wkv7RecurrentArgs);
 

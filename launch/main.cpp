@@ -245,7 +245,9 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   CLI::App* generate_command =
       app.add_subcommand("generate", "Generate text after a prompt, or an answer to it (--chat).");
   generate_command->add_option("model", g.model, "a Hugging Face directory or a checkpoint")->required();
-  generate_command->add_option("--prompt", g.prompt, "text to continue")->required();
+  generate_command->add_option("--prompt", g.prompt, "text to continue");
+  generate_command->add_option("--prompts", g.prompts,
+                               "a file with a prompt a line; prints a line of JSON for each");
   generate_command->add_option("--tokenizer", g.tokenizer,
                                "a model's directory, or bytes; default: the model's own tokenizer");
   generate_command
@@ -254,8 +256,19 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   generate_command->add_flag("--chat", g.chat, "render the prompt as a user message with the chat template");
   generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate")
       ->check(at_least(0));
-  generate_command->add_option("--temperature", g.temperature, "0: greedy decoding");
-  generate_command->add_option("--seed", g.seed, "seed of sampling")->check(at_least(0));
+  generate_command->add_option("--temperature", g.sampling.temperature, "0: greedy decoding");
+  generate_command->add_option("--top-k", g.sampling.top_k, "of the k most probable tokens; 0: of all");
+  generate_command->add_option("--top-p", g.sampling.top_p,
+                               "of the most probable tokens whose probabilities sum to this");
+  generate_command->add_option("--min-p", g.sampling.min_p,
+                               "of tokens with at least this share of the most probable one's probability");
+  generate_command->add_option("--repetition-penalty", g.sampling.repetition_penalty,
+                               "divides positive and multiplies negative logits of tokens that have been");
+  generate_command->add_option("--seed", g.sampling.seed, "seed of sampling")->check(at_least(0));
+  generate_command->add_option("--max-sequences", g.max_sequences, "prompts that run at the same time")
+      ->check(at_least(1));
+  generate_command->add_option("--weights", g.weights, "what the weights are held in")
+      ->check(CLI::IsMember({"f32", "bf16"}));
   device_option(generate_command, g.device);
   generate_command->callback([&] { command = [&] { generate(g); }; });
 

@@ -102,14 +102,15 @@ std::vector<CarriedTensor> Decoder::carried_in() const { return carried_into(lay
 std::vector<CarriedTensor> Decoder::carried_out() const { return carried_into(layer_range_.end); }
 
 // One layout for each size of chunks; a layer without chunks takes any.
-Decoder::Layouts Decoder::document_layouts(const Stream& stream, const MicroBatch& batch) const {
+Decoder::Layouts Decoder::document_layouts(const Stream& stream, const MicroBatch& batch,
+                                           const Continuation* continuation) const {
   Layouts layouts;
   for (const Layer& layer : layers_)
     if (layer.mixer->chunk()) layouts[layer.mixer->chunk()];
   if (layouts.empty()) layouts[0];
   for (auto& [chunk, documents] : layouts) {
-    documents =
-        std::make_shared<DocumentLayout>(DocumentLayout::make(batch.documents, chunk, placement_.device));
+    documents = std::make_shared<DocumentLayout>(
+        DocumentLayout::make(batch.documents, chunk, placement_.device, continuation));
     documents->make_rope_cos_sin(stream, rope_frequencies(config_.rope_theta, config_.yarn, config_.head_dim),
                                  config_.yarn ? config_.yarn->attention_factor : 1);
   }
@@ -137,9 +138,7 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
                             const Completed& completed, MixerTaps* taps) {
   const Layouts layouts = document_layouts(tape.stream(), batch);
   StageState state = in;
-  if (placement_.first())
-    state.hidden = reduce_from_tensor_parallel(
-        tape, placement_.tp, ops::embedding(tape, batch.tokens, embedding_, placement_.activations));
+  if (placement_.first()) state.hidden = embed(tape, batch.tokens);
   const auto mark = [&](const Parameter* first) {
     if (completed) tape.mark([=] { completed(first); });
   };
@@ -163,11 +162,35 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
   return {ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps), {}};
 }
 
+Var Decoder::embed(Tape& tape, const Tensor& tokens) const {
+  return reduce_from_tensor_parallel(tape, placement_.tp,
+                                     ops::embedding(tape, tokens, embedding_, placement_.activations));
+}
+
+SequenceCache Decoder::make_cache(int64_t slots, int64_t capacity) const {
+  std::vector<CachedTensors> layers;
+  for (const Layer& layer : layers_) layers.push_back(layer.mixer->cache());
+  return {layers, slots, capacity, placement_.activations, placement_.device};
+}
+
+Tensor Decoder::extend(const MicroBatch& batch, const std::vector<int64_t>& slots,
+                       SequenceCache& cache) const {
+  WUNENG_ASSERT(placement_.first() && placement_.last());
+  Tape tape(stream(), false);
+  const Continuation continuation = cache.continuation(batch.documents, slots);
+  const Layouts layouts = document_layouts(tape.stream(), batch, &continuation);
+  StageState state{embed(tape, batch.tokens), {}};
+  for (size_t i = 0; i < layers_.size(); ++i)
+    state = run(tape, layers_[i], state, *layout_of(layouts, layers_[i]), nullptr, cache.layer(i));
+  cache.advance(batch.documents, slots);
+  return ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps).value();
+}
+
 StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents,
-                        MixerTap* tap) const {
+                        MixerTap* tap, const LayerCache* cache) const {
   StageState out = in;
   const Var x = ops::rms_norm(tape, in.hidden, layer.input_norm, config_.rms_norm_eps);
-  const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried);
+  const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried, cache);
   const float eps = config_.rms_norm_eps;
   if (tap) *tap = {x, project(tape, placement_.tp, mixer)};
   const auto [mixed, normed] =
@@ -228,7 +251,7 @@ std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
 Var Decoder::mix(Tape& tape, const Layer& layer, const Var& input, const DocumentLayout& documents,
                  CarriedVars& carried) const {
   const Var x = layer.alignment_input ? ops::linear(tape, input, layer.alignment_input) : input;
-  const Var out = project(tape, placement_.tp, layer.mixer->forward(tape, x, documents, carried));
+  const Var out = project(tape, placement_.tp, layer.mixer->forward(tape, x, documents, carried, nullptr));
   return layer.alignment_output ? ops::linear(tape, out, layer.alignment_output) : out;
 }
 
@@ -237,7 +260,7 @@ void Decoder::logits(const Tensor& hidden, Range columns, const Tensor& out) con
   const int64_t first = columns.begin - head_->held.begin;
   const Tensor head = head_->var.value().rows(first, first + columns.size());
   const auto product = [&](const Tensor& h, const Tensor& to) {
-    kernels::matmul(stream(), {.a = h, .b = head, .c = to, .transpose_b = true});
+    kernels::matmul(stream(), {.a = h, .b = head, .c = to, .transpose_b = true, .by_row = true});
   };
   // What only products of bf16 factors on a GPU write.
   const bool on_gpu = placement_.device.kind == DeviceKind::cuda;

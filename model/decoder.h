@@ -49,6 +49,12 @@ class Decoder : public Stage {
   // The same without gradients; fills `taps`, whose keys are layers of this stage.
   StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in, MixerTaps& taps);
 
+  // New tokens of sequences that `cache` (make_cache) keeps, document i of the sequence in slots[i] ->
+  // hidden states [T, d] for logits(). Without gradients, for a model of one stage.
+  Tensor extend(const MicroBatch& batch, const std::vector<int64_t>& slots, SequenceCache& cache) const;
+  // Of `slots` sequences with at most `capacity` tokens each.
+  SequenceCache make_cache(int64_t slots, int64_t capacity) const;
+
   // Attention alignment: this stage's mixers, each on an input of its own, input(layer) [T, d], without a
   // gradient. Returns their outputs [T, d], summed over the tensor-parallel ranks. carried: what layers
   // before this stage have left, and what its own leave. completed: see Stage::forward.
@@ -78,12 +84,14 @@ class Decoder : public Stage {
   std::vector<CarriedTensor> carried_into(int64_t layer) const;
   std::vector<CarriedTensor> carried_by(const std::string& mixer) const;
   using Layouts = std::map<int64_t, std::shared_ptr<DocumentLayout>>;  // by the size of chunks
-  Layouts document_layouts(const Stream& stream, const MicroBatch& batch) const;
+  Layouts document_layouts(const Stream& stream, const MicroBatch& batch,
+                           const Continuation* continuation = nullptr) const;
+  Var embed(Tape& tape, const Tensor& tokens) const;
   const std::shared_ptr<DocumentLayout>& layout_of(const Layouts& layouts, const Layer& layer) const;
   StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in, const Completed& completed,
                      MixerTaps* taps);
   StageState run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents,
-                 MixerTap* tap = nullptr) const;
+                 MixerTap* tap = nullptr, const LayerCache* cache = nullptr) const;
   Var mix(Tape& tape, const Layer& layer, const Var& input, const DocumentLayout& documents,
           CarriedVars& carried) const;
   using LayerRun = std::function<StageState(Tape&, const StageState&)>;

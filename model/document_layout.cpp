@@ -7,60 +7,95 @@
 
 namespace wuneng {
 
-DocumentLayout DocumentLayout::make(const std::vector<int64_t>& documents, int64_t chunk, Device device) {
+namespace {
+
+// The bits of TokenShiftArgs::document_boundaries.
+Tensor boundaries_of(const std::vector<int64_t>& documents, Device device) {
+  const Tensor bits = Tensor::zeros({documents.back()}, DType::i32);
+  for (size_t d = 0; d + 1 < documents.size(); ++d) {
+    bits.data<int32_t>()[documents[d]] |= kernels::kDocumentBegins;
+    bits.data<int32_t>()[documents[d + 1] - 1] |= kernels::kDocumentEnds;
+  }
+  return bits.to(device);
+}
+
+}  // namespace
+
+DocumentLayout DocumentLayout::make(const std::vector<int64_t>& documents, int64_t chunk, Device device,
+                                    const Continuation* continuation) {
   WUNENG_ASSERT(documents.size() >= 2 && documents.front() == 0);
   DocumentLayout p;
   p.documents = documents;
   p.rows = documents.back();
   p.positions = Tensor::empty({p.rows}, DType::i32);
-  int64_t longest = 0;
   for (size_t d = 0; d + 1 < documents.size(); ++d) {
     const int64_t begin = documents[d], count = documents[d + 1] - begin;
     WUNENG_ASSERT(count > 0);
-    longest = std::max(longest, count);
-    for (int64_t t = 0; t < count; ++t) p.positions.data<int32_t>()[begin + t] = static_cast<int32_t>(t);
-    p.attention.push_back({begin, count, begin, 0});
+    const int64_t start = continuation ? continuation->starts[d] : 0;
+    p.starts.push_back(start);
+    for (int64_t t = 0; t < count; ++t)
+      p.positions.data<int32_t>()[begin + t] = static_cast<int32_t>(start + t);
+    p.attention.push_back(
+        {begin, count, continuation ? continuation->slots[d] * continuation->capacity : begin, start});
     p.segments.push_back({begin, count});
   }
   p.positions = p.positions.to(device);
-  p.document_boundaries = Tensor::zeros({p.rows}, DType::i32);
-  for (size_t d = 0; d + 1 < documents.size(); ++d) {
-    p.document_boundaries.data<int32_t>()[documents[d]] |= kernels::kDocumentBegins;
-    p.document_boundaries.data<int32_t>()[documents[d + 1] - 1] |= kernels::kDocumentEnds;
-  }
-  p.document_boundaries = p.document_boundaries.to(device);
-  if (chunk == 0) return p;
+  p.document_boundaries = boundaries_of(documents, device);
+  if (continuation) p.continue_from(*continuation, device);
+  if (chunk) p.make_chunk_steps(chunk, device);
+  return p;
+}
+
+void DocumentLayout::make_chunk_steps(int64_t chunk, Device device) {
   std::vector<size_t> before;                                              // documents of the step before
   std::vector<std::vector<kernels::RowRun>> chunks(documents.size() - 1);  // of each document, in step order
+  std::vector<int64_t> next(documents.begin(), documents.end() - 1);       // the first row that is in no step
   int64_t done = 0;
-  for (int64_t first = 0; first < longest; first += chunk) {
+  while (done < rows) {
     ChunkStep step;
     std::vector<size_t> now;
+    std::vector<int32_t> at;
     int64_t packed = 0;
     for (size_t d = 0; d + 1 < documents.size(); ++d) {
-      const int64_t begin = documents[d], count = std::min(chunk, documents[d + 1] - begin - first);
+      const int64_t first = starts[d] + next[d] - documents[d],  // in the document
+          count = std::min(chunk - first % chunk, documents[d + 1] - next[d]);
       if (count <= 0) continue;
-      p.chunk_step_order.push_back({begin + first, count});
+      chunk_step_order.push_back({next[d], count});
       chunks[d].push_back({done + packed, count});
-      step.attention.push_back({packed, count, begin, first});
+      step.attention.push_back({packed, count, attention[d].k_begin, first});
       step.segments.push_back({packed, count});
-      if (first) step.continuing.push_back({std::find(before.begin(), before.end(), d) - before.begin(), 1});
+      if (done) step.continuing.push_back({std::find(before.begin(), before.end(), d) - before.begin(), 1});
+      if (!slots.empty()) step.slots.push_back(slots[d]);
+      if (!slots.empty() && first % chunk == 0) step.boundary_slots.push_back(slots[d]);
+      for (int64_t t = 0; t < count; ++t) at.push_back(static_cast<int32_t>(first + t));
       packed += count;
+      next[d] += count;
       now.push_back(d);
     }
-    step.positions = Tensor::empty({packed}, DType::i32);
-    for (const kernels::Wkv7Segment& s : step.segments)
-      for (int64_t t = 0; t < s.count; ++t)
-        step.positions.data<int32_t>()[s.begin + t] = static_cast<int32_t>(first + t);
-    step.positions = step.positions.to(device);
-    p.chunk_steps.push_back(std::move(step));
-    p.chunk_step_rows.push_back(packed);
+    step.positions = Tensor::from(at, {packed}).to(device);
+    chunk_steps.push_back(std::move(step));
+    chunk_step_rows.push_back(packed);
     done += packed;
     before = std::move(now);
   }
   for (const auto& of_document : chunks)
-    p.documents_order.insert(p.documents_order.end(), of_document.begin(), of_document.end());
-  return p;
+    documents_order.insert(documents_order.end(), of_document.begin(), of_document.end());
+}
+
+void DocumentLayout::continue_from(const Continuation& continuation, Device device) {
+  slots = continuation.slots;
+  const int64_t count = static_cast<int64_t>(slots.size());
+  std::vector<int64_t> extended = {0};
+  for (int64_t d = 0; d < count; ++d) {
+    const int64_t begin = documents[d], tokens = documents[d + 1] - begin;
+    cache_rows.push_back({slots[d] * continuation.capacity + starts[d], tokens});
+    last_rows.push_back({documents[d + 1] - 1, 1});
+    with_before.push_back({d, 1});
+    with_before.push_back({count + begin, tokens});
+    without_before.push_back({extended.back() + 1, tokens});
+    extended.push_back(extended.back() + 1 + tokens);
+  }
+  boundaries_with_before = boundaries_of(extended, device);
 }
 
 void DocumentLayout::make_rope_cos_sin(const Stream& stream, const std::vector<double>& frequencies,

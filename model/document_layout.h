@@ -11,8 +11,11 @@
 namespace wuneng {
 
 // One chunk step of a layer that runs chunk by chunk: the j-th chunk of every document that is long enough
-// (model.md, "Documents": chunk boundaries count from the document's start), one after another.
+// (model.md, "Documents": chunk boundaries count from the document's start), one after another. Where
+// documents continue sequences, the first step is what is left of the chunk that they are in.
 struct ChunkStep {
+  std::vector<int64_t> slots;           // with a Continuation: of the step's documents, and
+  std::vector<int64_t> boundary_slots;  // of those that begin a chunk here
   std::vector<kernels::RowRun>
       continuing;  // which of the step before's documents are in this one, as runs of size 1
   std::vector<kernels::AttentionSegment>
@@ -20,6 +23,12 @@ struct ChunkStep {
   std::vector<kernels::Wkv7Segment> segments;  // in the step's rows
   Tensor positions;                            // [the step's rows] i32
   Tensor rope_cos_sin;                         // see DocumentLayout
+};
+
+// Where documents continue sequences that a cache keeps (model/cache.h).
+struct Continuation {
+  std::vector<int64_t> slots, starts;  // of each document: its sequence's slot, and the tokens before these
+  int64_t capacity;                    // of a slot, in tokens
 };
 
 struct DocumentLayout {
@@ -36,10 +45,24 @@ struct DocumentLayout {
   std::vector<kernels::RowRun> chunk_step_order;  // the micro-batch's rows step by step
   std::vector<kernels::RowRun> documents_order;   // and those in the micro-batch's order again
 
+  // With a Continuation; attention's keys are then in rows of the cache, slot by slot. A document with its
+  // token before it has one row more.
+  std::vector<int64_t> slots, starts;
+  std::vector<kernels::RowRun> cache_rows;      // of the new tokens
+  std::vector<kernels::RowRun> last_rows;       // each document's last row
+  std::vector<kernels::RowRun> with_before;     // from rows [tokens before, new tokens]
+  std::vector<kernels::RowRun> without_before;  // from rows with the tokens before
+  Tensor boundaries_with_before;                // document_boundaries of those
+
   // All but the rope_cos_sin.
-  static DocumentLayout make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {});
+  static DocumentLayout make(const std::vector<int64_t>& documents, int64_t chunk, Device device = {},
+                             const Continuation* continuation = nullptr);
   // frequencies and factor: kernels/rope.h.
   void make_rope_cos_sin(const Stream& stream, const std::vector<double>& frequencies, double factor);
+
+ private:
+  void make_chunk_steps(int64_t chunk, Device device);
+  void continue_from(const Continuation& continuation, Device device);
 };
 
 }  // namespace wuneng

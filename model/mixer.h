@@ -3,8 +3,8 @@
 #pragma once
 #include <memory>
 
+#include "model/cache.h"
 #include "model/config.h"
-#include "model/document_layout.h"
 #include "model/head_shards.h"
 #include "model/parameter_store.h"
 #include "model/projection.h"
@@ -16,9 +16,12 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
   // x [T, d], normalised, equal on all tensor-parallel ranks -> what is projected back to [T, d], of which
-  // each rank gives its part of the sum. carried: see MixerType.
-  virtual Projections forward(Tape& tape, const Var& x, const DocumentLayout& documents,
-                              CarriedVars& carried) const = 0;
+  // each rank gives its part of the sum. carried: see MixerType. cache: null for whole documents; else
+  // documents continue the sequences that it keeps, which get the new tokens (without a recording tape).
+  virtual Projections forward(Tape& tape, const Var& x, const DocumentLayout& documents, CarriedVars& carried,
+                              const LayerCache* cache) const = 0;
+  // What the layer keeps of sequences that are continued, on this rank; nothing where no token sees another.
+  virtual CachedTensors cache() const = 0;
   // Tokens of the chunks that the layer goes by (DocumentLayout::chunk_steps); 0: it has no loop over chunks.
   virtual int64_t chunk() const { return 0; }
 };

@@ -84,7 +84,8 @@ Var linear(Tape& tape, const Var& x, P weight, P bias, const Var& base) {
                                   .c = y,
                                   .transpose_b = true,
                                   .base = base.defined() ? base.value() : Tensor(),
-                                  .bias = bias ? bias->var.value() : Tensor()});
+                                  .bias = bias ? bias->var.value() : Tensor(),
+                                  .by_row = !tape.recording()});
   const Var out = tape.output(y, tape.wants(x, base, weight->var, bias ? bias->var : Var()));
   const bool trains = weight->var.needs_grad() || (bias && bias->var.needs_grad());
   tape.record(
@@ -108,7 +109,8 @@ Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& product
                                       .b = products[i].weight->var.value(),
                                       .c = y.rows(begin, end),
                                       .transpose_b = true,
-                                      .accumulate = i > 0 ? 1.0f : 0.0f});
+                                      .accumulate = i > 0 ? 1.0f : 0.0f,
+                                      .by_row = !tape.recording()});
   });
   bool wanted = false, trains = false;
   std::vector<std::pair<Tensor, P>> factors;
@@ -143,9 +145,11 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
 
 Var head_linear(Tape& tape, const Var& x, P weight, const Var& base) {
   const Tensor y = like(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
-  kernels::head_matmul(
-      tape.stream(),
-      {.x = x.value(), .w = weight->var.value(), .y = y, .base = base.defined() ? base.value() : Tensor()});
+  kernels::head_matmul(tape.stream(), {.x = x.value(),
+                                       .w = weight->var.value(),
+                                       .y = y,
+                                       .base = base.defined() ? base.value() : Tensor(),
+                                       .by_row = !tape.recording()});
   const Var out = tape.output(y, tape.wants(x, base, weight->var));
   Tape::WeightGradient backward_weight;
   if (weight->var.needs_grad())
@@ -376,7 +380,8 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                              .out = y,
                                              .lse = lse,
                                              .segments = segments,
-                                             .kv_head = kv_head});
+                                             .kv_head = kv_head,
+                                             .by_row = !tape.recording()});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {
     const Tensor dq = q.fresh_grad();

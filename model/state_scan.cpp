@@ -1,5 +1,7 @@
 #include "model/state_scan.h"
 
+#include <algorithm>
+
 #include "kernels/boundary.h"
 
 namespace wuneng::ops {
@@ -52,6 +54,25 @@ void scan_backward(const Stream& stream, Scan& scan, bool want_final) {
     if (pair.dr.defined()) x.r.add_grad(pair.dr);
 }
 
+bool single_tokens(const Segments& segments) {
+  return std::all_of(segments.begin(), segments.end(), [](const Wkv7Segment& s) { return s.count == 1; });
+}
+
+// One token of each segment: its states after it are the final ones.
+ScanPtr step(Tape& tape, const ScanInputs& x, const ScanPtr& scan) {
+  const int64_t S = static_cast<int64_t>(x.segments.size()), N = x.k.dim(1), D = x.k.dim(2);
+  const Tensor final = Tensor::empty({S, N, D, D}, DType::f32, tape.stream().device), y = like(x.r);
+  wkv7_recurrent(tape.stream(), {.in = scan->in,
+                                 .head_state = x.head_state,
+                                 .r = x.r.value(),
+                                 .y = y,
+                                 .initial = x.initial.defined() ? x.initial.value() : Tensor(),
+                                 .final = final});
+  scan->y = Var(y);
+  scan->final = Var(final);
+  return scan;
+}
+
 }  // namespace
 
 ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
@@ -62,6 +83,7 @@ ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
   scan->inputs = inputs;
   scan->in = {inputs.log_w.value(), inputs.k.value(),    inputs.v.value(),
               inputs.kappa.value(), inputs.rate.value(), inputs.segments};
+  if (!tape.recording() && want_final && single_tokens(inputs.segments)) return step(tape, inputs, scan);
   scan->chunk_states =
       Tensor::empty({wkv7_kept_count(inputs.segments, device.kind), N, D, D}, DType::f32, device);
   scan->removed = like(inputs.k);
@@ -90,6 +112,8 @@ ScanPtr state_scan(Tape& tape, const ScanInputs& inputs, bool want_final) {
 }
 
 Var read_state_transposed(Tape& tape, const ScanPtr& scan, const Var& u) {
+  if (!scan->chunk_states.defined())  // one token of each segment
+    return read_boundary(tape, scan->final, u, scan->inputs.segments, scan->inputs.head_state, true);
   const Tensor z = like(u);
   wkv7_read_transposed(tape.stream(), reading(*scan, u.value(), z));
   const Var out = tape.output(z, tape.wants(u, scan->final));

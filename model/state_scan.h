@@ -22,9 +22,9 @@ struct ScanInputs {
 // What wkv7_states keeps, and what the readings leave for its gradient. Shared by the closures that need it.
 struct Scan {
   ScanInputs inputs;
-  kernels::Wkv7Inputs in;  // the same as tensors
-  Tensor chunk_states, removed;
-  Var y;      // [T, R, D]: S_t r_t
+  kernels::Wkv7Inputs in;        // the same as tensors
+  Tensor chunk_states, removed;  // undefined without a recording tape for segments of one token
+  Var y;                         // [T, R, D]: S_t r_t
   Var final;  // [S, N, D, D], or [1] where nobody wants it; carries the scan's place on the tape
   std::vector<kernels::Wkv7BackwardArgs::Pair> readings;
 };

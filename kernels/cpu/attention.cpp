@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/cpu/blas.h"
+#include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/simd.h"
 #include "runtime/threads.h"
 
@@ -164,12 +165,65 @@ std::vector<std::vector<Block>> disjoint_groups(std::vector<AttentionSegment> se
   return groups;
 }
 
+// One query row of segment s, all heads of key/value head g.
+void forward_row(const AttentionForwardArgs& args, const Sizes& x, const AttentionSegment& s, int64_t g,
+                 std::vector<float>& scores) {
+  const auto [first, last] = std::equal_range(args.kv_head.begin(), args.kv_head.end(), g);
+  const int64_t h = first - args.kv_head.begin(), heads = last - first, keys = s.offset + 1,
+                row = (s.q_begin * x.H + h) * x.D;
+  grow(scores, heads * keys);
+  few_rows({.a = args.q.f32() + row,
+            .lda = x.D,
+            .b = args.k,
+            .first = (s.k_begin * x.G + g) * x.D,
+            .ldb = x.G * x.D,
+            .c = scores.data(),
+            .ldc = keys,
+            .base = nullptr,
+            .bias = nullptr,
+            .scale = x.scale,
+            .M = heads,
+            .K = x.D},
+           0, keys);
+  for (int64_t i = 0; i < heads; ++i) {
+    float *weights = scores.data() + i * keys, *out = args.out.f32() + row + i * x.D;
+    softmax(weights, keys);
+    std::fill(out, out + x.D, 0.0f);
+    for (int64_t j = 0; j < keys; ++j) {
+      const float *v = args.v.f32() + ((s.k_begin + j) * x.G + g) * x.D, weight = weights[j];
+#pragma omp simd
+      for (int64_t d = 0; d < x.D; ++d) out[d] += weight * v[d];
+    }
+  }
+}
+
+void forward_rows(const AttentionForwardArgs& args, const Sizes& x,
+                  const std::vector<AttentionSegment>& segments) {
+  const int64_t jobs = static_cast<int64_t>(segments.size()) * x.G;
+  if (!jobs) return;
+  int64_t keys = 0;
+  for (const AttentionSegment& s : segments) keys += s.offset + 1;
+  const int64_t lanes = lanes_for(jobs, 2 * keys * x.H * x.D);
+  parallel_for(lanes, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scores;
+    for (int64_t lane = begin; lane < end; ++lane)
+      for (int64_t job = lane; job < jobs; job += lanes)
+        forward_row(args, x, segments[job / x.G], job % x.G, scores);
+  });
+}
+
 }  // namespace
 
 void attention_forward(const Stream&, const AttentionForwardArgs& args) {
   const Sizes x = checked_sizes(args);
   std::vector<Block> blocks;
-  for (const AttentionSegment& s : args.segments) add_blocks(s, blocks);
+  std::vector<AttentionSegment> single;
+  for (const AttentionSegment& s : args.segments)
+    if (args.by_row && s.q_count == 1)
+      single.push_back(s);
+    else
+      add_blocks(s, blocks);
+  forward_rows(args, x, single);
   const int64_t jobs = static_cast<int64_t>(blocks.size()) * x.H;
   if (!jobs) return;
   const int64_t lanes = lanes_for(jobs, 2 * pairs(blocks) * x.H * x.D);

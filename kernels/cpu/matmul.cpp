@@ -5,6 +5,7 @@
 
 #include "kernels/channel.h"
 #include "kernels/cpu/blas.h"
+#include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/simd.h"
 #include "runtime/threads.h"
 
@@ -17,6 +18,47 @@ constexpr int64_t kHeadRows = 256;  // rows of one head in one product: several 
 
 int64_t grain_for(int64_t multiplications_each) {
   return std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, multiplications_each));
+}
+
+void matmul_by_row(const MatmulArgs& args) {
+  const int64_t M = args.c.dim(0), N = args.c.dim(1), K = args.a.dim(1);
+  WUNENG_ASSERT(args.accumulate == 0 || !args.base.defined());
+  const std::optional<F32In> bias = args.bias.defined() ? std::optional<F32In>(args.bias) : std::nullopt;
+  const FewRows rows{.a = args.a.f32(),
+                     .lda = K,
+                     .b = args.b,
+                     .first = 0,
+                     .ldb = K,
+                     .c = args.c.f32(),
+                     .ldc = N,
+                     .base = args.base.defined() ? args.base.f32()
+                             : args.accumulate   ? args.c.f32()
+                                                 : nullptr,
+                     .bias = bias ? bias->data() : nullptr,
+                     .scale = args.scale,
+                     .M = M,
+                     .K = K};
+  parallel_for(N, grain_for(M * K), [&](int64_t begin, int64_t end) { few_rows(rows, begin, end); });
+}
+
+void head_matmul_by_row(const HeadMatmulArgs& args) {
+  const int64_t T = args.x.dim(0), H = args.w.dim(0), O = args.w.dim(1), I = args.w.dim(2);
+  parallel_for(H, grain_for(T * O * I), [&](int64_t begin, int64_t end) {
+    for (int64_t h = begin; h < end; ++h)
+      few_rows({.a = args.x.f32() + h * I,
+                .lda = H * I,
+                .b = args.w,
+                .first = h * O * I,
+                .ldb = I,
+                .c = args.y.f32() + h * O,
+                .ldc = H * O,
+                .base = args.base.defined() ? args.base.f32() + h * O : nullptr,
+                .bias = nullptr,
+                .scale = 1,
+                .M = T,
+                .K = I},
+               0, O);
+  });
 }
 
 }  // namespace
@@ -32,6 +74,7 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
   WUNENG_ASSERT(!args.bias.defined() || args.bias.numel() == N);
   if (args.sums.defined()) column_sum(stream, {.dy = args.a, .dbias = args.sums});
   if (!M || !N) return;
+  if (args.by_row && M <= kFewRows && args.transpose_b && !args.transpose_a) return matmul_by_row(args);
   const F32In a(args.a), b(args.b);
   const std::optional<F32In> bias = args.bias.defined() ? std::optional<F32In>(args.bias) : std::nullopt;
   float* c = args.c.f32();
@@ -63,6 +106,7 @@ void head_matmul(const Stream&, const HeadMatmulArgs& args) {
   const int64_t in = args.transpose ? O : I, out = args.transpose ? I : O;
   WUNENG_ASSERT(args.x.dim(1) == H && args.x.dim(2) == in && args.y.dim(1) == H && args.y.dim(2) == out);
   if (!T) return;
+  if (args.by_row && T <= kFewRows && !args.transpose) return head_matmul_by_row(args);
   if (args.base.defined()) Gradient(args.y, args.base).begun();
   const F32In w(args.w);
   const int64_t blocks = (T + kHeadRows - 1) / kHeadRows;

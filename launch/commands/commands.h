@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "model/generation/engine.h"
+
 namespace wuneng {
 
 struct TokenizeCommand {
@@ -41,13 +43,14 @@ void logits(const LogitsOptions& options);
 
 struct GenerateOptions {
   std::string model, prompt;
+  std::string prompts;        // in place of prompt: a file with one a line; the result is lines of JSON
   std::string tokenizer;      // "bytes" or a directory; empty: the model's own, else bytes where they fit
   std::string chat_template;  // a name; empty: the model's own
   bool chat = false;          // the prompt is a user message; only the answer is printed
   int64_t tokens = 200;
-  double temperature = 0.8;  // 0: the most likely token
-  uint64_t seed = 0;
-  int64_t window = 512;  // maximum context in tokens
+  Sampling sampling = {.temperature = 0.8};
+  int64_t max_sequences = 16;   // prompts that run at the same time
+  std::string weights = "f32";  // or bf16: what they are held in
   std::string device = "auto";
 };
 void generate(const GenerateOptions& options);

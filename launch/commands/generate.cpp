@@ -2,24 +2,16 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <random>
+#include <sstream>
 
 #include "data/tokenizer/text_codec.h"
 #include "launch/commands/commands.h"
 #include "launch/train/checkpoint_weights.h"
+#include "model/generation/decoder_engine.h"
+#include "runtime/file.h"
 
 namespace wuneng {
 namespace {
-
-int32_t sample(const float* logits, int64_t vocab, double temperature, std::mt19937_64& random) {
-  require(std::all_of(logits, logits + vocab, [](float x) { return std::isfinite(x); }),
-          "generate: expected finite logits, found others");
-  const int64_t argmax = std::max_element(logits, logits + vocab) - logits;
-  if (temperature <= 0) return static_cast<int32_t>(argmax);
-  std::vector<double> weight(vocab);
-  for (int64_t i = 0; i < vocab; ++i) weight[i] = std::exp((logits[i] - logits[argmax]) / temperature);
-  return static_cast<int32_t>(std::discrete_distribution<int64_t>(weight.begin(), weight.end())(random));
-}
 
 TextCodec open_codec(const GenerateOptions& o, int64_t vocab) {
   if (o.tokenizer == "bytes") return TextCodec::bytes();
@@ -32,11 +24,33 @@ TextCodec open_codec(const GenerateOptions& o, int64_t vocab) {
   return TextCodec::bytes();
 }
 
-std::vector<int32_t> prompt_tokens(const GenerateOptions& o, const TextCodec& codec) {
-  if (o.chat) return codec.encode_chat({{{"role", "user"}, {"content", o.prompt}}}, nullptr, true).ids;
+std::vector<int32_t> prompt_tokens(const GenerateOptions& o, const TextCodec& codec,
+                                   const std::string& prompt) {
+  if (o.chat) return codec.encode_chat({{{"role", "user"}, {"content", prompt}}}, nullptr, true).ids;
   std::vector<int32_t> tokens;
-  codec.encode(o.prompt, tokens);
+  codec.encode(prompt, tokens);
   return tokens;
+}
+
+std::vector<int32_t> end_tokens(const TextCodec& codec) {
+  std::vector<int32_t> out;
+  for (int32_t id = 0; id < codec.vocab_size(); ++id)
+    if (codec.ends(id)) out.push_back(id);
+  return out;
+}
+
+// --prompt, or the lines of --prompts.
+std::vector<std::string> prompts_of(const GenerateOptions& o) {
+  require(o.prompt.empty() != o.prompts.empty(),
+          "generate: expected --prompt with a text or --prompts with a file, found {}",
+          o.prompt.empty() ? "neither" : "both");
+  if (o.prompts.empty()) return {o.prompt};
+  std::vector<std::string> out;
+  std::istringstream lines(read_file(o.prompts));
+  for (std::string line; std::getline(lines, line);)
+    if (!line.empty()) out.push_back(line);
+  require(!out.empty(), "generate: --prompts {}: expected lines of text, found none", o.prompts);
+  return out;
 }
 
 void write(std::string_view bytes) { std::fwrite(bytes.data(), 1, bytes.size(), stdout); }
@@ -44,10 +58,11 @@ void write(std::string_view bytes) { std::fwrite(bytes.data(), 1, bytes.size(), 
 }  // namespace
 
 void generate(const GenerateOptions& o) {
-  require(!o.prompt.empty(), "generate: --prompt: expected text, found none");
+  const std::vector<std::string> prompts = prompts_of(o);
   require(o.tokens >= 0, "generate: --tokens {}: expected 0 or more", o.tokens);
-  require(o.temperature >= 0 && std::isfinite(o.temperature),
-          "generate: --temperature {}: expected 0 or more", o.temperature);
+  require(o.sampling.temperature >= 0 && std::isfinite(o.sampling.temperature),
+          "generate: --temperature {}: expected 0 or more", o.sampling.temperature);
+  check_sampling(o.sampling, "generate");
   const Device device = parse_device(o.device, 0);
   const auto weights = open_whole_weights(o.model);
   const int64_t vocab = weights->config().vocab_size;
@@ -55,25 +70,36 @@ void generate(const GenerateOptions& o) {
   require(codec.vocab_size() <= vocab,
           "generate: expected a tokenizer of at most {} ids, the size of the model's vocabulary, found {}",
           vocab, codec.vocab_size());
-  std::vector<int32_t> tokens = prompt_tokens(o, codec);
-  if (static_cast<int64_t>(tokens.size()) > o.window)
-    std::fprintf(stderr, "wuneng: the prompt has %zu tokens, of which the last %lld are used\n",
-                 tokens.size(), static_cast<long long>(o.window));
-  const auto model = make_model(*weights, device);
-  if (!o.chat) write(o.prompt);
-  std::mt19937_64 random(o.seed);
-  for (int64_t i = 0; i < o.tokens; ++i) {
-    const int64_t T = std::min<int64_t>(o.window, static_cast<int64_t>(tokens.size()));
-    const std::vector<int32_t> context(tokens.end() - T, tokens.end());
-    Tape no_grad(model->stream(), false);
-    const Var hidden = model->forward(no_grad, {Tensor::from(context, {T}), Tensor(), {0, T}}, {}).hidden;
-    const Tensor last = model->logits(hidden.value().rows(T - 1, T)).to(Device{});
-    tokens.push_back(sample(last.f32(), vocab, o.temperature, random));
-    if (codec.ends(tokens.back())) break;
-    write(codec.bytes_of(tokens.back()));
-    std::fflush(stdout);
+  std::vector<GenerationRequest> requests;
+  size_t longest = 0;
+  for (const std::string& prompt : prompts) {
+    requests.push_back({.prompt = prompt_tokens(o, codec, prompt),
+                        .max_tokens = o.tokens,
+                        .sampling = o.sampling,
+                        .end_tokens = end_tokens(codec)});
+    longest = std::max(longest, requests.back().prompt.size());
   }
-  std::fputc('\n', stdout);
+  DecoderEngine engine(make_model(*weights, device, o.weights == "bf16" ? DType::bf16 : DType::f32),
+                       {.max_sequences = std::min<int64_t>(o.max_sequences, std::ssize(prompts)),
+                        .context_length = static_cast<int64_t>(longest) + o.tokens});
+  for (size_t i = 0; i < requests.size(); ++i) engine.add(static_cast<int64_t>(i), requests[i]);
+  const bool one = o.prompts.empty();
+  if (one && !o.chat) write(o.prompt);
+  std::vector<std::string> texts(prompts.size());
+  while (!engine.idle())
+    for (const GenerationEvent& event : engine.step()) {
+      if (!event.token || event.finish == Finish::end_token) continue;
+      const std::string_view bytes = codec.bytes_of(event.token->token);
+      texts[event.request] += bytes;
+      if (!one) continue;
+      write(bytes);
+      std::fflush(stdout);
+    }
+  if (one) return void(std::fputc('\n', stdout));
+  for (size_t i = 0; i < prompts.size(); ++i)
+    write(nlohmann::json{{"prompt", prompts[i]}, {"text", texts[i]}}.dump(
+              -1, ' ', false, nlohmann::json::error_handler_t::replace) +
+          "\n");
 }
 
 }  // namespace wuneng

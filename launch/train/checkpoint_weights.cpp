@@ -61,9 +61,9 @@ std::string tokenizer_of(const std::string& path) {
   return has_checkpoint(path) ? CheckpointMeta::read(CheckpointReader(path)).tokenizer_from : path;
 }
 
-std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device) {
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device, DType dtype) {
   for (const std::string& note : weights.notes()) std::fprintf(stderr, "wuneng: %s\n", note.c_str());
-  auto model = std::make_unique<Decoder>(weights.config(), Placement{.device = device}, DType::f32);
+  auto model = std::make_unique<Decoder>(weights.config(), Placement{.device = device}, dtype);
   load_weights(*model, weights, 0);
   return model;
 }

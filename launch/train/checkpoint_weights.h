@@ -23,6 +23,6 @@ std::unique_ptr<WeightSource> open_whole_weights(const std::string& path);
 std::string tokenizer_of(const std::string& path);
 
 // A model for one process, with these weights. Prints their notes.
-std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device);
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device, DType dtype = DType::f32);
 
 }  // namespace wuneng

@@ -32,18 +32,24 @@ class Qwen2Mixer : public Mixer {
         heads_(HeadShards::make({at.config.num_heads, at.config.num_kv_heads}, at.tp.size(), at.tp.rank())),
         weights_(Qwen2Projections::make(at, heads_)) {}
 
-  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents,
-                      CarriedVars&) const override {
+  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents, CarriedVars&,
+                      const LayerCache* cache) const override {
     const int64_t T = replicated.dim(0), D = head_dim_, H = heads_.local_heads(), G = heads_.local_kv();
     const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
     const auto heads = [&](const Parameter* weight, const Parameter* bias, int64_t n) {
       return ops::reshape(tape, ops::linear(tape, x, weight, bias), {T, n, D});
     };
     const Var q = ops::rope(tape, heads(weights_.q, weights_.q_bias, H), documents.rope_cos_sin);
-    const Var k = ops::rope(tape, heads(weights_.k, weights_.k_bias, G), documents.rope_cos_sin);
-    const Var v = heads(weights_.v, weights_.v_bias, G);
+    Var k = ops::rope(tape, heads(weights_.k, weights_.k_bias, G), documents.rope_cos_sin);
+    Var v = heads(weights_.v, weights_.v_bias, G);
+    if (cache) k = cache->append(tape, "k", k, documents), v = cache->append(tape, "v", v, documents);
     const Var A = ops::attention(tape, q, k, v, documents.attention, heads_.kv_of_head);
     return {{ops::reshape(tape, A, {T, H * D}), weights_.o}};
+  }
+
+  CachedTensors cache() const override {
+    const Shape row = {heads_.local_kv(), head_dim_};
+    return {{"k", CachedTensor::Kind::token, row}, {"v", CachedTensor::Kind::token, row}};
   }
 
  private:

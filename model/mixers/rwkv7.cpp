@@ -43,6 +43,7 @@ class Rwkv7Mixer : public Mixer {
  public:
   explicit Rwkv7Mixer(const LayerContext& at)
       : o_(at.options()),
+        hidden_size_(at.config.hidden_size),
         tp_(at.tp),
         heads_(shards_of(at.config.hidden_size, o_.head_dim, tp_.size(), tp_.rank())),
         first_(is_first(at)) {
@@ -109,10 +110,11 @@ class Rwkv7Mixer : public Mixer {
   }
 
   Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents,
-                      CarriedVars& carried) const override {
+                      CarriedVars& carried, const LayerCache* cache) const override {
     const int64_t T = replicated.dim(0), D = o_.head_dim, H = heads_.local_heads();
     const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
-    const auto shifted = [&](P mu) { return ops::token_shift(tape, x, mu, documents.document_boundaries); };
+    const TokenShift shift(tape, x, documents, cache);
+    const auto shifted = [&](P mu) { return shift(tape, mu); };
     const auto split = [&](const Var& y) { return ops::reshape(tape, y, {T, H, D}); };
     const auto low_rank = [&](const Var& y, const LowRank& m) {
       return ops::linear(tape, ops::linear(tape, y, m.first), m.second);
@@ -133,10 +135,15 @@ class Rwkv7Mixer : public Mixer {
               key = split(ops::key_scale(tape, k, rate, k_a_));
 
     const int64_t segments = static_cast<int64_t>(documents.segments.size());
-    const Var initial = initial_state_ ? ops::copies(tape, initial_state_, segments) : Var();
+    Var initial = initial_state_ && !cache ? ops::copies(tape, initial_state_, segments) : Var();
+    if (cache) {
+      cache->begin("state", documents, initial_state_);
+      initial = cache->read(tape, "state", documents.slots);
+    }
     const ops::ScanPtr scan = ops::state_scan(
         tape, {log_w, key, values, kappa, split(rate), r, initial, documents.segments, heads_.state_of_head},
-        false);
+        cache != nullptr);
+    if (cache) cache->write(tape.stream(), "state", documents.slots, scan->final.value());
     Var y = scan->y;
     if (o_.group_norm) y = ops::group_norm(tape, y, norm_weight_, norm_bias_, float(D) * 1e-5f);
     y = ops::bonus(tape, ops::scale_channels(tape, r, r_k_, 1), key, values, y);
@@ -148,11 +155,17 @@ class Rwkv7Mixer : public Mixer {
     return {{y, o_proj_}};
   }
 
+  CachedTensors cache() const override {
+    const int64_t D = o_.head_dim;
+    return {token_before(hidden_size_), {"state", CachedTensor::Kind::state, {heads_.local_states(), D, D}}};
+  }
+
  private:
   struct LowRank {
     P first = nullptr, second = nullptr;  // [rank, C], [C, rank]
   };
   Rwkv7Options o_;
+  int64_t hidden_size_;
   Comm tp_;
   HeadShards heads_;
   bool first_;

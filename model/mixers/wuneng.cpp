@@ -2,6 +2,7 @@
 // state (docs/model.md, "One layer").
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "model/low_rank.h"
 #include "model/mixers/wuneng_options.h"
@@ -122,15 +123,15 @@ class WunengMixer : public Mixer {
 
   int64_t chunk() const override { return o_.loops() ? o_.chunk : 0; }
 
-  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents,
-                      CarriedVars&) const override {
+  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents, CarriedVars&,
+                      const LayerCache* cache) const override {
     const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
                   N = heads_.local_states();
     const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
     const auto split = [&](const Var& y, int64_t n) { return ops::reshape(tape, y, {T, n, D}); };
-    const auto state_input = [&](P mu) {
-      return mu ? ops::token_shift(tape, x, mu, documents.document_boundaries) : x;
-    };
+    std::optional<TokenShift> shift;
+    if (o_.token_shift) shift.emplace(tape, x, documents, cache);
+    const auto state_input = [&](P mu) { return mu ? (*shift)(tape, mu) : x; };
 
     const Var k_plain = ops::linear(tape, x, qwen_.k);
     const Var k =
@@ -158,6 +159,11 @@ class WunengMixer : public Mixer {
     in.key = split(ops::key_scale(tape, ops::reshape(tape, key, {T, N * D}), rate, k_a_), N);
     if (o_.value_token) in.token_value = ops::select_heads(tape, v, heads_.kv_of_state);
 
+    // What is attended to, and the states before the documents.
+    const Var keys = cache ? cache->append(tape, "k", k, documents) : k,
+              values = cache ? cache->append(tape, "v", v, documents) : v;
+    if (cache) cache->begin("state", documents, initial_state_);
+
     // What goes through the states: step by step where the boundary state feeds the tokens of the next chunk,
     // else at once.
     Var A, z;
@@ -174,30 +180,52 @@ class WunengMixer : public Mixer {
                              kappa = by_chunk_step(in.kappa), log_w = by_chunk_step(in.log_w),
                              rates = by_chunk_step(in.rate), token_value = by_chunk_step(in.token_value);
       std::vector<Var> As, zs;
-      Var boundary =
-          initial(tape, documents.chunk_steps.empty() ? 0 : documents.chunk_steps[0].segments.size());
+      StatesBefore before;
       for (size_t j = 0; j < documents.chunk_steps.size(); ++j) {
+        const ChunkStep& step = documents.chunk_steps[j];
         const bool last = j + 1 == documents.chunk_steps.size();
+        if (cache)
+          before = cached_states(tape, *cache, step);
+        else if (j == 0)
+          before.boundary = before.now = initial(tape, step.segments.size());
         const Outputs out =
-            chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, k, v,
-                               documents.chunk_steps[j], boundary, !last);
+            chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, keys,
+                               values, step, before, cache || !last);
         As.push_back(out.A);
         zs.push_back(out.z);
-        if (!last) boundary = ops::pack_rows(tape, out.final, documents.chunk_steps[j + 1].continuing);
+        if (cache)
+          cache->write(tape.stream(), "state", step.slots, out.final.value());
+        else if (!last)
+          before.boundary = before.now =
+              ops::pack_rows(tape, out.final, documents.chunk_steps[j + 1].continuing);
       }
       A = whole(As);
       z = whole(zs);
     } else {
       const Var q = ops::rope(tape, in.q, documents.rope_cos_sin);
-      A = ops::attention(tape, q, k, v, documents.attention, heads_.kv_of_head);
-      const ops::ScanPtr scan = ops::state_scan(
-          tape,
-          {in.log_w, in.key, state_value(tape, in.token_value, A, {}), in.kappa, in.rate, in.r,
-           initial(tape, documents.segments.size()), documents.segments, heads_.state_of_head},
-          false);
+      A = ops::attention(tape, q, keys, values, documents.attention, heads_.kv_of_head);
+      const Var before =
+          cache ? cache->read(tape, "state", documents.slots) : initial(tape, documents.segments.size());
+      const ops::ScanPtr scan =
+          ops::state_scan(tape,
+                          {in.log_w, in.key, state_value(tape, in.token_value, A, {}), in.kappa, in.rate,
+                           in.r, before, documents.segments, heads_.state_of_head},
+                          cache != nullptr);
+      if (cache) cache->write(tape.stream(), "state", documents.slots, scan->final.value());
       z = read(tape, scan);
     }
     return combine(tape, A, z);
+  }
+
+  CachedTensors cache() const override {
+    const int64_t D = c_.head_dim;
+    const Shape kv = {heads_.local_kv(), D}, state = {heads_.local_states(), D, D};
+    CachedTensors tensors = {{"k", CachedTensor::Kind::token, kv},
+                             {"v", CachedTensor::Kind::token, kv},
+                             {"state", CachedTensor::Kind::state, state}};
+    if (o_.loops()) tensors.push_back({"boundary", CachedTensor::Kind::state, state});
+    if (o_.token_shift) tensors.push_back(token_before(c_.hidden_size));
+    return tensors;
   }
 
  private:
@@ -244,10 +272,22 @@ class WunengMixer : public Mixer {
     return initial_state_ ? ops::copies(tape, initial_state_, static_cast<int64_t>(documents)) : Var();
   }
 
-  // One chunk of every document that reaches it; boundary is undefined where the states are zero.
+  // The states [documents, N, D, D] before a chunk's first token and before the step's: the same unless the
+  // step continues a chunk. Undefined: zero.
+  struct StatesBefore {
+    Var boundary, now;
+  };
+  StatesBefore cached_states(Tape& tape, const LayerCache& cache, const ChunkStep& step) const {
+    if (!step.boundary_slots.empty())
+      cache.write(tape.stream(), "boundary", step.boundary_slots,
+                  cache.read(tape, "state", step.boundary_slots).value());
+    return {cache.read(tape, "boundary", step.slots), cache.read(tape, "state", step.slots)};
+  }
+
+  // One chunk, or a part of one, of every document that reaches it.
   Outputs chunk_step_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const ChunkStep& step,
-                             const Var& boundary, bool want_final) const {
-    const Var zb = boundary.defined() ? read_at_boundary(tape, boundary, in.r, step) : Var();
+                             const StatesBefore& before, bool want_final) const {
+    const Var zb = before.boundary.defined() ? read_at_boundary(tape, before.boundary, in.r, step) : Var();
     Var q = in.q;
     if (o_.multi_token && zb.defined())
       q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
@@ -257,7 +297,7 @@ class WunengMixer : public Mixer {
     const Var value = state_value(tape, in.token_value, A, Mb);
     const ops::ScanPtr scan = ops::state_scan(
         tape,
-        {in.log_w, in.key, value, in.kappa, in.rate, in.r, boundary, step.segments, heads_.state_of_head},
+        {in.log_w, in.key, value, in.kappa, in.rate, in.r, before.now, step.segments, heads_.state_of_head},
         want_final);
     return {A, read(tape, scan), scan->final};
   }

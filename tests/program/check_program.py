@@ -304,6 +304,17 @@ def token_checks(root):
     yield ("generate answers a chat without repeating it",
            "What is 3?" not in ok("generate", model, "--chat", *template, "--prompt", "What is 3?",
                                   "--tokens", "12", "--temperature", "0"))
+    def answers(*prompts):
+        lines = os.path.join(root, "prompts.txt")
+        with open(lines, "w") as f:
+            f.write("\n".join(prompts) + "\n")
+        printed = ok("generate", model, "--prompts", lines, "--tokens", "9", "--top-k", "5", "--seed", "4",
+                     "--max-sequences", "2")
+        return [json.loads(line) for line in printed.splitlines()]
+    prompts = ["What is 3?", "Two", "and a longer line of text"]
+    several = answers(*prompts)
+    yield ("generate continues several prompts as it does each alone",
+           [a["prompt"] for a in several] == prompts and several == [answers(p)[0] for p in prompts])
     done = wuneng("generate", run + "/checkpoints", "--prompt", "x")
     yield "generate without a tokenizer says where one is expected", refused(done, "use --tokenizer")
 

@@ -250,7 +250,8 @@ void run_wkv7(Side& side, const Wkv7Case& c) {
   for (int i = 0; i < c.readings; ++i)
     b.readings.push_back({side.normal(readers), side.normal(readers), i == 0 ? side.out(readers) : Tensor()});
   wkv7_backward(side.stream, b);
-  if (!c.initial) wkv7_recurrent(side.stream, {in, c.head_state, r, side.out(readers)});
+  wkv7_recurrent(side.stream,
+                 {in, c.head_state, r, side.out(readers), s.initial, side.out(states, DType::f32)});
 }
 
 TEST_P(Wkv7Backends, Agree) {

@@ -20,8 +20,8 @@ class ToyMixer : public Mixer {
     o_ = at.store.sharded_evenly(at.prefix + "toy.o.weight", {d, width}, matrix, 1);
   }
 
-  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout&,
-                      CarriedVars& carried) const override {
+  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout&, CarriedVars& carried,
+                      const LayerCache*) const override {
     Var v = ops::linear(tape, copy_to_tensor_parallel(tape, tp_, replicated), v_);
     if (const auto first = carried.find("toy_values"); first != carried.end()) {
       const auto as_one_head = [&](const Var& x) { return ops::reshape(tape, x, {x.dim(0), 1, x.dim(1)}); };
@@ -32,6 +32,7 @@ class ToyMixer : public Mixer {
     }
     return {{v, o_}};
   }
+  CachedTensors cache() const override { return {}; }
 
   static MixerType type() {
     MixerType type{.name = "toy", .architecture = "ToyForCausalLM", .help = "no token sees another"};

@@ -329,14 +329,21 @@ TEST_P(Wkv7, BackwardMatchesDoubleRecurrence) {
 }
 
 TEST_P(Wkv7, RecurrentMatchesDoubleRecurrence) {
-  Case from_zero = GetParam();
-  from_zero.initial = false;
-  from_zero.readings = 1;
-  const Problem p(from_zero, 3);
+  Case one_reading = GetParam();
+  one_reading.readings = 1;
+  const Problem p(one_reading, 3);
   const Kernels kernels(p);
-  const Tensor r = kernels.rows(p.r[0], p.readers()), y = kernels.like_rows(p.readers());
-  wkv7_recurrent(kernels.stream, {.in = kernels.in, .head_state = p.head_state, .r = r, .y = y});
-  expect_rows("recurrent", p, y, Reference(p).read(p.r[0], false));
+  const Reference reference(p);
+  const Tensor r = kernels.rows(p.r[0], p.readers()), y = kernels.like_rows(p.readers()),
+               final = kernels.like_states();
+  wkv7_recurrent(kernels.stream, {.in = kernels.in,
+                                  .head_state = p.head_state,
+                                  .r = r,
+                                  .y = y,
+                                  .initial = p.initial ? kernels.states(p.initial_state) : Tensor(),
+                                  .final = final});
+  expect_rows("recurrent", p, y, reference.read(p.r[0], false));
+  expect_states("final", final, reference.final_state);
 }
 
 // One thread processes a whole chain, so the result does not depend on the number of threads.
