@@ -135,7 +135,7 @@ void as_kernel(const std::function<void()>& work) {
 // A small device where ranks have one each: what is given is filled at once.
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *total =
-      std::min(emulator::arena().limit, size_t{1} << (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK") ? 26 : 34));
+      std::min(emulator::arena().limit, size_t{1} << (std::getenv("WUNENG_EMULATOR_GPU_PER_RANK") ? 28 : 34));
   *free = *total - std::min(*total, emulator::arena().held());
   return cudaSuccess;
 }
