@@ -41,8 +41,6 @@ GUARDS = [  # name, file, what stands there, what takes its place, the test that
      "collector_->other_reports();", "{}", "mpi.hang"),
     ("ranks answer before the report", "runtime/heartbeat.cpp",
      "for (const auto& client : clients_) client->beat(hang_);\n      return;", "return;", "mpi.hang"),
-    ("stopped processes are killed", "runtime/heartbeat.cpp",
-     "if (host == host_name() && pid > 1)", "if (host == host_name() && pid < 0)", "mpi.hang"),
     ("ranks that wait in MPI_Finalize end by themselves", "runtime/heartbeat.cpp",
      "if (!finalizing_) std::this_thread", "std::this_thread", "mpi.hang"),
     ("the reporter ends in any case", "runtime/heartbeat_collector.cpp",
