@@ -77,7 +77,7 @@ def write_lines(path, lines):
 
 RECIPE = """
 [student]
-mixer = "qwen2"
+mixer = "attention"
 hidden_size = 16
 intermediate_size = 32
 layers = 1
@@ -161,7 +161,7 @@ def recipe_checks(root):
     options."""
     names = ("text.txt", "minimal", "minimal.toml", "teacher")
     text, out, path, teacher = (os.path.join(root, name) for name in names)
-    shape = ref.Config(mixer="qwen2", vocab_size=256, num_layers=3)
+    shape = ref.Config(mixer="attention", vocab_size=256, num_layers=3)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
     with open(text, "w") as f:
         f.write("So it goes. " * 2000)
@@ -209,12 +209,12 @@ def mixed_checks(root):
     """A student whose layers have different mixers: trained, converted, inspected, and started from."""
     names = ("mixed.txt", "mixed", "mixed.toml", "mixed_teacher")
     text, out, path, teacher = (os.path.join(root, name) for name in names)
-    shape = ref.Config(mixer="qwen2", vocab_size=256, num_layers=3)
+    shape = ref.Config(mixer="attention", vocab_size=256, num_layers=3)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
     with open(text, "w") as f:
         f.write("So it goes. " * 2000)
     with open(path, "w") as f:
-        f.write(MIXED.format(teacher=teacher, text=text, out=out, layers='["1:qwen2"]'))
+        f.write(MIXED.format(teacher=teacher, text=text, out=out, layers='["1:attention"]'))
     ok("train", path)
     student = os.path.join(root, "mixed_student")
     ok("convert", os.path.join(out, "checkpoints"), student)
@@ -233,16 +233,16 @@ def mixed_checks(root):
     listed = ok("inspect", only_config)
     yield ("a config.json alone shows the same",
            shown.split("\n", 1)[1] in listed and all(n in listed for n in stored))
-    done = wuneng("train", path, "run.resume=none", 'student.layer_mixers=["0-3:qwen2"]')
+    done = wuneng("train", path, "run.resume=none", 'student.layer_mixers=["0-3:attention"]')
     yield ("a layer that is not there is named with its mixer",
-           "layer 3 with mixer qwen2: expected a layer from 0 to 2" in done.stderr)
+           "layer 3 with mixer attention: expected a layer from 0 to 2" in done.stderr)
     done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/again",
                   "student.layer_mixers=[]")
     yield "mixers may change where they can start from the source's", done.returncode == 0
     done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/back",
-                  'student.layer_mixers=["0-1:qwen2"]')
+                  'student.layer_mixers=["0-1:attention"]')
     yield ("and are refused by layer elsewhere",
-           "layer 0: mixer qwen2 cannot start from mixer wuneng" in done.stderr)
+           "layer 0: mixer attention cannot start from mixer wuneng" in done.stderr)
 
 
 def token_checks(root):

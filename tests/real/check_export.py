@@ -233,7 +233,7 @@ def check_hooks(root):
 
 def check_attention(root):
     """A student of attention alone is Qwen2's: no code of ours."""
-    directory = make_model(root, "attention", dict(mixer="qwen2", num_layers=3))
+    directory = make_model(root, "attention", dict(mixer="attention", num_layers=3))
     model = AutoModelForCausalLM.from_pretrained(directory).eval()
     tokens = random_tokens(5, 1, TOKENS)
     with torch.no_grad():

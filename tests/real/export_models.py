@@ -98,7 +98,7 @@ def cached_logits(model, tokens, cuts, mask=None):
 def few_models():
     """name -> option: one of each kind."""
     full, lean, literal = options.presets()
-    mixers = ((0, "qwen2"), (2, "wuneng"))
+    mixers = ((0, "attention"), (2, "wuneng"))
     return {"full": full, "lean": lean, "literal": {**literal, "learn_initial_state": True},
             "arwkv": dict(mixer="rwkv7", learn_initial_state=True),
             "rwkv7": dict(mixer="rwkv7", rwkv_gate=True, rwkv_group_norm=True, tie_word_embeddings=False),
