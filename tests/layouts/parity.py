@@ -85,6 +85,8 @@ MODELS = [
     Model("a state head for every kv head", {"student.state_heads": 2}, streamed(Layout(tp=3))),
     Model("attention", {"student.mixer": "attention", "student.preset": None, "student.chunk": None,
                     "student.decay_rank": None, "student.rate_rank": None}, streamed(Layout(tp=2, pp=2))),
+    Model("attention of Qwen3: norms of queries and keys", {"student.family": "qwen3"},
+          streamed(Layout(tp=4), Layout(tp=2, pp=2))),
     Model("rwkv7", RWKV7, [  # its values of the first layer pass through three stages
         (Layout(tp=3), ONE), (Layout(pp=3), ONE), (Layout(tp=2, pp=2), Layout(tp=2))], 1),
     Model("rwkv7 with all its parts, among others", RWKV7 | {

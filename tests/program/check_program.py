@@ -20,15 +20,32 @@ from model_files import read_safetensors, write_model
 EVERY_KEY = os.path.join(HERE, "..", "..", "launch", "recipes", "every_key.toml")
 
 
-def logits(model, root):
+def logits(model, root, golden="qwen2_tied"):
     out = os.path.join(root, "logits.h5")
-    ok("logits", model, "--tokens", os.path.join(GOLDEN, "qwen2_tied", "tokens.json"), "--out", out)
+    ok("logits", model, "--tokens", os.path.join(GOLDEN, golden, "tokens.json"), "--out", out)
     with h5py.File(out, "r") as f:
         return f["logits"][()]
 
 
 def distance(a, b):
     return np.linalg.norm(np.float64(a) - b) / np.linalg.norm(b)
+
+
+def check_family(root, name):
+    """A model of another family: as transformers has it, and a student of it."""
+    model, copy, student = (os.path.join(d, name) for d in (GOLDEN, root, os.path.join(root, "full_of")))
+    theirs = read_safetensors(os.path.join(model, "expected.safetensors"))["logits"]
+    ours = logits(model, root, name)
+    yield f"{name}: logits equal Hugging Face's", distance(ours, theirs) <= 1e-5
+    ok("convert", model, copy)
+    configs = [json.load(open(os.path.join(d, "config.json"))) for d in (model, copy)]
+    yield (f"{name}: written back as what it is",
+           all(configs[0][key] == configs[1][key] for key in ("model_type", "architectures"))
+           and not os.path.exists(os.path.join(copy, "modeling_wuneng.py"))
+           and np.array_equal(logits(copy, root, name), ours))
+    ok("convert", model, student, "--preset", "full")
+    yield (f"{name}: a student starts with its teacher's function",
+           distance(logits(student, root, name), ours) <= 1e-6)
 
 
 def checks(root):
@@ -49,6 +66,8 @@ def checks(root):
         stored = sum(v.size for v in read_safetensors(os.path.join(student, "model.safetensors")).values())
         yield (f"inspect counts the {preset} student's parameters",
                f"parameters {stored}\n" in ok("inspect", "--no-tensors", student))
+    for family in ("qwen2_window", "qwen3", "llama", "mistral"):
+        yield from check_family(root, family)
     split = os.path.join(root, "split")
     ok("convert", teacher, split, "--max-file-bytes", "50000")
     yield ("several files hold the same model",
