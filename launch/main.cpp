@@ -84,7 +84,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   using namespace wuneng;
   int exit_code = 0;
   CLI::App app{
-      "wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
+      "wuneng turns a teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
       "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes document "
       "every setting."};
   app.require_subcommand(1);
@@ -209,7 +209,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   ConvertOptions c;
   CLI::App* convert_command = app.add_subcommand("convert",
                                                  "Convert a checkpoint to a Hugging Face directory, or a "
-                                                 "Qwen2 directory to a student (--preset).");
+                                                 "teacher's directory to a student (--preset).");
   convert_command->add_option("from", c.from, "a checkpoint or a Hugging Face directory")->required();
   convert_command->add_option("to", c.to, "the directory to write")->required();
   convert_command->add_option(

@@ -27,7 +27,7 @@ void tokenize(const TokenizeCommand& command);
 struct ConvertOptions {
   std::string from, to;   // a checkpoint or a Hugging Face directory; a Hugging Face directory
   std::string tokenizer;  // directory of the tokenizer's files; empty: that of the model
-  std::string preset;     // not empty: make a WuNeng student of this preset from a Qwen2 directory
+  std::string preset;     // not empty: make a WuNeng student of this preset from a teacher's directory
   std::string dtype = "f32";
   uint64_t seed = 0;
   int64_t max_file_bytes = 5'000'000'000;
