@@ -8,12 +8,7 @@ namespace {
 
 // Bytes of a character by its first one; 0 where none begins so.
 int length_by_first(int first) {
-  return first < 0x80    ? 1
-         : first >= 0xf5 ? 0
-         : first >= 0xf0 ? 4
-         : first >= 0xe0 ? 3
-         : first >= 0xc2 ? 2
-                         : 0;
+  return first < 0x80 ? 1 : first >= 0xf5 ? 0 : first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
 }
 
 // Length of the character at text[at], or minus the length of the ill-formed part there (Unicode, table 3-7:

@@ -29,9 +29,8 @@ std::string at_once(const std::string& bytes, const std::vector<std::string>& st
 TEST(TextStream, IsWhatTheWholeTextGives) {
   std::mt19937 random(5);
   const auto below = [&](size_t n) { return static_cast<size_t>(random() % n); };
-  const std::vector<std::string> pieces = {"a",    "b",    "ab",       "é",    "\xe2\x82", "€",
-                                           "\xac", "\xff", "\xf0\x9f", "\x98", "\x80",     "\xed\xa0\x80",
-                                           "\n",   "\xc3"};
+  const std::vector<std::string> pieces = {"a",    "b",        "ab",   "é",    "\xe2\x82",     "€",  "\xac",
+                                           "\xff", "\xf0\x9f", "\x98", "\x80", "\xed\xa0\x80", "\n", "\xc3"};
   const std::vector<std::string> possible = {"ab", "b\n", "aab", "€a", "é", "\n\n", "abab", "bé€"};
   int stopped = 0;
   for (int trial = 0; trial < 20000; ++trial) {
