@@ -82,7 +82,7 @@ void Connection::answering_errors(const Action& action) {
 
 void Connection::on_header(const Failure& error) {
   if (error == http::error::end_of_stream || error == beast::error::timeout ||
-      error == asio::error::operation_aborted || error.category() == asio::error::get_system_category())
+      (error && error.category() == asio::error::get_system_category()))
     return close();
   busy_ = true;
   keep_ = false;
