@@ -6,6 +6,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/beast/http/read.hpp>
+#include <cerrno>
 
 #include "launch/serve/bearer_token.h"
 #include "launch/serve/http_error.h"
@@ -20,6 +21,7 @@ namespace http = beast::http;
 constexpr size_t kMostHeader = 16 << 10, kReadAhead = 64 << 10;  // bytes
 constexpr size_t kMostPending = 4 << 20;                         // bytes of events that a client has not read
 constexpr size_t kWriteAtOnce = 64 << 10;
+constexpr size_t kMostDiscarded = 64 << 20;
 constexpr std::chrono::seconds kLinger{2};  // for a client to read why its body is not read
 
 double seconds_since(std::chrono::steady_clock::time_point then) {
@@ -236,12 +238,14 @@ void Connection::watch_client() {
     if (error || watch != self->watch_ || !self->completion_) return;
     char byte;
     const ssize_t found = ::recv(self->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (found <= 0) self->abandon();  // more than 0: the next request, which is read later
+    if (found > 0) return;  // the next request, which is read later
+    if (found < 0 && (errno == EAGAIN || errno == EINTR)) return self->watch_client();
+    self->abandon();
   });
 }
 
 void Connection::abandon() {
-  if (completion_) ++server_.metrics().abandoned;
+  if (busy_) ++server_.metrics().abandoned;
   close();
 }
 
@@ -327,8 +331,10 @@ void Connection::linger() {
 
 void Connection::discard() {
   stream_.async_read_some(asio::buffer(discarded_),
-                          [self = shared_from_this()](const Failure& error, size_t) {
-                            if (error || self->closed_) return self->close();
+                          [self = shared_from_this()](const Failure& error, size_t bytes) {
+                            self->discarded_bytes_ += bytes;
+                            if (error || self->closed_ || self->discarded_bytes_ > kMostDiscarded)
+                              return self->close();
                             self->discard();
                           });
 }

@@ -66,8 +66,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   size_t sent_ = 0;     // bytes of outgoing_.front()
   size_t pending_ = 0;  // bytes of outgoing_ that are not sent
   bool writing_ = false, closed_ = false;
-  int64_t watch_ = 0;  // the number of the request that a watch belongs to
-  std::string discarded_;
+  int64_t watch_ = 0;           // the number of the request that a watch belongs to
+  std::string discarded_;       // the last of them
+  size_t discarded_bytes_ = 0;  // of a body that is not wanted
 
   std::optional<Completion> completion_;
   std::map<int64_t, size_t> sequences_;  // those that run: number -> choice
