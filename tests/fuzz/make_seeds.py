@@ -140,10 +140,11 @@ def request(_, out):
                         {"role": "assistant", "content": "", "tool_calls": [
                             {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
                         {"role": "tool", "tool_call_id": "1", "content": "x"}],
-           "max_completion_tokens": 3, "logprobs": True, "top_logprobs": 2, "response_format": {"type": "text"}}
-    common = {"n": 2, "stream": True, "stream_options": {"include_usage": True}, "stop": ["a", "b"], "seed": -1,
-              "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1,
-              "presence_penalty": 0, "logit_bias": {}, "user": "u", "model": "m"}
+           "max_completion_tokens": 3, "logprobs": True, "top_logprobs": 2,
+           "response_format": {"type": "text"}}
+    common = {"n": 2, "stream": True, "stream_options": {"include_usage": True}, "stop": ["a", "b"],
+              "seed": -1, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "model": "m",
+              "repetition_penalty": 1.1, "presence_penalty": 0, "logit_bias": {}, "user": "u"}
     for i, (kind, body) in enumerate((
             (0, {"prompt": "text", "echo": True, "logprobs": 1, "max_tokens": 0, **common}),
             (0, {"prompt": [[1, 2], "b"], "best_of": 1, "suffix": None}), (0, {"prompt": [1, 2, 699]}),

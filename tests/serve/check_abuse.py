@@ -2,8 +2,8 @@
 """A server under load and abuse: many clients, clients that do not read, do not write or go away, bodies that
 are too large or no JSON. It stays, mixes no answers, and keeps nothing.
 
-usage: check_abuse.py WUNENG [rounds]
-rounds: how often all is repeated on one server; 1 by default.
+usage: check_abuse.py WUNENG [quick]
+quick: without what takes long in a build with a sanitizer.
 """
 import json
 import os
@@ -16,10 +16,9 @@ import threading
 import time
 
 from models import byte_model
-from server import Server
+from server import HEAD, Server
 
 CLIENTS = 64
-HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 PLAIN = b"/v1/completions"
 GROWTH = 600 << 20  # bytes by which a server may be larger after all of it; sanitizers keep freed memory
 
@@ -106,7 +105,7 @@ def check_slow(server):
     """Clients that do not read, or hardly; that write their request byte by byte, or not to the end."""
     # More than the system's buffers hold.
     body = json.dumps({"prompt": "a", "n": 8, "max_tokens": 1500, "stream": True, "logprobs": 20}).encode()
-    whole = json.dumps({"prompt": ["a" * 3000] * 8, "max_tokens": 0, "logprobs": 20, "echo": True}).encode()
+    whole = json.dumps({"prompt": ["a" * 1500] * 8, "max_tokens": 0, "logprobs": 20, "echo": True}).encode()
     before = server.metrics()["abandoned_total"]
     silent = []
     for data in (body, body, whole):
@@ -138,7 +137,7 @@ def check_slow(server):
         except ConnectionError:
             ended = True
         yield "neither is one that does not end", ended
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while server.metrics()["abandoned_total"] < before + 3 and time.monotonic() < deadline:
         time.sleep(0.2)
     yield "answers that nobody reads are given up", server.metrics()["abandoned_total"] >= before + 3
@@ -189,8 +188,9 @@ def check_malformed(server, rng):
     deep = b'{"prompt": ' + b"[" * 200000
     bodies = [b"", b"{", b"null", b"{}", b"[]", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', deep,
               deep + b"]" * 200000 + b"}", b'{"prompt": 1e400}', b'{"prompt": [1e400]}', b'{"prompt": nan}',
-              b'{"prompt": "a", "prompt": "b"}', b'{"prompt": "a"} {}', b"\x00" * 100, b"{" + b'"a":1,' * 50000,
-              b"{" + b",".join(b'"k%d":0' % i for i in range(300000)) + b"}", b'{"prompt": [' + b"9" * 1000 + b"]}",
+              b'{"prompt": "a", "prompt": "b"}', b'{"prompt": "a"} {}', b"\x00" * 100,
+              b"{" + b'"a":1,' * 50000, b"{" + b",".join(b'"k%d":0' % i for i in range(300000)) + b"}",
+              b'{"prompt": [' + b"9" * 1000 + b"]}",
               b'{"prompt": [[[1]]]}', b'{"prompt": "a", "stop": {"a": 1}}', b'{"prompt": "a", "n": true}']
     begin = time.monotonic()
     for body in bodies:
@@ -200,8 +200,8 @@ def check_malformed(server, rng):
                 yield f"{path.decode()} with {body[:40]}: status 400", False
     seconds = time.monotonic() - begin
     yield f"{len(bodies)} bodies that are no requests are refused ({seconds:.1f} s)", seconds < 20
-    for line in (b"\r\n\r\n", b"GET\r\n\r\n", b"GET /health HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00" * 9,
-                 b"GET /health HTTP/1.1\r\nno colon\r\n\r\n",
+    for line in (b"\r\n\r\n", b"GET\r\n\r\n", b"GET /health HTTP/9.9\r\n\r\n",
+                 b"\x16\x03\x01\x02\x00\x01\x00" * 9, b"GET /health HTTP/1.1\r\nno colon\r\n\r\n",
                  HEAD % PLAIN + b"Content-Length: 5\r\nContent-Length: 7\r\n\r\n{}",
                  HEAD % PLAIN + b"Content-Length: -5\r\n\r\n{}",
                  HEAD % PLAIN + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}"):
@@ -226,14 +226,16 @@ def check_full(model):
         yield (f"a full queue has status 429 ({statuses.count(200)} served)",
                set(statuses) == {200, 429} and statuses.count(200) >= 4)
         status, answer = server.post("/v1/completions", {"prompt": ["a"] * 5})
-        yield "a request that never fits has status 400", status == 400 and "at most 4" in answer["error"]["message"]
-        idle = [server.socket() for _ in range(20)]
+        yield ("a request that never fits has status 400",
+               status == 400 and "at most 4" in answer["error"]["message"])
+        idle = [server.socket() for _ in range(30)]  # some of them are too many already
         time.sleep(0.3)
         with server.socket() as s:
             answer = s.recv(1000)
         yield f"a connection too many has status 503 {answer[:40]}", answer.startswith(b"HTTP/1.1 503")
         for s in idle:
             s.close()
+        time.sleep(0.5)
         yield "all is free again", server.settled()
 
 
@@ -247,37 +249,39 @@ def check_token(model, root):
             **server.headers, "Authorization": "Bearer " + tokens[i % len(tokens)]})[0], list(range(40)))
         yield "wrong tokens are refused, whatever follows", set(statuses) == {401}
         server.headers["Authorization"] = "Bearer 0123456789abcdef"
-        yield "and the right one is still taken", server.completion(prompt="a", max_tokens=1) and server.settled()
+        taken = server.completion(prompt="a", max_tokens=1)["choices"]
+        yield "and the right one is still taken", len(taken) == 1 and server.settled()
 
 
-def checks(root, rounds):
+def checks(root, quick):
     model = byte_model(os.path.join(root, "bytes"))
     rng = random.Random(1)
     with Server(model, "--read-timeout", "3", "--write-timeout", "3") as server:
         yield from check_clients(server, rng)
         server.settled()
         size, open_files = memory(server), files(server)
-        for _ in range(rounds):
+        yield from check_cuts(server, rng)
+        yield from check_malformed(server, rng)
+        if not quick:
             yield from check_slow(server)
-            yield from check_cuts(server, rng)
             yield from check_large(server)
-            yield from check_malformed(server, rng)
             yield from check_clients(server, rng)
-            yield "no connection, sequence or request is left", server.settled()
+        yield "no connection, sequence or request is left", server.settled()
         grown = memory(server) - size
         yield f"no file is left open, and memory has not grown ({grown >> 20} MB)", (
             files(server) <= open_files and grown < GROWTH)
         code, _ = server.stop()
         errors = server.process.stderr.read()
         yield f"the server has stayed, without an error {errors[:300]}", code == 0 and "error" not in errors
-    yield from check_full(model)
+    if not quick:
+        yield from check_full(model)
     yield from check_token(model, root)
 
 
 def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as root:
-        for name, good in checks(root, int(sys.argv[2]) if len(sys.argv) > 2 else 1):
+        for name, good in checks(root, "quick" in sys.argv[2:]):
             print(("ok     " if good else "FAILED ") + name, flush=True)
             passed += bool(good)
             failed += not good

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 PROGRAM = os.path.abspath(__import__("sys").argv[1])
+HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 JSON = {"Content-Type": "application/json"}
 
 
