@@ -239,6 +239,16 @@ def check_full(model):
         yield "all is free again", server.settled()
 
 
+def check_failure(root):
+    """A model whose logits are not finite."""
+    with Server(byte_model(os.path.join(root, "infinite"), 1e38)) as server:
+        status, answer = server.post("/v1/completions", {"prompt": "a"})
+        yield "a failure of the model has status 500", status == 500 and "finite" in answer["error"]["message"]
+        events = server.events("/v1/completions", prompt=["a", "b"])
+        yield "in a stream it is the last event", "finite" in events[-1]["error"]["message"]
+        yield "the server stays", server.settled() and server.get("/health")[0] == 200
+
+
 def check_token(model, root):
     path = os.path.join(root, "token")
     with open(path, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as f:
@@ -275,6 +285,7 @@ def checks(root, quick):
         yield f"the server has stayed, without an error {errors[:300]}", code == 0 and "error" not in errors
     if not quick:
         yield from check_full(model)
+    yield from check_failure(root)
     yield from check_token(model, root)
 
 

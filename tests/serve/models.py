@@ -15,10 +15,12 @@ TOKENIZER = os.path.join(HERE, "..", "golden", "tokenizer")
 END, END_OF_TURN = 700, 702  # <|endoftext|> and <|im_end|> of that tokenizer
 
 
-def byte_model(directory, **options):
-    """Of mixer wuneng; a token is a byte."""
-    config = ref.Config(vocab_size=256, num_layers=2, **options)
-    write_model(directory, config, ref.init_model(config, np.random.default_rng(1)))
+def byte_model(directory, scale=1):
+    """Of mixer wuneng; a token is a byte. scale: of the last norm, and so of the logits."""
+    config = ref.Config(vocab_size=256, num_layers=2)
+    model = ref.init_model(config, np.random.default_rng(1))
+    model["norm"] *= scale
+    write_model(directory, config, model)
     return directory
 
 
