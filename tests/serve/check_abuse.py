@@ -243,7 +243,8 @@ def check_failure(root):
     """A model whose logits are not finite."""
     with Server(byte_model(os.path.join(root, "infinite"), 1e38)) as server:
         status, answer = server.post("/v1/completions", {"prompt": "a"})
-        yield "a failure of the model has status 500", status == 500 and "finite" in answer["error"]["message"]
+        yield ("a failure of the model has status 500",
+               status == 500 and "finite" in answer["error"]["message"])
         events = server.events("/v1/completions", prompt=["a", "b"])
         yield "in a stream it is the last event", "finite" in events[-1]["error"]["message"]
         yield "the server stays", server.settled() and server.get("/health")[0] == 200
