@@ -12,32 +12,50 @@
 namespace wuneng::serving {
 namespace {
 
+// What was found, in a message: the beginning of its JSON, which is made when the message is.
+struct Found {
+  const Json* value;  // null: nothing
+};
+
+}  // namespace
+}  // namespace wuneng::serving
+
+template <>
+struct fmt::formatter<wuneng::serving::Found> : fmt::formatter<std::string_view> {
+  template <class Context>
+  auto format(const wuneng::serving::Found& found, Context& context) const {
+    std::string text = "none";
+    if (found.value) text = found.value->dump(-1, ' ', false, wuneng::Json::error_handler_t::replace);
+    if (text.size() > 100) text = text.substr(0, 100) + "...";
+    return fmt::formatter<std::string_view>::format(text, context);
+  }
+};
+
+namespace wuneng::serving {
+namespace {
+
 constexpr int64_t kMostLogprobs = 20, kMostChoices = 128;
 constexpr size_t kMostStops = 32, kLongestStop = 1000;  // bytes
-// Colons of a body, at least one a member: an object is searched for each of its members.
-constexpr int64_t kMostMembers = 20000;
+constexpr int64_t kMostMembers = 10000;  // of a body: an object is searched for each of its members
+
+// Colons outside strings.
+int64_t count_members(std::string_view json) {
+  int64_t count = 0;
+  for (size_t i = 0; i < json.size(); ++i)
+    if (json[i] == '"')
+      for (++i; i < json.size() && json[i] != '"'; ++i) i += json[i] == '\\';
+    else
+      count += json[i] == ':';
+  return count;
+}
 
 Json parse_body(std::string_view body) {
-  const int64_t members = std::count(body.begin(), body.end(), ':');
-  if (members > kMostMembers) {  // those in strings are none
-    int64_t outside = 0;
-    for (size_t i = 0; i < body.size(); ++i) {
-      if (body[i] == '"')
-        for (++i; i < body.size() && body[i] != '"'; ++i) i += body[i] == '\\';
-      else
-        outside += body[i] == ':';
-    }
-    require(outside <= kMostMembers, "request body: expected at most {} members, found {}", kMostMembers,
-            outside);
-  }
+  const int64_t members = count_members(body);
+  require(members <= kMostMembers, "request body: expected at most {} members, found {}", kMostMembers,
+          members);
   Json json = parse_exact_json(body, "request body");
   require(json.is_object(), "request body: expected an object, found {}", json.type_name());
   return json;
-}
-
-std::string shortened(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  return text.size() <= 100 ? text : text.substr(0, 100) + "...";
 }
 
 // The members of a body by type. Absent and null are the same.
@@ -50,7 +68,7 @@ class Fields {
   std::optional<bool> flag(const char* name) {
     const Json* value = find(name);
     if (!value) return {};
-    require_member(value->is_boolean(), name, "expected true or false, found {}", shortened(*value));
+    require_member(value->is_boolean(), name, "expected true or false, found {}", Found{value});
     return value->get<bool>();
   }
   std::optional<int64_t> integer(const char* name, int64_t least, int64_t most) {
@@ -59,27 +77,27 @@ class Fields {
     const bool whole = value->is_number_integer() &&
                        !(value->is_number_unsigned() && value->get<uint64_t>() > uint64_t{INT64_MAX});
     require_member(whole && value->get<int64_t>() >= least && value->get<int64_t>() <= most, name,
-                   "expected a whole number from {} to {}, found {}", least, most, shortened(*value));
+                   "expected a whole number from {} to {}, found {}", least, most, Found{value});
     return value->get<int64_t>();
   }
   std::optional<double> number(const char* name, double least, double most) {
     const Json* value = find(name);
     if (!value) return {};
     require_member(value->is_number() && value->get<double>() >= least && value->get<double>() <= most, name,
-                   "expected a number from {} to {}, found {}", least, most, shortened(*value));
+                   "expected a number from {} to {}, found {}", least, most, Found{value});
     return value->get<double>();
   }
   std::optional<std::string> text(const char* name) {
     const Json* value = find(name);
     if (!value) return {};
-    require_member(value->is_string(), name, "expected a string, found {}", shortened(*value));
+    require_member(value->is_string(), name, "expected a string, found {}", Found{value});
     return value->get<std::string>();
   }
   // A member that may stand there with the value that changes nothing.
   void only(const char* name, const Json& neutral) {
     const Json* value = find(name);
     require_member(!value || *value == neutral, name, "only {} is supported, found {}", neutral.dump(),
-                   value ? shortened(*value) : "");
+                   Found{value});
   }
   void refuse_others() const {
     for (const std::string& name : members_.others())
@@ -96,7 +114,7 @@ std::vector<int32_t> read_ids(const Json& list, const std::string& name, const S
   for (const Json& id : list) {
     const bool whole = id.is_number_unsigned() || (id.is_number_integer() && id.get<int64_t>() >= 0);
     require_member(whole && id.get<uint64_t>() < static_cast<uint64_t>(model.vocab_size), name,
-                   "expected token ids from 0 to {}, found {}", model.vocab_size - 1, shortened(id));
+                   "expected token ids from 0 to {}, found {}", model.vocab_size - 1, Found{&id});
     out.push_back(id.get<int32_t>());
   }
   return out;
@@ -113,7 +131,7 @@ std::vector<std::vector<int32_t>> read_prompts(const Json* prompt, const ServedM
   require_member(prompt != nullptr, "prompt", "expected a text, token ids, or a list of them, found none");
   if (prompt->is_string()) return {encode(*prompt, model)};
   require_member(prompt->is_array() && !prompt->empty(), "prompt",
-                 "expected a text, token ids, or a list of them, found {}", shortened(*prompt));
+                 "expected a text, token ids, or a list of them, found {}", Found{prompt});
   if (prompt->front().is_number()) return {read_ids(*prompt, "prompt", model)};
   std::vector<std::vector<int32_t>> out;
   for (const Json& one : *prompt)
@@ -127,7 +145,7 @@ std::vector<std::string> read_stops(const Json* stop) {
   for (const Json& one : stop->is_array() ? *stop : Json::array({*stop})) {
     require_member(one.is_string() && !one.get_ref<const std::string&>().empty() &&
                        one.get_ref<const std::string&>().size() <= kLongestStop,
-                   "stop", "expected strings of 1 to {} bytes, found {}", kLongestStop, shortened(one));
+                   "stop", "expected strings of 1 to {} bytes, found {}", kLongestStop, Found{&one});
     out.push_back(one);
   }
   require_member(out.size() <= kMostStops, "stop", "expected at most {} strings, found {}", kMostStops,
@@ -168,8 +186,7 @@ void read_common(Fields& fields, const ServedModel& model, CompletionCall& call)
   call.stream = fields.flag("stream").value_or(false);
   if (const Json* options = fields.find("stream_options")) {
     require_member(call.stream, "stream_options", "expected it with \"stream\": true alone");
-    require_member(options->is_object(), "stream_options", "expected an object, found {}",
-                   shortened(*options));
+    require_member(options->is_object(), "stream_options", "expected an object, found {}", Found{options});
     Fields inner(*options);
     call.include_usage = inner.flag("include_usage").value_or(false);
     inner.only("include_obfuscation", false);
@@ -229,8 +246,7 @@ CompletionCall read_chat_call(std::string_view body, const ServedModel& model) {
   read_common(fields, model, call);
   const Json* messages = fields.find("messages");
   require_member(messages && messages->is_array() && !messages->empty(), "messages",
-                 "expected a list of at least one message, found {}",
-                 messages ? shortened(*messages) : "none");
+                 "expected a list of at least one message, found {}", Found{messages});
   const bool logprobs = fields.flag("logprobs").value_or(false);
   const auto top = fields.integer("top_logprobs", 0, kMostLogprobs);
   require_member(!top || logprobs, "top_logprobs", "expected it with \"logprobs\": true alone");
@@ -259,8 +275,7 @@ std::vector<int32_t> read_tokenize_call(std::string_view body, const ServedModel
   Fields fields(json);
   check_model(fields, model);
   const Json* prompt = fields.find("prompt");
-  require_member(prompt && prompt->is_string(), "prompt", "expected a text, found {}",
-                 prompt ? shortened(*prompt) : "none");
+  require_member(prompt && prompt->is_string(), "prompt", "expected a text, found {}", Found{prompt});
   fields.flag("add_special_tokens");  // these tokenizers add none
   fields.refuse_others();
   return encode(*prompt, model);
