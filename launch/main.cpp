@@ -272,6 +272,62 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   device_option(generate_command, g.device);
   generate_command->callback([&] { command = [&] { generate(g); }; });
 
+  ServeOptions s;
+  CLI::App* serve_command = app.add_subcommand(
+      "serve",
+      "Answer requests over HTTP in OpenAI's forms: /v1/completions, /v1/chat/completions (both also as\n"
+      "server-sent events), /v1/models, /tokenize, /detokenize, /tokenizer_info, /health, /metrics\n"
+      "(Prometheus). Requests run at the same time. SIGTERM or Ctrl-C: those under way are answered first.\n"
+      "Example:\n"
+      "  wuneng serve out/quickstart/student/model --port 8000\n"
+      "  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\\n"
+      "    -d '{\"prompt\": \"The \", \"max_tokens\": 20}'\n"
+      "For other machines, with a token that clients show as their API key:\n"
+      "  (umask 077; head -c 24 /dev/urandom | base64 > token)\n"
+      "  wuneng serve MODEL --host 0.0.0.0 --token-file token\n"
+      "docs/serving.md has more, for curl, OpenAI's client and lm-evaluation-harness.");
+  serve_command->add_option("model", s.model, "a Hugging Face directory or a checkpoint")->required();
+  serve_command->add_option("--name", s.name,
+                            "what requests call the model; default: the last part of its path");
+  serve_command->add_option("--host", s.host,
+                            "address to listen at; one that other machines reach needs a token");
+  serve_command->add_option("--port", s.port, "0: any that is free; the first line of output names it")
+      ->check(CLI::Range(0, 65535));
+  serve_command->add_option("--token-file", s.token_file,
+                            "a file of mode 0600 with the token that requests must show "
+                            "(Authorization: Bearer TOKEN)");
+  serve_command->add_option("--tokenizer", s.tokenizer,
+                            "a model's directory, or bytes; default: the model's own tokenizer");
+  serve_command
+      ->add_option("--chat-template", s.chat_template, "name of the chat template; default: the model's own")
+      ->check(templates);
+  serve_command
+      ->add_option("--context-length", s.context_length,
+                   "the most tokens of a sequence, prompt included; default: max_position_embeddings, at "
+                   "most 4096")
+      ->check(at_least(1));
+  serve_command->add_option("--max-sequences", s.max_sequences, "sequences that run at the same time")
+      ->check(at_least(1));
+  serve_command->add_option("--max-queue", s.max_queue, "sequences that wait; beyond them: status 429")
+      ->check(at_least(0));
+  serve_command->add_option("--max-body-bytes", s.max_body_bytes, "of a request; beyond it: status 413")
+      ->check(at_least(1));
+  serve_command->add_option("--max-connections", s.max_connections, "beyond them: status 503")
+      ->check(at_least(1));
+  const CLI::Range seconds(1, 86400);
+  serve_command->add_option("--read-timeout", s.read_timeout, "seconds for a request to come")
+      ->check(seconds);
+  serve_command
+      ->add_option("--write-timeout", s.write_timeout,
+                   "seconds in which a client takes nothing of its answer")
+      ->check(seconds);
+  serve_command->add_option("--grace", s.grace, "seconds for requests under way after SIGTERM")
+      ->check(seconds);
+  serve_command->add_option("--weights", s.weights, "what the weights are held in")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  device_option(serve_command, s.device);
+  serve_command->callback([&] { command = [&] { serve(s); }; });
+
   InspectOptions i;
   CLI::App* inspect_command = app.add_subcommand(
       "inspect",

@@ -1,6 +1,7 @@
 // The subcommands of `wuneng`, one file each (launch/NAME.cpp; train is in train.h).
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,23 @@ struct GenerateOptions {
   std::string device = "auto";
 };
 void generate(const GenerateOptions& options);
+
+struct ServeOptions {
+  std::string model;
+  std::string name;  // what requests call it; empty: the last part of `model`
+  std::string host = "127.0.0.1";
+  int port = 8000;                        // 0: any
+  std::string token_file;                 // empty: no token is asked for
+  std::string tokenizer, chat_template;   // as in GenerateOptions
+  int64_t max_sequences = 16;             // that run at the same time
+  int64_t max_queue = 1024;               // that wait
+  std::optional<int64_t> context_length;  // none: max_position_embeddings, at most 4096
+  int64_t max_body_bytes = int64_t{16} << 20, max_connections = 512;
+  int64_t read_timeout = 30, write_timeout = 30, grace = 30;  // seconds
+  std::string weights = "f32";                                // or bf16
+  std::string device = "auto";
+};
+void serve(const ServeOptions& options);
 
 struct InspectOptions {
   std::string path;

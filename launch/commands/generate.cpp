@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "data/tokenizer/text_codec.h"
 #include "launch/commands/commands.h"
+#include "launch/commands/model_codec.h"
 #include "launch/train/checkpoint_weights.h"
 #include "model/generation/decoder_engine.h"
 #include "runtime/file.h"
@@ -13,30 +13,12 @@
 namespace wuneng {
 namespace {
 
-TextCodec open_codec(const GenerateOptions& o, int64_t vocab) {
-  if (o.tokenizer == "bytes") return TextCodec::bytes();
-  if (!o.tokenizer.empty()) return TextCodec::load(o.tokenizer, o.chat_template);
-  if (TextCodec::has_tokenizer(o.model)) return TextCodec::load(o.model, o.chat_template);
-  require(vocab == 256,
-          "generate: {}: expected tokenizer.json or vocab.json, or a byte model (vocabulary 256), found a "
-          "vocabulary of {} and no tokenizer; use --tokenizer",
-          o.model, vocab);
-  return TextCodec::bytes();
-}
-
 std::vector<int32_t> prompt_tokens(const GenerateOptions& o, const TextCodec& codec,
                                    const std::string& prompt) {
   if (o.chat) return codec.encode_chat({{{"role", "user"}, {"content", prompt}}}, nullptr, true).ids;
   std::vector<int32_t> tokens;
   codec.encode(prompt, tokens);
   return tokens;
-}
-
-std::vector<int32_t> end_tokens(const TextCodec& codec) {
-  std::vector<int32_t> out;
-  for (int32_t id = 0; id < codec.vocab_size(); ++id)
-    if (codec.ends(id)) out.push_back(id);
-  return out;
 }
 
 // --prompt, or the lines of --prompts.
@@ -66,17 +48,14 @@ void generate(const GenerateOptions& o) {
   const Device device = parse_device(o.device, 0);
   const auto weights = open_whole_weights(o.model);
   const int64_t vocab = weights->config().vocab_size;
-  const TextCodec codec = open_codec(o, vocab);
-  require(codec.vocab_size() <= vocab,
-          "generate: expected a tokenizer of at most {} ids, the size of the model's vocabulary, found {}",
-          vocab, codec.vocab_size());
+  const TextCodec codec = open_codec("generate", o.model, o.tokenizer, o.chat_template, vocab).codec;
   std::vector<GenerationRequest> requests;
   size_t longest = 0;
   for (const std::string& prompt : prompts) {
     requests.push_back({.prompt = prompt_tokens(o, codec, prompt),
                         .max_tokens = o.tokens,
                         .sampling = o.sampling,
-                        .end_tokens = end_tokens(codec)});
+                        .end_tokens = end_tokens(codec, weights->config())});
     longest = std::max(longest, requests.back().prompt.size());
   }
   DecoderEngine engine(make_model(*weights, device, o.weights == "bf16" ? DType::bf16 : DType::f32),

@@ -10,8 +10,9 @@ namespace {
 
 constexpr const char* kPositions = "max_position_embeddings";
 
-// With YaRN, the scaled length where that is more: Qwen2.5's README leaves the key as it is. 0: its
-// config.json has none.
+}  // namespace
+
+// Qwen2.5's README leaves the key as it is where it adds YaRN.
 int64_t positions_of(const ModelConfig& c) {
   const auto it = c.carried.find(kPositions);
   if (it == c.carried.end()) return 0;
@@ -22,6 +23,8 @@ int64_t positions_of(const ModelConfig& c) {
   const double scaled = yarn ? yarn->factor * double(yarn->original_length) : 0;
   return std::max(value.get<int64_t>(), static_cast<int64_t>(scaled));
 }
+
+namespace {
 
 void extend_by_yarn(Recipe& r, TrainRecipe& t, int64_t positions) {
   ModelConfig& c = t.student;
