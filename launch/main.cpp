@@ -79,7 +79,8 @@ void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** ar
   runtime.emplace(&argc, &argv, recipe ? recipe->out : "");
 }
 
-// `train` and `precompute` start MPI, which makes `runtime` of several ranks.
+// `train`, `precompute` and, over several ranks, `generate` and `serve` start MPI, which makes `runtime` of
+// several ranks.
 int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   using namespace wuneng;
   int exit_code = 0;
@@ -241,9 +242,27 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   device_option(logits_command, l.device);
   logits_command->callback([&] { command = [&] { logits(l); }; });
 
+  // Over the ranks of mpirun; a program of one rank needs no MPI.
+  std::string generation_device = "auto";
+  const auto run_generation = [&](const auto& prepare, const auto& options) {
+    if (launcher::ranks() > 1) runtime.emplace(&argc, &argv);
+    const Comm tp = Comm::world();
+    Device device;
+    check_on_all_ranks([&] { device = parse_device(generation_device, Runtime::local_rank()); });
+    if (tp.size() > 1) {
+      reserve_gpu_memory(tp, device, TrainRecipe{}.gpu_memory);
+      tp.connect(device);
+    }
+    std::function<void()> work;
+    check_on_all_ranks([&] { work = prepare(options, device, tp); });
+    work();
+  };
   GenerateOptions g;
   CLI::App* generate_command =
-      app.add_subcommand("generate", "Generate text after a prompt, or an answer to it (--chat).");
+      app.add_subcommand("generate",
+                         "Generate text after a prompt, or an answer to it (--chat).\n"
+                         "Under mpirun the ranks share the model by tensor parallelism:\n"
+                         "  mpirun -n 2 wuneng generate MODEL --prompt TEXT");
   generate_command->add_option("model", g.model, "a Hugging Face directory or a checkpoint")->required();
   generate_command->add_option("--prompt", g.prompt, "text to continue");
   generate_command->add_option("--prompts", g.prompts,
@@ -256,6 +275,8 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   generate_command->add_flag("--chat", g.chat, "render the prompt as a user message with the chat template");
   generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate")
       ->check(at_least(0));
+  generate_command->add_option("--stop", g.stops, "text that ends the result; may be given several times")
+      ->allow_extra_args(false);
   generate_command->add_option("--temperature", g.sampling.temperature, "0: greedy decoding");
   generate_command->add_option("--top-k", g.sampling.top_k, "of the k most probable tokens; 0: of all");
   generate_command->add_option("--top-p", g.sampling.top_p,
@@ -269,15 +290,16 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->check(at_least(1));
   generate_command->add_option("--weights", g.weights, "what the weights are held in")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  device_option(generate_command, g.device);
-  generate_command->callback([&] { command = [&] { generate(g); }; });
+  device_option(generate_command, generation_device);
+  generate_command->callback([&] { command = [&] { run_generation(prepare_generate, g); }; });
 
   ServeOptions s;
   CLI::App* serve_command = app.add_subcommand(
       "serve",
       "Answer requests over HTTP in OpenAI's forms: /v1/completions, /v1/chat/completions (both also as\n"
       "server-sent events), /v1/models, /tokenize, /detokenize, /tokenizer_info, /health, /metrics\n"
-      "(Prometheus). Requests run at the same time. SIGTERM or Ctrl-C: those under way are answered first.\n"
+      "(Prometheus). Requests run at the same time. Under mpirun the ranks share the model by tensor\n"
+      "parallelism. SIGTERM or Ctrl-C: those under way are answered first.\n"
       "Example:\n"
       "  wuneng serve out/quickstart/student/model --port 8000\n"
       "  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\\n"
@@ -325,8 +347,8 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->check(seconds);
   serve_command->add_option("--weights", s.weights, "what the weights are held in")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  device_option(serve_command, s.device);
-  serve_command->callback([&] { command = [&] { serve(s); }; });
+  device_option(serve_command, generation_device);
+  serve_command->callback([&] { command = [&] { run_generation(prepare_serve, s); }; });
 
   InspectOptions i;
   CLI::App* inspect_command = app.add_subcommand(
@@ -340,11 +362,11 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
     require_command(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {  // the same on all ranks: one of them says it
-    const bool trains =
-        argc > 1 && (std::string_view(argv[1]) == "train" || std::string_view(argv[1]) == "precompute");
-    return trains && launcher::rank() > 0 ? e.get_exit_code() : app.exit(e);
+    return launcher::rank() > 0 ? e.get_exit_code() : app.exit(e);
   }
-  if (!train_command->parsed() && !precompute_command->parsed()) runtime.emplace();
+  const bool on_ranks = train_command->parsed() || precompute_command->parsed() ||
+                        (launcher::ranks() > 1 && (generate_command->parsed() || serve_command->parsed()));
+  if (!on_ranks) runtime.emplace();
   command();
   require(std::fflush(stdout) == 0 && !std::ferror(stdout), "stdout: cannot be written to");
   return exit_code;

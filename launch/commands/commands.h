@@ -1,11 +1,13 @@
 // The subcommands of `wuneng`, one file each (launch/NAME.cpp; train is in train.h).
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "model/generation/engine.h"
+#include "runtime/comm.h"
 
 namespace wuneng {
 
@@ -49,12 +51,14 @@ struct GenerateOptions {
   std::string chat_template;  // a name; empty: the model's own
   bool chat = false;          // the prompt is a user message; only the answer is printed
   int64_t tokens = 200;
+  std::vector<std::string> stops;  // end a text and do not belong to it
   Sampling sampling = {.temperature = 0.8};
   int64_t max_sequences = 16;   // prompts that run at the same time
   std::string weights = "f32";  // or bf16: what they are held in
-  std::string device = "auto";
 };
-void generate(const GenerateOptions& options);
+// Both run on the ranks of one tensor-parallel group, `tp`, each with its shard of the model. They check and
+// read everything, and return the work, which is the same call on all ranks.
+std::function<void()> prepare_generate(const GenerateOptions& options, Device device, const Comm& tp);
 
 struct ServeOptions {
   std::string model;
@@ -69,9 +73,8 @@ struct ServeOptions {
   int64_t max_body_bytes = int64_t{16} << 20, max_connections = 512;
   int64_t read_timeout = 30, write_timeout = 30, grace = 30;  // seconds
   std::string weights = "f32";                                // or bf16
-  std::string device = "auto";
 };
-void serve(const ServeOptions& options);
+std::function<void()> prepare_serve(const ServeOptions& options, Device device, const Comm& tp);
 
 struct InspectOptions {
   std::string path;

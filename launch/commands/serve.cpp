@@ -37,39 +37,46 @@ int64_t context_of(const ServeOptions& o, const ModelConfig& config) {
 
 }  // namespace
 
-void serve(const ServeOptions& o) {
+std::function<void()> prepare_serve(const ServeOptions& o, Device device, const Comm& tp) {
   signals::catch_stops(false);
+  const bool leads = tp.rank() == 0;
   const std::string name = served_name(o);
-  serving::Server server(o.host, o.port,
-                         {.body_bytes = o.max_body_bytes,
-                          .connections = o.max_connections,
-                          .read = std::chrono::seconds(o.read_timeout),
-                          .write = std::chrono::seconds(o.write_timeout),
-                          .grace = std::chrono::seconds(o.grace)},
-                         o.token_file.empty() ? "" : serving::read_bearer_token(o.token_file));
-  const Device device = parse_device(o.device, 0);
+  std::shared_ptr<serving::Server> server;  // on the rank that leads
+  if (leads)
+    server = std::make_shared<serving::Server>(
+        o.host, o.port,
+        serving::ServerLimits{.body_bytes = o.max_body_bytes,
+                              .connections = o.max_connections,
+                              .read = std::chrono::seconds(o.read_timeout),
+                              .write = std::chrono::seconds(o.write_timeout),
+                              .grace = std::chrono::seconds(o.grace)},
+        o.token_file.empty() ? "" : serving::read_bearer_token(o.token_file));
   const auto weights = open_whole_weights(o.model);
   const ModelConfig& config = weights->config();
-  ModelCodec tokenizer = open_codec("serve", o.model, o.tokenizer, o.chat_template, config.vocab_size);
+  const ModelCodec tokenizer = open_codec("serve", o.model, o.tokenizer, o.chat_template, config.vocab_size);
   const int64_t context = context_of(o, config);
-  auto engine = std::make_unique<DecoderEngine>(
-      make_model(*weights, device, o.weights == "bf16" ? DType::bf16 : DType::f32),
+  const auto engine = std::make_shared<DecoderEngine>(
+      make_model(*weights, device, o.weights == "bf16" ? DType::bf16 : DType::f32, tp),
       EngineOptions{.max_sequences = o.max_sequences, .context_length = context});
+  if (!leads) return [engine] { engine->follow(); };
   const int64_t most_sequences = o.max_sequences + o.max_queue;
-  const serving::Service service({.name = name,
-                                  .codec = tokenizer.codec,
-                                  .vocab_size = config.vocab_size,
-                                  .context_length = context,
-                                  .end_tokens = end_tokens(tokenizer.codec, config),
-                                  .most_sequences = most_sequences},
-                                 serving::tokenizer_info_of(tokenizer.directory, tokenizer.codec),
-                                 server.metrics());
-  server.run(service, std::move(engine), most_sequences, [&] {
-    std::printf("wuneng: %s is served at %s/v1: %lld sequences at the same time, of at most %lld tokens\n",
-                name.c_str(), server.url().c_str(), static_cast<long long>(o.max_sequences),
-                static_cast<long long>(context));
-    std::fflush(stdout);
-  });
+  const auto service = std::make_shared<serving::Service>(
+      serving::ServedModel{.name = name,
+                           .codec = tokenizer.codec,
+                           .vocab_size = config.vocab_size,
+                           .context_length = context,
+                           .end_tokens = end_tokens(tokenizer.codec, config),
+                           .most_sequences = most_sequences},
+      serving::tokenizer_info_of(tokenizer.directory, tokenizer.codec), server->metrics());
+  return [=, sequences = o.max_sequences] {
+    server->run(*service, *engine, most_sequences, [&] {
+      std::printf("wuneng: %s is served at %s/v1: %lld sequences at the same time, of at most %lld tokens\n",
+                  name.c_str(), server->url().c_str(), static_cast<long long>(sequences),
+                  static_cast<long long>(context));
+      std::fflush(stdout);
+    });
+    engine->end_others();
+  };
 }
 
 }  // namespace wuneng

@@ -7,12 +7,8 @@
 
 namespace wuneng::serving {
 
-GenerationLoop::GenerationLoop(std::unique_ptr<GenerationEngine> engine, int64_t most_sequences,
-                               Metrics& metrics)
-    : engine_(std::move(engine)),
-      most_sequences_(most_sequences),
-      metrics_(metrics),
-      thread_([this] { run(); }) {}
+GenerationLoop::GenerationLoop(GenerationEngine& engine, int64_t most_sequences, Metrics& metrics)
+    : engine_(engine), most_sequences_(most_sequences), metrics_(metrics), thread_([this] { run(); }) {}
 
 GenerationLoop::~GenerationLoop() {
   {
@@ -65,7 +61,7 @@ void GenerationLoop::end(std::map<int64_t, Active>::iterator it) {
 void GenerationLoop::fail(int64_t number, const std::string& error) {
   const auto it = active_.find(number);
   const std::shared_ptr<const Sink> sink = it->second.sink;
-  engine_->cancel(number);
+  engine_.cancel(number);
   end(it);
   (*sink)({number, {}, error});
 }
@@ -73,7 +69,7 @@ void GenerationLoop::fail(int64_t number, const std::string& error) {
 void GenerationLoop::begin(Added& added) {
   active_[added.number] = {added.sink};
   try {
-    engine_->add(added.number, added.request);
+    engine_.add(added.number, added.request);
   } catch (const std::exception& e) {
     fail(added.number, e.what());
   }
@@ -83,7 +79,7 @@ void GenerationLoop::begin(Added& added) {
 void GenerationLoop::step() {
   std::vector<GenerationEvent> events;
   try {
-    events = engine_->step();
+    events = engine_.step();
   } catch (const std::exception& e) {
     std::fprintf(stderr, "wuneng: error: generation: %s\n", e.what());
     while (!active_.empty()) fail(active_.begin()->first, e.what());
@@ -108,8 +104,7 @@ void GenerationLoop::run() {
     std::vector<int64_t> cancelled;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock,
-                    [&] { return stop_ || !added_.empty() || !cancelled_.empty() || !engine_->idle(); });
+      changed_.wait(lock, [&] { return stop_ || !added_.empty() || !cancelled_.empty() || !engine_.idle(); });
       if (stop_) return;
       std::swap(added, added_);
       std::swap(cancelled, cancelled_);
@@ -117,10 +112,10 @@ void GenerationLoop::run() {
     for (Added& one : added) begin(one);
     for (const int64_t number : cancelled)
       if (const auto it = active_.find(number); it != active_.end()) {
-        engine_->cancel(number);
+        engine_.cancel(number);
         end(it);
       }
-    if (!engine_->idle()) step();
+    if (!engine_.idle()) step();
   }
 }
 

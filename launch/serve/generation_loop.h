@@ -26,7 +26,7 @@ class GenerationLoop {
   using Sink = std::function<void(Outcome)>;
 
   // most_sequences: of all requests together, running and waiting.
-  GenerationLoop(std::unique_ptr<GenerationEngine> engine, int64_t most_sequences, Metrics& metrics);
+  GenerationLoop(GenerationEngine& engine, int64_t most_sequences, Metrics& metrics);
   ~GenerationLoop();  // ends after the step under way; sinks get no more
 
   // The numbers of the sequences, in their order. Throws HttpError 429 where most_sequences would be
@@ -50,7 +50,7 @@ class GenerationLoop {
   void fail(int64_t number, const std::string& error);
   void end(std::map<int64_t, Active>::iterator it);
 
-  std::unique_ptr<GenerationEngine> engine_;
+  GenerationEngine& engine_;
   const int64_t most_sequences_;
   Metrics& metrics_;
   std::map<int64_t, Active> active_;  // of the thread

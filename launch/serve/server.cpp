@@ -50,10 +50,10 @@ std::string Server::url() const {
   return fmt::format("http://{}:{}", at.address().is_v6() ? "[" + address + "]" : address, at.port());
 }
 
-void Server::run(const Service& service, std::unique_ptr<GenerationEngine> engine, int64_t most_sequences,
+void Server::run(const Service& service, GenerationEngine& engine, int64_t most_sequences,
                  const std::function<void()>& listening) {
   service_ = &service;
-  generation_ = std::make_unique<GenerationLoop>(std::move(engine), most_sequences, metrics_);
+  generation_ = std::make_unique<GenerationLoop>(engine, most_sequences, metrics_);
   acceptor_.listen();
   listening();
   accept();

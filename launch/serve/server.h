@@ -36,7 +36,7 @@ class Server {
   Metrics& metrics() { return metrics_; }
   // Answers requests until signals::stop_requested(); those under way are answered to the end, for at most
   // limits.grace. `listening` is called when clients can connect.
-  void run(const Service& service, std::unique_ptr<GenerationEngine> engine, int64_t most_sequences,
+  void run(const Service& service, GenerationEngine& engine, int64_t most_sequences,
            const std::function<void()>& listening);
 
   // For connections.

@@ -334,6 +334,11 @@ def token_checks(root):
     several = answers(*prompts)
     yield ("generate continues several prompts as it does each alone",
            [a["prompt"] for a in several] == prompts and several == [answers(p)[0] for p in prompts])
+    stop = several[0]["text"][3:6]
+    stopped = ok("generate", model, "--prompt", prompts[0], "--tokens", "9", "--top-k", "5", "--seed", "4",
+                 "--stop", "not there", "--stop", stop)
+    yield ("generate ends before a stop string",
+           stopped == prompts[0] + several[0]["text"][:several[0]["text"].index(stop)] + "\n")
     done = wuneng("generate", run + "/checkpoints", "--prompt", "x")
     yield "generate without a tokenizer says where one is expected", refused(done, "use --tokenizer")
 

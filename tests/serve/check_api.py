@@ -340,6 +340,21 @@ def check_stopping(model):
         yield f"a request that is too long ends after --grace ({seconds:.1f} s)", code == 0 and seconds < 10
 
 
+def check_ranks(model):
+    """One server over two tensor-parallel ranks."""
+    asked = dict(prompt=["So it", "The state"], max_tokens=30, temperature=0, logprobs=2, echo=True)
+    answers = []
+    for ranks in (1, 2):
+        with Server(model, ranks=ranks) as server:
+            answers.append(server.completion(**asked)["choices"])
+            code, seconds = server.stop(signal.SIGUSR1)  # on SIGTERM mpirun kills its ranks
+    same = [c["text"] for c in answers[0]] == [c["text"] for c in answers[1]]
+    apart = max(abs(a - b) for x, y in zip(*answers)
+                for a, b in zip(x["logprobs"]["token_logprobs"][1:], y["logprobs"]["token_logprobs"][1:]))
+    yield f"two ranks answer as one (largest difference {apart:.1e})", same and apart <= WITHIN
+    yield f"and end on SIGUSR1 to mpirun ({seconds:.1f} s)", code == 0 and seconds < 5
+
+
 def checks(root):
     chat = chat_model(os.path.join(root, "chat"))
     with Server(chat, *TEMPLATE) as server:
@@ -360,6 +375,7 @@ def checks(root):
                status == 400 and "chat template" in answer["error"]["message"])
     yield from check_token(bytes_, root)
     yield from check_stopping(bytes_)
+    yield from check_ranks(bytes_)
 
 
 def main():

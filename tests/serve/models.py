@@ -26,7 +26,7 @@ def byte_model(directory, scale=1):
 
 def chat_model(directory, positions=512):
     """A plain Qwen2 with the golden tokenizer, as transformers reads it."""
-    config = ref.Config(mixer="qwen2", vocab_size=720, hidden_size=64, intermediate_size=96, num_heads=4,
+    config = ref.Config(mixer="attention", vocab_size=720, hidden_size=64, intermediate_size=96, num_heads=4,
                         num_kv_heads=2, head_dim=16, num_layers=2, tie_word_embeddings=False)
     model = ref.init_model(config, np.random.default_rng(2))
     model["norm"] *= 1.5

@@ -6,19 +6,24 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
-PROGRAM = os.path.abspath(__import__("sys").argv[1])
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import ranks as launched  # noqa: E402
+
+PROGRAM = os.path.abspath(sys.argv[1])
 HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 JSON = {"Content-Type": "application/json"}
 
 
 class Server:
-    """with Server(model, ...) as s: a server on a free port of this machine."""
+    """with Server(model, ...) as s: a server on a free port of this machine. ranks: by mpirun where several."""
 
-    def __init__(self, model, *options):
-        command = [PROGRAM, "serve", model, "--port", "0", "--device", "cpu", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def __init__(self, model, *options, ranks=1):
+        command = launched.command(ranks, PROGRAM, "serve", model, "--port", "0", "--device", "cpu", *options)
+        self.process = subprocess.Popen(command, env=launched.environment(), text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.first = self.process.stdout.readline()
         found = re.search(r"http://(.*):(\d+)/v1", self.first)
         if not found:
