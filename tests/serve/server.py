@@ -18,10 +18,11 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Server:
-    """with Server(model, ...) as s: a server on a free port of this machine. ranks: by mpirun where several."""
+    """with Server(model, ...) as s: a server on a free port of this machine; several ranks by mpirun."""
 
     def __init__(self, model, *options, ranks=1):
-        command = launched.command(ranks, PROGRAM, "serve", model, "--port", "0", "--device", "cpu", *options)
+        options = ("--port", "0", "--device", "cpu", *options)
+        command = launched.command(ranks, PROGRAM, "serve", model, *options)
         self.process = subprocess.Popen(command, env=launched.environment(), text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.first = self.process.stdout.readline()
