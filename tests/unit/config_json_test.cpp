@@ -136,6 +136,9 @@ TEST(ConfigJson, RefusesSizesThatAreNone) {
   EXPECT_THAT(refusal(R"({"hidden_size": 18})"),
               HasSubstr("key 'head_dim': expected a number, since hidden_size = 18"));
   EXPECT_EQ(refusal(R"({"hidden_size": 18, "head_dim": 4})"), "read");
+  EXPECT_THAT(refusal(R"({"num_key_value_heads": 3})"),
+              HasSubstr("4 heads are not a multiple of 3 kv_heads"));
+  EXPECT_THAT(refusal(R"({"head_dim": 5})"), HasSubstr("head_dim 5 is odd"));
   for (const char* eps : {"-1e-6", "2", "\"1e-6\"", "1e39"}) {
     json config = plain();
     config["rms_norm_eps"] = json::parse(eps);
