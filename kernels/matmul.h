@@ -25,6 +25,7 @@ struct MatmulArgs {
   Tensor base;              // [M, N], of c's type, may be c; undefined: none. Not with accumulate.
   Tensor bias;              // weight [N], added to every row; undefined: none
   Tensor sums;              // [M] f32 += row sums of op(a), a transposed; undefined: not computed
+  Tensor b_scale;           // [N] f32, of b in i8, transposed, on the CPU: row n of b is b_scale[n] b[n]
   DType like = DType::f32;  // bf16: compute as if an operand were bf16 (weight gradients)
   bool by_row = false;
 };

@@ -46,7 +46,8 @@ struct EmbeddingArgs {
   Tensor table;   // weight [rows, d]
   Tensor tokens;  // [T] i32
   int64_t begin;
-  Tensor y;  // [T, d]
+  Tensor y;      // [T, d]
+  Tensor scale;  // [rows] f32, of a table in i8, on the CPU: MatmulArgs::b_scale
 };
 WUNENG_KERNEL(embedding, EmbeddingArgs);
 struct EmbeddingBackwardArgs {

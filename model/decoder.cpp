@@ -260,8 +260,11 @@ void Decoder::logits(const Tensor& hidden, Range columns, const Tensor& out) con
   WUNENG_ASSERT(head_ != nullptr);
   const int64_t first = columns.begin - head_->held.begin;
   const Tensor head = head_->var.value().rows(first, first + columns.size());
+  const Tensor scale =
+      head_->row_scale.defined() ? head_->row_scale.rows(first, first + columns.size()) : Tensor();
   const auto product = [&](const Tensor& h, const Tensor& to) {
-    kernels::matmul(stream(), {.a = h, .b = head, .c = to, .transpose_b = true, .by_row = true});
+    kernels::matmul(stream(),
+                    {.a = h, .b = head, .c = to, .transpose_b = true, .b_scale = scale, .by_row = true});
   };
   // What only products of bf16 factors on a GPU write.
   const bool on_gpu = placement_.device.kind == DeviceKind::cuda;

@@ -85,6 +85,7 @@ Var linear(Tape& tape, const Var& x, P weight, P bias, const Var& base) {
                                   .transpose_b = true,
                                   .base = base.defined() ? base.value() : Tensor(),
                                   .bias = bias ? bias->var.value() : Tensor(),
+                                  .b_scale = weight->row_scale,
                                   .by_row = !tape.recording()});
   const Var out = tape.output(y, tape.wants(x, base, weight->var, bias ? bias->var : Var()));
   const bool trains = weight->var.needs_grad() || (bias && bias->var.needs_grad());
@@ -110,6 +111,7 @@ Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& product
                                       .c = y.rows(begin, end),
                                       .transpose_b = true,
                                       .accumulate = i > 0 ? 1.0f : 0.0f,
+                                      .b_scale = products[i].weight->row_scale,
                                       .by_row = !tape.recording()});
   });
   bool wanted = false, trains = false;

@@ -138,9 +138,11 @@ Var copies(Tape& tape, P parameter, int64_t count) {
 Var embedding(Tape& tape, const Tensor& tokens, P table, DType activations) {
   const Device device = tape.stream().device;
   const Tensor y = Tensor::empty({tokens.dim(0), table->var.dim(1)}, activations, device);
-  kernels::embedding(
-      tape.stream(),
-      {.table = table->var.value(), .tokens = tokens.to(device), .begin = table->held.begin, .y = y});
+  kernels::embedding(tape.stream(), {.table = table->var.value(),
+                                     .tokens = tokens.to(device),
+                                     .begin = table->held.begin,
+                                     .y = y,
+                                     .scale = table->row_scale});
   const Var out = tape.output(y, tape.wants(table->var));
   tape.record(out, {}, [=, stream = tape.stream()](const Tensor& dy) {
     kernels::embedding_backward(

@@ -33,7 +33,9 @@ struct Parameter {
       false;           // a tied embedding that the first and the last pipeline stage both hold: sum over both
   bool decays = true;  // weight decay applies (not to norms, biases, scalars)
   bool trainable = true;  // false: frozen, no gradient, no optimizer state
-  Var var;                // the shard [.., held.size() at shard_dim, ..] in f32 or bf16, and its f32 gradient
+  // Of a matrix in i8 [O, I], for inference alone: [O] f32, row o is row_scale[o] times its elements.
+  Tensor row_scale;
+  Var var;  // the shard [.., held.size() at shard_dim, ..] in f32 or bf16, and its f32 gradient
 
   Shape local_shape() const;  // global_shape with shard_dim replaced by held.size()
   int64_t owned_elements() const;

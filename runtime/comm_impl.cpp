@@ -107,7 +107,7 @@ void Comm::CallGuard::check(const Call& c) const {
   if (c.tensor) {
     const DType type = c.tensor->dtype();
     if (!c.tensor->defined()) fail("{}: the tensor is undefined", description(c));
-    if (c.reduces && (type == DType::f16 || type == DType::u8))
+    if (c.reduces && (type == DType::f16 || type == DType::u8 || type == DType::i8))
       fail("{}: {} cannot be reduced, expected f32, bf16, f64, i32 or i64", description(c), to_string(type));
   }
   if (c.peer < (c.needs_peer ? 0 : -1) || c.peer >= group_.size)

@@ -8,7 +8,7 @@
 
 namespace wuneng {
 
-enum class DType : uint8_t { f32, bf16, f16, f64, i32, i64, u8 };
+enum class DType : uint8_t { f32, bf16, f16, f64, i32, i64, u8, i8 };
 
 struct bf16 {
   uint16_t bits = 0;
@@ -47,13 +47,14 @@ constexpr int64_t size_of(DType type) {
     case DType::f16:
       return 2;
     case DType::u8:
+    case DType::i8:
       return 1;
   }
   return 0;
 }
 
 constexpr std::string_view to_string(DType type) {
-  constexpr std::string_view names[] = {"f32", "bf16", "f16", "f64", "i32", "i64", "u8"};
+  constexpr std::string_view names[] = {"f32", "bf16", "f16", "f64", "i32", "i64", "u8", "i8"};
   return names[static_cast<int>(type)];
 }
 
@@ -77,5 +78,7 @@ template <>
 inline constexpr DType dtype_of<int32_t> = DType::i32;
 template <>
 inline constexpr DType dtype_of<int64_t> = DType::i64;
+template <>
+inline constexpr DType dtype_of<int8_t> = DType::i8;
 
 }  // namespace wuneng

@@ -67,6 +67,8 @@ hid_t type_of(DType dtype) {
       return H5T_STD_I64LE;
     case DType::u8:
       return H5T_STD_U8LE;
+    case DType::i8:
+      return H5T_STD_I8LE;
   }
   return -1;
 }

@@ -1,28 +1,57 @@
 #include "kernels/cpu/few_rows.h"
 
-#include <bit>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #include <cstring>
 
 namespace wuneng::kernels::cpu {
 namespace {
 
+// A register of floats. Compilers make several instructions of what widens integers to it in one.
+#if defined(__AVX512F__)
 constexpr int64_t kLanes = 16;
-using Lanes [[gnu::vector_size(64)]] = float;
-using Bits [[gnu::vector_size(64)]] = uint32_t;
-using Halves [[gnu::vector_size(32)]] = uint16_t;
+#else
+constexpr int64_t kLanes = 8;
+#endif
+using Lanes [[gnu::vector_size(kLanes * 4)]] = float;
 
 Lanes load(const float* p) {
   Lanes x;
   std::memcpy(&x, p, sizeof x);
   return x;
 }
-Lanes load(const bf16* p) {
-  Halves x;
-  std::memcpy(&x, p, sizeof x);
-  return std::bit_cast<Lanes>(__builtin_convertvector(x, Bits) << 16);
-}
 
-// The first `count` < 16 elements, 0 behind them.
+#if defined(__AVX512F__)
+// With a mask, since GCC 12 takes the undefined register of the forms without one for a fault.
+constexpr __mmask16 kAll = 0xffff;
+Lanes load(const bf16* p) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, _mm512_maskz_cvtepu16_epi32(kAll, x), 16));
+}
+Lanes load(const int8_t* p) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_maskz_cvtepi32_ps(kAll, _mm512_maskz_cvtepi8_epi32(kAll, x));
+}
+#elif defined(__AVX2__)
+Lanes load(const bf16* p) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+Lanes load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+#else
+template <class T>
+Lanes load(const T* p) {
+  float x[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) x[i] = static_cast<float>(p[i]);
+  return load(x);
+}
+#endif
+
+// The first `count` < kLanes elements, 0 behind them.
 template <class T>
 Lanes load_part(const T* p, int64_t count) {
   T padded[kLanes] = {};
@@ -64,7 +93,8 @@ void tile(const FewRows& x, const T* b, int64_t m, int64_t n) {
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < C; ++j) {
       const int64_t at = (m + i) * x.ldc + n + j;
-      x.c[at] = x.scale * sum(sums[i][j]) + (x.base ? x.base[at] : 0) + (x.bias ? x.bias[n + j] : 0);
+      const float scale = x.b_scale ? x.scale * x.b_scale[n + j] : x.scale;
+      x.c[at] = scale * sum(sums[i][j]) + (x.base ? x.base[at] : 0) + (x.bias ? x.bias[n + j] : 0);
     }
 }
 
@@ -75,12 +105,15 @@ void column(const FewRows& x, const T* b, int64_t n) {
   for (; m + 1 <= x.M; ++m) tile<1, C>(x, b, m, n);
 }
 
+// Columns beside four rows: their sums stay in registers.
+constexpr int kTogether = kLanes == 16 ? 4 : 2;
+
 template <class T>
 void columns(const FewRows& x, const T* b, int64_t begin, int64_t end) {
   int64_t n = begin;
   if (x.M == 1)
     for (; n + 8 <= end; n += 8) tile<1, 8>(x, b, 0, n);
-  for (; n + 4 <= end; n += 4) column<4>(x, b, n);
+  for (; n + kTogether <= end; n += kTogether) column<kTogether>(x, b, n);
   for (; n < end; ++n) column<1>(x, b, n);
 }
 
@@ -89,6 +122,8 @@ void columns(const FewRows& x, const T* b, int64_t begin, int64_t end) {
 void few_rows(const FewRows& args, int64_t begin, int64_t end) {
   if (args.b.dtype() == DType::bf16)
     columns(args, args.b.data<bf16>() + args.first, begin, end);
+  else if (args.b.dtype() == DType::i8)
+    columns(args, args.b.data<int8_t>() + args.first, begin, end);
   else
     columns(args, args.b.f32() + args.first, begin, end);
 }

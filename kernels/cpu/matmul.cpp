@@ -35,6 +35,7 @@ void matmul_by_row(const MatmulArgs& args) {
                              : args.accumulate   ? args.c.f32()
                                                  : nullptr,
                      .bias = bias ? bias->data() : nullptr,
+                     .b_scale = args.b_scale.defined() ? args.b_scale.f32() : nullptr,
                      .scale = args.scale,
                      .M = M,
                      .K = K};
@@ -54,11 +55,24 @@ void head_matmul_by_row(const HeadMatmulArgs& args) {
                 .ldc = H * O,
                 .base = args.base.defined() ? args.base.f32() + h * O : nullptr,
                 .bias = nullptr,
+                .b_scale = nullptr,
                 .scale = 1,
                 .M = T,
                 .K = I},
                0, O);
   });
+}
+
+// The matrix in f32 that i8 rows and their scales stand for.
+Tensor scaled_rows(const Tensor& rows, const Tensor& scale) {
+  const int64_t N = rows.dim(0), K = rows.dim(1);
+  const Tensor out = Tensor::empty({N, K});
+  parallel_for(N, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, K)), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      for (int64_t k = 0; k < K; ++k)
+        out.f32()[n * K + k] = scale.f32()[n] * static_cast<float>(rows.data<int8_t>()[n * K + k]);
+  });
+  return out;
 }
 
 }  // namespace
@@ -72,10 +86,12 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
          args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
   WUNENG_ASSERT(!args.base.defined() || (args.base.shape() == args.c.shape() && args.accumulate == 0));
   WUNENG_ASSERT(!args.bias.defined() || args.bias.numel() == N);
+  WUNENG_ASSERT(args.b_scale.defined() == (args.b.dtype() == DType::i8) &&
+                (!args.b_scale.defined() || (args.transpose_b && args.b_scale.numel() == N)));
   if (args.sums.defined()) column_sum(stream, {.dy = args.a, .dbias = args.sums});
   if (!M || !N) return;
   if (args.by_row && M <= kFewRows && args.transpose_b && !args.transpose_a) return matmul_by_row(args);
-  const F32In a(args.a), b(args.b);
+  const F32In a(args.a), b(args.b_scale.defined() ? scaled_rows(args.b, args.b_scale) : args.b);
   const std::optional<F32In> bias = args.bias.defined() ? std::optional<F32In>(args.bias) : std::nullopt;
   float* c = args.c.f32();
   const float* base = args.base.defined() ? args.base.f32() : nullptr;

@@ -101,6 +101,9 @@ void embedding(const Stream&, const EmbeddingArgs& args) {
       std::memset(y, 0, d * sizeof(float));
     else if (args.table.dtype() == DType::f32)
       std::memcpy(y, args.table.f32() + row * d, d * sizeof(float));
+    else if (args.table.dtype() == DType::i8)
+      for (int64_t c = 0; c < d; ++c)
+        y[c] = args.scale.f32()[row] * static_cast<float>(args.table.data<int8_t>()[row * d + c]);
     else
       for (int64_t c = 0; c < d; ++c) y[c] = static_cast<float>(args.table.data<bf16>()[row * d + c]);
   }

@@ -54,7 +54,7 @@ struct GenerateOptions {
   std::vector<std::string> stops;  // end a text and do not belong to it
   Sampling sampling = {.temperature = 0.8};
   int64_t max_sequences = 16;   // prompts that run at the same time
-  std::string weights = "f32";  // or bf16: what they are held in
+  std::string weights = "f32";  // what they are held in: generation_weights()
 };
 // Both run on the ranks of one tensor-parallel group, `tp`, each with its shard of the model. They check and
 // read everything, and return the work, which is the same call on all ranks.
@@ -72,7 +72,7 @@ struct ServeOptions {
   std::optional<int64_t> context_length;  // none: max_position_embeddings, at most 4096
   int64_t max_body_bytes = int64_t{16} << 20, max_connections = 512;
   int64_t read_timeout = 30, write_timeout = 30, grace = 30;  // seconds
-  std::string weights = "f32";                                // or bf16
+  std::string weights = "f32";                                // generation_weights()
 };
 std::function<void()> prepare_serve(const ServeOptions& options, Device device, const Comm& tp);
 

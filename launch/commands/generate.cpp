@@ -7,6 +7,7 @@
 #include "data/tokenizer/text_stream.h"
 #include "data/tokenizer/utf8.h"
 #include "launch/commands/commands.h"
+#include "launch/commands/generation_model.h"
 #include "launch/commands/model_codec.h"
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/context_length.h"
@@ -118,7 +119,7 @@ std::function<void()> prepare_generate(const GenerateOptions& o, Device device, 
   }
   const int64_t context = context_of(o, config, longest, tp.rank() == 0);
   g->engine = std::make_unique<DecoderEngine>(
-      make_model(*weights, device, o.weights == "bf16" ? DType::bf16 : DType::f32, tp),
+      make_generation_model(*weights, o.weights, device, tp),
       EngineOptions{.max_sequences = std::min<int64_t>(o.max_sequences, std::ssize(g->prompts)),
                     .context_length = context});
   return [g, leads = tp.rank() == 0] {

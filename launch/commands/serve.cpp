@@ -4,6 +4,7 @@
 
 #include "data/tokenizer/utf8.h"
 #include "launch/commands/commands.h"
+#include "launch/commands/generation_model.h"
 #include "launch/commands/model_codec.h"
 #include "launch/serve/bearer_token.h"
 #include "launch/serve/server.h"
@@ -56,7 +57,7 @@ std::function<void()> prepare_serve(const ServeOptions& o, Device device, const 
   const ModelCodec tokenizer = open_codec("serve", o.model, o.tokenizer, o.chat_template, config.vocab_size);
   const int64_t context = context_of(o, config);
   const auto engine = std::make_shared<DecoderEngine>(
-      make_model(*weights, device, o.weights == "bf16" ? DType::bf16 : DType::f32, tp),
+      make_generation_model(*weights, o.weights, device, tp),
       EngineOptions{.max_sequences = o.max_sequences, .context_length = context});
   if (!leads) return [engine] { engine->follow(); };
   const int64_t most_sequences = o.max_sequences + o.max_queue;

@@ -1,12 +1,13 @@
-// bench_generate MODEL f32|bf16 PROMPT_TOKENS TOKENS [SEQUENCES]: seconds of a prompt and of each token, and
-// the share of the memory's speed at which a step reads the weights. Prints one line of JSON, with the tokens
-// of the first sequence.
+// bench_generate MODEL f32|bf16|int8 PROMPT_TOKENS TOKENS [SEQUENCES]: seconds of a prompt and of each token,
+// and the share of the memory's speed at which a step reads the weights. Prints one line of JSON, with the
+// tokens of the first sequence.
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "model/generation/decoder_engine.h"
+#include "model/generation/int8_weights.h"
 #include "model/hugging_face.h"
 #include "runtime/threads.h"
 
@@ -47,12 +48,13 @@ double memory_speed() {
 
 int main(int argc, char** argv) {
   if (argc < 5)
-    return std::fprintf(stderr, "usage: bench_generate MODEL f32|bf16 PROMPT TOKENS [SEQUENCES]\n"), 1;
+    return std::fprintf(stderr, "usage: bench_generate MODEL f32|bf16|int8 PROMPT TOKENS [SEQUENCES]\n"), 1;
   const int64_t prompt = std::atoll(argv[3]), tokens = std::atoll(argv[4]),
                 sequences = argc > 5 ? std::atoll(argv[5]) : 1;
   auto model = std::make_unique<Decoder>(ModelConfig::from_directory(argv[1]), Placement(),
-                                         std::string(argv[2]) == "bf16" ? DType::bf16 : DType::f32);
+                                         std::string(argv[2]) == "f32" ? DType::f32 : DType::bf16);
   load_weights(*model, *open_hugging_face(argv[1]), 0);
+  if (std::string(argv[2]) == "int8") round_to_int8(*model);
   int64_t bytes = 0;  // that a token reads: all but an input embedding that is not the output's too
   for (const Parameter* p : model->parameters())
     if (p->name != "model.embed_tokens.weight" || model->config().tie_word_embeddings)

@@ -50,7 +50,7 @@ def main():
           f"prompt {prompt}, {tokens} tokens")
     with tempfile.TemporaryDirectory() as directory:
         make_model(directory)
-        for name, dtype in ("f32", torch.float32), ("bf16", torch.bfloat16):
+        for name, dtype in ("f32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.bfloat16):
             ours, theirs = [], []
             for _ in range(3):
                 done = subprocess.run([bench, directory, name, str(prompt), str(tokens)], check=True,

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "model/generation/decoder_engine.h"
+#include "model/generation/int8_weights.h"
 #include "model/mixers/registry.h"
 #include "tests/error_of.h"
 
@@ -270,6 +271,35 @@ TEST(Sampler, DrawsWithTheProbabilitiesOfItsOptions) {
   EXPECT_EQ(repeated(logits.data()), 1);  // 3
   EXPECT_EQ(repeated(logits.data()), 4);  // 2.5, as 3 is 1 now
   EXPECT_EQ(repeated(logits.data()), 3);
+}
+
+// A model in int8 computes what one computes whose f32 matrices are the rounded ones.
+TEST(Generation, Int8WeightsAreThoseOfTheirRows) {
+  const std::unique_ptr<Decoder> rounded = small(), expected = small();
+  round_to_int8(*rounded);
+  int matrices = 0;
+  for (size_t i = 0; i < rounded->parameters().size(); ++i) {
+    const Parameter& p = *rounded->parameters()[i];
+    if (!p.row_scale.defined()) continue;
+    ++matrices;
+    const Tensor w = expected->parameters()[i]->var.value(), rows = p.var.value();
+    for (int64_t n = 0; n < w.dim(0); ++n)
+      for (int64_t k = 0; k < w.dim(1); ++k) {
+        float& x = w.f32()[n * w.dim(1) + k];
+        const float y = p.row_scale.f32()[n] * rows.data<int8_t>()[n * w.dim(1) + k];
+        EXPECT_LE(std::abs(x - y), 0.501f * p.row_scale.f32()[n]) << p.name;
+        x = y;
+      }
+  }
+  EXPECT_GE(matrices, 2 * 7 + 2);
+  for (const int64_t T : {5, 40}) {  // few rows, and many
+    const std::vector<int32_t> prompt = prompt_of(T);
+    SequenceCache caches[] = {rounded->make_cache(1, T), expected->make_cache(1, T)};
+    const MicroBatch batch{Tensor::from(prompt, {T}), Tensor(), {0, T}};
+    const Tensor a = rounded->logits(rounded->extend(batch, {0}, caches[0])),
+                 b = expected->logits(expected->extend(batch, {0}, caches[1]));
+    for (int64_t i = 0; i < a.numel(); ++i) ASSERT_NEAR(a.f32()[i], b.f32()[i], 2e-4) << T;
+  }
 }
 
 }  // namespace

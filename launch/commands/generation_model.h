@@ -1,0 +1,17 @@
+// A model for generation, with its weights in one of several types.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/decoder.h"
+#include "model/weight_source.h"
+
+namespace wuneng {
+
+// What --weights may be: f32, bf16, or int8 (model/generation/int8_weights.h; the other parameters in bf16).
+std::vector<std::string> generation_weights();
+std::unique_ptr<Decoder> make_generation_model(WeightSource& weights, const std::string& type, Device device,
+                                               const Comm& tp);
+
+}  // namespace wuneng

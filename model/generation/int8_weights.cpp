@@ -1,0 +1,46 @@
+#include "model/generation/int8_weights.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/threads.h"
+
+namespace wuneng {
+namespace {
+
+bool is_matrix(const Parameter& p) {
+  return p.var.value().ndim() == 2 &&
+         (p.name.ends_with("_proj.weight") || p.name.ends_with("embed_tokens.weight") ||
+          p.name.ends_with("lm_head.weight"));
+}
+
+// rows [begin, end) of x [N, K] f32
+void round_rows(const Tensor& x, const Tensor& out, const Tensor& scale, int64_t begin, int64_t end) {
+  const int64_t K = x.dim(1);
+  for (int64_t n = begin; n < end; ++n) {
+    const float* row = x.f32() + n * K;
+    float largest = 0;
+    for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::abs(row[k]));
+    const float unit = largest / 127;
+    scale.f32()[n] = unit;
+    for (int64_t k = 0; k < K; ++k)
+      out.data<int8_t>()[n * K + k] = static_cast<int8_t>(unit > 0 ? std::lround(row[k] / unit) : 0);
+  }
+}
+
+}  // namespace
+
+void round_to_int8(Decoder& model) {
+  require(model.placement().device == Device{}, "int8 weights: expected a model on the CPU, found one on {}",
+          to_string(model.placement().device));
+  for (Parameter* p : model.parameters()) {
+    if (!is_matrix(*p)) continue;
+    const Tensor x = p->var.value().to(DType::f32);
+    const Tensor rows = Tensor::empty(x.shape(), DType::i8), scale = Tensor::empty({x.dim(0)});
+    parallel_for(x.dim(0), 64, [&](int64_t begin, int64_t end) { round_rows(x, rows, scale, begin, end); });
+    p->row_scale = scale;
+    p->var = Var(rows);
+  }
+}
+
+}  // namespace wuneng
