@@ -6,8 +6,6 @@
 
 #include "data/text/python_json.h"
 #include "data/text/template_files.h"
-#include "data/tokenizer/pretokenizer.h"
-#include "data/tokenizer/utf8.h"
 #include "runtime/error.h"
 
 namespace wuneng {
@@ -156,36 +154,11 @@ std::vector<ChatSegment> ChatTemplate::render(const Json& messages, const Json& 
 
 EncodedChat encode_chat(const Tokenizer& tokenizer, const ChatTemplate& chat_template, const Json& messages,
                         const Json& tools, bool add_generation_prompt) {
+  const std::vector<ChatSegment> segments = chat_template.render(messages, tools, add_generation_prompt);
+  std::vector<MarkedText> parts;
+  for (const ChatSegment& segment : segments) parts.push_back({segment.text, segment.assistant});
   EncodedChat out;
-  PretokenizerScratch scratch;
-  std::string context, buffer;  // text before the assistant's content, not yet encoded
-  const auto encode = [&](std::string_view text, bool assistant) {
-    tokenizer.encode(text, out.ids);
-    out.assistant.resize(out.ids.size(), assistant);
-  };
-  // Segments can be encoded separately: after "<|im_end|>\n" comes an added token, and after the line feed of
-  // a header a new word begins, except for white space up to a line feed, which is one word with that of the
-  // header and is encoded with it.
-  for (const ChatSegment& segment : chat_template.render(messages, tools, add_generation_prompt)) {
-    if (!segment.assistant) {
-      context = segment.text;
-      continue;
-    }
-    const std::string_view text = replace_invalid_utf8(segment.text, buffer);
-    const std::string with_line_feed = "\n" + std::string(text);
-    std::string_view first_word;
-    Words(with_line_feed, scratch).next(first_word);
-    const size_t shared = first_word.size() - 1;
-    encode(context.append(text, 0, shared), false);
-    size_t covered = 0;
-    for (size_t i = out.ids.size(); covered < shared;) {
-      covered += tokenizer.bytes_of(out.ids[--i]).size();
-      out.assistant[i] = true;
-    }
-    encode(text.substr(shared), true);
-    context.clear();
-  }
-  encode(context, false);
+  tokenizer.encode_marked(parts, out.ids, out.assistant);
   return out;
 }
 
