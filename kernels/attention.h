@@ -1,4 +1,5 @@
-// Causal softmax attention over packed documents (model.md Eq. 12; Qwen2's). Scale D^-1/2, softmax in f32.
+// Causal softmax attention over packed documents (model.md Eq. 12), over all earlier keys or the last ones.
+// Scale D^-1/2, softmax in f32.
 #pragma once
 #include <vector>
 
@@ -7,7 +8,7 @@
 namespace wuneng::kernels {
 
 // Consecutive query rows of one document. Query row q_begin + i attends to key rows [k_begin, k_begin +
-// offset + i].
+// offset + i], with a window > 0 to the last `window` of them.
 struct AttentionSegment {
   int64_t q_begin;  // first row in q
   int64_t q_count;
@@ -24,6 +25,7 @@ struct AttentionForwardArgs {
   Tensor lse;   // [Tq, H] f32: log-sum-exp of each row's scaled scores, for the backward
   std::vector<AttentionSegment> segments;  // rows of q outside all segments are not written
   std::vector<int> kv_head;                // [H]: the key/value head of each query head, non-decreasing
+  int64_t window = 0;                      // see AttentionSegment; 0: all keys
   // On the CPU segments of one query are formed in a way of their own, which reads keys and values once for
   // all heads that share them, and leaves lse as it is.
   bool by_row = false;
@@ -38,6 +40,7 @@ struct AttentionBackwardArgs {
   Tensor dk, dv;             // [Tk, G, D]
   std::vector<AttentionSegment> segments;
   std::vector<int> kv_head;
+  int64_t window = 0;
 };
 WUNENG_KERNEL(attention_backward, AttentionBackwardArgs);
 

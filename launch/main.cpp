@@ -79,12 +79,13 @@ void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** ar
   runtime.emplace(&argc, &argv, recipe ? recipe->out : "");
 }
 
-// `train` and `precompute` start MPI, which makes `runtime` of several ranks.
+// `train`, `precompute` and, over several ranks, `generate` and `serve` start MPI, which makes `runtime` of
+// several ranks.
 int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   using namespace wuneng;
   int exit_code = 0;
   CLI::App app{
-      "wuneng turns a Qwen2.5 teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
+      "wuneng turns a teacher into a WuNeng student: attention heads joined by RWKV-7 state heads.\n"
       "Start it once per rank: mpirun -n RANKS wuneng train RECIPE. The recipes in launch/recipes document "
       "every setting."};
   app.require_subcommand(1);
@@ -209,7 +210,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   ConvertOptions c;
   CLI::App* convert_command = app.add_subcommand("convert",
                                                  "Convert a checkpoint to a Hugging Face directory, or a "
-                                                 "Qwen2 directory to a student (--preset).");
+                                                 "teacher's directory to a student (--preset).");
   convert_command->add_option("from", c.from, "a checkpoint or a Hugging Face directory")->required();
   convert_command->add_option("to", c.to, "the directory to write")->required();
   convert_command->add_option(
@@ -241,9 +242,27 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   device_option(logits_command, l.device);
   logits_command->callback([&] { command = [&] { logits(l); }; });
 
+  // Over the ranks of mpirun; a program of one rank needs no MPI.
+  std::string generation_device = "auto";
+  const auto run_generation = [&](const auto& prepare, const auto& options) {
+    if (launcher::ranks() > 1) runtime.emplace(&argc, &argv);
+    const Comm tp = Comm::world();
+    Device device;
+    check_on_all_ranks([&] { device = parse_device(generation_device, Runtime::local_rank()); });
+    if (tp.size() > 1) {
+      reserve_gpu_memory(tp, device, TrainRecipe{}.gpu_memory);
+      tp.connect(device);
+    }
+    std::function<void()> work;
+    check_on_all_ranks([&] { work = prepare(options, device, tp); });
+    work();
+  };
   GenerateOptions g;
   CLI::App* generate_command =
-      app.add_subcommand("generate", "Generate text after a prompt, or an answer to it (--chat).");
+      app.add_subcommand("generate",
+                         "Generate text after a prompt, or an answer to it (--chat).\n"
+                         "Under mpirun the ranks share the model by tensor parallelism:\n"
+                         "  mpirun -n 2 wuneng generate MODEL --prompt TEXT");
   generate_command->add_option("model", g.model, "a Hugging Face directory or a checkpoint")->required();
   generate_command->add_option("--prompt", g.prompt, "text to continue");
   generate_command->add_option("--prompts", g.prompts,
@@ -256,6 +275,8 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   generate_command->add_flag("--chat", g.chat, "render the prompt as a user message with the chat template");
   generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate")
       ->check(at_least(0));
+  generate_command->add_option("--stop", g.stops, "text that ends the result; may be given several times")
+      ->allow_extra_args(false);
   generate_command->add_option("--temperature", g.sampling.temperature, "0: greedy decoding");
   generate_command->add_option("--top-k", g.sampling.top_k, "of the k most probable tokens; 0: of all");
   generate_command->add_option("--top-p", g.sampling.top_p,
@@ -269,8 +290,65 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->check(at_least(1));
   generate_command->add_option("--weights", g.weights, "what the weights are held in")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  device_option(generate_command, g.device);
-  generate_command->callback([&] { command = [&] { generate(g); }; });
+  device_option(generate_command, generation_device);
+  generate_command->callback([&] { command = [&] { run_generation(prepare_generate, g); }; });
+
+  ServeOptions s;
+  CLI::App* serve_command = app.add_subcommand(
+      "serve",
+      "Answer requests over HTTP in OpenAI's forms: /v1/completions, /v1/chat/completions (both also as\n"
+      "server-sent events), /v1/models, /tokenize, /detokenize, /tokenizer_info, /health, /metrics\n"
+      "(Prometheus). Requests run at the same time. Under mpirun the ranks share the model by tensor\n"
+      "parallelism. SIGTERM or Ctrl-C: those under way are answered first.\n"
+      "Example:\n"
+      "  wuneng serve out/quickstart/student/model --port 8000\n"
+      "  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\\n"
+      "    -d '{\"prompt\": \"The \", \"max_tokens\": 20}'\n"
+      "For other machines, with a token that clients show as their API key:\n"
+      "  (umask 077; head -c 24 /dev/urandom | base64 > token)\n"
+      "  wuneng serve MODEL --host 0.0.0.0 --token-file token\n"
+      "docs/serving.md has more, for curl, OpenAI's client and lm-evaluation-harness.");
+  serve_command->add_option("model", s.model, "a Hugging Face directory or a checkpoint")->required();
+  serve_command->add_option("--name", s.name,
+                            "what requests call the model; default: the last part of its path");
+  serve_command->add_option("--host", s.host,
+                            "address to listen at; one that other machines reach needs a token");
+  serve_command->add_option("--port", s.port, "0: any that is free; the first line of output names it")
+      ->check(CLI::Range(0, 65535));
+  serve_command->add_option("--token-file", s.token_file,
+                            "a file of mode 0600 with the token that requests must show "
+                            "(Authorization: Bearer TOKEN)");
+  serve_command->add_option("--tokenizer", s.tokenizer,
+                            "a model's directory, or bytes; default: the model's own tokenizer");
+  serve_command
+      ->add_option("--chat-template", s.chat_template, "name of the chat template; default: the model's own")
+      ->check(templates);
+  serve_command
+      ->add_option("--context-length", s.context_length,
+                   "the most tokens of a sequence, prompt included; default: max_position_embeddings, at "
+                   "most 4096")
+      ->check(at_least(1));
+  serve_command->add_option("--max-sequences", s.max_sequences, "sequences that run at the same time")
+      ->check(at_least(1));
+  serve_command->add_option("--max-queue", s.max_queue, "sequences that wait; beyond them: status 429")
+      ->check(at_least(0));
+  serve_command->add_option("--max-body-bytes", s.max_body_bytes, "of a request; beyond it: status 413")
+      ->check(at_least(1));
+  serve_command->add_option("--max-connections", s.max_connections, "beyond them: status 503")
+      ->check(at_least(1));
+  const CLI::Range seconds(1, 86400);
+  serve_command->add_option("--read-timeout", s.read_timeout, "seconds for a request to come")
+      ->check(seconds);
+  serve_command
+      ->add_option("--write-timeout", s.write_timeout,
+                   "seconds in which a client takes nothing of its answer")
+      ->check(seconds);
+  serve_command->add_option("--grace", s.grace, "seconds for requests under way after SIGTERM")
+      ->check(seconds);
+  serve_command->add_option("--weights", s.weights, "what the weights are held in")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  device_option(serve_command, generation_device);
+  serve_command->callback([&] { command = [&] { run_generation(prepare_serve, s); }; });
 
   InspectOptions i;
   CLI::App* inspect_command = app.add_subcommand(
@@ -284,11 +362,11 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
     require_command(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {  // the same on all ranks: one of them says it
-    const bool trains =
-        argc > 1 && (std::string_view(argv[1]) == "train" || std::string_view(argv[1]) == "precompute");
-    return trains && launcher::rank() > 0 ? e.get_exit_code() : app.exit(e);
+    return launcher::rank() > 0 ? e.get_exit_code() : app.exit(e);
   }
-  if (!train_command->parsed() && !precompute_command->parsed()) runtime.emplace();
+  const bool on_ranks = train_command->parsed() || precompute_command->parsed() ||
+                        (launcher::ranks() > 1 && (generate_command->parsed() || serve_command->parsed()));
+  if (!on_ranks) runtime.emplace();
   command();
   require(std::fflush(stdout) == 0 && !std::ferror(stdout), "stdout: cannot be written to");
   return exit_code;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "model/families.h"
 #include "model/mixers/registry.h"
 
 namespace wuneng {
@@ -33,8 +34,8 @@ std::map<int64_t, std::string> parse_layer_mixers(const std::vector<std::string>
     }
     require(rest.starts_with(':') && first <= last,
             "{}: '{}': expected LAYER:MIXER or FIRST-LAST:MIXER, such as \"5-7:wuneng\"", where, entry);
-    const std::string mixer(rest.substr(1));
-    mixer_type(mixer, fmt::format("{}: '{}'", where, entry));
+    const std::string mixer =
+        mixer_type(std::string(rest.substr(1)), fmt::format("{}: '{}'", where, entry)).name;
     require(last < num_layers, "{}: '{}': layer {} with mixer {}: expected a layer from 0 to {}", where,
             entry, last, mixer, num_layers - 1);
     for (int64_t layer = first; layer <= last; ++layer) {
@@ -69,17 +70,24 @@ std::vector<std::string> ModelConfig::mixers() const {
   return out;
 }
 
-bool ModelConfig::is_qwen2() const { return mixers() == std::vector<std::string>{"qwen2"}; }
+bool ModelConfig::is_plain() const { return mixers() == std::vector<std::string>{"attention"}; }
 
 std::string ModelConfig::architecture() const {
   const std::vector<std::string> used = mixers();
-  return used.size() > 1 ? "MixedForCausalLM" : mixer_type(used.at(0), "mixer").architecture;
+  if (used.size() > 1) return "MixedForCausalLM";
+  return is_plain() ? family_of(family, "model").architecture : mixer_type(used.at(0), "mixer").architecture;
 }
 
 const OptionValues& ModelConfig::options_of(const std::string& name) const {
   static const OptionValues none;
   const auto it = options.find(name);
   return it == options.end() ? none : it->second;
+}
+
+void ModelConfig::set_family(const std::string& name) {
+  const Family& of = family_of(name, "model");
+  family = of.name, qkv_bias = of.qkv_bias, qk_norm = of.qk_norm;
+  window = {};
 }
 
 void ModelConfig::set_mixer(const std::string& name, const std::string& preset) {

@@ -5,8 +5,11 @@
 #include <set>
 
 #include "model/config.h"
+#include "model/config_reader.h"
+#include "model/families.h"
 #include "model/mixers/registry.h"
 #include "model/rope_settings.h"
+#include "model/sliding_window.h"
 #include "runtime/input_file.h"
 #include "runtime/json_depth.h"
 
@@ -18,58 +21,6 @@ using nlohmann::json;
 // The model_type of a model whose layers have different mixers, which "mixer" and "layer_mixers" name.
 constexpr const char* kMixed = "mixed";
 
-// A JSON object whose values are read by type. null is as good as absent.
-struct ConfigReader {
-  const json& object;
-  const std::string& where;
-
-  const json* find(const char* key) const {
-    const auto it = object.find(key);
-    return it == object.end() || it->is_null() ? nullptr : &*it;
-  }
-  const json& get(const char* key) const {
-    const json* value = find(key);
-    require(value != nullptr, "{}: key '{}' is missing", where, key);
-    return *value;
-  }
-  void expect(bool condition, const char* key, const json& value, const char* expected) const {
-    require(condition, "{}: {} = {}: expected {}", where, key, value.dump(), expected);
-  }
-
-  int64_t integer(const char* key) const {
-    const json& value = get(key);
-    expect(value.is_number_integer() && !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX),
-           key, value, "a whole number");
-    return value.get<int64_t>();
-  }
-  int64_t integer(const char* key, int64_t fallback) const { return find(key) ? integer(key) : fallback; }
-  float number(const char* key, float fallback) const {
-    const json* value = find(key);
-    if (!value) return fallback;
-    expect(value->is_number(), key, *value, "a number");
-    return value->get<float>();
-  }
-  bool flag(const char* key, bool fallback) const {
-    const json* value = find(key);
-    if (!value) return fallback;
-    expect(value->is_boolean(), key, *value, "true or false");
-    return value->get<bool>();
-  }
-  std::string text(const char* key) const {
-    const json& value = get(key);
-    expect(value.is_string(), key, value, "a string");
-    return value.get<std::string>();
-  }
-  std::vector<std::string> texts(const char* key) const {
-    const json* value = find(key);
-    if (!value) return {};
-    expect(value->is_array() &&
-               std::all_of(value->begin(), value->end(), [](const json& x) { return x.is_string(); }),
-           key, *value, "a list of strings");
-    return value->get<std::vector<std::string>>();
-  }
-};
-
 // Settings of other models that change what a model computes, and that these do not have.
 void refuse_other_models(const ConfigReader& r) {
   for (const char* key : {"quantization_config", "compression_config"})
@@ -77,14 +28,20 @@ void refuse_other_models(const ConfigReader& r) {
       fail("{}: {} ({}): quantised weights are not supported: expected a model in f32, bf16, f16 or f64",
            r.where, key,
            value->is_object() ? value->value("quant_method", json("no quant_method")).dump() : value->dump());
-  for (const char* key : {"use_sliding_window", "use_mrope"})
+  for (const char* key : {"use_mrope", "rope_interleaved"})
     require(!r.flag(key, false), "{}: {} = true is not supported", r.where, key);
   require(r.flag("is_causal", true), "{}: is_causal = false is not supported: attention is causal", r.where);
-  for (const std::string& type : r.texts("layer_types"))
-    require(type == "full_attention", "{}: layer_types: expected full_attention in all layers, found {}",
-            r.where, type);
   if (const json* act = r.find("hidden_act"))
     r.expect(*act == "silu" || *act == "swish", "hidden_act", *act, "silu");
+}
+
+// What model_type may be: a family, a mixer that all layers have, or kMixed.
+std::vector<std::string> model_types() {
+  std::vector<std::string> names = family_names();
+  for (const std::string& name : mixer_names())
+    if (!mixer_type(name, "mixer").architecture.empty()) names.push_back(name);
+  names.push_back(kMixed);
+  return names;
 }
 
 // The model_type, or where older files have none, that of the architecture.
@@ -92,11 +49,37 @@ std::string model_type(const ConfigReader& r) {
   if (const json* parts = r.find("text_config"); parts && parts->is_object())
     fail("{}: text_config: expected the config.json of a language model, found a model of several parts{}",
          r.where, r.find("model_type") ? " (model_type " + r.get("model_type").dump() + ")" : "");
-  if (r.find("model_type")) return r.text("model_type");
-  for (const std::string& name : mixer_names())
-    for (const std::string& architecture : r.texts("architectures"))
+  const std::vector<std::string> known = model_types();
+  if (r.find("model_type")) {
+    const std::string type = r.text("model_type");
+    require(std::find(known.begin(), known.end(), type) != known.end(),
+            "{}: model_type = \"{}\" is not supported: expected one of {}", r.where, type,
+            fmt::join(known, ", "));
+    return type;
+  }
+  for (const std::string& architecture : r.texts("architectures")) {
+    for (const Family& family : families())
+      if (architecture == family.architecture) return family.name;
+    for (const std::string& name : mixer_names())
       if (architecture == mixer_type(name, r.where).architecture) return name;
-  fail("{}: key 'model_type' is missing: expected one of {}", r.where, fmt::join(mixer_names(), ", "));
+  }
+  fail("{}: key 'model_type' is missing: expected one of {}", r.where, fmt::join(known, ", "));
+}
+
+bool is_family(const std::string& type) {
+  const std::vector<std::string> names = family_names();
+  return std::find(names.begin(), names.end(), type) != names.end();
+}
+
+// The family of a model_type, and what other models say of theirs: models before these keys came from Qwen2.
+void read_family(const ConfigReader& r, const std::string& type, ModelConfig& c) {
+  if (is_family(type))
+    c.set_family(type);
+  else
+    c.set_family(family_with(r.flag("qkv_bias", true), r.flag("qk_norm", false), r.where).name);
+  for (const std::string& key : family_of(c.family, r.where).without)
+    require(!is_family(type) || !r.flag(key.c_str(), false),
+            "{}: {} = true is not supported: expected false for model_type {}", r.where, key, type);
 }
 
 OptionValues read_options(const ConfigReader& r, const MixerType& type, const ModelConfig& c) {
@@ -114,10 +97,11 @@ OptionValues read_options(const ConfigReader& r, const MixerType& type, const Mo
 // the model.
 bool is_own_key(const std::string& key, const json& own) {
   static const std::set<std::string> dropped = {
-      "auto_map",          "torch_dtype",     "dtype",     "rope_scaling",
-      "rope_type",         "rope_parameters", "mixer",     "layer_mixers",
-      "text_config",       "is_causal",       "use_mrope", "quantization_config",
-      "compression_config"};
+      "auto_map",           "torch_dtype",      "dtype",      "rope_scaling",
+      "rope_type",          "rope_parameters",  "mixer",      "layer_mixers",
+      "text_config",        "is_causal",        "use_mrope",  "quantization_config",
+      "compression_config", "qkv_bias",         "qk_norm",    "attention_bias",
+      "mlp_bias",           "rope_interleaved", "layer_types"};
   if (key == "attention_dropout" || key == "initializer_range") return false;  // for other programs
   const std::vector<std::string> mixers = mixer_names();
   return own.contains(key) || dropped.contains(key) ||
@@ -131,28 +115,35 @@ ModelConfig ModelConfig::from_json(const json& j, const std::string& where) {
   const ConfigReader r{j, where};
   const std::string type = model_type(r);
   ModelConfig c;
-  if (type != kMixed) c.mixer = mixer_type(type, where + ": model_type").name;
+  if (type != kMixed) c.mixer = is_family(type) ? "attention" : type;
   refuse_other_models(r);
+  read_family(r, type, c);
+  const bool plain = is_family(type);
+  const Family& family = family_of(c.family, where);
   c.hidden_size = r.integer("hidden_size");
   c.intermediate_size = r.integer("intermediate_size");
   c.num_layers = r.integer("num_hidden_layers");
   c.num_heads = r.integer("num_attention_heads");
-  c.num_kv_heads = r.integer("num_key_value_heads", c.num_heads);
+  c.num_kv_heads = r.integer(
+      "num_key_value_heads",
+      plain && family.kv_heads && !j.contains("num_key_value_heads") ? family.kv_heads : c.num_heads);
   require(c.num_heads > 0, "{}: num_attention_heads = {}: expected a positive number", where, c.num_heads);
-  require(r.find("head_dim") || c.hidden_size % c.num_heads == 0,
+  const int64_t head_dim = plain ? family.head_dim : 0;
+  require(r.find("head_dim") || head_dim || c.hidden_size % c.num_heads == 0,
           "{}: key 'head_dim': expected a number, since hidden_size = {} is not a multiple of "
           "num_attention_heads = {}",
           where, c.hidden_size, c.num_heads);
-  c.head_dim = r.integer("head_dim", c.hidden_size / c.num_heads);
+  c.head_dim = r.integer("head_dim", head_dim ? head_dim : c.hidden_size / c.num_heads);
   c.vocab_size = r.integer("vocab_size");
   c.rms_norm_eps = r.number("rms_norm_eps", 1e-6f);
   c.tie_word_embeddings = r.flag("tie_word_embeddings", false);
   const RopeSettings rope = read_rope_settings(j, where);
   c.rope_theta = rope.theta;
-  c.yarn = rope.yarn;
+  c.rope_scaling = rope.scaling;
   c.check_sizes(where);
+  c.window = read_sliding_window(r, plain ? family : family_of("qwen2", where), c.num_layers);
   if (type == kMixed) {
-    c.mixer = r.text("mixer");
+    c.mixer = mixer_type(r.text("mixer"), where + ": mixer").name;
     c.layer_mixers = parse_layer_mixers(r.texts("layer_mixers"), c.num_layers, where + ": layer_mixers");
   }
   for (const std::string& name : c.mixers()) {
@@ -188,7 +179,9 @@ json ModelConfig::to_json() const {
   json j = {{"attention_dropout", 0.0}, {"initializer_range", 0.02}};
   for (const auto& [key, value] : carried) j[key] = json::parse(value);
   j.update({{"architectures", {architecture()}},
-            {"model_type", mixed ? kMixed : used[0]},
+            {"model_type", mixed        ? kMixed
+                           : is_plain() ? family
+                                        : used[0]},
             {"hidden_size", hidden_size},
             {"intermediate_size", intermediate_size},
             {"num_hidden_layers", num_layers},
@@ -199,9 +192,14 @@ json ModelConfig::to_json() const {
             {"rope_theta", double(rope_theta)},
             {"rms_norm_eps", std::round(double(rms_norm_eps) * 1e12) / 1e12},
             {"tie_word_embeddings", tie_word_embeddings},
-            {"hidden_act", "silu"},
-            {"use_sliding_window", false}});
-  if (yarn) j["rope_scaling"] = rope_scaling_json(*yarn);
+            {"hidden_act", "silu"}});
+  const Family& own = family_of(family, "model");
+  if (is_plain())
+    for (const std::string& key : own.without) j[key] = false;
+  else
+    j["qkv_bias"] = qkv_bias, j["qk_norm"] = qk_norm;
+  write_sliding_window(window, is_plain() ? own : family_of("qwen2", "model"), num_layers, j);
+  if (const json scaling = rope_scaling_json(rope_scaling); !scaling.is_null()) j["rope_scaling"] = scaling;
   if (mixed) {
     j["mixer"] = mixer;
     std::map<int64_t, std::string> others = layer_mixers;

@@ -23,7 +23,7 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
           "pp = {}: more pipeline stages than the model's {} layers", placement.stages, c.num_layers);
   const int64_t d = c.hidden_size, F = c.intermediate_size;
   const bool tied = c.tie_word_embeddings;
-  // Qwen2's own: normal(0, 0.02), less where a layer joins the residual stream.
+  // normal(0, 0.02) as in Qwen2, less where a layer joins the residual stream.
   const Init matrix = copied(normal(0.02f)), ones = copied(constant(1)),
              residual = copied(normal(0.02f / std::sqrt(2.0f * c.num_layers)));
   const auto table = [&](const char* name) {
@@ -111,8 +111,9 @@ Decoder::Layouts Decoder::document_layouts(const Stream& stream, const MicroBatc
   for (auto& [chunk, documents] : layouts) {
     documents = std::make_shared<DocumentLayout>(
         DocumentLayout::make(batch.documents, chunk, placement_.device, continuation));
-    documents->make_rope_cos_sin(stream, rope_frequencies(config_.rope_theta, config_.yarn, config_.head_dim),
-                                 config_.yarn ? config_.yarn->attention_factor : 1);
+    documents->make_rope_cos_sin(stream,
+                                 rope_frequencies(config_.rope_theta, config_.rope_scaling, config_.head_dim),
+                                 rope_attention_factor(config_.rope_scaling));
   }
   return layouts;
 }

@@ -44,8 +44,9 @@ struct Preset {
 
 struct MixerType {
   std::string name;  // in a recipe (student.mixer), and in config.json the model_type and the options' key
-  std::string architecture;  // in config.json
-  std::string help;          // one line
+  std::string former_name = {};  // still read
+  std::string architecture;      // in config.json; empty: the family's (model/families.h)
+  std::string help;              // one line
   OptionTable options;
   std::vector<Preset> presets;           // the first is the default; may be empty
   std::vector<std::string> starts_from;  // other mixers that a layer of this one can start from (Init)
@@ -57,10 +58,15 @@ struct MixerType {
   std::function<std::unique_ptr<Mixer>(const LayerContext&)> make;
 };
 
-// Qwen2's projections, which several mixers have (biases on q, k and v only).
-struct Qwen2Projections {
-  const Parameter *q, *q_bias, *k, *k_bias, *v, *v_bias, *o;
-  static Qwen2Projections make(const LayerContext& at, const HeadShards& heads);
+// Projections of attention, which several mixers have. What the model's family leaves out is null.
+struct AttentionProjections {
+  ops::P q = nullptr, q_bias = nullptr, k = nullptr, k_bias = nullptr, v = nullptr, v_bias = nullptr,
+         o = nullptr;
+  ops::P q_norm = nullptr, k_norm = nullptr;  // [D]
+  float norm_eps = 0;
+  static AttentionProjections make(const LayerContext& at, const HeadShards& heads);
+  // heads [T, n, D], each normalised by q_norm or k_norm, or as they are where that is null.
+  Var normed(Tape& tape, const Var& heads, ops::P norm) const;
 };
 
 }  // namespace wuneng

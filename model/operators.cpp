@@ -372,7 +372,8 @@ Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {
 }
 
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
-              const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head) {
+              const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head,
+              int64_t window) {
   const Tensor y = like(q), lse = Tensor::empty({q.dim(0), q.dim(1)}, DType::f32, q.value().device());
   kernels::attention_forward(tape.stream(), {.q = q.value(),
                                              .k = k.value(),
@@ -381,6 +382,7 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                              .lse = lse,
                                              .segments = segments,
                                              .kv_head = kv_head,
+                                             .window = window,
                                              .by_row = !tape.recording()});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {
@@ -395,7 +397,8 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                          .dk = begun_or_scratch(k),
                                          .dv = begun_or_scratch(v),
                                          .segments = segments,
-                                         .kv_head = kv_head});
+                                         .kv_head = kv_head,
+                                         .window = window});
     if (q.needs_grad()) q.add_grad(dq);
   });
   return out;

@@ -17,9 +17,9 @@ int64_t parameter_count(const ModelConfig& config) {
   return count;
 }
 
-int64_t qwen2_parameter_count(const ModelConfig& config) {
+int64_t attention_parameter_count(const ModelConfig& config) {
   ModelConfig plain = config;
-  plain.set_mixer("qwen2");
+  plain.set_mixer("attention");
   return parameter_count(plain);
 }
 

@@ -7,9 +7,9 @@ namespace wuneng {
 // Every tensor of a model by its name in checkpoints and Hugging Face directories.
 std::vector<std::pair<std::string, Shape>> parameter_shapes(const ModelConfig& config);
 int64_t parameter_count(const ModelConfig& config);
-// Of the same shape: the Qwen2 model, and the gated ARWKV student (mixer rwkv7, preset arwkv), which the
-// paper compares with.
-int64_t qwen2_parameter_count(const ModelConfig& config);
+// Of the same shape: the model with attention alone, and the gated ARWKV student (mixer rwkv7, preset arwkv),
+// which the paper compares with.
+int64_t attention_parameter_count(const ModelConfig& config);
 int64_t rwkv7_student_parameter_count(const ModelConfig& config);
 
 }  // namespace wuneng

@@ -31,6 +31,9 @@ void check_same_shape(const ModelConfig& config, const ModelConfig& source, cons
   same("head_dim", config.head_dim, source.head_dim);
   same("vocab_size", config.vocab_size, source.vocab_size);
   same("tie_word_embeddings", config.tie_word_embeddings, source.tie_word_embeddings);
+  same("qkv_bias", config.qkv_bias, source.qkv_bias);
+  same("qk_norm", config.qk_norm, source.qk_norm);
+  same("sliding_window", config.window.keys, source.window.keys);
   for (int64_t i = 0; i < config.num_layers; ++i) {
     const std::string &ours = config.mixer_of(i), &theirs = source.mixer_of(i);
     const std::vector<std::string>& known = mixer_type(ours, where).starts_from;

@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "runtime/error.h"
+#include "runtime/hash.h"
 #include "runtime/heartbeat_collector.h"
 #include "runtime/host.h"
 #include "runtime/launcher.h"
@@ -35,12 +36,19 @@ constexpr double kLongestInterval = 2;  // seconds between beats
 constexpr double kRetry = 0.5;          // seconds between attempts to connect, but without pause ...
 constexpr double kStart = 5;            // ... in the first seconds, when collectors start too
 constexpr double kConnect = 5;          // seconds that an attempt may take
+constexpr std::string_view kFilePrefix = ".heartbeat.";
+constexpr auto kOldFile = std::chrono::hours(24);
 constexpr size_t kLongestOrder = 1 << 20;
 
 // The ranks that collect, by rank.
 std::vector<int> collectors(int ranks) {
   const std::set<int> out = {0, ranks / 2, ranks - 1};
   return {out.begin(), out.end()};
+}
+
+std::string hash_of_job() {
+  const std::string job = launcher::job();
+  return hash_text(hash_of(job.data(), std::ssize(job)));
 }
 
 void say_not_set_up(const char* problem) {
@@ -158,14 +166,27 @@ class Heart {
   bool in_touch() const { return in_touch_; }
 
  private:
-  std::string file_of(int collector) const { return fmt::format("{}/.heartbeat.{}", directory_, collector); }
+  // One set of files a job: another run may wait in this directory for this one's end.
+  std::string file_of(int collector) const {
+    return fmt::format("{}/{}{}.{}", directory_, kFilePrefix, job_, collector);
+  }
+
+  // Killed runs leave their files.
+  void remove_old_files() const {
+    std::error_code ignored;
+    const auto oldest = std::filesystem::file_time_type::clock::now() - kOldFile;
+    for (const auto& entry : std::filesystem::directory_iterator(directory_, ignored))
+      if (entry.path().filename().string().starts_with(kFilePrefix) &&
+          entry.last_write_time(ignored) < oldest)
+        std::filesystem::remove(entry.path(), ignored);
+  }
 
   // If the run has put nothing into it. The other collectors end now too, and remove their files.
   void remove_directory() const {
     for (int attempt = 0; attempt < 50; ++attempt) {
       std::error_code error;
       for (const auto& entry : std::filesystem::directory_iterator(directory_, error))
-        if (!entry.path().filename().string().starts_with(".heartbeat.")) return;
+        if (!entry.path().filename().string().starts_with(kFilePrefix)) return;
       if (std::filesystem::remove(directory_, error) || !std::filesystem::exists(directory_, error)) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
@@ -192,6 +213,7 @@ class Heart {
     if (mine == all.end()) return;
     try {
       made_directory_ = std::filesystem::create_directories(directory_);
+      if (rank_ == 0) remove_old_files();
       collector_ =
           std::make_unique<Collector>(io_, ranks_, std::vector<int>(all.begin(), mine), file_of(rank_));
     } catch (const std::exception& e) {
@@ -232,6 +254,7 @@ class Heart {
   }
 
   const std::string directory_;
+  const std::string job_ = hash_of_job();
   const End end_;
   const int rank_, ranks_;
   asio::io_context io_;

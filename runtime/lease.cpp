@@ -18,6 +18,7 @@ using Clock = std::chrono::steady_clock;
 using nlohmann::json;
 
 constexpr double kPollSeconds = 0.2;
+constexpr double kNaming = 2;       // seconds in which a new holder has written its name
 constexpr size_t kFileBytes = 512;  // rewritten in place, so that a full disk does not end a lease
 
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
@@ -111,9 +112,10 @@ Lease::Lease(const std::string& directory, const Seconds& seconds) : directory_(
     require(seconds_since(begin) < seconds.patience,
             "{}: in use by {}, which still runs (it renews {}): two runs cannot write to one directory",
             directory, holder.name(), path);
-    if (!said)
-      std::fprintf(stderr, "wuneng: %s is in use by %s; waiting up to %.0f s for it to end\n",
-                   directory.c_str(), holder.name().c_str(), seconds.patience);
+    // A file that is being created names nobody yet.
+    if (said || (holder.host.empty() && seconds_since(begin) < kNaming)) continue;
+    std::fprintf(stderr, "wuneng: %s is in use by %s; waiting up to %.0f s for it to end\n",
+                 directory.c_str(), holder.name().c_str(), seconds.patience);
     said = true;
   }
   for (const auto& entry : fs::directory_iterator(directory))

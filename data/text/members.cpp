@@ -37,6 +37,16 @@ Members::Members(const Json& object, std::string where, const std::vector<std::s
   require(object.is_object(), "{}: expected an object, found {}", where_, object.type_name());
 }
 
+const std::vector<std::string>& Members::not_ignorable() {
+  static const std::vector<std::string> none;
+  return none;
+}
+
+// The end of a message about a member that is refused.
+std::string Members::way_out(std::string_view key) const {
+  return &ignored_ == &not_ignorable() ? "" : fmt::format(" (--ignore {} takes the data without it)", key);
+}
+
 bool Members::asked(std::string_view key) const { return is_in(asked_, key); }
 bool Members::is_ignored(std::string_view key) const { return is_in(ignored_, key); }
 
@@ -67,13 +77,13 @@ std::string Members::optional_text(const char* key) {
 void Members::refuse_others() const {
   for (const auto& [key, value] : object_.items())
     require(asked(key) || is_ignored(key) || says_nothing(value) || is_in(kWithoutMeaning, key),
-            "{}: \"{}\" is not understood (--ignore {} takes the data without it)", where_, key, key);
+            "{}: \"{}\" is not understood{}", where_, key, way_out(key));
 }
 
 void Members::refuse(std::initializer_list<const char*> keys, const char* why) const {
   for (const char* key : keys)
-    require(!has(key) || asked(key) || says_nothing(*object_.find(key)),
-            "{}: {} (--ignore {} takes the data without it)", place(key), why, key);
+    require(!has(key) || asked(key) || says_nothing(*object_.find(key)), "{}: {}{}", place(key), why,
+            way_out(key));
 }
 
 std::vector<std::string> Members::others() const {

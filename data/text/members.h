@@ -15,6 +15,9 @@ class Members {
   // `where` names the object in messages: "messages[2]". `ignored`: names that need not be understood.
   Members(const Json& object, std::string where, const std::vector<std::string>& ignored);
 
+  // For `ignored`, where there is no --ignore: no name, and messages do not speak of it.
+  static const std::vector<std::string>& not_ignorable();
+
   const std::string& where() const { return where_; }
   // nullptr if it is absent, null or ignored. The member counts as understood.
   const Json* find(const char* key);
@@ -34,6 +37,7 @@ class Members {
  private:
   bool asked(std::string_view key) const;
   bool is_ignored(std::string_view key) const;
+  std::string way_out(std::string_view key) const;
   std::string place(const char* key) const { return where_.empty() ? key : where_ + "." + key; }
 
   const Json& object_;

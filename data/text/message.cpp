@@ -147,6 +147,19 @@ void check_results(const std::vector<Message>& messages, const std::string& name
 
 }  // namespace
 
+Json to_json(const std::vector<Message>& messages) {
+  Json out = Json::array();
+  for (const Message& m : messages) {
+    Json message = {{"role", m.role}, {"content", m.content}};
+    if (!m.learnt) message["weight"] = 0;
+    for (const ToolCall& call : m.tool_calls)
+      message["tool_calls"].push_back(
+          {{"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    out.push_back(std::move(message));
+  }
+  return out;
+}
+
 std::vector<Message> read_messages(const Json& list, const std::string& name, Ignored ignored) {
   require(list.is_array() && !list.empty(), "{}: expected a list of messages, found {}", name,
           list.is_array() ? "an empty one" : list.type_name());

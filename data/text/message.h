@@ -35,4 +35,7 @@ struct Message {
 std::vector<Message> read_messages(const Json& list, const std::string& name,
                                    const std::vector<std::string>& ignored);
 
+// As chat templates take them (data/text/chat_template.h).
+Json to_json(const std::vector<Message>& messages);
+
 }  // namespace wuneng

@@ -5,22 +5,6 @@
 #include "runtime/error.h"
 
 namespace wuneng {
-namespace {
-
-Json to_json(const std::vector<Message>& messages) {
-  Json out = Json::array();
-  for (const Message& m : messages) {
-    Json message = {{"role", m.role}, {"content", m.content}};
-    if (!m.learnt) message["weight"] = 0;
-    for (const ToolCall& call : m.tool_calls)
-      message["tool_calls"].push_back(
-          {{"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
-    out.push_back(std::move(message));
-  }
-  return out;
-}
-
-}  // namespace
 
 const char* to_string(DataKind kind) {
   return kind == DataKind::text ? "text" : kind == DataKind::supervised ? "supervised" : "preference";

@@ -44,6 +44,8 @@ std::string_view TextCodec::bytes_of(int32_t id) const {
   return id >= 0 && id < 256 ? std::string_view(all).substr(id, 1) : std::string_view();
 }
 
+bool TextCodec::is_special(int32_t id) const { return tokenizer_ && tokenizer_->is_special(id); }
+
 int32_t TextCodec::vocab_size() const { return tokenizer_ ? tokenizer_->vocab_size() : 256; }
 
 std::string TextCodec::name() const {

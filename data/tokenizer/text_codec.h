@@ -22,6 +22,7 @@ class TextCodec {
 
   void encode(std::string_view text, std::vector<int32_t>& ids) const;
   std::string_view bytes_of(int32_t id) const;  // empty for an id without a token
+  bool is_special(int32_t id) const;            // no text for people: <|im_end|>
   int32_t vocab_size() const;
   // Identifies the tokenizer: equal names mean equal ids for the same text.
   std::string name() const;

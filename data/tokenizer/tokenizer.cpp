@@ -339,10 +339,12 @@ std::string_view Tokenizer::bytes_of(int32_t id) const {
   return id >= 0 && id < vocab_size() ? std::string_view(parts_->bytes[id]) : std::string_view();
 }
 
+bool Tokenizer::is_special(int32_t id) const { return id >= 0 && id < vocab_size() && parts_->special[id]; }
+
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::string text, buffer;
   for (const int32_t id : ids)
-    if (const std::string_view bytes = bytes_of(id); !bytes.empty() && !(skip_special && parts_->special[id]))
+    if (const std::string_view bytes = bytes_of(id); !bytes.empty() && !(skip_special && is_special(id)))
       text.append(bytes);
   return std::string(replace_invalid_utf8(text, buffer));
 }

@@ -46,6 +46,8 @@ class Tokenizer {
   // The bytes of the token, not always valid UTF-8; empty for ids without a token.
   std::string_view bytes_of(int32_t id) const;
 
+  bool is_special(int32_t id) const;
+
   int32_t vocab_size() const;  // highest id + 1
   // Id of an added token, or of a token as the vocabulary file writes it (byte_level.h).
   std::optional<int32_t> id_of(std::string_view token) const;

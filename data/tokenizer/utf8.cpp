@@ -6,14 +6,18 @@
 namespace wuneng {
 namespace {
 
+// Bytes of a character by its first one; 0 where none begins so.
+int length_by_first(int first) {
+  return first < 0x80 ? 1 : first >= 0xf5 ? 0 : first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
+}
+
 // Length of the character at text[at], or minus the length of the ill-formed part there (Unicode, table 3-7:
 // the range of the second byte depends on the first; the others are 80..BF).
 int character_length(std::string_view text, size_t at) {
   const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0; };
   const int first = byte(at);
-  if (first < 0x80) return 1;
-  const int length = first >= 0xf5 ? 0 : first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
-  if (length == 0) return -1;
+  const int length = length_by_first(first);
+  if (length < 2) return length == 1 ? 1 : -1;
   const int low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
   const int high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
   const int second = byte(at + 1);
@@ -54,6 +58,18 @@ std::string_view replace_invalid_utf8(std::string_view text, std::string& buffer
     begin = bad - character_length(text, bad);
   }
   return buffer.append(text, begin);
+}
+
+size_t unfinished_utf8(std::string_view text) {
+  for (size_t bytes = 1; bytes <= 3 && bytes <= text.size(); ++bytes) {
+    const size_t at = text.size() - bytes;
+    const int first = static_cast<uint8_t>(text[at]);
+    if ((first & 0xc0) == 0x80) continue;
+    // A second byte that is there must be one that may follow: then the ill-formed part reaches to the end.
+    const bool fits = bytes == 1 || character_length(text, at) == -static_cast<int>(bytes);
+    return length_by_first(first) > static_cast<int>(bytes) && fits ? bytes : 0;
+  }
+  return 0;
 }
 
 void append_utf8(char32_t c, std::string& text) {

@@ -14,6 +14,10 @@ size_t find_invalid_utf8(std::string_view text);
 // else a view of buffer.
 std::string_view replace_invalid_utf8(std::string_view text, std::string& buffer);
 
+// Bytes at the end of the text that may be the beginning of a character; 0 where it ends with a whole one or
+// with what no further byte makes valid.
+size_t unfinished_utf8(std::string_view text);
+
 // Appends the bytes of a character.
 void append_utf8(char32_t character, std::string& text);
 

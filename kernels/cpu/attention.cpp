@@ -27,6 +27,7 @@ constexpr int64_t kWorthAThread =
 struct Sizes {
   int64_t H, G, D;
   float scale;
+  int64_t window;  // keys that a query row attends to at most
 };
 
 template <class Args>
@@ -45,20 +46,26 @@ Sizes checked_sizes(const Args& args) {
           "q {} or k {}",
           s.q_begin, s.q_begin + s.q_count, s.offset, s.k_begin, to_string(args.q.shape()),
           to_string(args.k.shape()));
-  return {H, G, D, 1 / std::sqrt(static_cast<float>(D))};
+  WUNENG_ASSERT(args.window >= 0);
+  return {H, G, D, 1 / std::sqrt(static_cast<float>(D)), args.window ? args.window : INT64_MAX};
 }
 
 // A block of query rows of one document and the keys that it attends to.
 struct Block {
   int64_t q_row, rows;  // in q
-  int64_t k_row, keys;  // in k and v: those that the last row attends to
+  int64_t k_row, keys;  // in k and v: those that some row attends to
   int64_t first_keys;   // number of keys that the first row attends to
+  // Row i attends to keys [begin(i), end(i)) of these.
+  int64_t begin(int64_t i, const Sizes& x) const { return std::max(int64_t{0}, end(i) - x.window); }
+  int64_t end(int64_t i) const { return first_keys + i; }
 };
 
-void add_blocks(const AttentionSegment& s, std::vector<Block>& blocks) {
+void add_blocks(const AttentionSegment& s, const Sizes& x, std::vector<Block>& blocks) {
   for (int64_t at = 0; at < s.q_count; at += kBlock) {
-    const int64_t rows = std::min(kBlock, s.q_count - at);
-    blocks.push_back({s.q_begin + at, rows, s.k_begin, s.offset + at + rows, s.offset + at + 1});
+    const int64_t rows = std::min(kBlock, s.q_count - at), first = s.offset + at + 1,
+                  skipped = std::max(int64_t{0}, first - x.window);
+    blocks.push_back(
+        {s.q_begin + at, rows, s.k_begin + skipped, first + rows - 1 - skipped, first - skipped});
   }
 }
 
@@ -104,9 +111,10 @@ void forward_block(const AttentionForwardArgs& args, const Sizes& x, const Block
   score(x, b, args.q.f32() + h * x.D, args.k.f32() + g * x.D, scores.data());
   for (int64_t i = 0; i < b.rows; ++i) {
     float* row = scores.data() + i * b.keys;
-    const int64_t seen = b.first_keys + i;
-    args.lse.f32()[(b.q_row + i) * x.H + h] = softmax(row, seen);
-    std::fill(row + seen, row + b.keys, 0.0f);
+    const int64_t begin = b.begin(i, x), end = b.end(i);
+    args.lse.f32()[(b.q_row + i) * x.H + h] = softmax(row + begin, end - begin);
+    std::fill(row, row + begin, 0.0f);
+    std::fill(row + end, row + b.keys, 0.0f);
   }
   sgemm(false, false, b.rows, x.D, b.keys, 1, scores.data(), b.keys, args.v.f32() + (b.k_row * x.G + g) * x.D,
         x.G * x.D, 0, args.out.f32() + (b.q_row * x.H + h) * x.D, x.H * x.D);
@@ -129,18 +137,20 @@ void backward_block(const AttentionBackwardArgs& args, const Sizes& x, const Blo
   sgemm(false, true, b.rows, b.keys, x.D, 1, dout, q_stride, args.v.f32() + k_at, k_stride, 0, dp, b.keys);
   for (int64_t i = 0; i < b.rows; ++i) {
     float *row = p + i * b.keys, *drow = dp + i * b.keys;
-    const int64_t seen = b.first_keys + i;
+    const int64_t begin = b.begin(i, x), end = b.end(i);
     const float lse = args.lse.f32()[(b.q_row + i) * x.H + h];
     float inner = 0;  // out . dout = sum_j p_j dp_j
 #pragma omp simd reduction(+ : inner)
     for (int64_t c = 0; c < x.D; ++c) inner += out[i * q_stride + c] * dout[i * q_stride + c];
 #pragma omp simd
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = begin; j < end; ++j) {
       row[j] = exp_fast(row[j] - lse);
       drow[j] = row[j] * (drow[j] - inner);  // the gradient of the scaled score
     }
-    std::fill(row + seen, row + b.keys, 0.0f);
-    std::fill(drow + seen, drow + b.keys, 0.0f);
+    for (float* scores : {row, drow}) {
+      std::fill(scores, scores + begin, 0.0f);
+      std::fill(scores + end, scores + b.keys, 0.0f);
+    }
   }
   sgemm(false, false, b.rows, x.D, b.keys, x.scale, dp, b.keys, args.k.f32() + k_at, k_stride, 0,
         args.dq.f32() + q_at, q_stride);
@@ -151,7 +161,7 @@ void backward_block(const AttentionBackwardArgs& args, const Sizes& x, const Blo
 
 // The blocks in groups of segments with overlapping key rows, in the order of their key rows: the key rows of
 // different groups are disjoint.
-std::vector<std::vector<Block>> disjoint_groups(std::vector<AttentionSegment> segments) {
+std::vector<std::vector<Block>> disjoint_groups(std::vector<AttentionSegment> segments, const Sizes& x) {
   std::stable_sort(segments.begin(), segments.end(),
                    [](const auto& a, const auto& b) { return a.k_begin < b.k_begin; });
   std::vector<std::vector<Block>> groups;
@@ -159,7 +169,7 @@ std::vector<std::vector<Block>> disjoint_groups(std::vector<AttentionSegment> se
   for (const AttentionSegment& s : segments) {
     if (s.q_count == 0) continue;
     if (s.k_begin >= end) groups.emplace_back();
-    add_blocks(s, groups.back());
+    add_blocks(s, x, groups.back());
     end = std::max(end, s.k_begin + s.offset + s.q_count);
   }
   return groups;
@@ -169,13 +179,14 @@ std::vector<std::vector<Block>> disjoint_groups(std::vector<AttentionSegment> se
 void forward_row(const AttentionForwardArgs& args, const Sizes& x, const AttentionSegment& s, int64_t g,
                  std::vector<float>& scores) {
   const auto [first, last] = std::equal_range(args.kv_head.begin(), args.kv_head.end(), g);
-  const int64_t h = first - args.kv_head.begin(), heads = last - first, keys = s.offset + 1,
+  const int64_t h = first - args.kv_head.begin(), heads = last - first,
+                keys = std::min(s.offset + 1, x.window), k_row = s.k_begin + s.offset + 1 - keys,
                 row = (s.q_begin * x.H + h) * x.D;
   grow(scores, heads * keys);
   few_rows({.a = args.q.f32() + row,
             .lda = x.D,
             .b = args.k,
-            .first = (s.k_begin * x.G + g) * x.D,
+            .first = (k_row * x.G + g) * x.D,
             .ldb = x.G * x.D,
             .c = scores.data(),
             .ldc = keys,
@@ -190,7 +201,7 @@ void forward_row(const AttentionForwardArgs& args, const Sizes& x, const Attenti
     softmax(weights, keys);
     std::fill(out, out + x.D, 0.0f);
     for (int64_t j = 0; j < keys; ++j) {
-      const float *v = args.v.f32() + ((s.k_begin + j) * x.G + g) * x.D, weight = weights[j];
+      const float *v = args.v.f32() + ((k_row + j) * x.G + g) * x.D, weight = weights[j];
 #pragma omp simd
       for (int64_t d = 0; d < x.D; ++d) out[d] += weight * v[d];
     }
@@ -202,7 +213,7 @@ void forward_rows(const AttentionForwardArgs& args, const Sizes& x,
   const int64_t jobs = static_cast<int64_t>(segments.size()) * x.G;
   if (!jobs) return;
   int64_t keys = 0;
-  for (const AttentionSegment& s : segments) keys += s.offset + 1;
+  for (const AttentionSegment& s : segments) keys += std::min(s.offset + 1, x.window);
   const int64_t lanes = lanes_for(jobs, 2 * keys * x.H * x.D);
   parallel_for(lanes, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scores;
@@ -222,7 +233,7 @@ void attention_forward(const Stream&, const AttentionForwardArgs& args) {
     if (args.by_row && s.q_count == 1)
       single.push_back(s);
     else
-      add_blocks(s, blocks);
+      add_blocks(s, x, blocks);
   forward_rows(args, x, single);
   const int64_t jobs = static_cast<int64_t>(blocks.size()) * x.H;
   if (!jobs) return;
@@ -245,7 +256,7 @@ void attention_backward(const Stream&, const AttentionBackwardArgs& args) {
     const std::vector<Block>* blocks;
     int64_t kv_head, cost;
   };
-  const auto groups = disjoint_groups(args.segments);
+  const auto groups = disjoint_groups(args.segments, x);
   std::vector<Job> jobs;
   for (const std::vector<Block>& blocks : groups)
     for (int64_t g = 0; g < x.G; ++g)

@@ -1,10 +1,13 @@
 // The subcommands of `wuneng`, one file each (launch/NAME.cpp; train is in train.h).
 #pragma once
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/generation/engine.h"
+#include "runtime/comm.h"
 
 namespace wuneng {
 
@@ -27,7 +30,7 @@ void tokenize(const TokenizeCommand& command);
 struct ConvertOptions {
   std::string from, to;   // a checkpoint or a Hugging Face directory; a Hugging Face directory
   std::string tokenizer;  // directory of the tokenizer's files; empty: that of the model
-  std::string preset;     // not empty: make a WuNeng student of this preset from a Qwen2 directory
+  std::string preset;     // not empty: make a WuNeng student of this preset from a teacher's directory
   std::string dtype = "f32";
   uint64_t seed = 0;
   int64_t max_file_bytes = 5'000'000'000;
@@ -48,12 +51,30 @@ struct GenerateOptions {
   std::string chat_template;  // a name; empty: the model's own
   bool chat = false;          // the prompt is a user message; only the answer is printed
   int64_t tokens = 200;
+  std::vector<std::string> stops;  // end a text and do not belong to it
   Sampling sampling = {.temperature = 0.8};
   int64_t max_sequences = 16;   // prompts that run at the same time
   std::string weights = "f32";  // or bf16: what they are held in
-  std::string device = "auto";
 };
-void generate(const GenerateOptions& options);
+// Both run on the ranks of one tensor-parallel group, `tp`, each with its shard of the model. They check and
+// read everything, and return the work, which is the same call on all ranks.
+std::function<void()> prepare_generate(const GenerateOptions& options, Device device, const Comm& tp);
+
+struct ServeOptions {
+  std::string model;
+  std::string name;  // what requests call it; empty: the last part of `model`
+  std::string host = "127.0.0.1";
+  int port = 8000;                        // 0: any
+  std::string token_file;                 // empty: no token is asked for
+  std::string tokenizer, chat_template;   // as in GenerateOptions
+  int64_t max_sequences = 16;             // that run at the same time
+  int64_t max_queue = 1024;               // that wait
+  std::optional<int64_t> context_length;  // none: max_position_embeddings, at most 4096
+  int64_t max_body_bytes = int64_t{16} << 20, max_connections = 512;
+  int64_t read_timeout = 30, write_timeout = 30, grace = 30;  // seconds
+  std::string weights = "f32";                                // or bf16
+};
+std::function<void()> prepare_serve(const ServeOptions& options, Device device, const Comm& tp);
 
 struct InspectOptions {
   std::string path;

@@ -96,8 +96,9 @@ void convert_model(const ConvertOptions& o, DType dtype) {
   for (const std::string& note : weights->notes()) std::fprintf(stderr, "wuneng: %s\n", note.c_str());
   ModelConfig config = weights->config();
   if (!o.preset.empty()) {
-    require(config.is_qwen2(), "convert: {}: --preset makes a student from a model of mixer qwen2, found {}",
-            o.from, fmt::join(config.mixers(), ", "));
+    require(config.is_plain(),
+            "convert: {}: --preset makes a student from a model of mixer attention, found {}", o.from,
+            fmt::join(config.mixers(), ", "));
     config.set_mixer("wuneng", o.preset);
     config.check(o.from + " as a student");
   }

@@ -51,9 +51,9 @@ void print_model(const ModelConfig& config) {
               number(config.hidden_size), number(config.num_heads), number(config.num_kv_heads),
               number(config.vocab_size));
   std::printf("parameters %lld\n", number(total));
-  if (!config.is_qwen2())
+  if (!config.is_plain())
     for (const auto& [other, count] :
-         {std::pair{"Qwen2.5", qwen2_parameter_count(config)},
+         {std::pair{"attention alone", attention_parameter_count(config)},
           std::pair{"the RWKV-7 student", rwkv7_student_parameter_count(config)}})
       std::printf("  %+.1f%% against %s of the same shape (%lld)\n",
                   100.0 * (double(total) / double(count) - 1), other, number(count));

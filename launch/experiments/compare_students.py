@@ -8,6 +8,11 @@ quickstart's teacher is trained first. A run that has ended is not run again.
     launch/experiments/compare_students.py --out out/students
     launch/experiments/compare_students.py --out out/norms --students full full:state_norm=none
 
+With SmolLM2-135M-Instruct as the teacher of 10 layers, after launch/quickstart --real:
+
+    launch/experiments/compare_students.py --out out/real_students --teacher out/real/teacher
+        --init-from out/real/ten_layers --data out/real/text --micro-batch 2 --seeds 1
+
 A student is a preset of the mixers wuneng or rwkv7 (full, lean, literal, arwkv, rwkv7), with options behind a
 colon: full:state_norm=none,chunk=64.
 """
@@ -34,10 +39,9 @@ mode = "colocated"
 [loss]
 objective = "{objective}"
 [data]
-paths = {data}
-extensions = [".h", ".cpp", ".md", ".py", ".toml"]
+{data}
 seq_len = 256
-micro_batch = 8
+micro_batch = {micro_batch}
 seed = {seed}
 [optimizer]
 lr = {lr}
@@ -58,7 +62,10 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True, help="folder for the runs, the picture and the table")
     p.add_argument("--wuneng", default=os.path.join(ROOT, "build", "release", "launch", "wuneng"))
-    p.add_argument("--teacher", help="a Hugging Face directory of a Qwen2 model on bytes")
+    p.add_argument("--teacher", help="a Hugging Face directory; default: one on bytes that is trained first")
+    p.add_argument("--init-from", help="what students have beside their mixers; default: the teacher's")
+    p.add_argument("--data", nargs="+", help="text or token files, as in data.paths; default: this checkout")
+    p.add_argument("--micro-batch", type=int, default=8, help="sequences of 256 tokens a step")
     p.add_argument("--teacher-steps", type=int, default=500, help="of the teacher that is trained here")
     p.add_argument("--students", nargs="+", default=["full", "lean", "literal", "arwkv"])
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
@@ -68,9 +75,15 @@ def arguments():
     return p.parse_args()
 
 
-def data_paths():
+def checkout():
     names = ("README.md", "docs", "runtime", "kernels", "parallel", "model", "data", "launch", "tests")
-    return [os.path.join(ROOT, name) for name in names]
+    return json.dumps([os.path.join(ROOT, name) for name in names])
+
+
+def data_keys(a):
+    if a.data:
+        return "paths = " + json.dumps([os.path.abspath(path) for path in a.data])
+    return f'paths = {checkout()}\nextensions = [".h", ".cpp", ".md", ".py", ".toml"]'
 
 
 def run(*command):
@@ -85,7 +98,7 @@ def train_teacher(a):
         print("training a teacher", flush=True)
         run(a.wuneng, "train", os.path.join(ROOT, "launch", "recipes", "quickstart_teacher.toml"),
             "run.out=" + out, "layout.tp=1", f"optimizer.steps={a.teacher_steps}",
-            "data.paths=" + json.dumps(data_paths()))
+            "data.paths=" + checkout())
         run(a.wuneng, "convert", os.path.join(out, "checkpoints"), model)
     return model
 
@@ -111,15 +124,15 @@ def metrics(out):
 
 
 def train(a, teacher, name, seed):
-    start, keys = teacher, student_keys(name) + '\ninit = "mixer_random"'
+    start, keys = os.path.abspath(a.init_from or teacher), student_keys(name) + '\ninit = "mixer_random"'
     for stage, steps, lr in zip(STAGES, a.steps, a.lr):
         out = folder(a, name, seed, stage)
         os.makedirs(out, exist_ok=True)
         path = out + ".toml"
         with open(path, "w") as f:
             f.write(RECIPE.format(start=start, student=keys, teacher=teacher, objective=stage,
-                                  data=json.dumps(data_paths()), seed=seed, lr=lr, min_lr=lr / 10,
-                                  warmup=min(20, steps // 10), steps=steps, out=out,
+                                  micro_batch=a.micro_batch, data=data_keys(a), seed=seed, lr=lr,
+                                  min_lr=lr / 10, warmup=min(20, steps // 10), steps=steps, out=out,
                                   eval_every=max(1, steps // 6)))
         run(a.wuneng, "train", path)
         start, keys = os.path.join(out, "checkpoints"), ""
@@ -163,7 +176,7 @@ def draw(a, path):
             line, = axis.plot(steps, mean, label=name)
             axis.fill_between(steps, [min(v) for v in zip(*values)], [max(v) for v in zip(*values)],
                               color=line.get_color(), alpha=0.2, linewidth=0)
-        axis.set(title=title, xlabel="steps of 2,048 tokens", yscale="log")
+        axis.set(title=title, xlabel=f"steps of {256 * a.micro_batch:,} tokens", yscale="log")
         axis.grid(True, which="both", alpha=0.3)
     axes[0].set_ylabel(f"held out, mean and range of {len(a.seeds)} seeds")
     axes[0].legend()

@@ -61,9 +61,10 @@ std::string tokenizer_of(const std::string& path) {
   return has_checkpoint(path) ? CheckpointMeta::read(CheckpointReader(path)).tokenizer_from : path;
 }
 
-std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device, DType dtype) {
-  for (const std::string& note : weights.notes()) std::fprintf(stderr, "wuneng: %s\n", note.c_str());
-  auto model = std::make_unique<Decoder>(weights.config(), Placement{.device = device}, dtype);
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device, DType dtype, const Comm& tp) {
+  if (tp.rank() == 0)
+    for (const std::string& note : weights.notes()) std::fprintf(stderr, "wuneng: %s\n", note.c_str());
+  auto model = std::make_unique<Decoder>(weights.config(), Placement{.tp = tp, .device = device}, dtype);
   load_weights(*model, weights, 0);
   return model;
 }

@@ -22,7 +22,8 @@ std::unique_ptr<WeightSource> open_whole_weights(const std::string& path);
 // that the checkpoint names; may be empty.
 std::string tokenizer_of(const std::string& path);
 
-// A model for one process, with these weights. Prints their notes.
-std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device, DType dtype = DType::f32);
+// A model with these weights on the ranks of `tp`, whose first prints their notes.
+std::unique_ptr<Decoder> make_model(WeightSource& weights, Device device, DType dtype = DType::f32,
+                                    const Comm& tp = Comm());
 
 }  // namespace wuneng

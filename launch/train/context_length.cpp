@@ -10,31 +10,40 @@ namespace {
 
 constexpr const char* kPositions = "max_position_embeddings";
 
-// With YaRN, the scaled length where that is more: Qwen2.5's README leaves the key as it is. 0: its
-// config.json has none.
+}  // namespace
+
+// Qwen2.5's README leaves the key as it is where it adds YaRN.
 int64_t positions_of(const ModelConfig& c) {
   const auto it = c.carried.find(kPositions);
   if (it == c.carried.end()) return 0;
   const auto value = nlohmann::json::parse(it->second);
   require(value.is_number_integer() && value > 0, "config.json: {} = {}: expected a positive whole number",
           kPositions, it->second);
-  const double scaled = c.yarn ? c.yarn->factor * double(c.yarn->original_length) : 0;
+  const auto* yarn = std::get_if<YarnScaling>(&c.rope_scaling);
+  const double scaled = yarn ? yarn->factor * double(yarn->original_length) : 0;
   return std::max(value.get<int64_t>(), static_cast<int64_t>(scaled));
 }
 
+namespace {
+
 void extend_by_yarn(Recipe& r, TrainRecipe& t, int64_t positions) {
   ModelConfig& c = t.student;
-  const double before = c.yarn ? c.yarn->factor : 1;
+  const auto* yarn = std::get_if<YarnScaling>(&c.rope_scaling);
+  const double before = yarn ? yarn->factor : 1;
   const double factor = r.number("student.yarn_factor", before, 1, 1e6);
   if (factor == before) return;
-  const int64_t original = c.yarn ? c.yarn->original_length : positions;
+  require(yarn || std::holds_alternative<PlainRope>(c.rope_scaling),
+          "{}: student.yarn_factor = {}: expected a student.init_from whose rotary embedding is plain or "
+          "scaled by YaRN, found rope_scaling {}",
+          r.path(), factor, rope_scaling_json(c.rope_scaling).dump());
+  const int64_t original = yarn ? yarn->original_length : positions;
   require(
       original > 0,
       "{}: student.yarn_factor: expected {} in the config.json of student.init_from, the length that YaRN "
       "starts from, found none",
       r.path(), kPositions);
-  c.yarn.reset();
-  if (factor > 1) c.yarn = yarn_scaling(factor, original);
+  c.rope_scaling = PlainRope{};
+  if (factor > 1) c.rope_scaling = yarn_scaling(factor, original);
   t.notes.push_back(
       fmt::format("{}: student.yarn_factor: the rotary embedding is scaled by YaRN from {} to {:.0f} "
                   "positions, before by {:g}",

@@ -4,6 +4,10 @@
 
 namespace wuneng {
 
+// max_position_embeddings of a model's config.json; with YaRN the scaled length where that is more. 0: it has
+// none.
+int64_t positions_of(const ModelConfig& config);
+
 // Reads student.rope_theta, student.yarn_factor and student.max_position_embeddings, which a student that
 // starts from a directory may change; a new one has its rope_theta by its shape. Adds a note where the rotary
 // embedding becomes another. Throws where data.seq_len is more than a model's max_position_embeddings, as far

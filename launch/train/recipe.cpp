@@ -8,6 +8,7 @@
 #include "launch/train/context_length.h"
 #include "launch/train/recipe_checks.h"
 #include "launch/train/teacher_placement.h"
+#include "model/families.h"
 #include "model/layer_map.h"
 #include "model/mixers/registry.h"
 #include "parallel/schedule.h"
@@ -51,6 +52,7 @@ void read_shape(Recipe& r, ModelConfig& c) {
   c.rope_theta = static_cast<float>(r.number("student.rope_theta", 1e6, 1, 1e12));
   c.rms_norm_eps = static_cast<float>(r.number("student.rms_norm_eps", 1e-6, 0, 1));
   c.tie_word_embeddings = r.boolean("student.tie_word_embeddings", true);
+  c.set_family(r.text("student.family", c.family, family_names()));
 }
 
 OptionValue read_option(Recipe& r, const Option& o, const OptionValue& fallback) {
@@ -72,13 +74,27 @@ OptionValue read_option(Recipe& r, const Option& o, const OptionValue& fallback)
 
 // The mixers of a student whose shape is known, and their options. An option that several mixers have is set
 // for all of them. A directory to start from brings the mixers and options that it has.
-void read_mixers(Recipe& r, ModelConfig& c) {
-  const bool plain = c.is_qwen2();  // then a WuNeng student is made of it
-  c.mixer = r.text("student.mixer", plain ? "wuneng" : c.mixer, mixer_names());
-  c.layer_mixers =
-      parse_layer_mixers(r.texts("student.layer_mixers",
-                                 plain ? std::vector<std::string>() : layer_mixers_to_text(c.layer_mixers)),
-                         c.num_layers, r.path() + ": student.layer_mixers");
+void read_mixers(Recipe& r, TrainRecipe& t) {
+  ModelConfig& c = t.student;
+  const bool plain = c.is_plain();  // then a WuNeng student is made of it
+  std::vector<std::string> names = mixer_names();
+  for (const std::string& name : mixer_names())
+    if (const std::string former = mixer_type(name, r.path()).former_name; !former.empty())
+      names.push_back(former);
+  const std::string mixer = r.text("student.mixer", plain ? "wuneng" : c.mixer, names);
+  const std::vector<std::string> entries = r.texts(
+      "student.layer_mixers", plain ? std::vector<std::string>() : layer_mixers_to_text(c.layer_mixers));
+  c.mixer = mixer_type(mixer, r.path()).name;
+  c.layer_mixers = parse_layer_mixers(entries, c.num_layers, r.path() + ": student.layer_mixers");
+  for (const std::string& name : mixer_names()) {
+    const std::string& former = mixer_type(name, r.path()).former_name;
+    if (!former.empty() && (mixer == former || std::any_of(entries.begin(), entries.end(), [&](auto& entry) {
+                              return entry.ends_with(":" + former);
+                            })))
+      t.notes.push_back(
+          fmt::format("{}: [student]: mixer \"{}\" is now called \"{}\"; the old name is still read",
+                      r.path(), former, name));
+  }
   std::vector<std::string> presets;
   for (const std::string& mixer : c.mixers())
     for (const Preset& preset : mixer_type(mixer, r.path()).presets) presets.push_back(preset.name);
@@ -246,7 +262,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     read_shape(r, t.student);
   else
     t.student = read_model(t.init_from, t);
-  read_mixers(r, t.student);
+  read_mixers(r, t);
   t.student.check(path + " [student]");
   t.random_mixers = r.text("student.init", "preserving", {"preserving", "mixer_random"}) == "mixer_random";
   require(!t.random_mixers || !t.init_from.empty(),

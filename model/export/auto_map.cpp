@@ -5,7 +5,7 @@
 
 namespace wuneng {
 
-bool needs_transformers_files(const ModelConfig& config) { return !config.is_qwen2(); }
+bool needs_transformers_files(const ModelConfig& config) { return !config.is_plain(); }
 
 nlohmann::json auto_map(const ModelConfig& config) {
   const std::string ending = "ForCausalLM", model = config.architecture();

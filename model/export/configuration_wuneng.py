@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from transformers import PretrainedConfig
 
-ATTENTION = ("attention", "qwen2")  # the mixer of plain attention
+ATTENTION = ("attention", "qwen2")  # the mixer of plain attention, and its former name
 
 
 class WunengConfig(PretrainedConfig):
@@ -20,7 +20,8 @@ class WunengConfig(PretrainedConfig):
                  num_attention_heads=1, num_key_value_heads=None, head_dim=None, hidden_act="silu",
                  rms_norm_eps=1e-6, initializer_range=0.02, use_cache=True, rope_theta=10000.0,
                  rope_scaling=None, rope_parameters=None, max_position_embeddings=None, qkv_bias=True,
-                 qk_norm=False, wuneng=None, rwkv7=None, mixer=None, layer_mixers=(),
+                 qk_norm=False, use_sliding_window=False, sliding_window=None, max_window_layers=28,
+                 layer_types=None, wuneng=None, rwkv7=None, mixer=None, layer_mixers=(),
                  tie_word_embeddings=False, **kwargs):
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self.intermediate_size = intermediate_size
@@ -32,10 +33,16 @@ class WunengConfig(PretrainedConfig):
         self.hidden_act, self.rms_norm_eps, self.use_cache = hidden_act, rms_norm_eps, use_cache
         self.initializer_range = initializer_range
         self.qkv_bias, self.qk_norm = qkv_bias, qk_norm
+        self.use_sliding_window, self.sliding_window = use_sliding_window, sliding_window
+        if use_sliding_window:
+            self.layer_types = layer_types or [
+                "sliding_attention" if layer >= max_window_layers else "full_attention"
+                for layer in range(num_hidden_layers)]
+            self.max_window_layers = max_window_layers
         rope = {"rope_theta": rope_theta, **(rope_scaling or {}), **(rope_parameters or {})}
         rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
-        if rope["rope_type"] not in ("default", "yarn"):
-            raise ValueError(f"rope_type = {rope['rope_type']}: expected default or yarn")
+        if rope["rope_type"] not in ("default", "linear", "yarn", "llama3"):
+            raise ValueError(f"rope_type = {rope['rope_type']}: expected default, linear, yarn or llama3")
         self.rope_theta, self.rope_parameters = rope["rope_theta"], rope
         length = rope.get("original_max_position_embeddings", 32768) * rope.get("factor", 1)
         self.max_position_embeddings = max_position_embeddings or int(length)
@@ -48,8 +55,14 @@ class WunengConfig(PretrainedConfig):
             self.mixer_of(layer)
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
+    def window_of(self, layer):
+        """The keys that a token attends to at most, its own included; None: all earlier ones."""
+        if not self.use_sliding_window or self.layer_types[layer] == "full_attention":
+            return None
+        return self.sliding_window
+
     def mixer_of(self, layer):
-        """"wuneng", "rwkv7", or "attention". layer_mixers has entries such as "0:rwkv7" and "5-7:qwen2"."""
+        """"wuneng", "rwkv7", or "attention". layer_mixers has entries like "0:rwkv7", "5-7:attention"."""
         name = self.model_type
         if name == "mixed":
             name = self.mixer

@@ -22,6 +22,7 @@ class Attention(nn.Module):
         super().__init__()
         d, D = config.hidden_size, config.head_dim
         self.H, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, D
+        self.window = config.window_of(layer)
         self.q_proj = nn.Linear(d, self.H * D, bias=config.qkv_bias)
         self.k_proj = nn.Linear(d, self.G * D, bias=config.qkv_bias)
         self.v_proj = nn.Linear(d, self.G * D, bias=config.qkv_bias)
@@ -43,7 +44,8 @@ class Attention(nn.Module):
 
     def forward(self, x, tokens, memory):
         k, v, _ = self.keys_and_values(x, tokens, memory)
-        A = attend(rotate(self.queries(x), tokens.rope), k, v, tokens.position, tokens.key_position)
+        A = attend(rotate(self.queries(x), tokens.rope), k, v, tokens.position, tokens.key_position,
+                   self.window)
         return self.o_proj(join_heads(A))
 
 
@@ -130,7 +132,7 @@ class WunengMixer(Attention):
             q_step = rotate(q_step, [table[:, :, step] for table in tokens.rope])
             S_end = k.shape[2] - T + last
             A.append(attend(q_step, k[:, :, :S_end], v[:, :, :S_end], tokens.position[:, step],
-                            tokens.key_position[:, :S_end]))                                      # Eq. 12
+                            tokens.key_position[:, :S_end], self.window))                         # Eq. 12
             written = value[:, :, step] + self.fed_back(A[-1], z_bar)
             written = written.float() * tokens.present[:, None, step, None]
             scan = StateScan(log_w[:, :, step], key[:, :, step], written, kappa[:, :, step], a[:, :, step], S)
@@ -164,7 +166,7 @@ class WunengMixer(Attention):
         a = split_heads(torch.sigmoid((p.a0 + x_a @ p.a1.mT @ p.a2.mT).float()), self.N)
         if o.state_key == "own":
             key = l2_normalised(split_heads(p.state_k_proj(x_k), self.N))
-        else:  # before bias and RoPE
+        else:  # before bias, norm and RoPE
             key = l2_normalised(split_heads(F.linear(x, self.k_proj.weight), self.G))
             key = key.repeat_interleave(self.N // self.G, 1)
         key = key * (1 + (a - 1) * p.k_a.float().view(self.N, 1, self.D))

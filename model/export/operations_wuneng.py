@@ -57,12 +57,20 @@ class RMSNorm(nn.Module):
 # ---------------------------------------------------------------------------- attention (Eq. 2, 12)
 
 def rope_cos_sin(config, positions):
-    """Cosines and sines [B, 1, T, D / 2] of RoPE, plain or scaled by YaRN (arXiv 2309.00071)."""
+    """Cosines and sines [B, 1, T, D / 2] of RoPE, plain or scaled: divided by a factor, by YaRN (arXiv
+    2309.00071) or as in Llama 3.1."""
     rope, D = config.rope_parameters, config.head_dim
     theta, factor, scale = rope["rope_theta"], 1.0, 1.0
     exponents = torch.arange(D // 2, dtype=torch.float32 if positions.device.type == "mps" else torch.float64,
                              device=positions.device) / (D // 2)
     frequencies = theta ** -exponents
+    if rope["rope_type"] == "linear":
+        frequencies = frequencies / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        turns, low = original * frequencies / (2 * math.pi), rope["low_freq_factor"]
+        kept = ((turns - low) / (rope["high_freq_factor"] - low)).clamp(0, 1)
+        frequencies = frequencies * ((1 - kept) / rope["factor"] + kept)
     if rope["rope_type"] == "yarn":
         factor = rope["factor"]
         original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
@@ -93,12 +101,15 @@ def rotate(x, cos_sin):
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
 
 
-def attend(q, k, v, query_position, key_position):
-    """Causal softmax attention. q [B, H, T, D]; k, v [B, G, S, D]; positions [B, T], [B, S]."""
+def attend(q, k, v, query_position, key_position, window=None):
+    """Causal softmax attention, to the last `window` keys. q [B, H, T, D]; k, v [B, G, S, D]; positions
+    [B, T], [B, S]."""
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     out = []
     for queries, positions in zip(q.split(QUERY_BLOCK, 2), query_position.split(QUERY_BLOCK, 1)):
         mask = key_position[:, None, None, :] <= positions[:, None, :, None]
+        if window:
+            mask &= key_position[:, None, None, :] > positions[:, None, :, None] - window
         out.append(F.scaled_dot_product_attention(queries, k, v, attn_mask=mask))
     return out[0] if len(out) == 1 else torch.cat(out, 2)
 

@@ -13,7 +13,7 @@ namespace wuneng {
 // The files of this folder, which the build puts into the program: name -> content.
 const std::map<std::string, std::string_view>& transformers_files();
 
-// Does transformers need them? Not for a model that is Qwen2's.
+// Does transformers need them? Not for a model of attention alone, which is one of its own.
 bool needs_transformers_files(const ModelConfig& config);
 // {"AutoConfig": "configuration_wuneng.WunengConfig", "AutoModelForCausalLM": ...}.
 nlohmann::json auto_map(const ModelConfig& config);

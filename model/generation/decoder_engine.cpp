@@ -26,13 +26,7 @@ const EngineOptions& checked(const EngineOptions& o) {
 }  // namespace
 
 DecoderEngine::DecoderEngine(std::unique_ptr<Decoder> model, const EngineOptions& options)
-    : model_(std::move(model)),
-      options_(checked(options)),
-      cache_(model_->make_cache(options.max_sequences, options.context_length)) {
-  require(model_->placement().tp.size() == 1 && model_->placement().stages == 1,
-          "generation: expected a model on one rank, found tp = {}, pp = {}", model_->placement().tp.size(),
-          model_->placement().stages);
-}
+    : options_(checked(options)), ranks_(std::move(model), options.max_sequences, options.context_length) {}
 
 void DecoderEngine::add(int64_t number, const GenerationRequest& request) {
   const std::string where = fmt::format("request {}", number);
@@ -65,12 +59,12 @@ void DecoderEngine::cancel(int64_t number) {
 }
 
 void DecoderEngine::release(int64_t slot) {
-  cache_.clear(slot);
+  ranks_.clear(slot);
   running_.erase(slot);
 }
 
 void DecoderEngine::admit() {
-  for (int64_t slot = 0; slot < cache_.slots() && !waiting_.empty(); ++slot) {
+  for (int64_t slot = 0; slot < cache().slots() && !waiting_.empty(); ++slot) {
     if (running_.contains(slot)) continue;
     waiting_.front()->slot = slot;
     running_[slot] = std::move(waiting_.front());
@@ -79,7 +73,7 @@ void DecoderEngine::admit() {
 }
 
 bool DecoderEngine::in_prompt(const Sequence& s) const {
-  return cache_.length(s.slot) < static_cast<int64_t>(s.request.prompt.size());
+  return cache().length(s.slot) < static_cast<int64_t>(s.request.prompt.size());
 }
 
 std::vector<GenerationEvent> DecoderEngine::step() {
@@ -100,22 +94,18 @@ std::vector<GenerationEvent> DecoderEngine::step() {
   return events;
 }
 
-Tensor DecoderEngine::logits_of(const Tensor& hidden) const { return model_->logits(hidden).to(Device{}); }
-
 void DecoderEngine::prefill(Sequence& s, std::vector<GenerationEvent>& events) {
   const std::vector<int32_t>& prompt = s.request.prompt;
-  const int64_t total = static_cast<int64_t>(prompt.size()), first = cache_.length(s.slot),
+  const int64_t total = static_cast<int64_t>(prompt.size()), first = cache().length(s.slot),
                 count = std::min(options_.prefill_chunk, total - first), end = first + count;
-  const Tensor tokens =
-      Tensor::from(std::vector<int32_t>(prompt.begin() + first, prompt.begin() + end), {count});
-  const Tensor hidden = model_->extend({tokens, Tensor(), {0, count}}, {s.slot}, cache_);
+  ranks_.extend({prompt.begin() + first, prompt.begin() + end}, {0, count}, {s.slot});
   if (s.request.prompt_logprobs) {
     if (first == 0) s.prompt_scores.push_back({prompt[0], 0});
     for (int64_t begin = 0; begin < count; begin += kScoredRows) {
       // The row of token t scores token t + 1.
       const int64_t rows = std::min({kScoredRows, count - begin, total - 1 - first - begin});
       if (rows <= 0) break;
-      const Tensor logits = logits_of(hidden.rows(begin, begin + rows));
+      const Tensor logits = ranks_.logits(begin, begin + rows);
       for (int64_t i = 0; i < rows; ++i)
         s.prompt_scores.push_back(score(logits.f32() + i * vocab_size(), vocab_size(),
                                         prompt[first + begin + i + 1],
@@ -128,20 +118,21 @@ void DecoderEngine::prefill(Sequence& s, std::vector<GenerationEvent>& events) {
     events.push_back({.request = s.number, .prompt = std::move(scores), .finish = Finish::length});
     return release(s.slot);
   }
-  const Tensor logits = logits_of(hidden.rows(count - 1, count));
+  const Tensor logits = ranks_.logits(count - 1, count);
   choose(s, logits.f32(), std::move(scores), events);
 }
 
 void DecoderEngine::decode(const std::vector<Sequence*>& sequences, std::vector<GenerationEvent>& events) {
   const int64_t n = static_cast<int64_t>(sequences.size());
-  const Tensor tokens = Tensor::empty({n}, DType::i32);
+  std::vector<int32_t> tokens;
   std::vector<int64_t> documents = {0}, slots;
   for (int64_t i = 0; i < n; ++i) {
-    tokens.data<int32_t>()[i] = sequences[i]->last;
+    tokens.push_back(sequences[i]->last);
     documents.push_back(i + 1);
     slots.push_back(sequences[i]->slot);
   }
-  const Tensor logits = logits_of(model_->extend({tokens, Tensor(), documents}, slots, cache_));
+  ranks_.extend(tokens, documents, slots);
+  const Tensor logits = ranks_.logits(0, n);
   for (int64_t i = 0; i < n; ++i) choose(*sequences[i], logits.f32() + i * vocab_size(), {}, events);
 }
 
@@ -149,7 +140,7 @@ void DecoderEngine::choose(Sequence& s, const float* logits, std::vector<ScoredT
                            std::vector<GenerationEvent>& events) {
   require(std::all_of(logits, logits + vocab_size(), [](float x) { return std::isfinite(x); }),
           "request {}: expected finite logits, found others after {} tokens", s.number,
-          cache_.length(s.slot));
+          cache().length(s.slot));
   const int32_t token = s.sampler(logits);
   GenerationEvent event{.request = s.number, .prompt = std::move(prompt)};
   event.token =

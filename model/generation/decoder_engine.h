@@ -1,11 +1,11 @@
-// GenerationEngine of one Decoder: requests wait for a slot of the cache; each step runs a chunk of one
+// GenerationEngine of a Decoder: requests wait for a slot of the cache; each step runs a chunk of one
 // prompt and a token of every sequence whose prompt is through (continuous batching).
 #pragma once
 #include <deque>
 #include <map>
 #include <memory>
 
-#include "model/decoder.h"
+#include "model/generation/decoder_ranks.h"
 #include "model/generation/engine.h"
 #include "model/generation/sampler.h"
 
@@ -19,17 +19,22 @@ struct EngineOptions {
 
 class DecoderEngine : public GenerationEngine {
  public:
-  // The model is whole: one stage, one tensor-parallel rank. Throws for options out of range.
+  // A model of one stage, on all ranks of its tensor-parallel group with equal options. Rank 0 has the
+  // requests; the others call follow(). Throws for options out of range.
   DecoderEngine(std::unique_ptr<Decoder> model, const EngineOptions& options);
 
-  int64_t vocab_size() const override { return model_->config().vocab_size; }
+  // Until rank 0 calls end_others(), which it does last.
+  void follow() { ranks_.follow(); }
+  void end_others() { ranks_.end_others(); }
+
+  int64_t vocab_size() const override { return ranks_.config().vocab_size; }
   int64_t context_length() const override { return options_.context_length; }
   void add(int64_t number, const GenerationRequest& request) override;
   void cancel(int64_t number) override;
   bool idle() const override { return waiting_.empty() && running_.empty(); }
   std::vector<GenerationEvent> step() override;
 
-  const SequenceCache& cache() const { return cache_; }
+  const SequenceCache& cache() const { return ranks_.cache(); }
 
  private:
   struct Sequence {
@@ -50,12 +55,10 @@ class DecoderEngine : public GenerationEngine {
   // Chooses a token from logits [vocab] of the sequence's last token.
   void choose(Sequence& s, const float* logits, std::vector<ScoredToken> prompt,
               std::vector<GenerationEvent>& events);
-  Tensor logits_of(const Tensor& hidden) const;  // on the host
   void release(int64_t slot);
 
-  std::unique_ptr<Decoder> model_;
   EngineOptions options_;
-  SequenceCache cache_;
+  DecoderRanks ranks_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   Running running_;
 };

@@ -7,13 +7,14 @@ namespace wuneng {
 namespace {
 
 std::deque<MixerType>& types() {  // a deque: references stay
-  static std::deque<MixerType> all = {qwen2_mixer(), wuneng_mixer(), rwkv7_mixer()};
+  static std::deque<MixerType> all = {attention_mixer(), wuneng_mixer(), rwkv7_mixer()};
   return all;
 }
 
 const MixerType* find(const std::string& name) {
-  const auto it =
-      std::find_if(types().begin(), types().end(), [&](const MixerType& t) { return t.name == name; });
+  const auto it = std::find_if(types().begin(), types().end(), [&](const MixerType& t) {
+    return t.name == name || (!name.empty() && t.former_name == name);
+  });
   return it == types().end() ? nullptr : &*it;
 }
 

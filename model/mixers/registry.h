@@ -5,7 +5,7 @@
 
 namespace wuneng {
 
-MixerType qwen2_mixer();
+MixerType attention_mixer();
 MixerType wuneng_mixer();
 MixerType rwkv7_mixer();
 

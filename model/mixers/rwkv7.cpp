@@ -216,7 +216,7 @@ MixerType rwkv7_mixer() {
                  .help = "RWKV-7 time mixing (the ARWKV student)",
                  .options = rwkv7_options(),
                  .presets = rwkv7_presets(),
-                 .starts_from = {"qwen2"}};
+                 .starts_from = {"attention"}};
   type.check = [](const ModelConfig& c, const OptionValues& values, const std::string& where) {
     const int64_t D = values.integer("rwkv_head_dim");
     require(D % 2 == 0 && c.hidden_size % D == 0,

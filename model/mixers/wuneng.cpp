@@ -22,7 +22,8 @@ class WunengMixer : public Mixer {
         o_(at.options()),
         tp_(at.tp),
         heads_(HeadShards::make({c_.num_heads, c_.num_kv_heads, o_.state_heads}, tp_.size(), tp_.rank())),
-        qwen_(Qwen2Projections::make(at, heads_)) {
+        attention_(AttentionProjections::make(at, heads_)),
+        window_(c_.window_of(at.layer)) {
     const int64_t d = c_.hidden_size, D = c_.head_dim, H = c_.num_heads, N = o_.state_heads;
     const std::string state = at.prefix + "state.";
     // As RWKV-7 starts its layers: by the layer's place between the first and the last.
@@ -133,14 +134,16 @@ class WunengMixer : public Mixer {
     if (o_.token_shift) shift.emplace(tape, x, documents, cache);
     const auto state_input = [&](P mu) { return mu ? (*shift)(tape, mu) : x; };
 
-    const Var k_plain = ops::linear(tape, x, qwen_.k);
-    const Var k =
-        ops::rope(tape, split(ops::add_bias(tape, k_plain, qwen_.k_bias), G), documents.rope_cos_sin);
-    const Var v = split(ops::linear(tape, x, qwen_.v, qwen_.v_bias), G);
+    const Var k_plain = ops::linear(tape, x, attention_.k);
+    const Var k_biased = attention_.k_bias ? ops::add_bias(tape, k_plain, attention_.k_bias) : k_plain;
+    const Var k = ops::rope(tape, attention_.normed(tape, split(k_biased, G), attention_.k_norm),
+                            documents.rope_cos_sin);
+    const Var v = split(ops::linear(tape, x, attention_.v, attention_.v_bias), G);
 
     // Everything about the states that no state feeds: parallel over all tokens.
     Inputs in;
-    in.q = split(ops::linear(tape, x, qwen_.q, qwen_.q_bias), H);
+    in.q = attention_.normed(tape, split(ops::linear(tape, x, attention_.q, attention_.q_bias), H),
+                             attention_.q_norm);
     const Var r = r_proj_(tape, state_input(mu_r_));
     in.r = ops::l2_norm(
         tape,
@@ -203,7 +206,7 @@ class WunengMixer : public Mixer {
       z = whole(zs);
     } else {
       const Var q = ops::rope(tape, in.q, documents.rope_cos_sin);
-      A = ops::attention(tape, q, keys, values, documents.attention, heads_.kv_of_head);
+      A = ops::attention(tape, q, keys, values, documents.attention, heads_.kv_of_head, window_);
       const Var before =
           cache ? cache->read(tape, "state", documents.slots) : initial(tape, documents.segments.size());
       const ops::ScanPtr scan =
@@ -292,7 +295,7 @@ class WunengMixer : public Mixer {
     if (o_.multi_token && zb.defined())
       q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
     q = ops::rope(tape, q, step.rope_cos_sin);
-    const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head);  // Eq. 12
+    const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head, window_);  // Eq. 12
     const Var Mb = o_.value_middle ? middle(tape, A, zb) : Var();
     const Var value = state_value(tape, in.token_value, A, Mb);
     const ops::ScanPtr scan = ops::state_scan(
@@ -376,7 +379,7 @@ class WunengMixer : public Mixer {
       join(M, o_middle_, mix_middle_);
     }
     join(ops::scale_heads(tape, z, alpha_), o_state_, mix_state_);
-    projections.push_back({flat(first), qwen_.o});
+    projections.push_back({flat(first), attention_.o});
     return projections;
   }
 
@@ -384,7 +387,8 @@ class WunengMixer : public Mixer {
   WunengOptions o_;
   Comm tp_;
   HeadShards heads_;
-  Qwen2Projections qwen_;
+  AttentionProjections attention_;
+  int64_t window_;
   LowRankProjection r_proj_, kappa_proj_, key_proj_;
   P r_head_ = nullptr, w0_ = nullptr, w1_ = nullptr, w2_ = nullptr, a0_ = nullptr, a1_ = nullptr,
     a2_ = nullptr, k_a_ = nullptr;
@@ -405,7 +409,7 @@ MixerType wuneng_mixer() {
                  .help = "attention with RWKV-7 state heads and middle heads",
                  .options = wuneng_options(),
                  .presets = wuneng_presets(),
-                 .starts_from = {"qwen2"},
+                 .starts_from = {"attention"},
                  .check = check_wuneng};
   type.make = [](const LayerContext& at) { return std::make_unique<WunengMixer>(at); };
   return type;

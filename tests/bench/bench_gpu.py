@@ -136,7 +136,7 @@ def main():
     def our_step(model, *options):
         shape = [model[k] for k in ("hidden", "layers", "heads", "kv", "ffn", "vocab")]
         return float(ours(bench_step, *map(str, shape + [T, B, 5]), "cuda", *options).split()[0])
-    teacher = our_step(TEACHER, "qwen2", "forward")
+    teacher = our_step(TEACHER, "attention", "forward")
     reached = flops_forward(TEACHER) / teacher / 1e9
     print(f"teacher's forward, {TEACHER}, {B} x {T}: {teacher:.1f} ms, {reached:.0f} TFLOP/s = "
           f"{reached / rate:.0%} of cuBLAS", flush=True)

@@ -98,7 +98,7 @@ int run(int argc, char** argv) {
   if (argc < 10) {
     fmt::print(stderr,
                "usage: bench_step HIDDEN LAYERS HEADS KV_HEADS FFN VOCAB SEQ_LEN SEQUENCES STEPS "
-               "[cpu | cuda [MIXERS [forward]]]\nMIXERS: a list like qwen2,full,lean,literal\n");
+               "[cpu | cuda [MIXERS [forward]]]\nMIXERS: a list like attention,full,lean,literal\n");
     return 2;
   }
   const auto arg = [&](int i) { return std::atoll(argv[i]); };
@@ -110,10 +110,10 @@ int run(int argc, char** argv) {
   const bool forward_only = argc > 12 && std::string(argv[12]) == "forward";
   std::vector<std::string> names;
   std::vector<std::unique_ptr<Bench>> benches;
-  std::istringstream list(argc > 11 ? argv[11] : "qwen2");
+  std::istringstream list(argc > 11 ? argv[11] : "attention");
   for (std::string name; std::getline(list, name, ',');) {
     ModelConfig own = c;
-    if (name != "qwen2") own.set_mixer("wuneng", name);
+    if (name != "attention") own.set_mixer("wuneng", name);
     own.check("bench_step");
     names.push_back(name);
     benches.push_back(std::make_unique<Bench>(own, device, forward_only));

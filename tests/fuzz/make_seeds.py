@@ -135,9 +135,27 @@ def token_file(_, out):
         save(out, "token_file", name, content=struct.pack("<HB", at, name == "u8") + index)
 
 
+def request(_, out):
+    ask = {"messages": [{"role": "user", "content": [{"type": "text", "text": "é"}]},
+                        {"role": "assistant", "content": "", "tool_calls": [
+                            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+                        {"role": "tool", "tool_call_id": "1", "content": "x"}],
+           "max_completion_tokens": 3, "logprobs": True, "top_logprobs": 2,
+           "response_format": {"type": "text"}}
+    common = {"n": 2, "stream": True, "stream_options": {"include_usage": True}, "stop": ["a", "b"],
+              "seed": -1, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "model": "m",
+              "repetition_penalty": 1.1, "presence_penalty": 0, "logit_bias": {}, "user": "u"}
+    for i, (kind, body) in enumerate((
+            (0, {"prompt": "text", "echo": True, "logprobs": 1, "max_tokens": 0, **common}),
+            (0, {"prompt": [[1, 2], "b"], "best_of": 1, "suffix": None}), (0, {"prompt": [1, 2, 699]}),
+            (1, {**ask, **common}), (2, {"prompt": "text", "add_special_tokens": False}),
+            (3, {"tokens": [1, 700]}))):
+        save(out, "request", f"body_{i}", content=bytes([kind]) + json.dumps(body).encode())
+
+
 def main():
     golden, out = sys.argv[1:]
-    for make in (tokenizer, safetensors, jsonl, token_file):
+    for make in (tokenizer, safetensors, jsonl, token_file, request):
         shutil.rmtree(os.path.join(out, make.__name__), ignore_errors=True)
         make(golden, out)
 

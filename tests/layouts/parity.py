@@ -83,13 +83,15 @@ MODELS = [
     Model("lean", {"student.preset": "lean"}, streamed(Layout(tp=2, pp=2))),
     Model("literal", {"student.preset": "literal"}, streamed(Layout(tp=2, pp=2))),
     Model("a state head for every kv head", {"student.state_heads": 2}, streamed(Layout(tp=3))),
-    Model("qwen2", {"student.mixer": "qwen2", "student.preset": None, "student.chunk": None,
+    Model("attention", {"student.mixer": "attention", "student.preset": None, "student.chunk": None,
                     "student.decay_rank": None, "student.rate_rank": None}, streamed(Layout(tp=2, pp=2))),
+    Model("attention of Qwen3: norms of queries and keys", {"student.family": "qwen3"},
+          streamed(Layout(tp=4), Layout(tp=2, pp=2))),
     Model("rwkv7", RWKV7, [  # its values of the first layer pass through three stages
         (Layout(tp=3), ONE), (Layout(pp=3), ONE), (Layout(tp=2, pp=2), Layout(tp=2))], 1),
     Model("rwkv7 with all its parts, among others", RWKV7 | {
         "student.rwkv_gate": True, "student.rwkv_group_norm": True, "student.learn_initial_state": True,
-        "student.layers": 5, "student.layer_mixers": ["1:qwen2", "3:wuneng"], "student.chunk": 8},
+        "student.layers": 5, "student.layer_mixers": ["1:attention", "3:wuneng"], "student.chunk": 8},
         streamed(Layout(tp=2, pp=2), Layout(pp=4), Layout(dp=2, tp=2))),
     Model("a learned initial state", {"student.learn_initial_state": True},
           streamed(Layout(tp=4), Layout(pp=3))),

@@ -74,7 +74,7 @@ class Runs:
             f.write(bytes(rng.integers(32, 127, 40000, dtype=np.uint8)))
         # A teacher of another shape and a larger vocabulary than the student's, which is not a multiple of
         # any tp.
-        c = ref.Config(mixer="qwen2", vocab_size=263, hidden_size=32, num_heads=4, num_kv_heads=2)
+        c = ref.Config(mixer="attention", vocab_size=263, hidden_size=32, num_heads=4, num_kv_heads=2)
         self.teacher = os.path.join(root, "teacher")
         write_model(self.teacher, c, ref.init_model(c, rng))
 

@@ -85,7 +85,8 @@ TEST(Objective, AToyWithALossOnEveryStage) {
     std::filesystem::create_directories(root);
     std::ofstream(root + "/text.txt") << std::string(3000, 'a') + "bcdefgh";
     std::ofstream(root + "/recipe.toml")
-        << "[student]\nmixer = \"qwen2\"\nhidden_size = 8\nintermediate_size = 12\nlayers = 4\nheads = 2\n"
+        << "[student]\nmixer = \"attention\"\nhidden_size = 8\nintermediate_size = 12\nlayers = 4\nheads = "
+           "2\n"
            "vocab_size = 256\ntie_word_embeddings = false\n[loss]\nobjective = \"toy\"\n[data]\nseq_len = "
            "16\n"
            "micro_batch = 1\npaths = [\""

@@ -53,7 +53,7 @@ def tree(directory):
 def model(root, name, **config):
     """An instruction model: a tokenizer, tokens that end an answer, a chat template."""
     directory = os.path.join(root, name)
-    shape = ref.Config(mixer="qwen2", vocab_size=720)
+    shape = ref.Config(mixer="attention", vocab_size=720)
     write_model(directory, shape, ref.init_model(shape, np.random.default_rng(1)))
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(os.path.join(TOKENIZER, file), directory)
@@ -86,7 +86,7 @@ def export_checks(root):
     ok("tokenize", text, "--tokenizer", source, "--out", tokens)
     recipe = put(os.path.join(root, "from.toml"), f"""
 [student]
-mixer = "qwen2"
+mixer = "attention"
 init_from = "{source}"
 [loss]
 objective = "ce"
@@ -170,7 +170,7 @@ def transformers_checks(root):
     imported = {node.module + ".py" for module in trees.values() for node in ast.walk(module)
                 if isinstance(node, ast.ImportFrom) and node.level == 1}
     yield "the Python files of an export import each other alone", imported < set(files)
-    kinds = {"wuneng": {}, "rwkv7": {"mixer": "rwkv7"}, "mixed": {"layer_mixers": ((0, "qwen2"),)}}
+    kinds = {"wuneng": {}, "rwkv7": {"mixer": "rwkv7"}, "mixed": {"layer_mixers": ((0, "attention"),)}}
     for kind, option in kinds.items():
         source, out = os.path.join(root, kind + "_raw"), os.path.join(root, kind)
         shape = ref.Config(**option)

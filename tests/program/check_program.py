@@ -20,15 +20,32 @@ from model_files import read_safetensors, write_model
 EVERY_KEY = os.path.join(HERE, "..", "..", "launch", "recipes", "every_key.toml")
 
 
-def logits(model, root):
+def logits(model, root, golden="qwen2_tied"):
     out = os.path.join(root, "logits.h5")
-    ok("logits", model, "--tokens", os.path.join(GOLDEN, "qwen2_tied", "tokens.json"), "--out", out)
+    ok("logits", model, "--tokens", os.path.join(GOLDEN, golden, "tokens.json"), "--out", out)
     with h5py.File(out, "r") as f:
         return f["logits"][()]
 
 
 def distance(a, b):
     return np.linalg.norm(np.float64(a) - b) / np.linalg.norm(b)
+
+
+def check_family(root, name):
+    """A model of another family: as transformers has it, and a student of it."""
+    model, copy, student = (os.path.join(d, name) for d in (GOLDEN, root, os.path.join(root, "full_of")))
+    theirs = read_safetensors(os.path.join(model, "expected.safetensors"))["logits"]
+    ours = logits(model, root, name)
+    yield f"{name}: logits equal Hugging Face's", distance(ours, theirs) <= 1e-5
+    ok("convert", model, copy)
+    configs = [json.load(open(os.path.join(d, "config.json"))) for d in (model, copy)]
+    yield (f"{name}: written back as what it is",
+           all(configs[0][key] == configs[1][key] for key in ("model_type", "architectures"))
+           and not os.path.exists(os.path.join(copy, "modeling_wuneng.py"))
+           and np.array_equal(logits(copy, root, name), ours))
+    ok("convert", model, student, "--preset", "full")
+    yield (f"{name}: a student starts with its teacher's function",
+           distance(logits(student, root, name), ours) <= 1e-6)
 
 
 def checks(root):
@@ -49,6 +66,8 @@ def checks(root):
         stored = sum(v.size for v in read_safetensors(os.path.join(student, "model.safetensors")).values())
         yield (f"inspect counts the {preset} student's parameters",
                f"parameters {stored}\n" in ok("inspect", "--no-tensors", student))
+    for family in ("qwen2_window", "qwen3", "llama", "mistral"):
+        yield from check_family(root, family)
     split = os.path.join(root, "split")
     ok("convert", teacher, split, "--max-file-bytes", "50000")
     yield ("several files hold the same model",
@@ -77,7 +96,7 @@ def write_lines(path, lines):
 
 RECIPE = """
 [student]
-mixer = "qwen2"
+mixer = "attention"
 hidden_size = 16
 intermediate_size = 32
 layers = 1
@@ -161,7 +180,7 @@ def recipe_checks(root):
     options."""
     names = ("text.txt", "minimal", "minimal.toml", "teacher")
     text, out, path, teacher = (os.path.join(root, name) for name in names)
-    shape = ref.Config(mixer="qwen2", vocab_size=256, num_layers=3)
+    shape = ref.Config(mixer="attention", vocab_size=256, num_layers=3)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
     with open(text, "w") as f:
         f.write("So it goes. " * 2000)
@@ -209,12 +228,12 @@ def mixed_checks(root):
     """A student whose layers have different mixers: trained, converted, inspected, and started from."""
     names = ("mixed.txt", "mixed", "mixed.toml", "mixed_teacher")
     text, out, path, teacher = (os.path.join(root, name) for name in names)
-    shape = ref.Config(mixer="qwen2", vocab_size=256, num_layers=3)
+    shape = ref.Config(mixer="attention", vocab_size=256, num_layers=3)
     write_model(teacher, shape, ref.init_model(shape, np.random.default_rng(1)))
     with open(text, "w") as f:
         f.write("So it goes. " * 2000)
     with open(path, "w") as f:
-        f.write(MIXED.format(teacher=teacher, text=text, out=out, layers='["1:qwen2"]'))
+        f.write(MIXED.format(teacher=teacher, text=text, out=out, layers='["1:attention"]'))
     ok("train", path)
     student = os.path.join(root, "mixed_student")
     ok("convert", os.path.join(out, "checkpoints"), student)
@@ -233,16 +252,16 @@ def mixed_checks(root):
     listed = ok("inspect", only_config)
     yield ("a config.json alone shows the same",
            shown.split("\n", 1)[1] in listed and all(n in listed for n in stored))
-    done = wuneng("train", path, "run.resume=none", 'student.layer_mixers=["0-3:qwen2"]')
+    done = wuneng("train", path, "run.resume=none", 'student.layer_mixers=["0-3:attention"]')
     yield ("a layer that is not there is named with its mixer",
-           "layer 3 with mixer qwen2: expected a layer from 0 to 2" in done.stderr)
+           "layer 3 with mixer attention: expected a layer from 0 to 2" in done.stderr)
     done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/again",
                   "student.layer_mixers=[]")
     yield "mixers may change where they can start from the source's", done.returncode == 0
     done = wuneng("train", path, f"student.init_from={student}", f"run.out={root}/back",
-                  'student.layer_mixers=["0-1:qwen2"]')
+                  'student.layer_mixers=["0-1:attention"]')
     yield ("and are refused by layer elsewhere",
-           "layer 0: mixer qwen2 cannot start from mixer wuneng" in done.stderr)
+           "layer 0: mixer attention cannot start from mixer wuneng" in done.stderr)
 
 
 def token_checks(root):
@@ -315,6 +334,11 @@ def token_checks(root):
     several = answers(*prompts)
     yield ("generate continues several prompts as it does each alone",
            [a["prompt"] for a in several] == prompts and several == [answers(p)[0] for p in prompts])
+    stop = several[0]["text"][3:6]
+    stopped = ok("generate", model, "--prompt", prompts[0], "--tokens", "9", "--top-k", "5", "--seed", "4",
+                 "--stop", "not there", "--stop", stop)
+    yield ("generate ends before a stop string",
+           stopped == prompts[0] + several[0]["text"][:several[0]["text"].index(stop)] + "\n")
     done = wuneng("generate", run + "/checkpoints", "--prompt", "x")
     yield "generate without a tokenizer says where one is expected", refused(done, "use --tokenizer")
 

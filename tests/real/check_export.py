@@ -232,14 +232,22 @@ def check_hooks(root):
 
 
 def check_attention(root):
-    """A student of attention alone is Qwen2's: no code of ours."""
-    directory = make_model(root, "attention", dict(mixer="qwen2", num_layers=3))
-    model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    """A student of attention alone is one of transformers' own models: no code of ours."""
     tokens = random_tokens(5, 1, TOKENS)
-    with torch.no_grad():
-        off = difference(model(tokens).logits[0], logits_of(directory, tokens[0], root))
-    yield (f"attention alone is a {type(model).__name__}, with the same logits ({off:.1e})",
-           type(model).__name__ == "Qwen2ForCausalLM" and off <= WITHIN)
+    plain = dict(qkv_bias=False, mixer="attention", num_layers=3)
+    for name, option in (("Qwen2", dict(mixer="attention", num_layers=3)),
+                         ("Qwen3", {**plain, "qk_norm": True}), ("Llama", plain),
+                         ("Mistral", {**plain, "window": 9}),
+                         ("Qwen3", {**plain, "qk_norm": True, "window": 9})):
+        if not hasattr(transformers, name + "ForCausalLM"):
+            print(f"skipped: {name}: transformers {transformers.__version__} has none")
+            continue
+        directory = make_model(root, f"attention_{name}_{option.get('window', 0)}", option)
+        model = AutoModelForCausalLM.from_pretrained(directory).eval()
+        with torch.no_grad():
+            off = difference(model(tokens).logits[0], logits_of(directory, tokens[0], root))
+        yield (f"attention alone of {option} is a {type(model).__name__}, with the same logits ({off:.1e})",
+               type(model).__name__ == name + "ForCausalLM" and off <= WITHIN)
 
 
 def check_attention_layers(root):

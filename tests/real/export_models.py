@@ -22,6 +22,9 @@ PROGRAM = os.path.abspath(sys.argv[1])
 # A random model whose states feed themselves over many chunks is so sensitive that f32 cannot meet a bound:
 # what feeds them is made smaller.
 FEEDBACK, FEEDING = 0.3, ("value_attention", "value_middle", "lambda")
+LLAMA3 = {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                           "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}
+LINEAR = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
 YARN = {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}}
 
 
@@ -47,13 +50,16 @@ def every_option():
     """Options of wuneng_reference.Config, and changes of config.json."""
     for i, option in enumerate(options.combinations()):
         yield {**option, "state_norm_eps": (0.01, 0.1)[i % 2]}, {}
-    for cases in (options.head_counts, options.presets, options.mixed_layers, options.rwkv7,
-                  options.initial_states):
+    for cases in (options.families, options.head_counts, options.presets, options.mixed_layers,
+                  options.rwkv7, options.initial_states):
         for option in cases():
-            yield option, {}
+            if option.get("mixer") != "attention":  # check_export.py, check_attention
+                yield option, {}
     for option in options.presets():
         yield {**option, "state_norm": "none"}, {}
         yield option, YARN
+        yield option, LLAMA3
+        yield option, LINEAR
         yield {**option, "learn_initial_state": True, "state_read": "quadratic", "chunk": 7}, {}
 
 
@@ -98,7 +104,7 @@ def cached_logits(model, tokens, cuts, mask=None):
 def few_models():
     """name -> option: one of each kind."""
     full, lean, literal = options.presets()
-    mixers = ((0, "qwen2"), (2, "wuneng"))
+    mixers = ((0, "attention"), (2, "wuneng"))
     return {"full": full, "lean": lean, "literal": {**literal, "learn_initial_state": True},
             "arwkv": dict(mixer="rwkv7", learn_initial_state=True),
             "rwkv7": dict(mixer="rwkv7", rwkv_gate=True, rwkv_group_norm=True, tie_word_embeddings=False),

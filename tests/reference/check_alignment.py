@@ -29,7 +29,7 @@ SHAPE = dict(hidden_size=24, num_heads=6, num_kv_heads=2, state_heads=6, head_di
 CASES = [  # name, the student, the teacher, settings
     ("full", dict(num_layers=2), dict(num_layers=2), {}),
     ("full, recomputed", dict(num_layers=2), dict(num_layers=2), {"run.recompute": True}),
-    ("a qwen2 layer", dict(num_layers=2, layer_mixers=((1, "qwen2"),)), dict(num_layers=2), {}),
+    ("an attention layer", dict(num_layers=2, layer_mixers=((1, "attention"),)), dict(num_layers=2), {}),
     ("more layers than the teacher", dict(num_layers=3, multi_token=False, state_value=("token",)),
      dict(num_layers=2), {}),
     ("a layer map", dict(num_layers=2), dict(num_layers=5), {"teacher.layer_map": [1, 3]}),
@@ -61,7 +61,7 @@ class Reference:
             x, wanted = self.taps[self.map[i]]
             if self.projections:
                 x = x @ self.projections[i]["input"].T
-            mixer = ref.attention_mixer if self.c.of_layer(i).mixer == "qwen2" else ref.wuneng_mixer
+            mixer = ref.attention_mixer if self.c.of_layer(i).mixer == "attention" else ref.wuneng_mixer
             a = mixer(self.c, p, x, starts)
             if self.projections:
                 a = a @ self.projections[i]["output"].T
@@ -81,7 +81,7 @@ class Reference:
 def check(runs, rng, name, student, teacher, settings):
     failures = []
     c = ref.Config(**{**SHAPE, **student})
-    t = ref.Config(**{**SHAPE, **teacher, "mixer": "qwen2"})
+    t = ref.Config(**{**SHAPE, **teacher, "mixer": "attention"})
     model, teacher_model = (as_stored(ref.init_model(x, rng)) for x in (c, t))
     write_model(runs.teacher, t, teacher_model)
     write_model(runs.out("student"), c, model)

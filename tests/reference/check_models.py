@@ -42,9 +42,9 @@ def combinations():
                    tie_word_embeddings=i % 3 != 0)
 
 
-def qwen2_cases():
+def attention_cases():
     for heads, kv, tied in ((4, 2, True), (6, 2, False), (3, 3, True), (4, 1, False)):
-        yield dict(mixer="qwen2", num_heads=heads, num_kv_heads=kv, tie_word_embeddings=tied)
+        yield dict(mixer="attention", num_heads=heads, num_kv_heads=kv, tie_word_embeddings=tied)
 
 
 def head_counts():
@@ -61,9 +61,21 @@ def presets():
 
 
 def mixed_layers():
-    yield dict(num_layers=3, state_heads=4, layer_mixers=((1, "qwen2"),))
-    yield dict(num_layers=3, state_heads=4, mixer="qwen2", layer_mixers=((0, "wuneng"), (2, "wuneng")),
+    yield dict(num_layers=3, state_heads=4, layer_mixers=((1, "attention"),))
+    yield dict(num_layers=3, state_heads=4, mixer="attention", layer_mixers=((0, "wuneng"), (2, "wuneng")),
                multi_token=False, state_value=("token",))
+
+
+def families():
+    """Qwen3's norms of queries and keys, and attention without biases as Llama's; sliding windows."""
+    for norm in (True, False):
+        of = dict(qkv_bias=False, qk_norm=norm)
+        yield {**of, "mixer": "attention", "head_dim": 6}
+        yield {**of, "mixer": "attention", "num_kv_heads": 1, "window": 4}
+        yield {**of, "num_layers": 3, "layer_mixers": ((1, "attention"),), "state_heads": 4, "chunk": 4}
+        for o in presets():
+            yield {**of, **o, "window": 3}
+    yield dict(window=2, state_heads=4, chunk=3)
 
 
 def rwkv7():
@@ -71,7 +83,7 @@ def rwkv7():
     for gate, norm in itertools.product((False, True), (False, True)):
         yield {**base, "rwkv_gate": gate, "rwkv_group_norm": norm, "tie_word_embeddings": gate}
     yield {**base, "hidden_size": 24, "head_dim": 6}  # three heads
-    yield {**base, "num_layers": 4, "layer_mixers": ((0, "qwen2"), (2, "wuneng")), "state_heads": 4}
+    yield {**base, "num_layers": 4, "layer_mixers": ((0, "attention"), (2, "wuneng")), "state_heads": 4}
 
 
 def initial_states():
@@ -199,10 +211,10 @@ def check_gradients(case, out, rng, every_element):
 
 
 def check_golden(run, root):
-    """Hugging Face's own numbers (make_qwen2_golden.py). Returns (passed, failed)."""
+    """Hugging Face's own numbers (make_model_golden.py). Returns (passed, failed)."""
     passed = failed = 0
     golden = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
-    for name in ("qwen2_tied", "qwen2_untied"):
+    for name in ("qwen2_tied", "qwen2_untied", "qwen2_window", "qwen3", "llama", "mistral"):
         directory = shutil.copytree(os.path.join(golden, name), os.path.join(root, name))
         run([directory])
         wanted = read_safetensors(os.path.join(directory, "expected.safetensors"))
@@ -239,8 +251,8 @@ def main():
         cases = []
         options = [(o, i % 4 == 0, False) for i, o in enumerate(combinations())]
         options += [(o, True, False)
-                    for o in itertools.chain(qwen2_cases(), head_counts(), presets(), mixed_layers(), rwkv7(),
-                                             initial_states())]
+                    for o in itertools.chain(attention_cases(), families(), head_counts(), presets(),
+                                             mixed_layers(), rwkv7(), initial_states())]
         recomputed = itertools.chain(presets(), mixed_layers(), list(rwkv7())[-1:],
                                      list(initial_states())[-1:])
         options += [(o, True, True) for o in recomputed]

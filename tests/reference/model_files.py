@@ -5,10 +5,11 @@ import struct
 
 import numpy as np
 
-QWEN2_NAMES = {
+ATTENTION_NAMES = {
     "q_proj": "self_attn.q_proj.weight", "q_bias": "self_attn.q_proj.bias",
     "k_proj": "self_attn.k_proj.weight", "k_bias": "self_attn.k_proj.bias",
     "v_proj": "self_attn.v_proj.weight", "v_bias": "self_attn.v_proj.bias",
+    "q_norm": "self_attn.q_norm.weight", "k_norm": "self_attn.k_norm.weight",
     "o_proj": "self_attn.o_proj.weight", "gate_proj": "mlp.gate_proj.weight", "up_proj": "mlp.up_proj.weight",
     "down_proj": "mlp.down_proj.weight", "input_layernorm": "input_layernorm.weight",
     "post_attention_layernorm": "post_attention_layernorm.weight",
@@ -47,13 +48,17 @@ def read_safetensors(path):
 
 def config_json(c):
     mixed = bool(c.layer_mixers)
-    out = {"model_type": "mixed" if mixed else c.mixer, "hidden_size": c.hidden_size,
+    family = ("qwen2" if c.qkv_bias else "qwen3" if c.qk_norm else "mistral" if c.window else "llama")
+    out = {"model_type": "mixed" if mixed else family if c.mixer == "attention" else c.mixer,
+           "qkv_bias": c.qkv_bias, "qk_norm": c.qk_norm, "hidden_size": c.hidden_size,
            "intermediate_size": c.intermediate_size,
            "num_hidden_layers": c.num_layers, "num_attention_heads": c.num_heads,
            "num_key_value_heads": c.num_kv_heads,
            "head_dim": c.head_dim, "vocab_size": c.vocab_size, "rope_theta": c.rope_theta,
            "rms_norm_eps": c.rms_norm_eps,
            "tie_word_embeddings": c.tie_word_embeddings}
+    if c.window:
+        out |= {"use_sliding_window": True, "sliding_window": c.window, "max_window_layers": 0}
     if mixed:
         out |= {"mixer": c.mixer, "layer_mixers": [f"{i}:{mixer}" for i, mixer in c.layer_mixers]}
     if c.mixer == "wuneng" or "wuneng" in dict(c.layer_mixers).values():
@@ -75,8 +80,8 @@ def file_tensor(c, name, value):
     if c.mixer == "rwkv7" and not name.endswith(("layernorm", "gate_proj", "up_proj", "down_proj")):
         name = name + ".weight" if name.endswith("_proj") else name.replace("ln_x_", "ln_x.")
         return "self_attn.rwkv7." + name, value.reshape(-1) if name == "r_k" else value
-    if name in QWEN2_NAMES:
-        return QWEN2_NAMES[name], value
+    if name in ATTENTION_NAMES:
+        return ATTENTION_NAMES[name], value
     base, _, factor = name.partition(".")
     if base in PROJECTIONS:
         return "self_attn.state." + base + ("." + factor if factor else "") + ".weight", value

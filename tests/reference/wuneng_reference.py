@@ -30,9 +30,13 @@ class Config:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
+    # The family: Qwen2 has biases of q, k and v, Qwen3 norms of q and k, Llama and Mistral neither
+    qkv_bias: bool = True
+    qk_norm: bool = False         # RMSNorm of each head of q and k, before RoPE
+    window: int = 0               # a token attends to itself and the window - 1 before it | 0: to all
     # WuNeng
-    mixer: str = "wuneng"         # "qwen2" (plain attention) | "wuneng" | "rwkv7" (ARWKV)
-    layer_mixers: tuple = ()      # of single layers: ((0, "qwen2"), ...)
+    mixer: str = "wuneng"         # "attention" (plain) | "wuneng" | "rwkv7" (ARWKV)
+    layer_mixers: tuple = ()      # of single layers: ((0, "attention"), ...)
     state_heads: int = 2          # N
     token_shift: bool = True      # the state's inputs see the token before (RWKV-7)
     state_query: str = "grouped"  # "grouped": r_h = R_h W^r_s x | "full": r_h = W^K^_h x
@@ -99,7 +103,7 @@ def rope(x, positions, theta):
 
 def init_layer(c, rng, preserve=False):
     """Random parameters of one layer. With preserve=True the WuNeng parts start function-preserving:
-    the layer's output equals that of the plain attention layer with the same Qwen2 weights."""
+    the layer's output equals that of the plain attention layer with the same weights."""
     d, H, G, N, D = c.hidden_size, c.num_heads, c.num_kv_heads, c.state_heads, c.head_dim
     P = H // N
 
@@ -116,7 +120,11 @@ def init_layer(c, rng, preserve=False):
         "gate_proj": mat(c.intermediate_size, d), "up_proj": mat(c.intermediate_size, d),
         "down_proj": mat(d, c.intermediate_size),
     }
-    if c.mixer == "qwen2":
+    if not c.qkv_bias:
+        del p["q_bias"], p["k_bias"], p["v_bias"]
+    if c.qk_norm:
+        p |= {"q_norm": 1 + 0.1 * rng.standard_normal(D), "k_norm": 1 + 0.1 * rng.standard_normal(D)}
+    if c.mixer == "attention":
         return p
     if c.mixer == "rwkv7":
         for name in [n for n in p if n.startswith(("q_", "k_", "v_", "o_"))]:
@@ -201,19 +209,31 @@ def init_model(c, rng, preserve=False):
 
 # ----------------------------------------------------------------------------- the mixer
 
+def split_heads(c, p, x, name):
+    """[heads, T, D] of W x + b, for queries and keys of a model with norms their RMSNorm. name: q, k or v."""
+    y = x @ p[name + "_proj"].T + (p[name + "_bias"] if c.qkv_bias else 0)
+    y = y.reshape(len(x), -1, c.head_dim).swapaxes(0, 1)
+    return rms_norm(y, p[name + "_norm"], c.rms_norm_eps) if c.qk_norm and name != "v" else y
+
+
+def attend(c, q, k, v, start, t):
+    """What token t of the document that begins at `start` reads. q [D]; k, v [T, D], one head's."""
+    first = max(start, t + 1 - c.window) if c.window else start
+    s = k[first:t + 1] @ q / np.sqrt(c.head_dim)
+    return np.exp(log_softmax(s)) @ v[first:t + 1]
+
+
 def attention_mixer(c, p, x, starts):
-    """Plain grouped-query attention of Qwen2. x: [T, d] normalised input; starts[t]: first token of t's
-    document."""
+    """Plain grouped-query attention. x: [T, d] normalised input; starts[t]: first token of t's document."""
     T, H, G, D = len(x), c.num_heads, c.num_kv_heads, c.head_dim
     pos = np.arange(T) - starts
-    q = rope((x @ p["q_proj"].T + p["q_bias"]).reshape(T, H, D).swapaxes(0, 1), pos, c.rope_theta)
-    k = rope((x @ p["k_proj"].T + p["k_bias"]).reshape(T, G, D).swapaxes(0, 1), pos, c.rope_theta)
-    v = (x @ p["v_proj"].T + p["v_bias"]).reshape(T, G, D).swapaxes(0, 1)
+    q = rope(split_heads(c, p, x, "q"), pos, c.rope_theta)
+    k = rope(split_heads(c, p, x, "k"), pos, c.rope_theta)
+    v = split_heads(c, p, x, "v")
     out = np.zeros((T, H, D))
     for h in range(H):
         for t in range(T):
-            s = k[h * G // H][starts[t]:t + 1] @ q[h, t] / np.sqrt(D)
-            out[t, h] = np.exp(log_softmax(s)) @ v[h * G // H][starts[t]:t + 1]
+            out[t, h] = attend(c, q[h, t], k[h * G // H], v[h * G // H], starts[t], t)
     return out.reshape(T, H * D) @ p["o_proj"].T
 
 
@@ -258,10 +278,9 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
     T, H, G, N, D = len(x), c.num_heads, c.num_kv_heads, c.state_heads, c.head_dim
     P = H // N
     pos = np.arange(T) - starts
-    q_plain = x @ p["q_proj"].T
-    k_plain = x @ p["k_proj"].T
-    k = rope((k_plain + p["k_bias"]).reshape(T, G, D).swapaxes(0, 1), pos, c.rope_theta)
-    v = (x @ p["v_proj"].T + p["v_bias"]).reshape(T, G, D).swapaxes(0, 1)
+    q_plain = split_heads(c, p, x, "q")                         # before RoPE
+    k = rope(split_heads(c, p, x, "k"), pos, c.rope_theta)
+    v = split_heads(c, p, x, "v")
     group = np.arange(N) * G // N                               # the key/value head of each state head
     xr, xk, xkappa, xw, xa = state_inputs(c, p, x, starts)
     if c.state_query == "grouped":
@@ -276,7 +295,7 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
     if c.state_key == "own":
         key = l2_normalize(state_projection(c, p, "state_k_proj", xk).reshape(T, N, D))
     else:
-        key = l2_normalize(k_plain.reshape(T, G, D))[:, group]  # before bias and rotary
+        key = l2_normalize((x @ p["k_proj"].T).reshape(T, G, D))[:, group]  # before bias, norm and rotary
     key = key * (1 + (rate - 1) * p["k_a"].reshape(N, D))       # [T, N, D]
 
     def read(S, h, t):
@@ -298,13 +317,12 @@ def wuneng_mixer(c, p, x, starts, final_state=None):
             boundary = S.copy()                     # the state before this chunk's first token
         A, Mv = np.zeros((H, D)), np.zeros((H, D))
         for h in range(H):
-            q = q_plain[t, h * D:(h + 1) * D] + p["q_bias"][h * D:(h + 1) * D]
+            q = q_plain[h, t]
             zb = read(boundary, h, t)
             if c.multi_token:                                  # Eq. 11
                 q = q + p["lambda"][h] * (p["query_state"][h] @ zb)
             q = rope(q[None], pos[t:t + 1], c.rope_theta)[0]
-            s = k[h * G // H][starts[t]:t + 1] @ q / np.sqrt(D)
-            A[h] = np.exp(log_softmax(s)) @ v[h * G // H][starts[t]:t + 1]
+            A[h] = attend(c, q, k[h * G // H], v[h * G // H], starts[t], t)
             if "value_middle" in p:
                 Mv[h] = middle(c, p, h, A[h], zb)              # the middle head as of the boundary (Eq. 9)
         for n in range(N):
@@ -385,7 +403,7 @@ def forward(c, model, tokens, starts=None, taps=None):
         if mixer == "rwkv7":
             a, v_first = rwkv7_mixer(c, p, x, starts, v_first)
         else:
-            a = (attention_mixer if mixer == "qwen2" else wuneng_mixer)(c, p, x, starts)
+            a = (attention_mixer if mixer == "attention" else wuneng_mixer)(c, p, x, starts)
         if taps is not None:
             taps.append((x, a))
         h = h + a
@@ -441,14 +459,14 @@ def _self_check():
                for read in ("linear", "quadratic")
                for value in (("token",), ("attention",), ("attention", "middle"),
                              ("token", "attention", "middle"))]
-    for option in options:
-        c = Config(**option)
+    for i, option in enumerate(options):
+        c = Config(**option, qkv_bias=i % 3 == 0, qk_norm=i % 3 == 1, window=3 if i % 2 else 0)
         model = init_model(c, rng, preserve=True)
         tokens = rng.integers(0, c.vocab_size, 11)
         starts = np.array([0] * 6 + [6] * 5)
         got = forward(c, model, tokens, starts)
-        assert np.allclose(got, forward(Config(**{**c.__dict__, "mixer": "qwen2"}), model, tokens, starts),
-                           atol=1e-9), option
+        plain = dataclasses.replace(c, mixer="attention")
+        assert np.allclose(got, forward(plain, model, tokens, starts), atol=1e-9), option
         model = init_model(c, rng)
         got = forward(c, model, tokens, starts)
         assert np.isfinite(got).all()

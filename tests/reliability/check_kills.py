@@ -89,6 +89,7 @@ def check_two_runs(runs, tally):
     waited = [text for text in texts if "is in use by process" in text]
     tally.check("of two runs in one folder one waits for the other, by name",
                 [] if len(waited) == 1 and 0 in codes else [f"exit codes {codes}", *texts])
+    tally.check("and their heartbeats keep apart", [text for text in texts if "wuneng: heartbeat:" in text])
     tally.check("and the folder holds one whole run", not results.identical(runs.out("whole"),
                                                                             runs.out("shared"), runs.steps))
 

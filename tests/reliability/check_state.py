@@ -22,7 +22,7 @@ from tally import Tally  # noqa: E402
 PROGRAM = os.path.abspath(sys.argv[1])
 RECIPE = """
 student.init_from = "MODEL"
-student.mixer = "qwen2"
+student.mixer = "attention"
 loss.objective = "ce"
 data.paths = ["text.txt"]
 data.seq_len = 16
@@ -36,7 +36,7 @@ run.device = "cpu"
 
 def make_models():
     """`good`, and `bad`, whose last norm overflows."""
-    c = ref.Config(mixer="qwen2", vocab_size=256, hidden_size=32, num_heads=4, num_kv_heads=2)
+    c = ref.Config(mixer="attention", vocab_size=256, hidden_size=32, num_heads=4, num_kv_heads=2)
     weights = ref.init_model(c, np.random.default_rng(0))
     write_model("good", c, weights)
     weights["norm"] = np.full_like(weights["norm"], 3e38)

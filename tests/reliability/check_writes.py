@@ -17,7 +17,7 @@ PROGRAM, LIBRARY = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 QUICK = "quick" in sys.argv[3:]
 RECIPE = """
 [student]
-mixer = "qwen2"
+mixer = "attention"
 hidden_size = 16
 intermediate_size = 32
 layers = 2

@@ -24,8 +24,9 @@ CASES = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
 SECONDS = 60  # for one command
 
 RECIPE = {
-    "student.mixer": "qwen2", "student.hidden_size": 16, "student.intermediate_size": 32, "student.layers": 2,
-    "student.heads": 4, "student.kv_heads": 2, "student.head_dim": 4, "student.vocab_size": 256,
+    "student.mixer": "attention", "student.hidden_size": 16, "student.intermediate_size": 32,
+    "student.layers": 2, "student.heads": 4, "student.kv_heads": 2, "student.head_dim": 4,
+    "student.vocab_size": 256,
     "student.rope_theta": 1e6, "student.layer_mixers": ["0:wuneng"], "student.chunk": 8,
     "student.freeze": ["*norm*"], "student.dtype": "f32", "student.init_from": "model",
     "teacher.path": "model", "teacher.mode": "colocated", "teacher.credits": 2, "teacher.layout.tp": 1,
@@ -132,7 +133,7 @@ def wrong(done, root):
 def main():
     failed = taken = 0
     with tempfile.TemporaryDirectory() as root:
-        shape = ref.Config(mixer="qwen2", vocab_size=256)
+        shape = ref.Config(mixer="attention", vocab_size=256)
         write_model(os.path.join(root, "model"), shape, ref.init_model(shape, np.random.default_rng(1)))
         for name, content in (("text.txt", "So it goes. " * 50), ("tokens", "1 2 3")):
             with open(os.path.join(root, name), "w") as f:

@@ -26,6 +26,7 @@ struct Case {
   int64_t Tq, Tk, G, D;
   std::vector<AttentionSegment> segments;
   std::vector<int> kv_head;
+  int64_t window = 0;
 };
 
 std::string name_of(const testing::TestParamInfo<Case>& info) { return info.param.name; }
@@ -63,7 +64,10 @@ template <class F>
 void for_queries(const Problem& p, const F& f) {
   for (const AttentionSegment& s : p.segments)
     for (int64_t i = 0; i < s.q_count; ++i)
-      for (int64_t h = 0; h < p.H; ++h) f(s.q_begin + i, h, s.k_begin, s.offset + i + 1);
+      for (int64_t h = 0; h < p.H; ++h) {
+        const int64_t all = s.offset + i + 1, keys = p.window ? std::min(all, p.window) : all;
+        f(s.q_begin + i, h, s.k_begin + all - keys, keys);
+      }
 }
 
 double dot(const double* a, const double* b, int64_t n) {
@@ -123,8 +127,14 @@ struct Found {
     out = tensor(Vector(p.q.size(), kNan), queries);
     lse = tensor(Vector(p.Tq * p.H, kNan), {p.Tq, p.H});
     dq = out.clone(), dk = tensor(p.dk_start, keys), dv = tensor(p.dv_start, keys);
-    attention_forward(
-        {}, {.q = q, .k = k, .v = v, .out = out, .lse = lse, .segments = p.segments, .kv_head = p.kv_head});
+    attention_forward({}, {.q = q,
+                           .k = k,
+                           .v = v,
+                           .out = out,
+                           .lse = lse,
+                           .segments = p.segments,
+                           .kv_head = p.kv_head,
+                           .window = p.window});
     attention_backward({}, {.q = q,
                             .k = k,
                             .v = v,
@@ -135,7 +145,8 @@ struct Found {
                             .dk = dk,
                             .dv = dv,
                             .segments = p.segments,
-                            .kv_head = p.kv_head});
+                            .kv_head = p.kv_head,
+                            .window = p.window});
   }
 };
 
@@ -205,6 +216,11 @@ INSTANTIATE_TEST_SUITE_P(
              {{80, 40, 100, 0}, {40, 40, 0, 60}, {0, 40, 0, 20}}, {0, 0}},
         Case{"an_empty_segment_among_others", 64, 64, 1, 16,
              {{0, 0, 0, 0}, {0, 64, 0, 0}, {64, 0, 64, 0}}, {0, 0}},
+        Case{"a_window", 200, 200, 2, 16, {{0, 200, 0, 0}}, {0, 0, 1}, 30},
+        Case{"a_window_of_two_keys", 70, 70, 1, 16, {{0, 70, 0, 0}}, {0}, 2},
+        Case{"a_window_over_documents", 203, 203, 2, 16,
+             {{0, 70, 0, 0}, {70, 1, 70, 0}, {71, 64, 71, 0}, {138, 65, 138, 0}}, {0, 0, 1}, 64},
+        Case{"a_window_from_the_middle", 40, 250, 1, 16, {{0, 40, 10, 190}}, {0, 0}, 100},
         // clang-format on
         Case{"no_segments", 3, 3, 1, 8, {}, {0, 0}}),
     name_of);
@@ -230,6 +246,28 @@ TEST(AttentionReference, BackwardIsTheSlopeOfTheForward) {
   check(p.q, at.dq, Vector(p.q.size(), 0.0));
   check(p.k, at.dk, p.dk_start);
   check(p.v, at.dv, p.dv_start);
+}
+
+// A token at a time, as generation has it, is the same as all at once.
+TEST(AttentionForward, OneRowAtATimeIsTheSame) {
+  for (const int64_t window : {0, 1, 7, 40}) {
+    Problem p({"", 40, 40, 2, 16, {{0, 40, 0, 0}}, {0, 0, 1}, window});
+    const Reference expected(p);
+    const Tensor q = tensor(p.q, {p.Tq, p.H, p.D}), k = tensor(p.k, {p.Tk, p.G, p.D}),
+                 v = tensor(p.v, {p.Tk, p.G, p.D}), out = Tensor::zeros(q.shape());
+    std::vector<AttentionSegment> rows;
+    for (int64_t i = 0; i < p.Tq; ++i) rows.push_back({i, 1, 0, i});
+    attention_forward({}, {.q = q,
+                           .k = k,
+                           .v = v,
+                           .out = out,
+                           .lse = Tensor::zeros({p.Tq, p.H}),
+                           .segments = rows,
+                           .kv_head = p.kv_head,
+                           .window = window,
+                           .by_row = true});
+    expect_near(out, expected.out, "out");
+  }
 }
 
 // Integers make the scores exact; with scores up to hundreds e^score would overflow.

@@ -17,6 +17,7 @@ struct AttentionCase {
   std::vector<AttentionSegment> segments;
   std::vector<int> kv_head;
   int poisoned = -1;  // the segment whose inputs are NaN; in the forward only its own rows may become NaN
+  int64_t window = 0;
 };
 std::ostream& operator<<(std::ostream& out, const AttentionCase& c) { return out << c.name; }
 class AttentionBackends : public testing::TestWithParam<AttentionCase> {};
@@ -50,7 +51,8 @@ void run_attention(Side& side, const AttentionCase& c) {
                          .out = side.out({c.q_rows, H, c.D}),
                          .lse = side.out({c.q_rows, H}, DType::f32),
                          .segments = c.segments,
-                         .kv_head = c.kv_head};
+                         .kv_head = c.kv_head,
+                         .window = c.window};
   attention_forward(side.stream, f);
   if (c.poisoned >= 0) return;  // a tile of keys of the backward may hold both
   attention_backward(side.stream, {.q = f.q,
@@ -63,7 +65,8 @@ void run_attention(Side& side, const AttentionCase& c) {
                                    .dk = side.remember(side.uniform({c.k_rows, G, c.D}, -0.1f, 0.1f)),
                                    .dv = side.remember(side.uniform({c.k_rows, G, c.D}, -0.1f, 0.1f)),
                                    .segments = c.segments,
-                                   .kv_head = c.kv_head});
+                                   .kv_head = c.kv_head,
+                                   .window = c.window});
 }
 
 // On a GPU, with activations of either type.
@@ -103,6 +106,17 @@ INSTANTIATE_TEST_SUITE_P(
     Cases, AttentionBackends,
     testing::Values(
         AttentionCase{"one_document", 70, 70, 64, {{0, 70, 0, 0}}, {0, 0, 1}},
+        AttentionCase{"a_window", 150, 150, 24, {{0, 150, 0, 0}}, {0, 0, 1}, -1, 40},
+        AttentionCase{"a_window_of_two_keys", 70, 70, 16, {{0, 70, 0, 0}}, {0}, -1, 2},
+        AttentionCase{"a_window_over_documents",
+                      160,
+                      350,
+                      128,
+                      {{0, 77, 0, 62}, {80, 1, 143, 127}, {85, 75, 271, 0}},
+                      {0, 0, 2},
+                      -1,
+                      64},
+        AttentionCase{"a_window_that_leaves_nothing_out", 70, 70, 64, {{0, 70, 0, 0}}, {0, 0, 1}, -1, 70},
         AttentionCase{
             "packed_with_gaps", 100, 100, 16, {{0, 33, 0, 0}, {33, 1, 33, 0}, {40, 50, 40, 0}}, {0, 1, 1}},
         AttentionCase{"queries_in_the_middle", 20, 90, 24, {{0, 9, 0, 31}, {9, 11, 45, 34}}, {0, 0}},

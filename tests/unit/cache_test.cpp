@@ -19,14 +19,16 @@ struct Case {
   std::string name, mixer, preset;
   OptionValues options;
   std::vector<std::string> layer_mixers = {};
+  std::string family = "qwen2";
+  SlidingWindow window = {};
 };
 
 std::vector<Case> cases() {
   using Texts = std::vector<std::string>;
-  std::vector<Case> out = {{"qwen2", "qwen2", "", {}},
+  std::vector<Case> out = {{"attention", "attention", "", {}},
                            {"rwkv7", "rwkv7", "rwkv7", {{"learn_initial_state", true}}},
                            {"arwkv", "rwkv7", "arwkv", {}},
-                           {"mixed", "wuneng", "full", {}, {"0:rwkv7", "1:qwen2"}}};
+                           {"mixed", "wuneng", "full", {}, {"0:rwkv7", "1:attention"}}};
   for (const char* preset : {"full", "lean", "literal"}) out.push_back({preset, "wuneng", preset, {}});
   const auto full = [&](std::string name, OptionValues options) {
     out.push_back({std::move(name), "wuneng", "full", std::move(options)});
@@ -38,6 +40,10 @@ std::vector<Case> cases() {
   full("additive", {{"cross_head", "additive"}, {"combine_middle", "sum"}, {"state_norm", "none"}});
   full("gated", {{"cross_head", "gated"}, {"combine_state", "sum"}, {"state_heads", int64_t{2}}});
   full("quadratic", {{"state_read", "quadratic"}, {"combine_state", "learned"}, {"token_shift", false}});
+  out.push_back({"qwen3", "attention", "", {}, {}, "qwen3"});
+  out.push_back({"qwen3_student", "wuneng", "full", {}, {}, "qwen3"});
+  out.push_back({"window", "attention", "", {}, {}, "mistral", {5, {1}}});
+  out.push_back({"window_student", "wuneng", "full", {}, {}, "qwen3", {5, {0}}});
   full("no_middles", {{"cross_head", "none"}, {"state_value", Texts{"token", "attention"}}});
   return out;
 }
@@ -51,6 +57,8 @@ ModelConfig config_of(const Case& x) {
                 .head_dim = 8,
                 .vocab_size = kVocab,
                 .rope_theta = 100};
+  c.set_family(x.family);
+  c.window = x.window;
   c.mixer = x.mixer;
   if (!x.layer_mixers.empty()) c.layer_mixers = parse_layer_mixers(x.layer_mixers, c.num_layers, "test");
   for (const std::string& mixer : c.mixers())
@@ -140,7 +148,7 @@ TEST(SequenceCache, KnowsItsSize) {
 }
 
 TEST(SequenceCache, RefusesWhatHasNoPlace) {
-  Decoder model(config_of({"qwen2", "qwen2", "", {}}), {}, DType::f32);
+  Decoder model(config_of({"attention", "attention", "", {}}), {}, DType::f32);
   SequenceCache cache = model.make_cache(2, 4);
   const auto error = [&](std::vector<int64_t> documents, std::vector<int64_t> slots) {
     const MicroBatch batch{tokens_of(0, 0, documents.back()), Tensor(), documents};

@@ -64,8 +64,8 @@ TEST(ConfigJson, ReadsRotaryEmbeddingsThatAreNotScaled) {
 
 TEST(ConfigJson, RefusesOtherRotaryEmbeddings) {
   for (const char* change :
-       {R"({"rope_scaling": {"type": "linear", "factor": 2.0}})",
-        R"({"rope_scaling": {"type": "linear"}})",
+       {R"({"rope_scaling": {"type": "linear"}})",
+        R"({"rope_scaling": {"type": "linear", "factor": 0.5}})",
         R"({"rope_scaling": {"rope_type": "dynamic", "factor": 1.0}})",
         R"({"rope_scaling": {"type": "yarn"}})",
         R"({"rope_scaling": {"type": "yarn", "factor": 0.5}})",
@@ -74,6 +74,9 @@ TEST(ConfigJson, RefusesOtherRotaryEmbeddings) {
         R"({"rope_scaling": {"type": "yarn", "factor": 4.0}, "max_position_embeddings": 0})",
         R"({"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1})",
         R"({"rope_parameters": {"rope_type": "llama3", "factor": 8}})",
+        R"({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
+                                                                "high_freq_factor": 1}})",
+        R"({"rope_scaling": {"rope_type": "longrope", "long_factor": [1], "short_factor": [1]}})",
         R"({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}})",
         R"({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}})",
         R"({"rope_scaling": {"factor": 4}})",
@@ -89,28 +92,28 @@ TEST(ConfigJson, RefusesOtherRotaryEmbeddings) {
         R"({"rope_theta": 0})",
         R"({"rope_theta": 1e39})"})
     EXPECT_THAT(refusal(change), HasSubstr("m/config.json: ")) << change;
-  EXPECT_THAT(refusal(R"({"rope_scaling": {"type": "linear", "factor": 4.0}})"),
-              HasSubstr("rope_scaling.factor = 4.0: scaled rotary embedding is not supported"));
+  EXPECT_THAT(refusal(R"({"rope_scaling": {"type": "dynamic", "factor": 4.0}})"),
+              HasSubstr("rope_type = \"dynamic\": scaled rotary embedding of this type is not supported: "
+                        "expected one of \"default\", \"linear\", \"yarn\", \"llama3\""));
 }
 
-// transformers' own numbers (tests/reference/make_yarn_golden.py).
-TEST(ConfigJson, YarnAgreesWithTransformers) {
-  const json cases = json::parse(read_file(golden("yarn.json")));
-  EXPECT_EQ(cases.size(), 6u);
+// transformers' own numbers (tests/reference/make_rope_golden.py).
+TEST(ConfigJson, ScaledRotaryEmbeddingsAgreeWithTransformers) {
+  const json cases = json::parse(read_file(golden("rope.json")));
+  EXPECT_EQ(cases.size(), 10u);
   for (const json& c : cases) {
     SCOPED_TRACE(c.at("config").dump());
     const ModelConfig config = ModelConfig::from_json(changed(c.at("config").dump().c_str()), "x");
-    ASSERT_TRUE(config.yarn.has_value());
-    EXPECT_NEAR(config.yarn->attention_factor, c.at("attention_factor").get<double>(), 1e-7);
-    const auto found = rope_frequencies(config.rope_theta, config.yarn, config.head_dim);
+    ASSERT_FALSE(std::holds_alternative<PlainRope>(config.rope_scaling));
+    EXPECT_NEAR(rope_attention_factor(config.rope_scaling), c.at("attention_factor").get<double>(), 1e-7);
+    const auto found = rope_frequencies(config.rope_theta, config.rope_scaling, config.head_dim);
     const auto expected = c.at("inverse_frequencies").get<std::vector<double>>();
     ASSERT_EQ(found.size(), expected.size());
     for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-6 * expected[i]) << i;
     // What is written reads as the same.
     const ModelConfig again = ModelConfig::from_json(config.to_json(), "x");
-    ASSERT_TRUE(again.yarn.has_value());
-    EXPECT_EQ(rope_frequencies(again.rope_theta, again.yarn, again.head_dim), found);
-    EXPECT_EQ(again.yarn->attention_factor, config.yarn->attention_factor);
+    EXPECT_EQ(rope_frequencies(again.rope_theta, again.rope_scaling, again.head_dim), found);
+    EXPECT_EQ(rope_attention_factor(again.rope_scaling), rope_attention_factor(config.rope_scaling));
   }
 }
 
@@ -133,6 +136,9 @@ TEST(ConfigJson, RefusesSizesThatAreNone) {
   EXPECT_THAT(refusal(R"({"hidden_size": 18})"),
               HasSubstr("key 'head_dim': expected a number, since hidden_size = 18"));
   EXPECT_EQ(refusal(R"({"hidden_size": 18, "head_dim": 4})"), "read");
+  EXPECT_THAT(refusal(R"({"num_key_value_heads": 3})"),
+              HasSubstr("4 heads are not a multiple of 3 kv_heads"));
+  EXPECT_THAT(refusal(R"({"head_dim": 5})"), HasSubstr("head_dim 5 is odd"));
   for (const char* eps : {"-1e-6", "2", "\"1e-6\"", "1e39"}) {
     json config = plain();
     config["rms_norm_eps"] = json::parse(eps);
@@ -145,12 +151,28 @@ TEST(ConfigJson, RefusesModelsThatComputeSomethingElse) {
       {R"({"quantization_config": {"quant_method": "gptq", "bits": 4}})", "\"gptq\""},
       {R"({"quantization_config": {"quant_method": "fp8"}})", "quantised"},
       {R"({"compression_config": {"x": 1}})", "compression_config"},
-      {R"({"use_sliding_window": true})", "use_sliding_window = true"},
-      {R"({"layer_types": ["full_attention", "sliding_attention"]})", "sliding_attention"},
+      {R"({"layer_types": ["full_attention", "sliding_attention"]})",
+       "layer 1 has sliding_attention: expected a sliding window, found none"},
+      {R"({"layer_types": ["full_attention"]})",
+       "layer_types: expected one for each of num_hidden_layers = 2"},
+      {R"({"layer_types": ["full_attention", "chunked_attention"]})", "found chunked_attention"},
+      {R"({"use_sliding_window": true, "sliding_window": 0})", "sliding_window = 0: expected 1 to"},
       {R"({"is_causal": false})", "is_causal"},
       {R"({"hidden_act": "gelu"})", "hidden_act = \"gelu\""},
-      {R"({"model_type": "llama"})", "model_type: unknown mixer 'llama'"},
-      {R"({"model_type": null, "architectures": ["LlamaForCausalLM"]})", "'model_type' is missing"},
+      {R"({"rope_interleaved": true})", "rope_interleaved = true"},
+      {R"({"model_type": "qwen3_moe"})",
+       "model_type = \"qwen3_moe\" is not supported: expected one of qwen2, "
+       "qwen3, llama, mistral, wuneng, rwkv7, mixed"},
+      {R"({"model_type": "attention"})", "model_type = \"attention\" is not supported"},
+      {R"({"model_type": "llama", "attention_bias": true})", "attention_bias = true is not supported"},
+      {R"({"model_type": "llama", "mlp_bias": true})", "mlp_bias = true is not supported"},
+      {R"({"model_type": "llama"})", "sliding_window = 32768: expected none: llama has no sliding window"},
+      {R"({"model_type": "qwen3", "attention_bias": true})", "attention_bias = true is not supported"},
+      {R"({"model_type": "mistral", "sliding_window": 9, "layer_types": ["full_attention",
+           "sliding_attention"]})",
+       "mistral has one window for all"},
+      {R"({"model_type": "rwkv7", "qk_norm": true})", "not both"},
+      {R"({"model_type": null, "architectures": ["Qwen2MoeForCausalLM"]})", "'model_type' is missing"},
       {R"({"model_type": "qwen2_5_vl", "text_config": {"hidden_size": 16}})",
        "several parts (model_type \"qwen2_5_vl\")"},
       {R"({"tie_word_embeddings": "true"})", "expected true or false"}};
@@ -158,6 +180,86 @@ TEST(ConfigJson, RefusesModelsThatComputeSomethingElse) {
   EXPECT_EQ(refusal(R"({"layer_types": ["full_attention", "full_attention"], "hidden_act": "swish"})"),
             "read");
   EXPECT_EQ(refusal(R"({"model_type": null})"), "read");  // the architecture says it
+}
+
+// Of plain(), as another family with its keys.
+ModelConfig read_as(const char* family, const char* change) {
+  json config = changed(change);
+  config["model_type"] = family;
+  for (const char* key : {"use_sliding_window", "max_window_layers"})
+    if (!json::parse(change).contains(key)) config.erase(key);
+  if (!json::parse(change).contains("sliding_window")) config.erase("sliding_window");
+  return ModelConfig::from_json(config, "x");
+}
+
+TEST(ConfigJson, FamiliesHaveWhatTransformersGivesThem) {
+  struct Expected {
+    const char *family, *architecture;
+    bool bias, norm;
+    int64_t head_dim, kv_heads, window;
+  };
+  // Without head_dim and num_key_value_heads; 64 heads, a multiple of all defaults.
+  for (const Expected& e : {Expected{"qwen2", "Qwen2ForCausalLM", true, false, 2, 32, 0},
+                            {"qwen3", "Qwen3ForCausalLM", false, true, 128, 32, 0},
+                            {"llama", "LlamaForCausalLM", false, false, 2, 64, 0},
+                            {"mistral", "MistralForCausalLM", false, false, 2, 8, 4096}}) {
+    SCOPED_TRACE(e.family);
+    const ModelConfig c =
+        read_as(e.family, R"({"num_attention_heads": 64, "hidden_size": 128, "num_key_value_heads": null})");
+    EXPECT_EQ(c.architecture(), e.architecture);
+    EXPECT_EQ(c.qkv_bias, e.bias);
+    EXPECT_EQ(c.qk_norm, e.norm);
+    EXPECT_EQ(c.head_dim, e.head_dim);
+    EXPECT_EQ(c.num_kv_heads, e.kv_heads);
+    EXPECT_EQ(c.window_of(0), e.window);
+    EXPECT_TRUE(c.is_plain());
+    const json written = c.to_json();
+    EXPECT_EQ(written.at("model_type"), e.family);
+    EXPECT_EQ(written.at("architectures"), json({e.architecture}));
+    EXPECT_EQ(ModelConfig::from_json(written, "x").to_json(), written);
+    // A student has the same attention, and says so.
+    ModelConfig student = c;
+    student.set_mixer("wuneng", "lean");
+    const json of_student = student.to_json();
+    EXPECT_EQ(of_student.at("qkv_bias"), e.bias);
+    EXPECT_EQ(of_student.at("qk_norm"), e.norm);
+    const ModelConfig again = ModelConfig::from_json(of_student, "x");
+    EXPECT_EQ(again.to_json(), of_student);
+    EXPECT_EQ(again.window_of(1), e.window);
+  }
+  json old = plain();  // its architecture says the family; null: as many as heads
+  old.erase("model_type"), old["architectures"] = {"MistralForCausalLM"};
+  old["num_key_value_heads"] = nullptr, old["sliding_window"] = nullptr;
+  const ModelConfig c = ModelConfig::from_json(old, "x");
+  EXPECT_EQ(c.family, "mistral");
+  EXPECT_EQ(c.num_kv_heads, 4);
+  EXPECT_EQ(c.window_of(0), 0);
+  EXPECT_TRUE(c.to_json().at("sliding_window").is_null());  // without the key it would be 4096
+}
+
+TEST(ConfigJson, SlidingWindowsAreThoseOfTheFamily) {
+  const auto windows = [](const ModelConfig& c) {
+    return std::vector<int64_t>{c.window_of(0), c.window_of(1)};
+  };
+  using testing::ElementsAre;
+  const char* used = R"({"use_sliding_window": true, "sliding_window": 7, "max_window_layers": 1})";
+  EXPECT_THAT(windows(read_as("qwen2", used)), ElementsAre(0, 7));
+  EXPECT_THAT(windows(read_as("qwen3", used)), ElementsAre(0, 7));
+  EXPECT_THAT(windows(read_as("qwen3", R"({"use_sliding_window": true, "sliding_window": 7})")),
+              ElementsAre(0, 0));  // max_window_layers is 28
+  EXPECT_THAT(windows(read_as("qwen2", R"({"use_sliding_window": false, "sliding_window": 7})")),
+              ElementsAre(0, 0));
+  EXPECT_THAT(windows(read_as("qwen2", R"({"use_sliding_window": true, "sliding_window": 7,
+                                           "max_window_layers": 0,
+                                           "layer_types": ["sliding_attention", "full_attention"]})")),
+              ElementsAre(7, 0));
+  EXPECT_THAT(windows(read_as("mistral", R"({"sliding_window": 7})")), ElementsAre(7, 7));
+  for (const char* family : {"qwen2", "qwen3"}) {
+    const json written = read_as(family, used).to_json();
+    EXPECT_EQ(written.at("layer_types"), json({"full_attention", "sliding_attention"}));
+    EXPECT_EQ(written.at("max_window_layers"), 1);
+    EXPECT_EQ(ModelConfig::from_json(written, "x").to_json(), written);
+  }
 }
 
 TEST(ConfigJson, KeepsWhatOtherProgramsRead) {

@@ -100,7 +100,7 @@ int32_t most_probable(const std::vector<double>& row) {
 }
 
 TEST(Generation, GreedyTokensAndScoresAreThoseOfTheUncachedModel) {
-  for (const char* mixer : {"qwen2", "wuneng", "rwkv7"}) {
+  for (const char* mixer : {"attention", "wuneng", "rwkv7"}) {
     const auto model = small(mixer);
     DecoderEngine engine(small(mixer), {.max_sequences = 2, .context_length = 64, .prefill_chunk = 5});
     const std::vector<int32_t> prompt = prompt_of(19);
@@ -140,7 +140,7 @@ TEST(Generation, GreedyTokensAndScoresAreThoseOfTheUncachedModel) {
 // 40 requests, more than have slots; most run at the same time, more than one product takes. Two are
 // cancelled.
 TEST(Generation, ARequestDoesNotDependOnWhatRunsBesideIt) {
-  for (const char* mixer : {"qwen2", "wuneng", "rwkv7"}) {
+  for (const char* mixer : {"attention", "wuneng", "rwkv7"}) {
     const EngineOptions options{.max_sequences = 36, .context_length = 100, .prefill_chunk = 7};
     DecoderEngine engine(small(mixer), options), alone(small(mixer), options);
     const auto request = [](int64_t n) {

@@ -144,7 +144,7 @@ TEST_F(HuggingFace, MixersThatTheSourceDoesNotHaveMayStartAtRandom) {
   write_model(weights(), config().to_json());
   ModelConfig student = config();
   student.set_mixer("wuneng");
-  student.layer_mixers = {{1, "qwen2"}};
+  student.layer_mixers = {{1, "attention"}};
   const auto source = open_hugging_face(root_.string());
   Decoder fresh(student, Placement{}, DType::f32), preserving(student, Placement{}, DType::f32),
       random_mixers(student, Placement{}, DType::f32);

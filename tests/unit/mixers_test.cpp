@@ -48,7 +48,7 @@ double run(Decoder& model, bool backward) {
   return loss.value().data<double>()[0];
 }
 
-// toy, qwen2, toy, wuneng, toy: the last stage needs what the first has made.
+// toy, attention, toy, wuneng, toy: the last stage needs what the first has made.
 ModelConfig mixed() {
   ToyMixer::register_once();
   ModelConfig c = small(5);
@@ -56,7 +56,7 @@ ModelConfig mixed() {
   c.options["wuneng"]["chunk"] = int64_t{4};
   c.set_mixer("toy");
   c.options["toy"]["width"] = int64_t{6};
-  c.layer_mixers = parse_layer_mixers({"1:qwen2", "3:wuneng"}, 5, "test");
+  c.layer_mixers = parse_layer_mixers({"1:attention", "3:wuneng"}, 5, "test");
   c.check("test");
   return c;
 }
@@ -141,8 +141,8 @@ using ToyMixerDirectory = ScratchTest;
 TEST_F(ToyMixerDirectory, IsInConfigurationsAndInspect) {
   const ModelConfig c = mixed(), read = ModelConfig::from_json(c.to_json(), "test");
   EXPECT_EQ(read.to_json(), c.to_json());
-  EXPECT_THAT(read.mixers(), testing::ElementsAre("toy", "qwen2", "wuneng"));
-  EXPECT_EQ(c.to_json().at("layer_mixers"), nlohmann::json({"1:qwen2", "3:wuneng"}));
+  EXPECT_THAT(read.mixers(), testing::ElementsAre("toy", "attention", "wuneng"));
+  EXPECT_EQ(c.to_json().at("layer_mixers"), nlohmann::json({"1:attention", "3:wuneng"}));
   write("config.json", c.to_json().dump());
   testing::internal::CaptureStdout();
   inspect({.path = root_.string()});
@@ -194,15 +194,16 @@ TEST(Mixers, LayersAreNamedInRangesAndErrors) {
   const auto parse = [](std::vector<std::string> entries) {
     return parse_layer_mixers(entries, 8, "recipe");
   };
-  const std::vector<std::string> text = {"0:qwen2", "2-4:wuneng", "5-7:qwen2"};
+  const std::vector<std::string> text = {"0:attention", "2-4:wuneng", "5-7:attention"};
   EXPECT_EQ(layer_mixers_to_text(parse(text)), text);
-  const auto error = [&](const char* entry) { return error_of([&] { parse({"3:qwen2", entry}); }); };
+  EXPECT_EQ(layer_mixers_to_text(parse({"1-2:qwen2"})), std::vector<std::string>{"1-2:attention"});
+  const auto error = [&](const char* entry) { return error_of([&] { parse({"3:attention", entry}); }); };
   EXPECT_THAT(error("7-8:wuneng"),
               testing::HasSubstr("layer 8 with mixer wuneng: expected a layer from 0 to 7"));
   EXPECT_THAT(error("1:other"),
-              testing::HasSubstr("'1:other': unknown mixer 'other': expected one of qwen2, "));
-  EXPECT_THAT(error("2-3:wuneng"), testing::HasSubstr("layer 3 has mixer qwen2 already"));
-  for (const char* entry : {"wuneng", "1", "4-2:qwen2", "-1:qwen2", "1 :qwen2", ""})
+              testing::HasSubstr("'1:other': unknown mixer 'other': expected one of attention, "));
+  EXPECT_THAT(error("2-3:wuneng"), testing::HasSubstr("layer 3 has mixer attention already"));
+  for (const char* entry : {"wuneng", "1", "4-2:attention", "-1:attention", "1 :attention", ""})
     EXPECT_THAT(error(entry), testing::HasSubstr("expected LAYER:MIXER or FIRST-LAST:MIXER")) << entry;
 }
 
@@ -237,7 +238,7 @@ TEST(Mixers, EveryPresetIsUnderFivePercentAboveTheRwkv7Student) {
       c.mixer = "wuneng";
       c.options["wuneng"] = default_options(wuneng, preset.name, c, {{"state_heads", q.heads}});
       c.check(q.name);
-      EXPECT_EQ(qwen2_parameter_count(c), q.parameters) << q.name;
+      EXPECT_EQ(attention_parameter_count(c), q.parameters) << q.name;
       const double share = double(parameter_count(c)) / double(rwkv7_student_parameter_count(c)) - 1;
       EXPECT_LT(share, 0.05) << q.name << " " << preset.name;
       if (preset.name == "full") {  // docs/model.md says from -3.7% to +2.3%

@@ -60,7 +60,7 @@ class PairCorpusTest : public ScratchTest {
 
   TrainRecipe load(std::vector<std::string> overrides = {}, const std::string& prefix = "p") const {
     write("recipe.toml",
-          "[student]\nhidden_size = 8\nintermediate_size = 8\nlayers = 1\nheads = 1\nmixer = \"qwen2\"\n"
+          "[student]\nhidden_size = 8\nintermediate_size = 8\nlayers = 1\nheads = 1\nmixer = \"attention\"\n"
           "vocab_size = 300\n[loss]\nobjective = \"toy_pairs\"\n[optimizer]\nsteps = 40\n[run]\nout = \"" +
               path("out") +
               "\"\neval_every = 20\n[data]\nseq_len = 32\nmicro_batch = 2\nheld_out_every = 5\npaths = [\"" +

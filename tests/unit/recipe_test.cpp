@@ -26,7 +26,8 @@ class RecipeTest : public ScratchTest {
 
   // A recipe that is right, with a line more in each of two tables.
   std::string recipe(const std::string& student = "", const std::string& rest = "") const {
-    return "[student]\nmixer = \"qwen2\"\nhidden_size = 16\nintermediate_size = 32\nlayers = 2\nheads = 4\n"
+    return "[student]\nmixer = \"attention\"\nhidden_size = 16\nintermediate_size = 32\nlayers = 2\nheads = "
+           "4\n"
            "vocab_size = 256\n" +
            student + "\n[loss]\nobjective = \"ce\"\n[data]\npaths = [\"" + path("text.txt") +
            "\"]\n[run]\nout = \"" + path("out") + "\"\n" + rest + "\n";
@@ -172,17 +173,18 @@ TEST_F(RecipeTest, ContextIsExtendedByTheRecipe) {
   EXPECT_THAT(refusal_of_file({"data.seq_len=65", "student.yarn_factor=0.5"}), HasSubstr("expected 1 to"));
 
   const TrainRecipe scaled = load({"data.seq_len=256", "student.yarn_factor=4"});
-  ASSERT_TRUE(scaled.student.yarn.has_value());
-  EXPECT_EQ(scaled.student.yarn->original_length, 64);
+  const auto* yarn = std::get_if<YarnScaling>(&scaled.student.rope_scaling);
+  ASSERT_TRUE(yarn != nullptr);
+  EXPECT_EQ(yarn->original_length, 64);
   EXPECT_EQ(scaled.student.carried.at("max_position_embeddings"), "256");
   EXPECT_THAT(scaled.notes, testing::Contains(HasSubstr("from 64 to 256 positions")));
   // As transformers scales the same config.json (tests/unit/config_json_test.cpp has its numbers).
   auto json = ModelConfig::from_directory(golden("qwen2_tied")).to_json();
   json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
   const ModelConfig same = ModelConfig::from_json(json, "x");
-  EXPECT_EQ(rope_frequencies(scaled.student.rope_theta, scaled.student.yarn, 64),
-            rope_frequencies(same.rope_theta, same.yarn, 64));
-  EXPECT_EQ(scaled.student.yarn->attention_factor, same.yarn->attention_factor);
+  EXPECT_EQ(rope_frequencies(scaled.student.rope_theta, scaled.student.rope_scaling, 64),
+            rope_frequencies(same.rope_theta, same.rope_scaling, 64));
+  EXPECT_EQ(yarn->attention_factor, rope_attention_factor(same.rope_scaling));
   EXPECT_THAT(refusal_of_file({"data.seq_len=257", "student.yarn_factor=4"}),
               HasSubstr("expected at most 256"));
 

@@ -134,7 +134,7 @@ class ModelSource : public WeightSource {
 };
 
 TEST(Rwkv7, TakesAllButTheTimeMixingFromQwen2) {
-  Decoder teacher(small("qwen2"), {}, DType::f32);
+  Decoder teacher(small("attention"), {}, DType::f32);
   teacher.initialize_random(1);
   ModelSource source(teacher);
   Decoder student(small("rwkv7", all_parts()), {}, DType::f32),
@@ -207,7 +207,7 @@ TEST(Rwkv7, HasHeadsOfItsOwn) {
     EXPECT_THAT(
         error(head_dim),
         HasSubstr(fmt::format("rwkv_head_dim = {}: expected an even divisor of hidden_size", head_dim)));
-  ModelConfig c = small("qwen2");
+  ModelConfig c = small("attention");
   const auto default_head_dim = [&](int64_t hidden_size) {
     c.hidden_size = hidden_size;
     c.set_mixer("rwkv7");
@@ -240,7 +240,7 @@ TEST(Rwkv7, HasTheParametersOfTheEquations) {
                   .num_kv_heads = 2,
                   .head_dim = 64,
                   .vocab_size = 1000};
-    c.set_mixer("qwen2");
+    c.set_mixer("attention");
     const int64_t first_values = d + 2 * d * 32,
                   mixer = 4 * d * d + 6 * d + 3 * d + 3 * d + 2 * d * (64 + 64 + 32 + 128),
                   all = layers * (mixer + 3 * d * ffn + 2 * d) - first_values + d + 1000 * d;

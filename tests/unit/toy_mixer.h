@@ -41,7 +41,7 @@ class ToyMixer : public Mixer {
             "width", [](const ModelConfig& c, const OptionValues&) -> OptionValue { return c.hidden_size; },
             1, "channels of the values, default: hidden_size"),
         Option::number("share", 0.5, 0, 1, "of the first layer's values in the later ones'")};
-    type.starts_from = {"qwen2"};
+    type.starts_from = {"attention"};
     type.carried = [](const ModelConfig& c, int ranks, int rank) -> std::vector<CarriedTensor> {
       return {{"toy_values", shard_range(c.options_of("toy").integer("width"), ranks, rank).size()}};
     };

@@ -50,7 +50,7 @@ class TrainingDataTest : public ScratchTest {
                    int64_t vocab = 300) const {
     write("recipe.toml",
           "[student]\nhidden_size = 8\nintermediate_size = 8\nlayers = 1\nheads = 1\n"
-          "mixer = \"qwen2\"\nvocab_size = " +
+          "mixer = \"attention\"\nvocab_size = " +
               std::to_string(vocab) +
               "\n[loss]\nobjective = \"ce\"\n[optimizer]\nsteps = 60\n[run]\nout = \"out\"\n"
               "eval_every = 20\neval_batches = 5\n[data]\nseq_len = 16\n" +

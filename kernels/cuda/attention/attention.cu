@@ -2,7 +2,8 @@
 // f32 or bf16 activations and heads of any width up to 256. A block owns a tile of rows and loops over the
 // tiles on the other side: products on tensor cores at f32 precision (tensor_core.h), softmax with eight
 // threads per row of scores. Scores stay in shared memory; every output has one writer and a fixed order of
-// summation. flash_attention.h has the faster kernels for bf16 and heads of 64 or 128 channels.
+// summation. flash_attention.h has the faster kernels for bf16 and heads of 64 or 128 channels
+// without a window.
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/attention_tables.h"
 #include "kernels/cuda/attention/flash_attention.h"
@@ -20,10 +21,18 @@ constexpr int kMost = 256;                // channels
 constexpr int kScores = pitch_of(kTile);  // of a tile of scores
 static_assert(kTile * kLanes == kBlock);
 
+constexpr int64_t kAll = int64_t{1} << 40;  // more keys than there are
+
 struct Sizes {
   int64_t H, G;
   int D, P;  // channels, and the pitch of a tile of them (see tensor_core.h)
   float scale;
+  int64_t window;  // keys that a query row attends to at most
+
+  // The first key of the first tile that rows from `row` of the segment on attend to.
+  __device__ int64_t first_key(const DeviceSegment& s, int64_t row) const {
+    return max(int64_t{0}, s.offset + row + 1 - window) / kTile * kTile;
+  }
 };
 
 // Rows [first, first + kTile) of head h of x [rows, heads, D] to shared memory, those from `last` on zero.
@@ -85,7 +94,7 @@ __global__ void __launch_bounds__(kBlock)
   load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
   clear_tile(sum_tile, n);
   float best = -INFINITY, sum = 0;
-  for (int64_t key = 0; key < last_key; key += kTile) {
+  for (int64_t key = n.first_key(s, first); key < last_key; key += kTile) {
     load_tile(k_tile, k, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
     load_tile(v_tile, v, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
     __syncthreads();
@@ -94,7 +103,8 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
     for (int m = 0; m < kShare; ++m) {
       const int j = lane + m * kLanes;
-      score[m] = key + j < seen ? n.scale * p[row * kScores + j] : -INFINITY;
+      const bool attends = key + j < seen && key + j >= seen - n.window;
+      score[m] = attends ? n.scale * p[row * kScores + j] : -INFINITY;
       top = fmaxf(top, score[m]);
     }
     const float next = fmaxf(best, row_max(top));
@@ -149,7 +159,7 @@ __global__ void __launch_bounds__(kBlock)
   load_tile(do_tile, dout, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
   clear_tile(dq_tile, n);
   const float my_lse = seen ? lse[at] : 0.0f, my_delta = seen ? delta[at] : 0.0f;
-  for (int64_t key = 0; key < last_key; key += kTile) {
+  for (int64_t key = n.first_key(s, first); key < last_key; key += kTile) {
     load_tile(k_tile, k, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
     load_tile(v_tile, v, s.k_begin + key, s.k_begin + last_key, n.G, g, n);
     __syncthreads();
@@ -158,7 +168,8 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
     for (int m = 0; m < kShare; ++m) {
       const int j = lane + m * kLanes, e = row * kScores + j;
-      p[e] = key + j < seen ? n.scale * expf(n.scale * p[e] - my_lse) * (dp[e] - my_delta) : 0.0f;
+      const bool attends = key + j < seen && key + j >= seen - n.window;
+      p[e] = attends ? n.scale * expf(n.scale * p[e] - my_lse) * (dp[e] - my_delta) : 0.0f;
     }
     __syncthreads();
     add_weighted(p, k_tile, dq_tile, n);
@@ -186,10 +197,11 @@ __global__ void __launch_bounds__(kBlock, 2)
   clear_tile(dv_tile, n);
   for (int32_t one = segment_offsets[b]; one < segment_offsets[b + 1]; ++one) {
     const DeviceSegment s = segment_at(segments, segment_indices[one]);
-    // The first query that attends to a key of the tile.
-    const int64_t start = max(int64_t{0}, key_begin - s.k_begin - s.offset) / kTile * kTile;
+    // The queries that attend to a key of the tile: from the first's tile on, and the last's end.
+    const int64_t start = max(int64_t{0}, key_begin - s.k_begin - s.offset) / kTile * kTile,
+                  end = min(int64_t{s.q_count}, key_end - 1 - s.k_begin - s.offset + n.window);
     for (int64_t h = first_head[g]; h < first_head[g + 1]; ++h) {
-      for (int64_t first = start; first < s.q_count; first += kTile) {
+      for (int64_t first = start; first < end; first += kTile) {
         load_tile(q_tile, q, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
         load_tile(do_tile, dout, s.q_begin + first, s.q_begin + s.q_count, n.H, h, n);
         __syncthreads();
@@ -200,7 +212,8 @@ __global__ void __launch_bounds__(kBlock, 2)
           const int j = lane + m * kLanes, e = row * kScores + j;
           const int64_t i = first + j, at = (s.q_begin + i) * n.H + h;
           float probability = 0, slope = 0;
-          if (i < s.q_count && key < key_end && key >= s.k_begin && key <= s.k_begin + s.offset + i) {
+          const int64_t own = s.k_begin + s.offset + i;  // the query's own key
+          if (i < s.q_count && key < key_end && key >= s.k_begin && key <= own && key > own - n.window) {
             probability = expf(n.scale * p[e] - lse[at]);
             slope = n.scale * probability * (ds[e] - delta[at]);
           }
@@ -222,7 +235,12 @@ template <class Args>
 Sizes sizes_of(const Args& args) {
   const int D = static_cast<int>(args.q.dim(2));
   if (D > kMost) fail("attention: {} channels a head, expected at most {}", D, kMost);
-  return {args.q.dim(1), args.k.dim(1), D, pitch_of(D), 1 / std::sqrt(static_cast<float>(D))};
+  return {args.q.dim(1),
+          args.k.dim(1),
+          D,
+          pitch_of(D),
+          1 / std::sqrt(static_cast<float>(D)),
+          args.window ? args.window : kAll};
 }
 
 size_t shared_bytes(const Sizes& n, int tiles, int scores) {

@@ -83,7 +83,10 @@ void forward(const Stream& stream, const AttentionForwardArgs& args) {
          kForwardBytes<D>, p, args.out.data<bf16>(), args.lse.f32());
 }
 
-bool all_take(std::initializer_list<const Tensor*> tensors) {
+bool takes(int64_t window, const std::vector<AttentionSegment>& segments,
+           std::initializer_list<const Tensor*> tensors) {
+  for (const AttentionSegment& s : segments)
+    if (window && s.offset + s.q_count > window) return false;  // some row has keys outside its window
   const int64_t D = (*tensors.begin())->dim(2);
   return (D == 64 || D == 128) && std::all_of(tensors.begin(), tensors.end(), [](const Tensor* t) {
            return t->dtype() == DType::bf16 && reinterpret_cast<uintptr_t>(t->raw()) % 16 == 0;
@@ -93,10 +96,11 @@ bool all_take(std::initializer_list<const Tensor*> tensors) {
 }  // namespace
 
 bool flash_attention_takes(const AttentionForwardArgs& args) {
-  return all_take({&args.q, &args.k, &args.v, &args.out});
+  return takes(args.window, args.segments, {&args.q, &args.k, &args.v, &args.out});
 }
 bool flash_attention_takes(const AttentionBackwardArgs& args) {
-  return all_take({&args.q, &args.k, &args.v, &args.out, &args.dout, &args.dq, &args.dk, &args.dv});
+  return takes(args.window, args.segments,
+               {&args.q, &args.k, &args.v, &args.out, &args.dout, &args.dq, &args.dk, &args.dv});
 }
 
 void flash_attention_forward(const Stream& stream, const AttentionForwardArgs& args) {

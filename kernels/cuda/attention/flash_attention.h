@@ -4,7 +4,7 @@
 
 namespace wuneng::kernels::cuda {
 
-// Whether the functions below support these tensors.
+// Whether the functions below support these tensors, and no window leaves a key out.
 bool flash_attention_takes(const AttentionForwardArgs& args);
 bool flash_attention_takes(const AttentionBackwardArgs& args);
 
