@@ -79,20 +79,23 @@ Pretokenizer::Pretokenizer(const std::vector<PretokenizerStep>& steps, const std
 
 size_t Pretokenizer::word_length(size_t step, std::string_view text, size_t at,
                                  PretokenizerScratch& scratch) const {
-  if (!codes_[step].here) return text.size() - at;
+  const Code& code = codes_[step];
+  if (!code.here) return text.size() - at;
   const PretokenizerScratch::Parts& parts = *scratch.parts_;
-  const auto finds = [&](const std::shared_ptr<const void>& code) {
-    const int found =
-        pcre2_jit_match(static_cast<const pcre2_code*>(code.get()), reinterpret_cast<PCRE2_SPTR>(text.data()),
-                        text.size(), at, 0, parts.match, parts.context);
-    require(found >= 0 || found == PCRE2_ERROR_NOMATCH,
-            "PCRE2: expected a match or none at byte {} of {}, found: {}", at, text.size(), message(found));
+  const auto finds = [&](const std::shared_ptr<const void>& pattern) {
+    const int found = pcre2_jit_match(static_cast<const pcre2_code*>(pattern.get()),
+                                      reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, 0,
+                                      parts.match, parts.context);
+    if (found < 0 && found != PCRE2_ERROR_NOMATCH)
+      fail("PCRE2: expected a match or none at byte {} of {}, found: {}", at, text.size(), message(found));
     return found >= 0;
   };
   const PCRE2_SIZE* match = pcre2_get_ovector_pointer(parts.match);
-  const bool here = finds(codes_[step].here);
-  if (!here && !finds(codes_[step].anywhere)) return text.size() - at;
-  const size_t end = match[here ? 1 : 0];
+  size_t end = text.size();
+  if (finds(code.here))
+    end = match[1];
+  else if (finds(code.anywhere))
+    end = match[0];
   WUNENG_ASSERT(end > at && end <= text.size());
   return end - at;
 }

@@ -50,12 +50,13 @@ def probe(binary, directory, command, frames, kind):
 
 
 class Check:
-    def __init__(self, binary, directory):
+    """tokenizer: of `tokenizers`; by default Qwen2.5's scheme with the directory's vocab.json."""
+
+    def __init__(self, binary, directory, tokenizer=None):
         import tokenizer_reference as reference
         self.binary, self.directory, self.reference = binary, directory, reference
-        self.tokenizer, self.failed = reference.load(directory), 0
-        with open(os.path.join(directory, "tokenizer_config.json")) as f:
-            self.added = [t["content"] for t in json.load(f)["added_tokens_decoder"].values()]
+        self.tokenizer, self.failed = tokenizer or reference.load(directory), 0
+        self.added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
 
     def same(self, what, case, expected, found):
         if expected != found:

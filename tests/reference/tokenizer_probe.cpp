@@ -1,6 +1,7 @@
 // What the Python checks of the tokenizer drive: frames in, frames out, so that any bytes can pass.
 //
-// usage: tokenizer_probe DIRECTORY encode|decode|decode_skip|chat|chat_base|chat_own
+// usage: tokenizer_probe DIRECTORY encode|around|decode|decode_skip|chat|chat_base|chat_own
+// around: with the tokens that the post-processor puts before and after a text.
 // A frame is a 32-bit little-endian count and so much: bytes of text, or 32-bit ids. For the chats the text
 // is JSON {"messages", "tools", "add_generation_prompt"} and the answer three frames: text, ids, mask (one
 // byte an id), with the Instruct models' template, the base models' or the directory's own.
@@ -36,10 +37,12 @@ bool read_frame(std::vector<T>& values) {
 
 void run(const std::string& directory, const std::string& what) {
   const Tokenizer tokenizer = Tokenizer::load(directory);
-  if (what == "encode") {
-    std::vector<int32_t> ids;
-    for (std::vector<char> text; read_frame(text); ids.clear()) {
+  if (what == "encode" || what == "around") {
+    for (std::vector<char> text; read_frame(text);) {
+      std::vector<int32_t> ids;
+      if (what == "around") ids = tokenizer.before();
       tokenizer.encode({text.data(), text.size()}, ids);
+      if (what == "around") ids.insert(ids.end(), tokenizer.after().begin(), tokenizer.after().end());
       write_frame(ids);
     }
   } else if (what == "decode" || what == "decode_skip") {
@@ -72,7 +75,7 @@ void run(const std::string& directory, const std::string& what) {
 int main(int argc, char** argv) {
   try {
     wuneng::require(argc == 3,
-                    "usage: tokenizer_probe DIRECTORY encode|decode|decode_skip|chat|chat_base|chat_own");
+                    "usage: tokenizer_probe DIRECTORY encode|around|decode|decode_skip|chat|chat_base|chat_own");
     wuneng::run(argv[1], argv[2]);
     return 0;
   } catch (const std::exception& e) {
