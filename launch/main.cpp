@@ -195,8 +195,8 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       "separator of the documents in a text file (\\n: a line feed); default: a file is "
       "one document");
   tokenize_command->add_option("--end", t.end,
-                               "the token after each document that is not a chat; auto: <|endoftext|> if the "
-                               "tokenizer has it; none: no token");
+                               "the token after each document that is not a chat; auto: the tokenizer's "
+                               "<|endoftext|>, <|end_of_text|> or eos_token; none: no token");
   tokenize_command
       ->add_option("--bad-lines", t.bad_lines,
                    "stop: the first bad line ends the run; skip: skip and count them, print the first ten")

@@ -22,13 +22,17 @@ DataKind kind_of(const Record& record) {
 }
 
 void RecordEncoder::end(Tokens& tokens) const {
-  if (!end_ || tokens.ids.empty()) return;
-  tokens.ids.push_back(*end_);
-  tokens.loss_mask.push_back(1);
+  if (tokens.ids.size() == codec_.before().size()) {  // no text, no document
+    tokens = {};
+    return;
+  }
+  tokens.ids.insert(tokens.ids.end(), codec_.after().begin(), codec_.after().end());
+  if (end_ && (codec_.after().empty() || codec_.after().back() != *end_)) tokens.ids.push_back(*end_);
+  tokens.loss_mask.resize(tokens.ids.size(), 1);
 }
 
 Tokens RecordEncoder::text(const std::string& text) const {
-  Tokens out;
+  Tokens out{{codec_.before().begin(), codec_.before().end()}, {}};
   codec_.encode(text, out.ids);
   out.loss_mask.assign(out.ids.size(), 1);
   end(out);
@@ -36,9 +40,9 @@ Tokens RecordEncoder::text(const std::string& text) const {
 }
 
 // Prompt and answer are encoded separately, because at inference the model gets the tokens of the prompt
-// alone.
+// alone, which the tokens before a text begin.
 Tokens RecordEncoder::answer(const std::string& prompt, const std::string& answer) const {
-  Tokens out;
+  Tokens out{{codec_.before().begin(), codec_.before().end()}, {}};
   codec_.encode(prompt, out.ids);
   out.loss_mask.assign(out.ids.size(), 0);
   codec_.encode(answer, out.ids);

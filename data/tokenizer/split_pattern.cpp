@@ -290,7 +290,6 @@ class Translation {
 }  // namespace
 
 std::string pcre2_pattern(std::string_view oniguruma, const std::string& where) {
-  require(!oniguruma.empty(), "{}: expected a pattern, found an empty one", where);
   require(find_invalid_utf8(oniguruma) == oniguruma.size(), "{}: expected UTF-8, found other bytes", where);
   return Translation(oniguruma, where).pattern();
 }

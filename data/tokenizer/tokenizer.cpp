@@ -162,6 +162,8 @@ struct Tokenizer::Parts {
               files.source, id, token);
       bytes[id] = token_bytes(token);
     }
+    // What `tokenizers` finds in normalised text has that form in decoded text, too.
+    for (const AddedToken& token : normalized.all()) bytes[token.id] = token_bytes(token.content);
     special.resize(bytes.size());
     for (const AddedToken& token : files.added) special[token.id] = token.special;
     if (files.ignore_merges)

@@ -208,4 +208,15 @@ TokenizerFiles read_tokenizer_files(const std::string& directory) {
   return files;
 }
 
+// A token is written as its text, or as an object that has it.
+std::optional<std::string> special_token(const std::string& directory, const std::string& key) {
+  const std::string file = directory + "/tokenizer_config.json";
+  if (!fs::exists(file)) return {};
+  const Json json = parse(file);
+  CheckedJson token = CheckedJson{&json, &file, ""}[key];
+  if (token.json->is_object()) token = token["content"];
+  if (token.is_null()) return {};
+  return token.text();
+}
+
 }  // namespace wuneng

@@ -1,6 +1,7 @@
 // Reads the files of a Hugging Face tokenizer of byte-level byte pairs. What is not understood is an Error
 // that names the file and the key.
 #pragma once
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,5 +24,8 @@ struct TokenizerFiles {
 
 // Reads directory/tokenizer.json or, if it does not exist, vocab.json, merges.txt and tokenizer_config.json.
 TokenizerFiles read_tokenizer_files(const std::string& directory);
+
+// What tokenizer_config.json says of bos_token, eos_token, ...; none where there is no such file or key.
+std::optional<std::string> special_token(const std::string& directory, const std::string& key);
 
 }  // namespace wuneng

@@ -30,8 +30,10 @@ PretokenizerStep split(const CheckedJson& v) {
   pattern.expect_keys({"Regex", "String"});
   require(pattern.json->size() == 1, "{}: {}: expected Regex or String, found {}", *v.file, pattern.key,
           pattern.shown());
-  if (pattern.json->contains("Regex")) return {pattern["Regex"].text()};
-  return {literal_pattern(pattern["String"].text())};
+  const bool regex = pattern.json->contains("Regex");
+  const std::string text = pattern[regex ? "Regex" : "String"].text();
+  require(!text.empty(), "{}: {}: expected a pattern, found an empty one", *v.file, pattern.key);
+  return {regex ? text : literal_pattern(text)};
 }
 
 PretokenizerStep byte_level_step(const CheckedJson& v) {
