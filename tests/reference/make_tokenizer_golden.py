@@ -12,9 +12,9 @@ for the Instruct models' chat template.
                "mask"}, ...];
                ids and mask are the Instruct template's
 
-tests/golden/tokenizer_schemes/NAME, for each scheme of tokenizer_schemes.py: tokenizer.json, of a still smaller
-vocabulary, and texts.json: {"before", "after": ids that `tokenizers` adds to a text, "texts": [[text as
-hexadecimal bytes, ids, text of the ids in reverse order], ...]}
+tests/golden/tokenizer_schemes/NAME, for each scheme of tokenizer_schemes.py: tokenizer.json, of a still
+smaller vocabulary, and texts.json: {"before", "after": ids that `tokenizers` adds to a text, "texts": [[text
+as hexadecimal bytes, ids, text of the ids in reverse order], ...]}
 
 usage: make_tokenizer_golden.py [qwen] [schemes]    by default both
 """

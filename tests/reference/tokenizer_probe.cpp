@@ -75,7 +75,8 @@ void run(const std::string& directory, const std::string& what) {
 int main(int argc, char** argv) {
   try {
     wuneng::require(argc == 3,
-                    "usage: tokenizer_probe DIRECTORY encode|around|decode|decode_skip|chat|chat_base|chat_own");
+                    "usage: tokenizer_probe DIRECTORY "
+                    "encode|around|decode|decode_skip|chat|chat_base|chat_own");
     wuneng::run(argv[1], argv[2]);
     return 0;
   } catch (const std::exception& e) {
