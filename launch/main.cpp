@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 
+#include "data/text/chat_template.h"
 #include "launch/commands/commands.h"
 #include "launch/train/logprob_file.h"
 #include "launch/train/precompute.h"
@@ -169,7 +170,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   tokenize_command->add_option("--extensions", t.extensions,
                                "extensions of the files to read from directories and globs, such as .txt "
                                ".jsonl.gz; default: all files");
-  const auto templates = CLI::IsMember({"Qwen2.5", "Qwen2.5 Instruct"});
+  const auto templates = CLI::IsMember(ChatTemplate::names());
   tokenize_command
       ->add_option("--chat-template", t.chat_template,
                    "name of the chat template; default: the one in the tokenizer's directory")

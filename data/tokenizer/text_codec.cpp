@@ -87,9 +87,9 @@ std::optional<int32_t> TextCodec::id_of(std::string_view token) const {
 }
 
 EncodedChat TextCodec::encode_chat(const nlohmann::ordered_json& messages,
-                                   const nlohmann::ordered_json& tools, bool add_generation_prompt) const {
+                                   const nlohmann::ordered_json& tools, const ChatOptions& options) const {
   require(template_.has_value(), "a chat: {}", no_template_);
-  return wuneng::encode_chat(*tokenizer_, *template_, messages, tools, add_generation_prompt);
+  return wuneng::encode_chat(*tokenizer_, *template_, messages, tools, options);
 }
 
 }  // namespace wuneng

@@ -41,7 +41,7 @@ class TextCodec {
 
   // Encodes a chat with its assistant mask. Throws if there is no template.
   EncodedChat encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
-                          bool add_generation_prompt) const;
+                          const ChatOptions& options) const;
 
  private:
   void find_ends(const std::string& directory);

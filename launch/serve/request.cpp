@@ -265,11 +265,20 @@ CompletionCall read_chat_call(std::string_view body, const ServedModel& model) {
   fields.only("parallel_tool_calls", true);
   fields.only("modalities", {"text"});
   fields.only("store", false);
+  ChatOptions options{.add_generation_prompt = true};
+  if (const Json* variables = fields.find("chat_template_kwargs")) {
+    require_member(variables->is_object(), "chat_template_kwargs", "expected an object, found {}",
+                   Found{variables});
+    Fields inner(*variables);
+    options.enable_thinking = inner.flag("enable_thinking");
+    options.date_string = inner.text("date_string");
+    inner.refuse_others();
+  }
   fields.refuse_others();
-  call.prompts = {
-      model.codec
-          .encode_chat(to_json(read_messages(*messages, "messages", Members::not_ignorable())), nullptr, true)
-          .ids};
+  call.prompts = {model.codec
+                      .encode_chat(to_json(read_messages(*messages, "messages", Members::not_ignorable())),
+                                   nullptr, options)
+                      .ids};
   check_lengths(max_tokens, "max_tokens", model, call);
   return call;
 }

@@ -85,6 +85,11 @@ def check_texts(server, model):
     parts = server.completion("/v1/chat/completions", max_tokens=30, temperature=0, messages=[
         {"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]}])
     yield "a content in parts is the same", parts["choices"][0]["message"] == message
+    why = [{"role": "user", "content": "Why?"}]
+    status, refusal = server.post("/v1/chat/completions", {
+        "messages": why, "chat_template_kwargs": {"enable_thinking": False}})
+    yield ("a variable that the template does not have is refused",
+           status == 400 and "enable_thinking: expected none" in refusal["error"]["message"])
     hot = dict(max_tokens=12, temperature=1.3)
     several = server.completion(prompt=["So it", "The"], n=3, seed=7, **hot)["choices"]
     alone = [server.completion(prompt=p, seed=7 + i, **hot)["choices"][0]["text"]
