@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 
+#include "data/text/chat_template.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/generation_model.h"
 #include "launch/train/logprob_file.h"
@@ -170,7 +171,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   tokenize_command->add_option("--extensions", t.extensions,
                                "extensions of the files to read from directories and globs, such as .txt "
                                ".jsonl.gz; default: all files");
-  const auto templates = CLI::IsMember({"Qwen2.5", "Qwen2.5 Instruct"});
+  const auto templates = CLI::IsMember(ChatTemplate::names());
   tokenize_command
       ->add_option("--chat-template", t.chat_template,
                    "name of the chat template; default: the one in the tokenizer's directory")
@@ -196,8 +197,8 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       "separator of the documents in a text file (\\n: a line feed); default: a file is "
       "one document");
   tokenize_command->add_option("--end", t.end,
-                               "the token after each document that is not a chat; auto: <|endoftext|> if the "
-                               "tokenizer has it; none: no token");
+                               "the token after each document that is not a chat; auto: the tokenizer's "
+                               "<|endoftext|>, <|end_of_text|> or eos_token; none: no token");
   tokenize_command
       ->add_option("--bad-lines", t.bad_lines,
                    "stop: the first bad line ends the run; skip: skip and count them, print the first ten")

@@ -90,6 +90,8 @@ Message open_ai_message(Members& members, Ignored ignored) {
       for (const Json& call : *calls)
         out.tool_calls.push_back(tool_call(call, name + ".tool_calls", ignored));
     }
+    if (const Json* reasoning = members.find("reasoning_content"))
+      out.reasoning = text_of(*reasoning, name + ".reasoning_content");
     if (const Json* call = members.find("function_call")) {
       require(out.tool_calls.empty(), "{}: expected tool_calls or function_call, found both", name);
       out.tool_calls.push_back(function_call(*call, name + ".function_call", ignored));
@@ -152,9 +154,13 @@ Json to_json(const std::vector<Message>& messages) {
   for (const Message& m : messages) {
     Json message = {{"role", m.role}, {"content", m.content}};
     if (!m.learnt) message["weight"] = 0;
-    for (const ToolCall& call : m.tool_calls)
-      message["tool_calls"].push_back(
-          {{"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    if (m.reasoning) message["reasoning_content"] = *m.reasoning;
+    if (!m.tool_call_id.empty()) message["tool_call_id"] = m.tool_call_id;
+    for (const ToolCall& call : m.tool_calls) {
+      Json entry = {{"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}};
+      if (!call.id.empty()) entry["id"] = call.id;
+      message["tool_calls"].push_back(std::move(entry));
+    }
     out.push_back(std::move(message));
   }
   return out;

@@ -3,6 +3,7 @@
 //   {"role", "content"}                       role: system, developer, user, assistant, tool or function
 //     content                                 a string, or a list of parts {"type": "text", "text"}
 //     tool_calls | function_call              an assistant's; arguments are an object, or JSON in a string
+//     reasoning_content                       an assistant's
 //     weight                                  an assistant's: 0: no loss, 1
 //     name, tool_call_id                      of a tool
 //   {"from", "value"}                         from: system, human, user, gpt, assistant, function_call,
@@ -10,6 +11,7 @@
 //
 // Any other member that says something is an error (data/text/members.h).
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,9 +28,10 @@ struct ToolCall {
 struct Message {
   std::string role;  // system, user, assistant or tool
   std::string content;
-  std::vector<ToolCall> tool_calls = {};  // an assistant's
-  std::string tool_call_id = {};          // a tool's: of the call that it answers
-  bool learnt = true;                     // an assistant's: whether it has a loss
+  std::vector<ToolCall> tool_calls = {};      // an assistant's
+  std::string tool_call_id = {};              // a tool's: of the call that it answers
+  bool learnt = true;                         // an assistant's: whether it has a loss
+  std::optional<std::string> reasoning = {};  // an assistant's: what it thought before the content
 };
 
 // `name` of the list in error messages: "messages".

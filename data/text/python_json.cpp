@@ -24,29 +24,36 @@ std::string python_float(double x) {
   return text.find('.') == text.npos ? text + ".0" : text;
 }
 
-}  // namespace
-
-void append_python_json(const Json& value, std::string& out) {
+void append(const Json& value, int indent, int level, std::string& out) {
   // A string's escapes are the same in both; U+FFFD for broken UTF-8, as the tokenizer would read it.
   const auto scalar = [&](const Json& v) { out += v.dump(-1, ' ', false, Json::error_handler_t::replace); };
-  std::string_view separator;
+  const auto line = [&](int deep) {
+    if (indent > 0) out.append(1, '\n').append(static_cast<size_t>(deep) * indent, ' ');
+  };
+  const std::string_view separator = indent > 0 ? "," : ", ";
+  bool first = true;
+  const auto element = [&] {
+    if (!first) out += separator;
+    first = false;
+    line(level + 1);
+  };
   if (value.is_object()) {
     out += '{';
-    for (const auto& [key, element] : value.items()) {
-      out += separator;
+    for (const auto& [key, inner] : value.items()) {
+      element();
       scalar(key);
       out += ": ";
-      append_python_json(element, out);
-      separator = ", ";
+      append(inner, indent, level + 1, out);
     }
+    if (!first) line(level);
     out += '}';
   } else if (value.is_array()) {
     out += '[';
-    for (const Json& element : value) {
-      out += separator;
-      append_python_json(element, out);
-      separator = ", ";
+    for (const Json& inner : value) {
+      element();
+      append(inner, indent, level + 1, out);
     }
+    if (!first) line(level);
     out += ']';
   } else if (value.is_number_float()) {
     out += python_float(value.get<double>());
@@ -56,5 +63,9 @@ void append_python_json(const Json& value, std::string& out) {
     scalar(value);
   }
 }
+
+}  // namespace
+
+void append_python_json(const Json& value, std::string& out, int indent) { append(value, indent, 0, out); }
 
 }  // namespace wuneng

@@ -22,13 +22,17 @@ DataKind kind_of(const Record& record) {
 }
 
 void RecordEncoder::end(Tokens& tokens) const {
-  if (!end_ || tokens.ids.empty()) return;
-  tokens.ids.push_back(*end_);
-  tokens.loss_mask.push_back(1);
+  if (tokens.ids.size() == codec_.before().size()) {  // no text, no document
+    tokens = {};
+    return;
+  }
+  tokens.ids.insert(tokens.ids.end(), codec_.after().begin(), codec_.after().end());
+  if (end_ && (codec_.after().empty() || codec_.after().back() != *end_)) tokens.ids.push_back(*end_);
+  tokens.loss_mask.resize(tokens.ids.size(), 1);
 }
 
 Tokens RecordEncoder::text(const std::string& text) const {
-  Tokens out;
+  Tokens out{{codec_.before().begin(), codec_.before().end()}, {}};
   codec_.encode(text, out.ids);
   out.loss_mask.assign(out.ids.size(), 1);
   end(out);
@@ -36,9 +40,9 @@ Tokens RecordEncoder::text(const std::string& text) const {
 }
 
 // Prompt and answer are encoded separately, because at inference the model gets the tokens of the prompt
-// alone.
+// alone, which the tokens before a text begin.
 Tokens RecordEncoder::answer(const std::string& prompt, const std::string& answer) const {
-  Tokens out;
+  Tokens out{{codec_.before().begin(), codec_.before().end()}, {}};
   codec_.encode(prompt, out.ids);
   out.loss_mask.assign(out.ids.size(), 0);
   codec_.encode(answer, out.ids);
@@ -48,7 +52,7 @@ Tokens RecordEncoder::answer(const std::string& prompt, const std::string& answe
 }
 
 Tokens RecordEncoder::chat(const std::vector<Message>& messages, const Json& tools) const {
-  EncodedChat chat = codec_.encode_chat(to_json(messages), tools, false);
+  EncodedChat chat = codec_.encode_chat(to_json(messages), tools, {});
   return {std::move(chat.ids), std::move(chat.assistant)};
 }
 
@@ -59,10 +63,14 @@ Tokens RecordEncoder::chat_answer(const Record& record, const std::vector<Messag
   std::vector<Message> all = record.content.messages;
   all.insert(all.end(), answer.begin(), answer.end());
   Tokens out = chat(all, record.tools);
-  // A message begins with a special token, so the tokens before it are the same as those of the prompt alone.
+  // An answer is behind a special token, so the tokens before it are the same as those of the prompt alone,
+  // unless the template writes messages by what follows them (Qwen3's thoughts).
   const Tokens prompt = chat(record.content.messages, record.tools);
-  WUNENG_ASSERT(prompt.ids.size() <= out.ids.size() &&
-                std::equal(prompt.ids.begin(), prompt.ids.end(), out.ids.begin()));
+  require(
+      prompt.ids.size() <= out.ids.size() &&
+          std::equal(prompt.ids.begin(), prompt.ids.end(), out.ids.begin()),
+      "expected a prompt that its answer continues, found one that the chat template writes in another way "
+      "where the answer follows: it ends with an assistant's message");
   std::fill_n(out.loss_mask.begin(), prompt.ids.size(), 0);
   return out;
 }

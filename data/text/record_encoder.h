@@ -29,8 +29,9 @@ struct Tokens {
 // Thread-safe.
 class RecordEncoder {
  public:
-  // end: a token after each document that is not a chat (a chat template has its own end token). pure: a
-  // record of another natural kind is an error.
+  // end: a token after each document that is not a chat (a chat template has its own end token), unless it is
+  // the last of those that the tokenizer puts after a text itself. pure: a record of another natural kind is
+  // an error.
   RecordEncoder(TextCodec codec, DataKind kind, std::optional<int32_t> end, bool pure = false)
       : codec_(std::move(codec)), kind_(kind), end_(end), pure_(pure) {}
 

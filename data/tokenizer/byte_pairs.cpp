@@ -30,10 +30,14 @@ BytePairs::BytePairs(const std::array<int32_t, 256>& byte_ids, const std::vector
 
 void BytePairs::encode(std::string_view word, Scratch& s, std::vector<int32_t>& out) const {
   require(word.size() < INT_MAX, "a word of {} bytes: expected fewer than {}", word.size(), INT_MAX);
-  const size_t n = word.size();
+  s.ids.resize(word.size());
+  size_t n = 0;
+  for (const char byte : word) {
+    s.ids[n] = byte_ids_[static_cast<uint8_t>(byte)];
+    n += s.ids[n] >= 0;
+  }
   s.ids.resize(n);
   s.ranks.resize(n);
-  for (size_t i = 0; i < n; ++i) s.ids[i] = byte_ids_[static_cast<uint8_t>(word[i])];
   for (size_t i = 0; i + 1 < n; ++i) s.ranks[i] = rank(s.ids[i], s.ids[i + 1]);
   if (n > 0) s.ranks[n - 1] = kNone;
   if (n <= kShort)

@@ -25,7 +25,8 @@ class BytePairs {
     std::vector<uint64_t> heap;
   };
 
-  // byte_ids[b]: the token of the single byte b. Of two merges of the same pair the later one is used.
+  // byte_ids[b]: the token of the single byte b, or -1: the byte is left out, as if the word did not have it.
+  // Of two merges of the same pair the later one is used.
   BytePairs(const std::array<int32_t, 256>& byte_ids, const std::vector<Merge>& merges);
 
   // Appends the tokens of one word.

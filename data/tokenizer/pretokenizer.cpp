@@ -1,9 +1,9 @@
 #include "data/tokenizer/pretokenizer.h"
 
+#include "data/tokenizer/split_pattern.h"
+
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
-
-#include <string>
 
 #include "runtime/error.h"
 
@@ -12,39 +12,12 @@ namespace wuneng {
 const std::string_view kQwenPattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+const std::string_view kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+// Digits are not Oniguruma's but those of Rust's standard library, Unicode 17.
+const std::string_view kDigitsPattern = R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}])";
 
 namespace {
-
-// The same pattern in PCRE2's syntax. Three classes are written out, so that they match those of `tokenizers`
-// (Oniguruma, Unicode 16) for any Unicode version of PCRE2: \s is White_Space, to which PCRE2 10.42 adds
-// U+180E; letters and numbers include characters that were added after Unicode 14, the version of
-// PCRE2 10.42.
-// clang-format off
-#define SPACE R"(\x09-\x0d\x20\x85\xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})"
-#define LETTER R"(\p{L})" \
-  R"(\x{1c89}-\x{1c8a}\x{a7cb}-\x{a7cd}\x{a7da}-\x{a7dc}\x{105c0}-\x{105f3}\x{10d4a}-\x{10d65})" \
-  R"(\x{10d6f}-\x{10d85}\x{10ec2}-\x{10ec4}\x{1123f}-\x{11240}\x{11380}-\x{11389}\x{1138b})" \
-  R"(\x{1138e}\x{11390}-\x{113b5}\x{113b7}\x{113d1}\x{113d3}\x{11bc0}-\x{11be0}\x{11f02})" \
-  R"(\x{11f04}-\x{11f10}\x{11f12}-\x{11f33}\x{1342f}\x{13441}-\x{13446}\x{13460}-\x{143fa})" \
-  R"(\x{16100}-\x{1611d}\x{16d40}-\x{16d6c}\x{18cff}\x{1b132}\x{1b155}\x{1df25}-\x{1df2a})" \
-  R"(\x{1e030}-\x{1e06d}\x{1e4d0}-\x{1e4eb}\x{1e5d0}-\x{1e5ed}\x{1e5f0}\x{2b739})" \
-  R"(\x{2ebf0}-\x{2ee5d}\x{31350}-\x{323af})"
-#define NUMBER R"(\p{N})" \
-  R"(\x{10d40}-\x{10d49}\x{116d0}-\x{116e3}\x{11bf0}-\x{11bf9}\x{11f50}-\x{11f59})" \
-  R"(\x{16130}-\x{16139}\x{16d70}-\x{16d79}\x{1ccf0}-\x{1ccf9}\x{1d2c0}-\x{1d2d3})" \
-  R"(\x{1e4f0}-\x{1e4f9}\x{1e5f1}-\x{1e5fa})"
-constexpr char kPattern[] =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-    "|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]+"
-    "|[" NUMBER "]"
-    "| ?[^" SPACE LETTER NUMBER "]+[\\r\\n]*"
-    "|[" SPACE "]*[\\r\\n]+"
-    "|[" SPACE "]+(?![^" SPACE "])"
-    "|[" SPACE "]+";
-#undef SPACE
-#undef LETTER
-#undef NUMBER
-// clang-format on
 
 std::string message(int code) {
   PCRE2_UCHAR text[256];
@@ -52,28 +25,33 @@ std::string message(int code) {
   return reinterpret_cast<const char*>(text);
 }
 
-// Compiled once and never freed; thread-safe for matching.
-const pcre2_code* compiled() {
-  static const pcre2_code* const code = [] {
-    int error;
-    PCRE2_SIZE at;
-    // Anchored: a word begins where the previous one ended.
-    pcre2_code* c = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(kPattern), sizeof kPattern - 1,
-                                  PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error, &at, nullptr);
-    require(c != nullptr, "PCRE2 cannot compile the tokenizer's pattern: {} at {}", message(error), at);
-    const int jit = pcre2_jit_compile(c, PCRE2_JIT_COMPLETE);
-    require(jit == 0, "PCRE2 cannot compile the tokenizer's pattern to machine code: {}", message(jit));
-    return c;
-  }();
-  return code;
+std::shared_ptr<const void> compiled(const std::string& pattern, const std::string& source,
+                                     uint32_t options) {
+  const std::string translated = pcre2_pattern(pattern, source + ": pre_tokenizer");
+  int error;
+  PCRE2_SIZE at;
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | options, &error, &at, nullptr);
+  require(code != nullptr, "{}: pre_tokenizer: PCRE2 cannot compile the pattern \"{}\": {}", source, pattern,
+          message(error));
+  std::shared_ptr<const void> owner(code, [code](const void*) { pcre2_code_free(code); });
+  uint32_t empty = 0;
+  pcre2_pattern_info(code, PCRE2_INFO_MATCHEMPTY, &empty);
+  const int jit = pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
+  require(!empty, "{}: pre_tokenizer: expected a pattern that matches at least one character, found \"{}\"",
+          source, pattern);
+  require(jit == 0, "{}: pre_tokenizer: PCRE2 cannot compile the pattern \"{}\" to machine code: {}", source,
+          pattern, message(jit));
+  return owner;
 }
 
 }  // namespace
 
 struct PretokenizerScratch::Parts {
-  pcre2_match_data* match = pcre2_match_data_create_from_pattern(compiled(), nullptr);
+  pcre2_match_data* match = pcre2_match_data_create(1, nullptr);
   pcre2_match_context* context = pcre2_match_context_create(nullptr);
-  // Repetitions of one class need no stack; this is ample for the rest of the pattern.
+  // Repetitions of one class need no stack; this is ample for the rest of a pattern.
   pcre2_jit_stack* stack = pcre2_jit_stack_create(32 << 10, 1 << 20, nullptr);
 };
 
@@ -88,17 +66,68 @@ PretokenizerScratch::~PretokenizerScratch() {
   pcre2_jit_stack_free(parts_->stack);
 }
 
-bool Words::next(std::string_view& word) {
-  if (at_ == text_.size()) return false;
-  const PretokenizerScratch::Parts& parts = *scratch_.parts_;
-  const int found = pcre2_jit_match(compiled(), reinterpret_cast<PCRE2_SPTR>(text_.data()), text_.size(), at_,
-                                    0, parts.match, parts.context);
-  require(found > 0, "PCRE2: expected a word at byte {} of {}, found: {}", at_, text_.size(), message(found));
-  const size_t end = pcre2_get_ovector_pointer(parts.match)[1];
-  WUNENG_ASSERT(end > at_ && end <= text_.size());
-  word = text_.substr(at_, end - at_);
-  at_ = end;
-  return true;
+Pretokenizer::Pretokenizer(const std::vector<PretokenizerStep>& steps, const std::string& source) {
+  require(!steps.empty(), "{}: pre_tokenizer: expected at least one step, found none", source);
+  for (const PretokenizerStep& step : steps) {
+    WUNENG_ASSERT(!step.prefix_space || &step == &steps.back());
+    codes_.emplace_back();
+    if (!step.pattern.empty())
+      codes_.back() = {compiled(step.pattern, source, PCRE2_ANCHORED), compiled(step.pattern, source, 0)};
+  }
+  prefix_space_ = steps.back().prefix_space;
+}
+
+size_t Pretokenizer::word_length(size_t step, std::string_view text, size_t at,
+                                 PretokenizerScratch& scratch) const {
+  const Code& code = codes_[step];
+  if (!code.here) return text.size() - at;
+  const PretokenizerScratch::Parts& parts = *scratch.parts_;
+  const auto finds = [&](const std::shared_ptr<const void>& pattern) {
+    const int found = pcre2_jit_match(static_cast<const pcre2_code*>(pattern.get()),
+                                      reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, 0,
+                                      parts.match, parts.context);
+    if (found < 0 && found != PCRE2_ERROR_NOMATCH)
+      fail("PCRE2: expected a match or none at byte {} of {}, found: {}", at, text.size(), message(found));
+    return found >= 0;
+  };
+  const PCRE2_SIZE* match = pcre2_get_ovector_pointer(parts.match);
+  size_t end = text.size();
+  if (finds(code.here))
+    end = match[1];
+  else if (finds(code.anywhere))
+    end = match[0];
+  WUNENG_ASSERT(end > at && end <= text.size());
+  return end - at;
+}
+
+Words::Words(const Pretokenizer& pretokenizer, std::string_view text, PretokenizerScratch& scratch)
+    : pretokenizer_(pretokenizer), scratch_(scratch), last_(pretokenizer.codes_.size() - 1) {
+  scratch.pieces_.assign(last_ + 1, {});
+  scratch.pieces_[0].text = text;
+}
+
+bool Words::next_piece() {
+  auto& pieces = scratch_.pieces_;
+  if (begun_ && last_ == 0) return false;
+  begun_ = true;
+  // The deepest step that has text left gives the next one a piece.
+  size_t step = last_;
+  if (last_ > 0) {
+    while (step > 0 && pieces[step - 1].at == pieces[step - 1].text.size()) --step;
+    if (step == 0) return false;
+    for (; step <= last_; ++step) {
+      auto& [text, at] = pieces[step - 1];
+      const size_t length = pretokenizer_.word_length(step - 1, text, at, scratch_);
+      pieces[step] = {text.substr(at, length), 0};
+      at += length;
+    }
+  }
+  text_ = pieces[last_].text;
+  added_ = pretokenizer_.prefix_space_ && !text_.empty() && !text_.starts_with(' ');
+  if (added_) text_ = scratch_.prefixed_.assign(1, ' ').append(text_);
+  at_ = 0;
+  word_ = {};
+  return !text_.empty();
 }
 
 }  // namespace wuneng

@@ -21,7 +21,7 @@ class WordCache {
   static constexpr size_t kLongestWord = 32;  // bytes
   static constexpr size_t kMostTokens = 7;
 
-  // The tokens of the word; empty if it is not cached (every word has at least one token).
+  // The tokens of the word; empty if it is not cached (or has no token at all).
   std::span<const int32_t> find(std::string_view word) const {
     if (word.size() > kLongestWord) return {};
     const size_t at = place(word);

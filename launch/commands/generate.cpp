@@ -19,10 +19,11 @@ namespace {
 
 std::vector<int32_t> prompt_tokens(const GenerateOptions& o, const TextCodec& codec,
                                    const std::string& prompt) {
-  if (o.chat) return codec.encode_chat({{{"role", "user"}, {"content", prompt}}}, nullptr, true).ids;
-  std::vector<int32_t> tokens;
-  codec.encode(prompt, tokens);
-  return tokens;
+  if (o.chat)
+    return codec
+        .encode_chat({{{"role", "user"}, {"content", prompt}}}, nullptr, {.add_generation_prompt = true})
+        .ids;
+  return codec.encode_whole(prompt);
 }
 
 // --prompt, or the lines of --prompts.

@@ -56,17 +56,20 @@ void Completion::add_scored(Choice& choice, const ScoredToken& token, std::strin
   choice.characters += characters_of(choice.positions.push(bytes));
 }
 
-// The prompt's text, where the call wants it, with all of its tokens.
+// The prompt's text, where the call wants it, with all of its tokens. Those that the tokenizer has put before
+// it have no text.
 std::string Completion::begin(Choice& choice, size_t number, const std::vector<ScoredToken>& prompt) {
   choice.begun = true;
   if (!call_.echo) return "";
   TextStream text;
   std::string out;
-  for (const int32_t token : call_.prompts[number / call_.choices])
-    out += text.push(model_.codec.bytes_of(token));
+  const std::vector<int32_t>& tokens = call_.prompts[number / call_.choices];
+  const size_t added = call_.added[number / call_.choices];
+  for (size_t i = added; i < tokens.size(); ++i) out += text.push(model_.codec.bytes_of(tokens[i]));
   out += text.finish();
   for (size_t i = 0; i < prompt.size(); ++i)
-    add_scored(choice, prompt[i], model_.codec.bytes_of(prompt[i].token), i > 0, false);
+    add_scored(choice, prompt[i], i < added ? std::string_view() : model_.codec.bytes_of(prompt[i].token),
+               i > 0, false);
   choice.characters += characters_of(choice.positions.finish());
   return out;
 }

@@ -120,23 +120,26 @@ std::vector<int32_t> read_ids(const Json& list, const std::string& name, const S
   return out;
 }
 
-std::vector<int32_t> encode(const Json& text, const ServedModel& model) {
+std::vector<int32_t> encode(const Json& text, bool add_special_tokens, const ServedModel& model) {
+  if (add_special_tokens) return model.codec.encode_whole(text.get_ref<const std::string&>());
   std::vector<int32_t> ids;
   model.codec.encode(text.get_ref<const std::string&>(), ids);
   return ids;
 }
 
 // A string, a list of strings, a list of token ids, or a list of such lists.
-std::vector<std::vector<int32_t>> read_prompts(const Json* prompt, const ServedModel& model) {
+void read_prompts(const Json* prompt, bool special, const ServedModel& model, CompletionCall& call) {
   require_member(prompt != nullptr, "prompt", "expected a text, token ids, or a list of them, found none");
-  if (prompt->is_string()) return {encode(*prompt, model)};
+  const auto add = [&](const Json& one) {
+    const bool text = one.is_string();
+    call.prompts.push_back(text ? encode(one, special, model) : read_ids(one, "prompt", model));
+    call.added.push_back(text && special ? model.codec.before().size() : 0);
+  };
+  if (prompt->is_string()) return add(*prompt);
   require_member(prompt->is_array() && !prompt->empty(), "prompt",
                  "expected a text, token ids, or a list of them, found {}", Found{prompt});
-  if (prompt->front().is_number()) return {read_ids(*prompt, "prompt", model)};
-  std::vector<std::vector<int32_t>> out;
-  for (const Json& one : *prompt)
-    out.push_back(one.is_string() ? encode(one, model) : read_ids(one, "prompt", model));
-  return out;
+  if (prompt->front().is_number()) return add(*prompt);
+  for (const Json& one : *prompt) add(one);
 }
 
 std::vector<std::string> read_stops(const Json* stop) {
@@ -226,7 +229,8 @@ CompletionCall read_completion_call(std::string_view body, const ServedModel& mo
   Fields fields(json);
   CompletionCall call;
   read_common(fields, model, call);
-  call.prompts = read_prompts(fields.find("prompt"), model);
+  const bool special = fields.flag("add_special_tokens").value_or(true);
+  read_prompts(fields.find("prompt"), special, model, call);
   call.echo = fields.flag("echo").value_or(false);
   call.logprobs = fields.integer("logprobs", 0, kMostLogprobs).value_or(-1);
   const auto max_tokens = fields.integer("max_tokens", 0, INT32_MAX);
@@ -261,11 +265,20 @@ CompletionCall read_chat_call(std::string_view body, const ServedModel& model) {
   fields.only("parallel_tool_calls", true);
   fields.only("modalities", {"text"});
   fields.only("store", false);
+  ChatOptions options{.add_generation_prompt = true};
+  if (const Json* variables = fields.find("chat_template_kwargs")) {
+    require_member(variables->is_object(), "chat_template_kwargs", "expected an object, found {}",
+                   Found{variables});
+    Fields inner(*variables);
+    options.enable_thinking = inner.flag("enable_thinking");
+    options.date_string = inner.text("date_string");
+    inner.refuse_others();
+  }
   fields.refuse_others();
-  call.prompts = {
-      model.codec
-          .encode_chat(to_json(read_messages(*messages, "messages", Members::not_ignorable())), nullptr, true)
-          .ids};
+  call.prompts = {model.codec
+                      .encode_chat(to_json(read_messages(*messages, "messages", Members::not_ignorable())),
+                                   nullptr, options)
+                      .ids};
   check_lengths(max_tokens, "max_tokens", model, call);
   return call;
 }
@@ -276,9 +289,9 @@ std::vector<int32_t> read_tokenize_call(std::string_view body, const ServedModel
   check_model(fields, model);
   const Json* prompt = fields.find("prompt");
   require_member(prompt && prompt->is_string(), "prompt", "expected a text, found {}", Found{prompt});
-  fields.flag("add_special_tokens");  // these tokenizers add none
+  const bool special = fields.flag("add_special_tokens").value_or(true);
   fields.refuse_others();
-  return encode(*prompt, model);
+  return encode(*prompt, special, model);
 }
 
 std::vector<int32_t> read_detokenize_call(std::string_view body, const ServedModel& model) {

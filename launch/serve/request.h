@@ -27,6 +27,7 @@ struct CompletionCall {
   int64_t logprobs = -1;                      // the most probable tokens of each; -1: no log-probabilities
   int64_t choices = 1;                        // of each prompt
   std::vector<std::vector<int32_t>> prompts;  // tokens
+  std::vector<size_t> added;                  // of each prompt, the first tokens, which its text has not
   int64_t max_tokens = 0;
   std::vector<std::string> stops;
   Sampling sampling;  // of a prompt's first choice; the next one has the next seed

@@ -1,35 +1,21 @@
 #include "launch/serve/service.h"
 
 #include <chrono>
-#include <filesystem>
 
 #include "data/text/template_files.h"
 #include "data/tokenizer/text_stream.h"
+#include "data/tokenizer/tokenizer_files.h"
 #include "launch/serve/http_error.h"
-#include "runtime/file.h"
 
 namespace wuneng::serving {
-namespace {
-
-// A token is written as its text, or as an object that has it.
-Json token_text(const Json& config, const char* name) {
-  const Json value = config.value(name, Json());
-  if (value.is_object()) return value.value("content", Json());
-  return value.is_string() ? value : Json();
-}
-
-}  // namespace
 
 Json tokenizer_info_of(const std::string& directory, const TextCodec& codec) {
   Json out = {
       {"eos_token", nullptr}, {"bos_token", nullptr}, {"pad_token", nullptr}, {"chat_template", nullptr}};
   if (codec.end_of_text()) out["eos_token"] = codec.bytes_of(*codec.end_of_text());
   if (directory.empty()) return out;
-  if (const std::string file = directory + "/tokenizer_config.json"; std::filesystem::exists(file)) {
-    const Json config = parse_exact_json(read_file(file), file);
-    for (const char* name : {"eos_token", "bos_token", "pad_token"})
-      if (const Json text = token_text(config, name); !text.is_null()) out[name] = text;
-  }
+  for (const char* name : {"eos_token", "bos_token", "pad_token"})
+    if (const auto text = special_token(directory, name)) out[name] = *text;
   try {
     out["chat_template"] = read_template_files(directory).at("default").text;
   } catch (const Error&) {  // no template: chats are refused with the reason

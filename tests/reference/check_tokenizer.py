@@ -50,12 +50,13 @@ def probe(binary, directory, command, frames, kind):
 
 
 class Check:
-    def __init__(self, binary, directory):
+    """tokenizer: of `tokenizers`; by default Qwen2.5's scheme with the directory's vocab.json."""
+
+    def __init__(self, binary, directory, tokenizer=None):
         import tokenizer_reference as reference
         self.binary, self.directory, self.reference = binary, directory, reference
-        self.tokenizer, self.failed = reference.load(directory), 0
-        with open(os.path.join(directory, "tokenizer_config.json")) as f:
-            self.added = [t["content"] for t in json.load(f)["added_tokens_decoder"].values()]
+        self.tokenizer, self.failed = tokenizer or reference.load(directory), 0
+        self.added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
 
     def same(self, what, case, expected, found):
         if expected != found:
@@ -117,7 +118,7 @@ class Check:
             config["chat_template"] = template
             with open(os.path.join(directory, "tokenizer_config.json"), "w") as f:
                 json.dump(config, f)
-            run = subprocess.run([self.binary, directory, "chat_own"], input=b"", capture_output=True,
+            run = subprocess.run([self.binary, directory, "chat"], input=b"", capture_output=True,
                                  check=False)
             named = f"{directory}/tokenizer_config.json: chat_template".encode()
             return [run.returncode, named in run.stderr]
@@ -162,11 +163,11 @@ def main():
                       for f in AROUND])
         check.decode(count // 20)
         if template := check.reference.chat_template():
-            check.chats("chat", template, count // 50)
-            check.chats("chat_base", template.replace(check.reference.INSTRUCT, check.reference.BASE),
+            check.chats("chat=Qwen2.5 Instruct", template, count // 50)
+            check.chats("chat=Qwen2.5", template.replace(check.reference.INSTRUCT, check.reference.BASE),
                         count // 200)
         if template and directory == REAL:
-            check.chats("chat_own", template, count // 200)
+            check.chats("chat", template, count // 200)
             check.refusals(template)
         passed, failed = passed + (check.failed == 0), failed + check.failed
     print(f"{passed} passed, {failed} failed")

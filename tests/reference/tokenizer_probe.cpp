@@ -1,9 +1,11 @@
 // What the Python checks of the tokenizer drive: frames in, frames out, so that any bytes can pass.
 //
-// usage: tokenizer_probe DIRECTORY encode|decode|decode_skip|chat|chat_base|chat_own
-// A frame is a 32-bit little-endian count and so much: bytes of text, or 32-bit ids. For the chats the text
-// is JSON {"messages", "tools", "add_generation_prompt"} and the answer three frames: text, ids, mask (one
-// byte an id), with the Instruct models' template, the base models' or the directory's own.
+// usage: tokenizer_probe DIRECTORY encode|around|decode|decode_skip|chat|chat=TEMPLATE
+// around: with the tokens that the post-processor puts before and after a text.
+// A frame is a 32-bit little-endian count and so much: bytes of text, or 32-bit ids. For chats the text is
+// JSON
+// {"messages", "tools", "add_generation_prompt"} and other options of templates, and the answer three frames:
+// text, ids, mask (one byte an id), with the directory's own template or the one that is named.
 #include <cstdio>
 #include <cstring>
 #include <iostream>
@@ -36,27 +38,30 @@ bool read_frame(std::vector<T>& values) {
 
 void run(const std::string& directory, const std::string& what) {
   const Tokenizer tokenizer = Tokenizer::load(directory);
-  if (what == "encode") {
-    std::vector<int32_t> ids;
-    for (std::vector<char> text; read_frame(text); ids.clear()) {
+  if (what == "encode" || what == "around") {
+    for (std::vector<char> text; read_frame(text);) {
+      std::vector<int32_t> ids;
+      if (what == "around") ids = tokenizer.before();
       tokenizer.encode({text.data(), text.size()}, ids);
+      if (what == "around") ids.insert(ids.end(), tokenizer.after().begin(), tokenizer.after().end());
       write_frame(ids);
     }
   } else if (what == "decode" || what == "decode_skip") {
     for (std::vector<int32_t> ids; read_frame(ids);)
       write_frame(tokenizer.decode(ids, what == "decode_skip"));
-  } else if (what == "chat" || what == "chat_base" || what == "chat_own") {
-    const ChatTemplate chat_template = what == "chat_own"    ? ChatTemplate::load(directory)
-                                       : what == "chat_base" ? ChatTemplate::named("Qwen2.5")
-                                                             : ChatTemplate::named("Qwen2.5 Instruct");
+  } else if (what == "chat" || what.starts_with("chat=")) {
+    const ChatTemplate chat_template =
+        what == "chat" ? ChatTemplate::load(directory) : ChatTemplate::named(what.substr(5));
     for (std::vector<char> text; read_frame(text);) {
       const auto chat = nlohmann::ordered_json::parse(text.begin(), text.end());
       const auto &messages = chat["messages"], &tools = chat["tools"];
-      const bool prompt = chat["add_generation_prompt"];
+      ChatOptions options{.add_generation_prompt = chat["add_generation_prompt"]};
+      if (chat.contains("enable_thinking")) options.enable_thinking = chat["enable_thinking"].get<bool>();
+      if (chat.contains("date_string")) options.date_string = chat["date_string"].get<std::string>();
       std::string rendered;
-      for (const ChatSegment& segment : chat_template.render(messages, tools, prompt))
+      for (const ChatSegment& segment : chat_template.render(messages, tools, options))
         rendered += segment.text;
-      const EncodedChat encoded = encode_chat(tokenizer, chat_template, messages, tools, prompt);
+      const EncodedChat encoded = encode_chat(tokenizer, chat_template, messages, tools, options);
       write_frame(rendered);
       write_frame(encoded.ids);
       write_frame(encoded.assistant);
@@ -72,7 +77,8 @@ void run(const std::string& directory, const std::string& what) {
 int main(int argc, char** argv) {
   try {
     wuneng::require(argc == 3,
-                    "usage: tokenizer_probe DIRECTORY encode|decode|decode_skip|chat|chat_base|chat_own");
+                    "usage: tokenizer_probe DIRECTORY "
+                    "encode|around|decode|decode_skip|chat|chat=TEMPLATE");
     wuneng::run(argv[1], argv[2]);
     return 0;
   } catch (const std::exception& e) {

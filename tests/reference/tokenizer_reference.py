@@ -49,19 +49,29 @@ def chat_template():
         return json.load(f)["chat_template"]
 
 
-def render(template, messages, tools, add_generation_prompt):
+def render(template, messages, tools, add_generation_prompt, **variables):
     """transformers' environment: its tojson leaves <, >, & and non-ASCII as they are."""
+    import datetime
+
+    import jinja2
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
                                                 extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda x: json.dumps(x, ensure_ascii=False)
+    def refuse(message):
+        raise jinja2.TemplateError(message)
+    environment.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    environment.globals.update(raise_exception=refuse,
+                               strftime_now=lambda form: datetime.datetime.now().strftime(form))
     return environment.from_string(template).render(messages=messages, tools=tools,
-                                                    add_generation_prompt=add_generation_prompt)
+                                                    add_generation_prompt=add_generation_prompt, **variables)
 
 
-def assistant_mask(tokenizer, text):
+CHATML = r"<\|im_start\|>assistant\n(.*?<\|im_end\|>\n)"
+
+
+def assistant_mask(tokenizer, text, spans=CHATML):
     """ids, and of each whether any of its characters is the assistant's content or the end of its turn."""
     encoded = tokenizer.encode(text, add_special_tokens=False)
-    spans = [m.span(1) for m in re.finditer(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>\n)", text, re.S)]
+    spans = [m.span(1) for m in re.finditer(spans, text, re.S)]
     return encoded.ids, [int(any(a < end and b > begin for begin, end in spans)) for a, b in encoded.offsets]

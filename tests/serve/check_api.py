@@ -16,7 +16,7 @@ import time
 
 import h5py
 import numpy as np
-from models import TOKENIZER, byte_model, chat_model
+from models import LLAMA3, TOKENIZER, begun_model, byte_model, chat_model
 from server import HEAD, PROGRAM, Server
 
 TEMPLATE = ("--chat-template", "Qwen2.5")
@@ -85,6 +85,11 @@ def check_texts(server, model):
     parts = server.completion("/v1/chat/completions", max_tokens=30, temperature=0, messages=[
         {"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]}])
     yield "a content in parts is the same", parts["choices"][0]["message"] == message
+    why = [{"role": "user", "content": "Why?"}]
+    status, refusal = server.post("/v1/chat/completions", {
+        "messages": why, "chat_template_kwargs": {"enable_thinking": False}})
+    yield ("a variable that the template does not have is refused",
+           status == 400 and "enable_thinking: expected none" in refusal["error"]["message"])
     hot = dict(max_tokens=12, temperature=1.3)
     several = server.completion(prompt=["So it", "The"], n=3, seed=7, **hot)["choices"]
     alone = [server.completion(prompt=p, seed=7 + i, **hot)["choices"][0]["text"]
@@ -167,6 +172,29 @@ def check_tokenizer(server):
            info["eos_token"] == "<|endoftext|>" and info["bos_token"] is None and "chat_template" in info)
     models = json.loads(server.get("/v1/models")[2])
     yield "the model is listed", [m["id"] for m in models["data"]] == ["chat"] and models["object"] == "list"
+
+
+def check_begun(server):
+    """A tokenizer that puts a token before each text."""
+    with open(os.path.join(LLAMA3, "texts.json")) as f:
+        golden = json.load(f)
+    begin, (text, ids, _) = golden["before"], golden["texts"][1]
+    text = bytes.fromhex(text).decode()
+    found = [server.post("/tokenize", {"prompt": text, **more})[1]["tokens"]
+             for more in ({}, {"add_special_tokens": True}, {"add_special_tokens": False})]
+    yield "a text begins with the tokenizer's token unless told", found == [begin + ids, begin + ids, ids]
+    body = dict(max_tokens=4, temperature=0, echo=True, logprobs=0)
+    answer, same, without = (
+        server.completion(prompt=prompt, **body, **more)["choices"][0] for prompt, more in
+        ((text, {}), (begin + ids, {}), (text, {"add_special_tokens": False})))
+    names = answer["logprobs"]["tokens"]
+    yield ("so does a prompt, and its echo has no text of it", answer["text"].startswith(text)
+           and same["text"] == "<|begin_of_text|>" + answer["text"] and names == same["logprobs"]["tokens"]
+           and answer["logprobs"]["token_logprobs"] == same["logprobs"]["token_logprobs"]
+           and names[0] == "<|begin_of_text|>" and answer["logprobs"]["text_offset"][:2] == [0, 0])
+    yield ("a prompt without it is another one", without["text"].startswith(text)
+           and without["logprobs"]["tokens"][:len(ids)] == names[1:len(ids) + 1]
+           and without["logprobs"]["token_logprobs"][1] != answer["logprobs"]["token_logprobs"][2])
 
 
 def check_refusals(server):
@@ -368,6 +396,8 @@ def checks(root):
         yield "nothing is left", server.settled()
         code, seconds = server.stop()
         yield f"an idle server stops at once ({seconds:.1f} s)", code == 0 and seconds < 2
+    with Server(begun_model(os.path.join(root, "begun"))) as server:
+        yield from check_begun(server)
     bytes_ = byte_model(os.path.join(root, "bytes"))
     with Server(bytes_) as server:
         status, answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})

@@ -12,6 +12,7 @@ import wuneng_reference as ref  # noqa: E402
 from model_files import config_json, write_model  # noqa: E402
 
 TOKENIZER = os.path.join(HERE, "..", "golden", "tokenizer")
+LLAMA3 = os.path.join(HERE, "..", "golden", "tokenizer_schemes", "llama3")
 END, END_OF_TURN = 700, 702  # <|endoftext|> and <|im_end|> of that tokenizer
 
 
@@ -41,4 +42,13 @@ def chat_model(directory, positions=512):
     settings |= {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     with open(os.path.join(directory, "tokenizer_config.json"), "w") as f:
         json.dump(settings, f)
+    return directory
+
+
+def begun_model(directory):
+    """The same with a tokenizer like Llama 3's, which puts a token before each text."""
+    chat_model(directory)
+    shutil.copy(os.path.join(LLAMA3, "tokenizer.json"), directory)
+    with open(os.path.join(directory, "tokenizer_config.json"), "w") as f:
+        json.dump({"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}, f)
     return directory

@@ -6,6 +6,7 @@
 #include "data/text/tokenize.h"
 #include "data/token_files/token_info.h"
 #include "runtime/error.h"
+#include "tests/error_of.h"
 #include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
@@ -119,6 +120,31 @@ TEST_F(RecordEncoderTest, CompletionsAreLearntAndPromptsAreNot) {
       DataKind::supervised)[0];
   EXPECT_THAT(shown(chat.ids), HasSubstr("old<|im_end|>\n"));
   EXPECT_EQ(loss_mask(chat), "new<|im_end|>\n");
+}
+
+// Qwen3's template keeps the thought of a chat's end alone.
+TEST_F(RecordEncoderTest, ThoughtsAreLearntAndMustNotChangeThePrompt) {
+  const TextCodec qwen3 = TextCodec::load(golden("tokenizer_schemes") + "/qwen3", "Qwen3");
+  const RecordEncoder encoder(qwen3, DataKind::supervised, {});
+  const auto learnt = [&](const char* line) {
+    const Tokens t = encoder.encode(parse_record(line))[0];
+    std::string out;
+    for (size_t i = 0; i < t.ids.size(); ++i)
+      if (t.loss_mask[i]) out += qwen3.bytes_of(t.ids[i]);
+    return out;
+  };
+  EXPECT_EQ(learnt(R"({"messages": [{"role": "user", "content": "q"},
+                       {"role": "assistant", "content": "a", "reasoning_content": "so"}]})"),
+            "<think>\nso\n</think>\n\na<|im_end|>\n");
+  EXPECT_EQ(learnt(R"({"prompt": [{"role": "user", "content": "q"}],
+                       "completion": [{"role": "assistant", "content": "<think>so</think>a"}]})"),
+            "<think>\nso\n</think>\n\na<|im_end|>\n");
+  EXPECT_THAT(
+      error_of([&] {
+        learnt(R"({"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+                           "completion": [{"role": "assistant", "content": "a"}]})");
+      }),
+      HasSubstr("expected a prompt that its answer continues, found one that the chat template writes"));
 }
 
 TEST_F(RecordEncoderTest, PairsAreTwoDocumentsOfOnePrompt) {

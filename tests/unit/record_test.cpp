@@ -179,9 +179,9 @@ TEST(RecordTest, MembersWithAMeaningAreUnderstoodOrRefused) {
                            "tool_calls": [], "annotations": [], "id": "1", "timestamp": 3, "weight": null)")),
             "user: q | assistant: a");
   for (const char* member :
-       {R"("refusal": "no")", R"("audio": {"id": "1"})", R"("name": "Eve")", R"("reasoning_content": "so")",
-        R"("thinking": "so")", R"("annotations": [1])", R"("prefix": true)", R"("train": false)",
-        R"("tool_call_id": "1")", R"("images": ["x"])", R"("anything": 0)"}) {
+       {R"("refusal": "no")", R"("audio": {"id": "1"})", R"("name": "Eve")", R"("thinking": "so")",
+        R"("annotations": [1])", R"("prefix": true)", R"("train": false)", R"("tool_call_id": "1")",
+        R"("images": ["x"])", R"("anything": 0)"}) {
     const std::string key = std::string(member).substr(1, std::string(member).find('"', 1) - 1);
     const std::string line = answer(R"("content": "a", )" + std::string(member));
     EXPECT_THAT(error(line), HasSubstr("messages[1]: \"" + key + "\" is not understood (--ignore " + key));

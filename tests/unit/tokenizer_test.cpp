@@ -149,12 +149,10 @@ TEST(Utf8, BrokenPartsBecomeOneReplacementEach) {
 
 TEST_F(TokenizerTest, OtherSchemesAreRefusedByTheKeyThatSaysSo) {
   EXPECT_THAT(refusal("/normalizer", {{"type", "NFKC"}}),
-              AllOf(HasSubstr("changed/tokenizer.json: normalizer: expected"), HasSubstr("NFKC")));
-  EXPECT_THAT(refusal("/pre_tokenizer/pretokenizers/0/pattern", {{"Regex", "\\p{N}{1,3}"}}),
-              AllOf(HasSubstr("pre_tokenizer.pretokenizers[0].pattern: expected"), HasSubstr("{1,3}")));
+              AllOf(HasSubstr("changed/tokenizer.json: normalizer.type: expected"), HasSubstr("NFKC")));
   EXPECT_THAT(refusal("/model/type", "Unigram"), HasSubstr("model.type: expected \"BPE\""));
   EXPECT_THAT(refusal("/model/byte_fallback", true), HasSubstr("model.byte_fallback: expected"));
-  EXPECT_THAT(refusal("/added_tokens/1/lstrip", true), HasSubstr("added_tokens[1].lstrip: expected"));
+  EXPECT_THAT(refusal("/added_tokens/1/lstrip", 3), HasSubstr("added_tokens[1].lstrip: expected"));
   EXPECT_THAT(refusal("/truncation", {{"max_length", 5}}), HasSubstr("truncation: expected null"));
   EXPECT_THAT(refusal("/padding", {{"strategy", {{"Fixed", 5}}}}), HasSubstr("padding.strategy: expected"));
   EXPECT_EQ(refusal("/padding", {{"strategy", "BatchLongest"}, {"pad_id", 700}}), "no error");
