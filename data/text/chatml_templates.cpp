@@ -9,26 +9,26 @@ namespace {
 
 using Json = ChatWriter::Json;
 
-constexpr std::string_view kTools =
+constexpr std::string_view kChatMlTools =
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with "
     "function signatures within <tools></tools> XML tags:\n<tools>";
-constexpr std::string_view kToolsEnd =
+constexpr std::string_view kChatMlToolsEnd =
     "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
     "<tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": "
     "<args-json-object>}\n</tool_call><|im_end|>\n";
-constexpr std::string_view kEnd = "<|im_end|>\n", kAssistant = "<|im_start|>assistant\n";
+constexpr std::string_view kChatMlEnd = "<|im_end|>\n", kChatMlAssistant = "<|im_start|>assistant\n";
 
-void add_tools(ChatWriter& chat) {
+void add_chatml_tools(ChatWriter& chat) {
   std::string list;
   for (const Json& tool : chat.tools()) {
     list += '\n';
     append_python_json(tool, list);
   }
-  chat.add(false, kTools, list, kToolsEnd);
+  chat.add(false, kChatMlTools, list, kChatMlToolsEnd);
 }
 
 // Calls follow each other, and content, by a line feed. verbatim: arguments in a string are JSON already.
-std::string calls_of(const ChatWriter& chat, size_t i, bool behind_content, bool verbatim) {
+std::string chatml_calls(const ChatWriter& chat, size_t i, bool behind_content, bool verbatim) {
   std::string text;
   for (const Json& entry : chat.calls(i)) {
     const Json& call = ChatWriter::function_of(entry);
@@ -43,12 +43,12 @@ std::string calls_of(const ChatWriter& chat, size_t i, bool behind_content, bool
   return text;
 }
 
-void add_turn(ChatWriter& chat, size_t i) {
-  chat.add(false, "<|im_start|>", chat.role(i), "\n", chat.content(i), kEnd);
+void add_chatml_turn(ChatWriter& chat, size_t i) {
+  chat.add(false, "<|im_start|>", chat.role(i), "\n", chat.content(i), kChatMlEnd);
 }
 
 // An assistant's content, which calls may be instead of.
-std::string text_of(const ChatWriter& chat, size_t i) {
+std::string answer_of(const ChatWriter& chat, size_t i) {
   return chat.has_content(i) || chat.calls(i).empty() ? chat.content(i) : "";
 }
 
@@ -56,7 +56,7 @@ std::string text_of(const ChatWriter& chat, size_t i) {
 void add_result(ChatWriter& chat, size_t i) {
   if (i == 0 || chat.role(i - 1) != "tool") chat.add(false, "<|im_start|>user");
   chat.add(false, "\n<tool_response>\n", chat.content(i), "\n</tool_response>");
-  if (chat.role(i + 1) != "tool") chat.add(false, kEnd);
+  if (chat.role(i + 1) != "tool") chat.add(false, kChatMlEnd);
 }
 
 std::string_view without_first(std::string_view text, char c) {
@@ -74,7 +74,7 @@ struct Thought {
 
 // <think>THOUGHT</think>CONTENT, as Qwen3's template takes them apart.
 Thought thought_of(ChatWriter& chat, size_t i) {
-  const std::string text = text_of(chat, i);
+  const std::string text = answer_of(chat, i);
   constexpr std::string_view kBegin = "<think>", kEndOfThought = "</think>";
   if (const Json& reasoning = chat.reasoning(i); !reasoning.is_null()) return {reasoning, text};
   const size_t first = text.find(kEndOfThought);
@@ -92,9 +92,9 @@ void add_system(ChatWriter& chat) {
   if (!chat.tools().empty()) {
     chat.add(false, "<|im_start|>system\n");
     if (given) chat.add(false, chat.content(0), "\n\n");
-    add_tools(chat);
+    add_chatml_tools(chat);
   } else if (given) {
-    add_turn(chat, 0);
+    add_chatml_turn(chat, 0);
   }
 }
 
@@ -109,8 +109,8 @@ size_t last_query(const ChatWriter& chat) {
 }
 
 void add_answer(ChatWriter& chat, size_t i, std::string_view text, bool has_content) {
-  chat.add(false, kAssistant);
-  chat.add(chat.learnt(i), text, calls_of(chat, i, has_content, true), kEnd);
+  chat.add(false, kChatMlAssistant);
+  chat.add(chat.learnt(i), text, chatml_calls(chat, i, has_content, true), kChatMlEnd);
 }
 
 }  // namespace
@@ -119,24 +119,24 @@ void render_qwen25(ChatWriter& chat, const char* default_system) {
   const bool given = chat.role(0) == "system";
   chat.add(false, "<|im_start|>system\n", given ? chat.content(0) : default_system);
   if (chat.tools().empty()) {
-    chat.add(false, kEnd);
+    chat.add(false, kChatMlEnd);
   } else {
     chat.add(false, "\n\n");
-    add_tools(chat);
+    add_chatml_tools(chat);
   }
   for (size_t i = given; i < chat.size(); ++i) {
     if (chat.role(i) == "assistant") {
-      const std::string text = text_of(chat, i);
+      const std::string text = answer_of(chat, i);
       // Without content, it is the calls' line feed that ends the header.
-      chat.add(false, kAssistant);
-      chat.add(chat.learnt(i), text, calls_of(chat, i, !text.empty(), false), kEnd);
+      chat.add(false, kChatMlAssistant);
+      chat.add(chat.learnt(i), text, chatml_calls(chat, i, !text.empty(), false), kChatMlEnd);
     } else if (chat.role(i) == "tool") {
       add_result(chat, i);
     } else {
-      add_turn(chat, i);
+      add_chatml_turn(chat, i);
     }
   }
-  if (chat.prompts()) chat.add(false, kAssistant);
+  if (chat.prompts()) chat.add(false, kChatMlAssistant);
 }
 
 void render_qwen3(ChatWriter& chat, const char*) {
@@ -153,41 +153,41 @@ void render_qwen3(ChatWriter& chat, const char*) {
     } else if (chat.role(i) == "tool") {
       add_result(chat, i);
     } else {
-      add_turn(chat, i);
+      add_chatml_turn(chat, i);
     }
   }
   const bool thinks = chat.enable_thinking().value_or(true);
-  if (chat.prompts()) chat.add(false, kAssistant, thinks ? "" : "<think>\n\n</think>\n\n");
+  if (chat.prompts()) chat.add(false, kChatMlAssistant, thinks ? "" : "<think>\n\n</think>\n\n");
 }
 
 void render_qwen3_2507(ChatWriter& chat, const char*) {
   add_system(chat);
   for (size_t i = chat.role(0) == "system"; i < chat.size(); ++i) {
     if (chat.role(i) == "assistant") {
-      const std::string text = text_of(chat, i);
+      const std::string text = answer_of(chat, i);
       add_answer(chat, i, text, !text.empty());
     } else if (chat.role(i) == "tool") {
       add_result(chat, i);
     } else {
-      add_turn(chat, i);
+      add_chatml_turn(chat, i);
     }
   }
-  if (chat.prompts()) chat.add(false, kAssistant);
+  if (chat.prompts()) chat.add(false, kChatMlAssistant);
 }
 
 void render_smollm2(ChatWriter& chat, const char* default_system) {
   chat.refuse_tools();
-  if (chat.role(0) != "system") chat.add(false, "<|im_start|>system\n", default_system, kEnd);
+  if (chat.role(0) != "system") chat.add(false, "<|im_start|>system\n", default_system, kChatMlEnd);
   for (size_t i = 0; i < chat.size(); ++i) {
     chat.refuse_calls(i);
     if (chat.role(i) == "assistant") {
-      chat.add(false, kAssistant);
-      chat.add(chat.learnt(i), chat.content(i), kEnd);
+      chat.add(false, kChatMlAssistant);
+      chat.add(chat.learnt(i), chat.content(i), kChatMlEnd);
     } else {
-      add_turn(chat, i);
+      add_chatml_turn(chat, i);
     }
   }
-  if (chat.prompts()) chat.add(false, kAssistant);
+  if (chat.prompts()) chat.add(false, kChatMlAssistant);
 }
 
 }  // namespace wuneng

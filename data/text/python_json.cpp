@@ -24,7 +24,7 @@ std::string python_float(double x) {
   return text.find('.') == text.npos ? text + ".0" : text;
 }
 
-void append(const Json& value, int indent, int level, std::string& out) {
+void append_json(const Json& value, int indent, int level, std::string& out) {
   // A string's escapes are the same in both; U+FFFD for broken UTF-8, as the tokenizer would read it.
   const auto scalar = [&](const Json& v) { out += v.dump(-1, ' ', false, Json::error_handler_t::replace); };
   const auto line = [&](int deep) {
@@ -43,7 +43,7 @@ void append(const Json& value, int indent, int level, std::string& out) {
       element();
       scalar(key);
       out += ": ";
-      append(inner, indent, level + 1, out);
+      append_json(inner, indent, level + 1, out);
     }
     if (!first) line(level);
     out += '}';
@@ -51,7 +51,7 @@ void append(const Json& value, int indent, int level, std::string& out) {
     out += '[';
     for (const Json& inner : value) {
       element();
-      append(inner, indent, level + 1, out);
+      append_json(inner, indent, level + 1, out);
     }
     if (!first) line(level);
     out += ']';
@@ -66,6 +66,8 @@ void append(const Json& value, int indent, int level, std::string& out) {
 
 }  // namespace
 
-void append_python_json(const Json& value, std::string& out, int indent) { append(value, indent, 0, out); }
+void append_python_json(const Json& value, std::string& out, int indent) {
+  append_json(value, indent, 0, out);
+}
 
 }  // namespace wuneng
