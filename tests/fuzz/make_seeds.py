@@ -55,6 +55,18 @@ def tokenizer(golden, out):
     whole["model"]["merges"] = [m.split(" ") if isinstance(m, str) else " ".join(m) for m in merges]
     whole["model"]["ignore_merges"] = True
     save(out, "tokenizer", "other_merges", content=b"\0" + json.dumps(whole, ensure_ascii=False).encode())
+    for scheme in ("gpt2_prefix", "llama3", "neox", "tekken", "deepseek3", "literal"):
+        with open(os.path.join(golden, "tokenizer_schemes", scheme, "tokenizer.json")) as f:
+            other = json.load(f)
+        other["model"].update(vocab=vocab, merges=merges)
+        ids = {}
+        for i, token in enumerate(other["added_tokens"]):
+            ids[token["content"]] = token["id"] = len(vocab) + i
+        post = other["post_processor"] or {}
+        for part in post.get("processors", [post]):
+            for token in part.get("special_tokens", {}).values():
+                token["ids"] = [ids[token["id"]]]
+        save(out, "tokenizer", scheme, content=b"\0" + json.dumps(other, ensure_ascii=False).encode())
 
 
 def safetensors(golden, out):
