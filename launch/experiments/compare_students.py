@@ -69,7 +69,8 @@ def arguments():
     p.add_argument("--teacher-steps", type=int, default=500, help="of the teacher that is trained here")
     p.add_argument("--students", nargs="+", default=["full", "lean", "literal", "arwkv"])
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    p.add_argument("--steps", nargs=2, type=int, default=[150, 300], metavar=("ALIGN", "KL"))
+    p.add_argument("--steps", nargs=2, type=int, default=[150, 300], metavar=("ALIGN", "KL"),
+                   help="of the stages; KL 0: stage 1 alone")
     p.add_argument("--lr", nargs=2, type=float, default=[3e-3, 1e-3], metavar=("ALIGN", "KL"))
     p.add_argument("--jobs", type=int, default=2, help="runs at a time, of one rank each")
     return p.parse_args()
@@ -125,7 +126,7 @@ def metrics(out):
 
 def train(a, teacher, name, seed):
     start, keys = os.path.abspath(a.init_from or teacher), student_keys(name) + '\ninit = "mixer_random"'
-    for stage, steps, lr in zip(STAGES, a.steps, a.lr):
+    for stage, steps, lr in zip(stages(a), a.steps, a.lr):
         out = folder(a, name, seed, stage)
         os.makedirs(out, exist_ok=True)
         path = out + ".toml"
@@ -136,8 +137,12 @@ def train(a, teacher, name, seed):
                                   eval_every=max(1, steps // 6)))
         run(a.wuneng, "train", path)
         start, keys = os.path.join(out, "checkpoints"), ""
-    last = [x for x in metrics(out) if "held_out_tokens" in x][-1]
-    print(f"{name}, seed {seed}: held-out KL {last['held_out_kl']:.4f}", flush=True)
+    last = [x for x in metrics(out) if "held_out_loss" in x][-1]
+    print(f"{name}, seed {seed}: held-out {stage} {last['held_out_loss']:.4f}", flush=True)
+
+
+def stages(a):
+    return [stage for stage, steps in zip(STAGES, a.steps) if steps > 0]
 
 
 def held_out(a, name, stage):
@@ -148,12 +153,15 @@ def held_out(a, name, stage):
 
 
 def table(a):
-    lines = [f"| student | alignment after {a.steps[0]} steps | held-out KL after {a.steps[1]} more, by seed "
-             "| mean |", "|---|---|---|---|"]
+    heads = {"align": f"alignment after {a.steps[0]} steps", "kl": f"KL after {a.steps[1]} more"}
+    lines = ["| student | " + " | ".join(f"{heads[s]}, by seed | mean" for s in stages(a)) + " |",
+             "|---" * (1 + 2 * len(stages(a))) + "|"]
     for name in a.students:
-        ends = {stage: [seed[-1][1] for seed in held_out(a, name, stage)] for stage in STAGES}
-        lines.append(f"| `{name}` | {', '.join(f'{x:.3f}' for x in ends['align'])} | "
-                     f"{', '.join(f'{x:.4f}' for x in ends['kl'])} | {statistics.mean(ends['kl']):.4f} |")
+        cells = []
+        for stage in stages(a):
+            ends = [seed[-1][1] for seed in held_out(a, name, stage)]
+            cells += [", ".join(f"{x:.4f}" for x in ends), f"{statistics.mean(ends):.4f}"]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -165,9 +173,10 @@ def draw(a, path):
         return
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    figure, axes = plt.subplots(1, len(stages(a)), figsize=(5 * len(stages(a)), 4), squeeze=False)
+    axes = axes[0]
     titles = ("stage 1: attention alignment", "stage 2: distillation, KL")
-    for axis, stage, title in zip(axes, STAGES, titles):
+    for axis, stage, title in zip(axes, stages(a), titles):
         for name in a.students:
             curves = held_out(a, name, stage)
             steps = [step for step, _ in curves[0]]
