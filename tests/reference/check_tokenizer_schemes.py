@@ -35,7 +35,7 @@ def check(binary, directory, count, every):
     import tokenizers
     tokenizer = tokenizers.Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
     c = check_tokenizer.Check(binary, directory, tokenizer)
-    c.encode([schemes.WHOLE_WORDS] + cases.texts(count, c.added, seed=13) +
+    c.encode(schemes.SAMPLES + cases.texts(count, c.added, seed=13) +
              cases.real_texts([check_tokenizer.CHECKOUT, check_tokenizer.SHARED], count // 3))
     step = 1 if every else 97
     c.encode([f(chr(p)).encode() for p in range(0, 0x110000, step) if not 0xd800 <= p < 0xe000

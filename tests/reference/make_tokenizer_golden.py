@@ -42,7 +42,7 @@ def scheme(name):
         name, [t.decode(errors="replace") for t in cases.texts(2000, names, seed=7)], 400))
     tokenizer = tokenizers.Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
     rows = []
-    for text in [schemes.WHOLE_WORDS, *cases.texts(100, names, seed=2)]:
+    for text in schemes.SAMPLES + cases.texts(100, names, seed=2):
         if len(text) > 300:
             continue
         ids = tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False).ids

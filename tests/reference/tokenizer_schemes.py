@@ -88,7 +88,9 @@ SCHEMES = {
     "literal": (None, sequence({"type": "Digits", "individual_digits": False}, split("l.", "String"),
                                byte_level()), None, [added("<|endoftext|>")], {}),
 }
-WHOLE_WORDS = b"zqz zqz, qqzq  zqz1"  # has tokens that train() adds where merges are ignored
+# Tokens that train() adds where merges are ignored, and added tokens with their flags.
+SAMPLES = [b"zqz zqz, qqzq  zqz1",
+           "x  <mask> a<strip> \n b word wordy,word both , xboth  both  x e\u0301t \u00e9t".encode()]
 MISSING = "\u0122\u00f3"  # the bytes 00 and f3 as vocabularies write them: SmolLM2's lacks some
 
 
