@@ -159,7 +159,7 @@ TEST(Generation, ARequestDoesNotDependOnWhatRunsBesideIt) {
     }
     EXPECT_EQ(results.count(39) + results.count(1), 0u) << "events of a request that was cancelled";
     EXPECT_EQ(results.size(), 38u);
-    for (int64_t n = 0; n < 39; n += 3) {
+    for (const int64_t n : {0, 5, 9, 24, 37}) {  // long and short prompts, an early end, one that waits
       const Result expected = run_alone(alone, request(n));
       EXPECT_EQ(results[n].tokens, expected.tokens) << mixer << " " << n;
       for (size_t i = 0; i < expected.scored.size(); ++i)
