@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "data/tokenizer/split_pattern.h"
 #include "data/tokenizer/utf8.h"
 
 namespace wuneng {
@@ -18,11 +19,23 @@ size_t character_before(std::string_view text, size_t end) {
 
 UChar32 character_at(std::string_view text, size_t at) { return static_cast<UChar32>(next_utf8(text, at)); }
 
+// Characters of \w that ICU 72 does not know yet.
+bool is_later_word(uint32_t c) {
+  static const auto ranges = [] {
+    std::vector<std::pair<uint32_t, uint32_t>> all;
+    for (const char* category : {"L", "M", "Nd"})
+      for (const auto& range : later_characters(category)) all.push_back(range);
+    return all;
+  }();
+  return std::any_of(ranges.begin(), ranges.end(),
+                     [&](const auto& r) { return r.first <= c && c <= r.second; });
+}
+
 // \w of Rust's regex.
 bool is_word(UChar32 c) {
   constexpr uint32_t kMarksDigitsConnectors = U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK;
   return u_hasBinaryProperty(c, UCHAR_ALPHABETIC) || (U_MASK(u_charType(c)) & kMarksDigitsConnectors) ||
-         u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
+         u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL) || is_later_word(static_cast<uint32_t>(c));
 }
 bool is_space(UChar32 c) { return u_isUWhiteSpace(c); }
 

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdint>
 #include <sstream>
-#include <vector>
 
 #include "data/tokenizer/utf8.h"
 #include "runtime/error.h"
@@ -57,31 +55,19 @@ constexpr Category kCategories[] = {
     {"Zs", ""},
 };
 
-// The category as members of a PCRE2 class; empty if it is not known. Ranges that touch are one: a character
-// that is in none of them costs the time of all.
+bool is_part(std::string_view category, std::string_view of) {
+  return category == of || (of.size() == 1 && category.starts_with(of));
+}
+
+// The category as members of a PCRE2 class; empty if it is not known.
 std::string category(std::string_view name) {
-  std::vector<std::pair<uint32_t, uint32_t>> ranges;
-  bool known = false;
-  for (const Category& c : kCategories) {
-    if (c.name != name && !(name.size() == 1 && c.name.starts_with(name))) continue;
-    known = true;
-    std::istringstream added(c.added);
-    for (std::string range; added >> range;) {
-      const size_t dash = range.find('-');
-      ranges.emplace_back(std::stoul(range.substr(0, dash), nullptr, 16),
-                          std::stoul(range.substr(dash == range.npos ? 0 : dash + 1), nullptr, 16));
-    }
-  }
-  if (!known) return "";
-  std::sort(ranges.begin(), ranges.end());
+  if (std::none_of(std::begin(kCategories), std::end(kCategories),
+                   [&](const Category& c) { return is_part(c.name, name); }))
+    return "";
   std::string members = fmt::format("\\p{{{}}}", name);
-  for (size_t i = 0; i < ranges.size();) {
-    const uint32_t first = ranges[i].first;
-    uint32_t last = ranges[i].second;
-    for (++i; i < ranges.size() && ranges[i].first == last + 1; ++i) last = ranges[i].second;
+  for (const auto& [first, last] : later_characters(name))
     members += first == last ? fmt::format("\\x{{{:x}}}", first)
                              : fmt::format("\\x{{{:x}}}-\\x{{{:x}}}", first, last);
-  }
   return members;
 }
 
@@ -288,6 +274,26 @@ class Translation {
 };
 
 }  // namespace
+
+std::vector<std::pair<uint32_t, uint32_t>> later_characters(std::string_view category) {
+  std::vector<std::pair<uint32_t, uint32_t>> ranges, joined;
+  for (const Category& c : kCategories) {
+    if (!is_part(c.name, category)) continue;
+    std::istringstream added(c.added);
+    for (std::string range; added >> range;) {
+      const size_t dash = range.find('-');
+      ranges.emplace_back(std::stoul(range.substr(0, dash), nullptr, 16),
+                          std::stoul(range.substr(dash == range.npos ? 0 : dash + 1), nullptr, 16));
+    }
+  }
+  std::sort(ranges.begin(), ranges.end());
+  for (const auto& range : ranges)
+    if (!joined.empty() && range.first == joined.back().second + 1)
+      joined.back().second = range.second;
+    else
+      joined.push_back(range);
+  return joined;
+}
 
 std::string pcre2_pattern(std::string_view oniguruma, const std::string& where) {
   require(find_invalid_utf8(oniguruma) == oniguruma.size(), "{}: expected UTF-8, found other bytes", where);

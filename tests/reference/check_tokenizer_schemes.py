@@ -40,6 +40,8 @@ def check(binary, directory, count, every):
     step = 1 if every else 97
     c.encode([f(chr(p)).encode() for p in range(0, 0x110000, step) if not 0xd800 <= p < 0xe000
               for f in check_tokenizer.AROUND])
+    if "word" in c.added:  # a single word
+        c.encode([f"word{chr(p)} {chr(p)}word".encode() for p in range(0x110000) if not 0xd800 <= p < 0xe000])
     c.decode(count // 20)
     text = ["", "1", " a <b> "]
     around = check_tokenizer.probe(binary, directory, "around", [t.encode() for t in text], "i")
