@@ -173,12 +173,13 @@ class Heart {
 
   // Killed runs leave their files.
   void remove_old_files() const {
-    std::error_code ignored;
+    std::error_code error;
     const auto oldest = std::filesystem::file_time_type::clock::now() - kOldFile;
-    for (const auto& entry : std::filesystem::directory_iterator(directory_, ignored))
-      if (entry.path().filename().string().starts_with(kFilePrefix) &&
-          entry.last_write_time(ignored) < oldest)
-        std::filesystem::remove(entry.path(), ignored);
+    for (const auto& entry : std::filesystem::directory_iterator(directory_, error)) {
+      if (!entry.path().filename().string().starts_with(kFilePrefix)) continue;
+      const auto written = entry.last_write_time(error);
+      if (!error && written < oldest) std::filesystem::remove(entry.path(), error);
+    }
   }
 
   // If the run has put nothing into it. The other collectors end now too, and remove their files.

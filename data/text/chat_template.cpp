@@ -1,12 +1,11 @@
 #include "data/text/chat_template.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 
 #include "data/text/chat_writer.h"
 #include "data/text/template_files.h"
 #include "runtime/error.h"
+#include "runtime/hash.h"
 
 namespace wuneng {
 
@@ -53,7 +52,7 @@ ChatTemplate ChatTemplate::recognise(std::string text, const std::string& where)
     std::string rest = text;
     if (!system.empty())
       for (size_t at; (at = rest.find(system)) != rest.npos;) rest.erase(at, system.size());
-    if (XXH3_64bits(rest.data(), rest.size()) == known.hash) return ChatTemplate(known);
+    if (hash_of(rest.data(), std::ssize(rest)) == known.hash) return ChatTemplate(known);
   }
   fail(
       "{}: expected the chat template of {}, found another of {} bytes; --chat-template takes one of these "

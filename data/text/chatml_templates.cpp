@@ -113,6 +113,18 @@ void add_answer(ChatWriter& chat, size_t i, std::string_view text, bool has_cont
   chat.add(chat.learnt(i), text, chatml_calls(chat, i, has_content, true), kChatMlEnd);
 }
 
+// Messages from `first` on. answer(i) adds an assistant's.
+template <class Answer>
+void add_turns(ChatWriter& chat, size_t first, const Answer& answer) {
+  for (size_t i = first; i < chat.size(); ++i)
+    if (chat.role(i) == "assistant")
+      answer(i);
+    else if (chat.role(i) == "tool")
+      add_result(chat, i);
+    else
+      add_chatml_turn(chat, i);
+}
+
 }  // namespace
 
 void render_qwen25(ChatWriter& chat, const char* default_system) {
@@ -124,54 +136,36 @@ void render_qwen25(ChatWriter& chat, const char* default_system) {
     chat.add(false, "\n\n");
     add_chatml_tools(chat);
   }
-  for (size_t i = given; i < chat.size(); ++i) {
-    if (chat.role(i) == "assistant") {
-      const std::string text = answer_of(chat, i);
-      // Without content, it is the calls' line feed that ends the header.
-      chat.add(false, kChatMlAssistant);
-      chat.add(chat.learnt(i), text, chatml_calls(chat, i, !text.empty(), false), kChatMlEnd);
-    } else if (chat.role(i) == "tool") {
-      add_result(chat, i);
-    } else {
-      add_chatml_turn(chat, i);
-    }
-  }
+  add_turns(chat, given, [&](size_t i) {
+    const std::string text = answer_of(chat, i);
+    // Without content, it is the calls' line feed that ends the header.
+    chat.add(false, kChatMlAssistant);
+    chat.add(chat.learnt(i), text, chatml_calls(chat, i, !text.empty(), false), kChatMlEnd);
+  });
   if (chat.prompts()) chat.add(false, kChatMlAssistant);
 }
 
 void render_qwen3(ChatWriter& chat, const char*) {
   add_system(chat);
   const size_t query = last_query(chat);
-  for (size_t i = chat.role(0) == "system"; i < chat.size(); ++i) {
-    if (chat.role(i) == "assistant") {
-      const auto [thought, content] = thought_of(chat, i);
-      std::string text = content;
-      if (i > query && (i + 1 == chat.size() || !thought.empty()))
-        text = fmt::format("<think>\n{}\n</think>\n\n{}", without_first(without_last(thought, '\n'), '\n'),
-                           without_first(content, '\n'));
-      add_answer(chat, i, text, !content.empty());
-    } else if (chat.role(i) == "tool") {
-      add_result(chat, i);
-    } else {
-      add_chatml_turn(chat, i);
-    }
-  }
+  add_turns(chat, chat.role(0) == "system", [&](size_t i) {
+    const auto [thought, content] = thought_of(chat, i);
+    std::string text = content;
+    if (i > query && (i + 1 == chat.size() || !thought.empty()))
+      text = fmt::format("<think>\n{}\n</think>\n\n{}", without_first(without_last(thought, '\n'), '\n'),
+                         without_first(content, '\n'));
+    add_answer(chat, i, text, !content.empty());
+  });
   const bool thinks = chat.enable_thinking().value_or(true);
   if (chat.prompts()) chat.add(false, kChatMlAssistant, thinks ? "" : "<think>\n\n</think>\n\n");
 }
 
 void render_qwen3_2507(ChatWriter& chat, const char*) {
   add_system(chat);
-  for (size_t i = chat.role(0) == "system"; i < chat.size(); ++i) {
-    if (chat.role(i) == "assistant") {
-      const std::string text = answer_of(chat, i);
-      add_answer(chat, i, text, !text.empty());
-    } else if (chat.role(i) == "tool") {
-      add_result(chat, i);
-    } else {
-      add_chatml_turn(chat, i);
-    }
-  }
+  add_turns(chat, chat.role(0) == "system", [&](size_t i) {
+    const std::string text = answer_of(chat, i);
+    add_answer(chat, i, text, !text.empty());
+  });
   if (chat.prompts()) chat.add(false, kChatMlAssistant);
 }
 

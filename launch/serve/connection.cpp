@@ -195,11 +195,7 @@ void Connection::on_outcome(const Outcome& outcome) {
   if (!outcome.error.empty()) {
     const bool streams = completion_->streams();
     sequences_.erase(at);
-    std::vector<int64_t> others;
-    for (const auto& [number, choice] : sequences_) others.push_back(number);
-    server_.generation().cancel(others);
-    sequences_.clear();
-    completion_.reset();
+    drop_sequences();
     if (!streams) return respond_error(500, "generation failed: " + outcome.error);
     keep_ = false;
     return send_events("data: " + error_json(500, "generation failed: " + outcome.error, "", "") + "\n\n",
@@ -339,14 +335,19 @@ void Connection::discard() {
                           });
 }
 
-void Connection::close() {
-  if (closed_) return;
-  closed_ = true;
+// Of the request under way: those that have not ended are cancelled.
+void Connection::drop_sequences() {
   std::vector<int64_t> numbers;
   for (const auto& [number, choice] : sequences_) numbers.push_back(number);
   server_.generation().cancel(numbers);
   sequences_.clear();
   completion_.reset();
+}
+
+void Connection::close() {
+  if (closed_) return;
+  closed_ = true;
+  drop_sequences();
   outgoing_.clear();
   stream_.close();
 }

@@ -49,6 +49,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void finish_answer();
   void linger();
   void discard();
+  void drop_sequences();
   void close();
 
   Server& server_;

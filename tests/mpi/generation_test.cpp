@@ -5,6 +5,7 @@
 
 #include "model/generation/decoder_engine.h"
 #include "tests/mpi/gpus.h"
+#include "tests/small_config.h"
 
 namespace wuneng {
 namespace {
@@ -15,17 +16,7 @@ struct Case {
 };
 
 std::unique_ptr<Decoder> small(const std::string& mixer, const Placement& placement) {
-  ModelConfig c{.hidden_size = 32,
-                .intermediate_size = 40,
-                .num_layers = 2,
-                .num_heads = 4,
-                .num_kv_heads = 2,
-                .head_dim = 8,
-                .vocab_size = 50,
-                .rope_theta = 100};
-  c.set_mixer(mixer);
-  if (mixer == "wuneng") c.options["wuneng"]["chunk"] = int64_t{8};
-  auto model = std::make_unique<Decoder>(c, placement, DType::f32);
+  auto model = std::make_unique<Decoder>(small_config(mixer, 50), placement, DType::f32);
   model->initialize_random(3);
   for (const Parameter* p : model->parameters()) {  // for distinct logits
     if (p->var.shape().size() < 2) continue;

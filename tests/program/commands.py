@@ -1,12 +1,11 @@
 """How the checks of this folder call the program: the first argument of the script that imports this."""
-import itertools
 import os
 import subprocess
 import sys
-import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path += [os.path.join(HERE, ".."), os.path.join(HERE, "..", "reference")]
+from checks import run  # noqa: E402, F401
 
 PROGRAM = os.path.abspath(sys.argv[1])
 GOLDEN = os.path.join(HERE, "..", "golden")
@@ -26,15 +25,3 @@ def ok(*arguments):
 def refused(done, *texts):
     """Whether a command failed and named all the texts."""
     return done.returncode != 0 and all(text in done.stderr for text in texts)
-
-
-def run(*parts):
-    """Prints what the parts, generators of (name, whether it holds), find; the exit code."""
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        for name, good in itertools.chain(*(part(root) for part in parts)):
-            print(("ok     " if good else "FAILED ") + name, flush=True)
-            passed += bool(good)
-            failed += not good
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0

@@ -11,11 +11,11 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.join(HERE, ".."))
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 try:
     import h5py  # noqa: F401
@@ -24,6 +24,7 @@ try:
 except ImportError as e:
     print(f"skipped: {e}; cmake -DTRANSFORMERS_PYTHON=... names a python with torch, transformers and h5py")
     sys.exit(77)
+from checks import run  # noqa: E402
 from export_models import (CACHE, YARN, cached_logits, difference, every_option, few_models,  # noqa: E402
                            load, logits_of, make_model, random_tokens, ref, write_model, wuneng)
 from transformers import AutoModelForCausalLM  # noqa: E402
@@ -319,19 +320,16 @@ PARTS = [check_all_logits, check_generation, check_errors, check_training, check
          check_attention, check_attention_layers, check_tokenizer, check_page]
 
 
+def in_folder(root):
+    os.environ["HF_MODULES_CACHE"] = os.path.join(root, "modules")
+    for part in PARTS:
+        yield from part(root)
+
+
 def main():
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
     torch.set_num_threads(1)
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        os.environ["HF_MODULES_CACHE"] = os.path.join(root, "modules")
-        for part in PARTS:
-            for name, good in part(root):
-                print(("ok     " if good else "FAILED ") + name, flush=True)
-                passed += bool(good)
-                failed += not good
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return run(in_folder)
 
 
 if __name__ == "__main__":

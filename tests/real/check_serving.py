@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.append(os.path.join(HERE, "..", "serve"))
@@ -27,7 +26,7 @@ except ImportError as e:
     sys.exit(77)
 import numpy as np  # noqa: E402
 from models import chat_model  # noqa: E402
-from server import PROGRAM, Server  # noqa: E402
+from server import PROGRAM, Server, run  # noqa: E402
 
 LENGTH = 256  # of a request in transformers; the harness takes two tokens off the server's
 WITHIN = 1e-4
@@ -201,14 +200,7 @@ def checks(root):
 
 
 def main():
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        for name, good in checks(root):
-            print(("ok     " if good else "FAILED ") + name, flush=True)
-            passed += bool(good)
-            failed += not good
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return run(checks)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ import struct
 import subprocess
 import sys
 import sysconfig
-import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.join(HERE, ".."))
+from checks import run  # noqa: E402
+
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 try:
     import h5py
@@ -144,13 +146,7 @@ def check(root):
 
 
 def main():
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        for what, good in check(root):
-            print("ok" if good else "FAILED", what, flush=True)
-            passed, failed = passed + good, failed + (not good)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return run(check)
 
 
 if __name__ == "__main__":

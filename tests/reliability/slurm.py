@@ -12,13 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "layouts"), os.path.join(HERE, "..")]
 import ranks  # noqa: E402
 import results  # noqa: E402
+from checks import run  # noqa: E402
 from runs import ONE, Layout, Runs, latest_step  # noqa: E402
 
 SCRIPT = os.path.join(HERE, "..", "..", "launch", "slurm", "train.sbatch")
@@ -153,14 +153,7 @@ def main():
     if nodes() < 3:
         print("no Slurm of three idle nodes answers: skipped")
         return 77
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        for name, good in checks(os.path.abspath(sys.argv[1]), root, "timed" in sys.argv[2:]):
-            print(("ok     " if good else "FAILED ") + name, flush=True)
-            passed += bool(good)
-            failed += not good
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return run(lambda root: checks(os.path.abspath(sys.argv[1]), root, "timed" in sys.argv[2:]))
 
 
 if __name__ == "__main__":

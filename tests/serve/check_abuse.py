@@ -11,12 +11,11 @@ import random
 import socket
 import struct
 import sys
-import tempfile
 import threading
 import time
 
 from models import byte_model
-from server import HEAD, Server
+from server import HEAD, Server, run
 
 CLIENTS = 24 if "quick" in sys.argv[2:] else 64
 PLAIN = b"/v1/completions"
@@ -291,14 +290,7 @@ def checks(root, quick):
 
 
 def main():
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        for name, good in checks(root, "quick" in sys.argv[2:]):
-            print(("ok     " if good else "FAILED ") + name, flush=True)
-            passed += bool(good)
-            failed += not good
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return run(lambda root: checks(root, "quick" in sys.argv[2:]))
 
 
 if __name__ == "__main__":

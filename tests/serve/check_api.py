@@ -10,14 +10,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 import h5py
 import numpy as np
 from models import LLAMA3, TOKENIZER, begun_model, byte_model, chat_model
-from server import HEAD, PROGRAM, Server
+from server import HEAD, PROGRAM, Server, run
 
 TEMPLATE = ("--chat-template", "Qwen2.5")
 PROMPTS = [[5, 90, 300, 17, 2], [44], [600, 601, 3, 3, 3, 80, 81, 82, 9, 1, 0], [699, 10]]
@@ -409,14 +408,7 @@ def checks(root):
 
 
 def main():
-    passed = failed = 0
-    with tempfile.TemporaryDirectory() as root:
-        for name, good in checks(root):
-            print(("ok     " if good else "FAILED ") + name, flush=True)
-            passed += bool(good)
-            failed += not good
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return run(checks)
 
 
 if __name__ == "__main__":

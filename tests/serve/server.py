@@ -11,6 +11,7 @@ import time
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import ranks as launched  # noqa: E402
+from checks import run  # noqa: E402, F401
 
 PROGRAM = os.path.abspath(sys.argv[1])
 HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

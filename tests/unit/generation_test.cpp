@@ -10,6 +10,7 @@
 #include "model/generation/int8_weights.h"
 #include "model/mixers/registry.h"
 #include "tests/error_of.h"
+#include "tests/small_config.h"
 
 namespace wuneng {
 namespace {
@@ -20,17 +21,7 @@ using testing::HasSubstr;
 constexpr int64_t kVocab = 50;
 
 std::unique_ptr<Decoder> small(const std::string& mixer = "wuneng", DType dtype = DType::f32) {
-  ModelConfig c{.hidden_size = 32,
-                .intermediate_size = 40,
-                .num_layers = 2,
-                .num_heads = 4,
-                .num_kv_heads = 2,
-                .head_dim = 8,
-                .vocab_size = kVocab,
-                .rope_theta = 100};
-  c.set_mixer(mixer);
-  if (mixer == "wuneng") c.options["wuneng"]["chunk"] = int64_t{8};
-  auto model = std::make_unique<Decoder>(c, Placement(), dtype);
+  auto model = std::make_unique<Decoder>(small_config(mixer, kVocab), Placement(), dtype);
   std::mt19937 random(3);
   std::normal_distribution<float> normal(0, 1);
   for (const Parameter* p : model->parameters()) {

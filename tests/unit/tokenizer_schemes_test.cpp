@@ -11,6 +11,7 @@
 #include "runtime/file.h"
 #include "tests/error_of.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/golden_texts.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -22,19 +23,6 @@ using ::testing::StartsWith;
 using Json = nlohmann::json;
 
 std::string golden_scheme(const std::string& name) { return golden("tokenizer_schemes") + "/" + name; }
-
-std::string from_hex(const std::string& hex) {
-  std::string bytes;
-  for (size_t i = 0; i < hex.size(); i += 2)
-    bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
-  return bytes;
-}
-
-std::vector<int32_t> encode(const Tokenizer& tokenizer, std::string_view text) {
-  std::vector<int32_t> ids;
-  tokenizer.encode(text, ids);
-  return ids;
-}
 
 class TokenizerScheme : public ::testing::TestWithParam<const char*> {
  protected:

@@ -11,6 +11,7 @@
 #include "runtime/error.h"
 #include "runtime/file.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/golden_texts.h"
 #include "tests/unit/scratch_dir.h"
 
 namespace wuneng {
@@ -21,19 +22,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 const std::string kGolden = golden("tokenizer");
-
-std::string from_hex(const std::string& hex) {
-  std::string bytes;
-  for (size_t i = 0; i < hex.size(); i += 2)
-    bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
-  return bytes;
-}
-
-std::vector<int32_t> encode(const Tokenizer& tokenizer, std::string_view text) {
-  std::vector<int32_t> ids;
-  tokenizer.encode(text, ids);
-  return ids;
-}
 
 class TokenizerTest : public ScratchTest {
  protected:
