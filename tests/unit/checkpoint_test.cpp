@@ -9,6 +9,7 @@
 #include "runtime/hash.h"
 #include "tests/error_of.h"
 #include "tests/unit/scratch_dir.h"
+#include "tests/unit/tensor_values.h"
 
 namespace wuneng {
 namespace {
@@ -21,8 +22,6 @@ Tensor counting(const Shape& shape, float first) {
   std::iota(t.f32(), t.f32() + t.numel(), first);
   return t;
 }
-
-std::vector<float> values(const Tensor& t) { return {t.f32(), t.f32() + t.numel()}; }
 
 void write_text(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
@@ -72,7 +71,7 @@ TEST_F(Checkpoint, AnyRectangleReadsBack) {
   EXPECT_EQ(reader.dtype("deep/b"), DType::bf16);
   const Tensor part = Tensor::empty({3, 2});
   reader.read("w", {2, 1}, part);
-  EXPECT_THAT(values(part), testing::ElementsAre(111, 112, 116, 117, 121, 122));
+  EXPECT_THAT(values<float>(part), testing::ElementsAre(111, 112, 116, 117, 121, 122));
   EXPECT_THROW(reader.read("w", {4, 0}, Tensor::empty({3, 5})), Error);
   EXPECT_THROW(reader.read("nothing"), Error);
 }
@@ -278,13 +277,13 @@ TEST_F(Checkpoint, ReplicasWriteEqualShares) {
     for (int r = 0; r < replicas; ++r)
       for (const CheckpointPiece& p : share_of_pieces(all, r, replicas)) {
         EXPECT_LE(p.data.bytes(), 53 * 4 / replicas + 12);
-        for (const float v : values(p.data)) joined.push_back(v);
+        for (const float v : values<float>(p.data)) joined.push_back(v);
         const float first = p.name == "a" ? 0.0f : p.name == "b" ? 50.0f : 80.0f;
         EXPECT_EQ(p.data.f32()[0], first + static_cast<float>(p.begin[0] * (p.name == "a" ? 3 : 1)));
       }
     std::vector<float> expected;
     for (const CheckpointPiece& p : all)
-      for (const float v : values(p.data)) expected.push_back(v);
+      for (const float v : values<float>(p.data)) expected.push_back(v);
     EXPECT_EQ(joined, expected) << replicas << " replicas";
   }
 }
@@ -308,7 +307,7 @@ TEST_F(Checkpoint, Version1IsRead) {
   write_text(directory + "/manifest.json", old.dump(1));
   write_text(root() + "/latest", "step_00000004\n");
   EXPECT_EQ(newest(), 4);
-  EXPECT_EQ(values(CheckpointReader(directory).read("w")), values(counting({6, 5}, 60)));
+  EXPECT_EQ(values<float>(CheckpointReader(directory).read("w")), values<float>(counting({6, 5}, 60)));
   flip_bit(directory + "/shard_00000.h5", 1000);
   EXPECT_THAT(error_of([&] { CheckpointReader{directory}; }), HasSubstr("damaged"));
 }
