@@ -311,6 +311,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.adamw.eps = static_cast<float>(r.number("optimizer.eps", 1e-8, 1e-30, 1));
   t.adamw.weight_decay = static_cast<float>(r.number("optimizer.weight_decay", 0.1, 0, 10));
   t.clip = r.number("optimizer.clip", 1, 0, 1e30);
+  t.zero = static_cast<int>(r.integer("optimizer.zero", 1, 0, 1));
 
   t.out = read_path(r, "run.out");
   t.resume = r.text("run.resume", "auto");

@@ -57,6 +57,7 @@ struct TrainRecipe {
   AdamwOptions adamw;
   LearningRate learning_rate;
   double clip = 1;
+  int zero = 1;  // stage of ZeRO: 1 shares the optimizer's state between the replicas
   // [run]
   std::string out, resume, device, activations;
   uint64_t seed = 0;

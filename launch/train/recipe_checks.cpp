@@ -46,12 +46,12 @@ bool trains_a_part(const TrainRecipe& r) {
   return !r.freeze.empty() || r.train != all || r.objective->trains() != all;
 }
 
-// What a rank certainly needs on a CPU: its weights and, where they are trained, their gradients, moments and
-// masters in f32. A GPU's memory is asked for when its weights are made.
+// What a rank certainly needs on a CPU: its weights and, where they are trained, their gradients, and its
+// part of moments and masters, in f32. A GPU's memory is asked for when its weights are made.
 void check_memory(const TrainRecipe& r) {
-  const double bytes_each = double(size_of(r.student_dtype)) + (trains_a_part(r)                ? 0
-                                                                : r.student_dtype == DType::f32 ? 12
-                                                                                                : 16),
+  const double state = r.student_dtype == DType::f32 ? 8 : 12,
+               trained = trains_a_part(r) ? 0 : 4 + state / (r.zero ? r.layout.dp : 1),
+               bytes_each = double(size_of(r.student_dtype)) + trained,
                needed = double(parameter_count(r.student)) * bytes_each / (double(r.layout.pp) * r.layout.tp),
                installed = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
   constexpr double kGiB = 1024.0 * 1024 * 1024;

@@ -39,7 +39,8 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
               micro_batches_of(mesh.dp_rank, recipe.accumulation)),
       reporter_(recipe, is_logging_rank(), start.step),
       stop_(stop_agreement(recipe, mesh, data, start.step)),
-      saved_(start.step) {
+      saved_(start.step),
+      optimizer_bytes_(state_.most_optimizer_bytes()) {
   if (mesh.teacher)
     teacher_ =
         std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
@@ -47,6 +48,9 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
     teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
   else if (recipe.has_teacher())
     teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+  reporter_.line(fmt::format("optimizer: {:.1f} MiB of moments and masters on a rank{}",
+                             double(optimizer_bytes_) / (1 << 20),
+                             state_.shares_optimizer() ? ", a share of each replica's" : ""));
   if (!state_.resumed_from.empty())
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
 }
@@ -95,14 +99,14 @@ void Trainer::train_step(int64_t pass) {
 
   // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
   // not finite where the loss is not.
-  const double norm = gradient_norm(state_.model.parameters(), state_.groups);
+  const double norm = state_.gradients->norm();
   const double lr = recipe_.learning_rate.at(state_.step);
   state_.before_update();
   const bool skipped = !std::isfinite(norm);
   if (skipped)
     skip_update(norm);
   else
-    state_.optimizer->step(lr, clip_factor(norm, recipe_.clip));
+    state_.update(lr, clip_factor(norm, recipe_.clip));
   skipped_in_a_row_ = skipped ? skipped_in_a_row_ + 1 : 0;
   ++state_.step;
 
@@ -111,7 +115,8 @@ void Trainer::train_step(int64_t pass) {
   const Waited waited = meet(pass + 1);
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), waited.for_data,
-                    waited.for_teacher, memory_use(state_.model.placement().device.kind).peak, skipped});
+                    waited.for_teacher, memory_use(state_.model.placement().device.kind).peak,
+                    optimizer_bytes_, skipped});
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
   if (due(recipe_.checkpoint_every) && state_.step < recipe_.steps())
     save();  // checks the replicas too

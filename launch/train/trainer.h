@@ -61,6 +61,7 @@ class Trainer {
   Evaluation evaluation_;
   int64_t skipped_in_a_row_ = 0;
   int64_t saved_;            // the step of the newest checkpoint
+  int64_t optimizer_bytes_;  // of the rank that holds most of the optimizer's state
   double data_wait_ = 0;     // seconds that reader_ had waited at the last meeting
   double teacher_wait_ = 0;  // seconds since then
 };

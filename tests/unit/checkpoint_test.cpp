@@ -77,6 +77,23 @@ TEST_F(Checkpoint, AnyRectangleReadsBack) {
   EXPECT_THROW(reader.read("nothing"), Error);
 }
 
+// As ranks save that hold a range of elements: a part of a row, whole rows and a part of a row.
+TEST_F(Checkpoint, ATensorMayHaveSeveralPartsInAFile) {
+  const Tensor whole = counting({6, 5}, 0), flat = whole.view({30});
+  save_checkpoint(options(), 1,
+                  {{"w", {6, 5}, {0, 0}, flat.rows(0, 10).view({2, 5})},
+                   {"w", {6, 5}, {2, 0}, flat.rows(10, 13).view({1, 3})},
+                   {"w", {6, 5}, {2, 3}, flat.rows(13, 15).view({1, 2})},
+                   {"w", {6, 5}, {3, 0}, flat.rows(15, 30).view({3, 5})}},
+                  {});
+  CheckpointReader reader(root());
+  EXPECT_EQ(values(reader.read("w")), values(whole));
+  const Tensor part = Tensor::empty({3, 2});
+  reader.read("w", {1, 2}, part);
+  EXPECT_THAT(values(part), testing::ElementsAre(7, 8, 12, 13, 17, 18));
+  EXPECT_NO_THROW(reader.verify());
+}
+
 // Several blocks a part, and rectangles that begin and end inside of them.
 TEST_F(Checkpoint, LargePartsAreReadByBlocks) {
   const int64_t rows = 5, width = kBlockBytes / 4 - 3;  // rows do not end where blocks do
