@@ -35,6 +35,9 @@ void check_sizes(const TrainRecipe& r) {
       r.path, r.steps(), r.eval_every, r.eval_batches, kMostPasses);
   require(r.learning_rate.warmup <= r.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",
           r.path, r.learning_rate.warmup, r.steps());
+  require(r.trace_steps.empty() || (r.trace_steps.size() == 2 && r.trace_steps[0] <= r.trace_steps[1]),
+          "{}: run.trace_steps = [{}]: expected none or the first and the last step", r.path,
+          fmt::join(r.trace_steps, ", "));
   require(r.learning_rate.floor <= r.learning_rate.peak,
           "{}: optimizer.min_lr = {} is more than optimizer.lr = {}", r.path, r.learning_rate.floor,
           r.learning_rate.peak);

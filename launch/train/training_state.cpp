@@ -6,6 +6,7 @@
 
 #include "launch/train/checkpoint_weights.h"
 #include "parallel/replicas.h"
+#include "runtime/trace.h"
 
 namespace wuneng {
 namespace {
@@ -147,7 +148,11 @@ void TrainingState::load(CheckpointReader& reader) {
 }
 
 void TrainingState::update(double lr, double gradient_scale) {
-  optimizer->step(lr, gradient_scale);
+  {
+    const trace::Span span(trace::Kind::compute, "optimizer");
+    optimizer->step(lr, gradient_scale);
+    if (trace::recording()) synchronize(model.placement().device);
+  }
   if (weights_) weights_->run();
 }
 

@@ -4,7 +4,8 @@
 usage: check_layouts.py WUNENG PART [quick]
 
 PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), zero (replicas
-that share the optimizer's state), or cuda (a few layouts on a GPU, or emulated, against one rank on the CPU).
+that share the optimizer's state), trace (run.trace_steps), or cuda (a few layouts on a GPU, or emulated,
+against one rank on the CPU).
 quick: a sample, for sanitizer builds, and of zero for every build.
 """
 import os
@@ -16,6 +17,7 @@ import inputs
 import parity
 import preferences
 import resume
+import trace
 import zero
 from runs import Runs
 from tally import Tally
@@ -34,13 +36,15 @@ def main():
             inputs.check(runs, tally)
         elif part == "zero":
             zero.check(runs, tally, quick)
+        elif part == "trace":
+            trace.check(runs, tally)
         elif part == "cuda":
             if reason := cuda.missing(program):
                 print("skipped:", reason)
                 return 77
             cuda.check(runs, tally)
         else:
-            raise SystemExit(f"{part}: expected parity, resume, zero or cuda")
+            raise SystemExit(f"{part}: expected parity, resume, zero, trace or cuda")
     return tally.finish()
 
 
