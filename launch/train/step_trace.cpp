@@ -4,6 +4,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "runtime/clock_offset.h"
 #include "runtime/file.h"
 #include "runtime/host.h"
 
@@ -12,33 +13,6 @@ namespace {
 
 using trace::Event;
 using trace::Kind;
-
-// Nanoseconds that are to be added to this rank's clock to have the first rank's. Of several questions to the
-// first rank, the one that was answered soonest counts: its clock was read half way (Cristian 1989).
-int64_t clock_offset(const Comm& world) {
-  constexpr int kQuestions = 20, kTag = 0;
-  const Tensor time = Tensor::zeros({1}, DType::i64);
-  int64_t offset = 0;
-  for (int rank = 1; rank < world.size(); ++rank) {
-    int64_t soonest = INT64_MAX;
-    for (int i = 0; i < kQuestions; ++i) {
-      if (world.rank() == 0) {
-        world.recv(time, rank, kTag, "clock: question");
-        time.data<int64_t>()[0] = trace::now();
-        world.send(time, rank, kTag, "clock: answer");
-      } else if (world.rank() == rank) {
-        const int64_t asked = trace::now();
-        world.send(time, 0, kTag, "clock: question");
-        world.recv(time, 0, kTag, "clock: answer");
-        const int64_t answered = trace::now();
-        if (answered - asked >= soonest) continue;
-        soonest = answered - asked;
-        offset = time.data<int64_t>()[0] - (asked + soonest / 2);
-      }
-    }
-  }
-  return offset;
-}
 
 std::string line(const nlohmann::json& object) { return object.dump() + ",\n"; }
 
@@ -126,7 +100,7 @@ StepTrace::StepTrace(const TrainRecipe& recipe, const Mesh& mesh)
   if (recipe.trace_steps.empty()) return;
   first_ = recipe.trace_steps[0];
   last_ = recipe.trace_steps[1];
-  offset_ = clock_offset(mesh.world);
+  offset_ = clock_offset(mesh.world, trace::now);
   events_ = name_of_rank(mesh);
 }
 

@@ -5,6 +5,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "runtime/clock_offset.h"
+#include "runtime/trace.h"
+
 namespace wuneng {
 namespace {
 
@@ -181,6 +184,14 @@ TEST(Comm, AGatherFromItsPlaceInTheResult) {
   request.wait();
   for (int64_t i = 0; i < all.numel(); ++i)
     ASSERT_EQ(all.f32()[i], value(static_cast<int>(i / each), i % each)) << i;
+}
+
+// Clocks that are a second apart from rank to rank.
+TEST(Comm, TheOffsetOfAClockIsMeasured) {
+  const Comm world = Comm::world();
+  const int64_t ahead = 1'000'000'000LL * world.rank();
+  const int64_t found = clock_offset(world, [&] { return trace::now() + ahead; });
+  EXPECT_NEAR(double(found), double(-ahead), world.rank() == 0 ? 0 : 1e8);
 }
 
 TEST(Comm, BroadcastGatherAndText) {
