@@ -65,7 +65,7 @@ struct TrainRecipe {
   std::string on_nan;  // "stop" or "skip" an update whose gradient is not finite
   int64_t max_skipped = 0, check_replicas_every = 0;
   std::vector<int64_t> trace_steps;  // first and last, or none
-  double gpu_memory = 0.9;  // share of a GPU's free memory: reserve_gpu_memory
+  double gpu_memory = 0.9;           // share of a GPU's free memory: reserve_gpu_memory
   bool recompute = false, overlap = true, async_checkpoints = true;
   double hang_timeout = 600;
 

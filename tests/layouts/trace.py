@@ -1,4 +1,4 @@
-"""run.trace_steps: a trace of chosen steps over all ranks, students and teacher, and where their time went."""
+"""run.trace_steps: a trace of chosen steps over all ranks, students and teacher, and where time went."""
 import collections
 import json
 import os
@@ -7,6 +7,7 @@ import re
 from runs import ONE, Layout
 
 STUDENT, TEACHER, STEPS = Layout(dp=2, pp=2), ONE, (2, 3)
+KINDS = {"step", "compute", "communication", "waiting", "stream", "saving"}
 COVERED = 0.9  # of a step's time, by what is named
 MEETING = "waited for data and teacher, and whether to stop"  # a collective call of all student ranks
 
@@ -21,8 +22,7 @@ def check(runs, tally):
     students = [pid for pid, name in names.items() if name.startswith("student")]
     tally.check("a trace has a name for every rank", len(names) != STUDENT.ranks + TEACHER.ranks)
     kinds = {e["cat"] for e in spans}
-    tally.check("spans of all kinds", kinds != {"step", "compute", "communication", "waiting", "stream", "saving"},
-                f"{sorted(kinds)}")
+    tally.check("spans of all kinds", kinds != KINDS, f"{sorted(kinds)}")
     tally.check("spans of a thread nest", not_nested(spans))
     tally.check("every rank has every step", [
         f"{names[pid]}: {name}" for pid in names for name in (f"step {s}" for s in STEPS)
