@@ -41,14 +41,20 @@ void read_part(CheckpointReader& reader, const std::string& name, const Paramete
   require(reader.contains(name), "{}: tensor {} is missing", reader.directory(), name);
   require(reader.shape(name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}",
           reader.directory(), name, to_string(p.global_shape), to_string(reader.shape(name)));
-  const bool direct = reader.dtype(name) == into.dtype() && into.device() == Device{};
-  const Tensor stored = direct ? into : Tensor::empty(into.shape(), reader.dtype(name));
-  const Tensor flat = stored.view({stored.numel()});
-  for (const Rectangle& r : rectangles(part))
-    reader.read(
-        name, r.begin,
-        flat.rows(r.elements.begin - part.elements.begin, r.elements.end - part.elements.begin).view(r.size));
-  if (!direct) into.copy_from(stored);
+  if (part.elements.size() == 0) return;
+  // The rows that the part begins and ends in are read whole.
+  Shape begin = p.held_begin(), size = p.local_shape();
+  const int64_t row = p.var.value().numel() / size[0];
+  const Range rows{part.elements.begin / row, (part.elements.end + row - 1) / row};
+  begin[0] += rows.begin;
+  size[0] = rows.size();
+  if (reader.dtype(name) == into.dtype() && into.device() == Device{} &&
+      part.elements == Range{rows.begin * row, rows.end * row})
+    return reader.read(name, begin, into.view(size));
+  const Tensor stored = Tensor::empty(size, reader.dtype(name));
+  reader.read(name, begin, stored);
+  const int64_t first = part.elements.begin - rows.begin * row;
+  into.copy_from(stored.view({stored.numel()}).rows(first, first + part.elements.size()).view(into.shape()));
 }
 
 std::unique_ptr<WeightSource> open_weights(const std::string& path) {
