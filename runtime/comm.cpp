@@ -188,7 +188,8 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
 }
 
 Request Comm::iall_reduce(const Tensor& tensor, Reduce op, const char* what) const {
-  const CallGuard call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
+  const Call reduces{.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true};
+  const CallGuard call(*impl_, reduces.begun());
   if (call.alone()) return {};
   if (impl_->by_nccl(tensor))
     return under_way(tensor, call.text(), impl_->nccl->all_reduce(tensor, op, call.text()));
@@ -211,7 +212,7 @@ void Comm::reduce_scatter(const Tensor& tensor, const char* what) const {
 }
 
 Request Comm::ireduce_scatter(const Tensor& tensor, const char* what) const {
-  const CallGuard call(*impl_, of_reduce_scatter(tensor, what));
+  const CallGuard call(*impl_, of_reduce_scatter(tensor, what).begun());
   if (call.alone()) return {};
   if (impl_->by_nccl(tensor))
     return under_way(tensor, call.text(), impl_->nccl->reduce_scatter(tensor, call.text()));
@@ -270,7 +271,7 @@ void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) c
 }
 
 Request Comm::iall_gather(const Tensor& mine, const Tensor& all, const char* what) const {
-  const CallGuard call(*impl_, of_all_gather(mine, all, what));
+  const CallGuard call(*impl_, of_all_gather(mine, all, what).begun());
   if (call.alone() || !impl_->by_nccl(mine))
     return later(all, call.text(),
                  [=, *this, name = std::string(what)] { all_gather(mine, all, name.c_str()); });

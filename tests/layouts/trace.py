@@ -29,6 +29,7 @@ def check(runs, tally):
         if not any(e["pid"] == pid and e["name"] == name for e in spans)])
     least = min(covered(spans, step) for step in spans if step["cat"] == "step" and step["pid"] in students)
     tally.check("what is named covers a student's steps", not least >= COVERED, f"{least:.3f} at least")
+    check_waiting(spans, students, tally)
     check_clocks(spans, students, tally)
     check_lines(runs.printed, spans, students, tally)
     out = runs.run("untraced", ONE, None, {"optimizer.steps": 2, "optimizer.warmup": 0})
@@ -64,6 +65,16 @@ def covered(spans, step):
         total += max(0, end(e) - max(at, e["ts"]))
         at = max(at, end(e))
     return total / step["dur"]
+
+
+def check_waiting(spans, students, tally):
+    """Waits until all ranks are in a collective call are in its span."""
+    waits = [[e for e in spans if e["pid"] == pid and e["name"] == "until all ranks are in the call"]
+             for pid in students]
+    outside = [w for of_rank in waits for w in of_rank if not any(
+        e["pid"] == w["pid"] and e["cat"] == "communication" and e["ts"] <= w["ts"] and end(w) <= end(e)
+        for e in spans)]
+    tally.check("waits for other ranks are in collective calls", outside if all(waits) else ["none"])
 
 
 def check_clocks(spans, students, tally):
