@@ -57,7 +57,7 @@ void gather(const Comm& ranks, const std::string& mine, const std::function<void
 }  // namespace
 
 StepTimes StepTimes::of(std::vector<Event> events) {
-  std::sort(events.begin(), events.end(), [](const Event& a, const Event& b) {
+  std::stable_sort(events.begin(), events.end(), [](const Event& a, const Event& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end > b.end;
   });
   StepTimes out;
@@ -112,6 +112,7 @@ void StepTrace::begin(int64_t step) {
 
 std::string StepTrace::end(int64_t step) {
   if (!traces(step)) return {};
+  traced_ = true;
   step_.reset();
   if (step == last_) trace::record(false);
   std::vector<Event> events = trace::take();
@@ -134,7 +135,11 @@ std::string StepTrace::end(int64_t step) {
 
 void StepTrace::finish() {
   trace::record(false);
-  if (last_ >= first_) write(mesh_.world);
+  if (last_ < first_) return;
+  // A run that goes on behind these steps leaves the file as it is.
+  if (mesh_.world.all_reduce(traced_ && mesh_.role == Role::student, Reduce::max,
+                             "whether steps were traced") > 0)
+    write(mesh_.world);
 }
 
 void StepTrace::write(const Comm& ranks) const {

@@ -31,7 +31,8 @@ class StepTrace {
   // rank's time went, as a line; empty where the step is not traced. After the last traced step the file has
   // what student ranks did.
   std::string end(int64_t step);
-  // Collective over the world, at the run's end: the file has what all ranks did.
+  // Collective over the world, at the run's end: the file has what all ranks did in the steps that this
+  // process has traced.
   void finish();
 
  private:
@@ -41,6 +42,7 @@ class StepTrace {
   const Mesh& mesh_;
   std::string path_;
   int64_t first_ = 1, last_ = 0;  // none
+  bool traced_ = false;           // any of them, in this process
   int64_t offset_ = 0;            // nanoseconds from this rank's clock to the first rank's
   std::optional<trace::Span> step_;
   std::string events_;  // of this rank, as JSON objects with a comma and a line's end behind each

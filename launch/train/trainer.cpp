@@ -49,9 +49,10 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
     teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
   else if (recipe.has_teacher())
     teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
-  reporter_.line(fmt::format("optimizer: {:.1f} MiB of moments and masters on a rank{}",
-                             double(optimizer_bytes_) / (1 << 20),
-                             state_.shares_optimizer() ? ", a share of each replica's" : ""));
+  reporter_.line(fmt::format(
+      "optimizer: {:.1f} MiB of moments and masters on a rank{}", double(optimizer_bytes_) / (1 << 20),
+      state_.shares_optimizer() ? fmt::format(", 1 / {} of a replica's (optimizer.zero = 1)", mesh.layout.dp)
+                                : ""));
   if (!state_.resumed_from.empty())
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
 }

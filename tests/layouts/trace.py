@@ -32,6 +32,10 @@ def check(runs, tally):
     check_waiting(spans, students, tally)
     check_clocks(spans, students, tally)
     check_lines(runs.printed, spans, students, tally)
+    before = os.stat(os.path.join(out, "trace.json")).st_mtime_ns
+    runs.run("traced", STUDENT, TEACHER, {"run.trace_steps": list(STEPS), "optimizer.steps": 5})
+    tally.check("a run that goes on behind these steps leaves it",
+                os.stat(os.path.join(out, "trace.json")).st_mtime_ns != before)
     out = runs.run("untraced", ONE, None, {"optimizer.steps": 2, "optimizer.warmup": 0})
     tally.check("no trace where none is asked for", os.path.exists(os.path.join(out, "trace.json")))
 
