@@ -76,11 +76,13 @@ bool train(const TrainRecipe& recipe, TrainingData& data) {
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "teacher stream");
   if (mesh.teacher)
     stream.connect_messages(device, stream_channels(mesh, stream_options(recipe, data, start.step, device)));
+  StepTrace trace(recipe, mesh);
   watchdog::enter("loading the model");
   const RunEnd end = mesh.role == Role::student
-                         ? Trainer(recipe, mesh, data, stream, directory, start, device).run()
-                         : serve_teacher(recipe, mesh, data, stream, start.step, device);
+                         ? Trainer(recipe, mesh, data, stream, directory, start, device, trace).run()
+                         : serve_teacher(recipe, mesh, data, stream, start.step, device, trace);
   watchdog::enter("end");
+  trace.finish();
   report_waiting(mesh, end.data_wait);
   directory.release();
   return end.stopped;

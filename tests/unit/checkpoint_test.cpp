@@ -76,6 +76,51 @@ TEST_F(Checkpoint, AnyRectangleReadsBack) {
   EXPECT_THROW(reader.read("nothing"), Error);
 }
 
+// As ranks save that hold a range of elements: a part of a row, whole rows and a part of a row.
+TEST_F(Checkpoint, ATensorMayHaveSeveralPartsInAFile) {
+  const Tensor whole = counting({6, 5}, 0), flat = whole.view({30});
+  save_checkpoint(options(), 1,
+                  {{"w", {6, 5}, {0, 0}, flat.rows(0, 10).view({2, 5})},
+                   {"w", {6, 5}, {2, 0}, flat.rows(10, 13).view({1, 3})},
+                   {"w", {6, 5}, {2, 3}, flat.rows(13, 15).view({1, 2})},
+                   {"w", {6, 5}, {3, 0}, flat.rows(15, 30).view({3, 5})}},
+                  {});
+  CheckpointReader reader(root());
+  EXPECT_EQ(values(reader.read("w")), values(whole));
+  const Tensor part = Tensor::empty({3, 2});
+  reader.read("w", {1, 2}, part);
+  EXPECT_THAT(values(part), testing::ElementsAre(7, 8, 12, 13, 17, 18));
+  EXPECT_NO_THROW(reader.verify());
+}
+
+// Of all pairs and triples of rectangles, those are accepted that cover each element once.
+TEST_F(Checkpoint, PartsTileATensorOrAreRefused) {
+  const Shape shape = {3, 2};
+  std::vector<StoredPart> all;
+  for (int64_t r = 0; r < 3; ++r)
+    for (int64_t c = 0; c < 2; ++c)
+      for (int64_t rows = 1; rows <= 3 - r; ++rows)
+        for (int64_t columns = 1; columns <= 2 - c; ++columns)
+          all.push_back({0, {r, c}, {rows, columns}, 0, {}});
+  int64_t accepted = 0;
+  const auto check = [&](const std::vector<StoredPart>& parts) {
+    std::vector<int> times(6);
+    for (const StoredPart& p : parts)
+      for (int64_t r = p.begin[0]; r < p.begin[0] + p.size[0]; ++r)
+        for (int64_t c = p.begin[1]; c < p.begin[1] + p.size[1]; ++c) ++times[r * 2 + c];
+    const bool once = times == std::vector<int>(6, 1);
+    const bool taken = error_of([&] { check_tiling("w", {DType::f32, shape, parts}); }) == "no error";
+    EXPECT_EQ(taken, once);
+    accepted += taken;
+  };
+  for (const StoredPart& a : all)
+    for (const StoredPart& b : all) {
+      check({a, b});
+      for (const StoredPart& c : all) check({a, b, c});
+    }
+  EXPECT_GT(accepted, 10);
+}
+
 // Several blocks a part, and rectangles that begin and end inside of them.
 TEST_F(Checkpoint, LargePartsAreReadByBlocks) {
   const int64_t rows = 5, width = kBlockBytes / 4 - 3;  // rows do not end where blocks do
