@@ -290,7 +290,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   generate_command->add_option("--seed", g.sampling.seed, "seed of sampling")->check(at_least(0));
   generate_command->add_option("--max-sequences", g.max_sequences, "prompts that run at the same time")
       ->check(at_least(1));
-  generate_command->add_option("--weights", g.weights, "what the weights are held in; int8 on the CPU alone")
+  generate_command->add_option("--weights", g.weights, "what the weights are held in")
       ->check(CLI::IsMember(generation_weights()));
   device_option(generate_command, generation_device);
   generate_command->callback([&] { command = [&] { run_generation(prepare_generate, g); }; });
@@ -347,7 +347,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->check(seconds);
   serve_command->add_option("--grace", s.grace, "seconds for requests under way after SIGTERM")
       ->check(seconds);
-  serve_command->add_option("--weights", s.weights, "what the weights are held in; int8 on the CPU alone")
+  serve_command->add_option("--weights", s.weights, "what the weights are held in")
       ->check(CLI::IsMember(generation_weights()));
   device_option(serve_command, generation_device);
   serve_command->callback([&] { command = [&] { run_generation(prepare_serve, s); }; });

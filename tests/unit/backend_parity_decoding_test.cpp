@@ -10,8 +10,8 @@
 namespace wuneng::kernels {
 namespace {
 
-class Weights : public testing::TestWithParam<DType> {};
-INSTANTIATE_TEST_SUITE_P(Types, Weights, testing::Values(DType::f32, DType::bf16, DType::f16, DType::i8),
+class MatrixTypes : public testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Types, MatrixTypes, testing::Values(DType::f32, DType::bf16, DType::f16, DType::i8),
                          [](const auto& info) { return std::string(to_string(info.param)); });
 
 // A matrix [N, K] of a type, and the scales of its rows for i8. Its numbers are exact in bf16.
@@ -29,7 +29,7 @@ struct Matrix {
 };
 
 // Whole vectors of b, a tail, and one element.
-TEST_P(Weights, ProductsOfFewRows) {
+TEST_P(MatrixTypes, ProductsOfFewRows) {
   for (const int64_t K : {27, 160, 1})
     for (const int64_t M : {1, 3, 7, 16})
       expect_backends_agree([&](Side& side) {
@@ -54,7 +54,7 @@ TEST_P(Weights, ProductsOfFewRows) {
 }
 
 // On a GPU products of bf16 numbers: the activations are such numbers.
-TEST_P(Weights, ProductsOfManyRows) {
+TEST_P(MatrixTypes, ProductsOfManyRows) {
   expect_backends_agree([&](Side& side) {
     const int64_t M = 39, N = 33, K = 27;
     const Matrix b(side, N, K, GetParam());
@@ -71,7 +71,7 @@ TEST_P(Weights, ProductsOfManyRows) {
   });
 }
 
-TEST_P(Weights, EmbeddingOfAnyType) {
+TEST_P(MatrixTypes, EmbeddingOfAnyType) {
   for (const int64_t d : {20, 32, 1})
     expect_backends_agree([&](Side& side) {
       const Matrix table(side, 6, d, GetParam());

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "model/generation/decoder_engine.h"
-#include "model/generation/int8_weights.h"
+#include "model/generation/narrow_weights.h"
 #include "model/mixers/registry.h"
 #include "tests/error_of.h"
 #include "tests/small_config.h"
@@ -267,7 +267,7 @@ TEST(Sampler, DrawsWithTheProbabilitiesOfItsOptions) {
 // A model in int8 computes what one computes whose f32 matrices are the rounded ones.
 TEST(Generation, Int8WeightsAreThoseOfTheirRows) {
   const std::unique_ptr<Decoder> rounded = small(), expected = small();
-  round_to_int8(*rounded);
+  narrow_weights(*rounded, DType::i8);
   int matrices = 0;
   for (size_t i = 0; i < rounded->parameters().size(); ++i) {
     const Parameter& p = *rounded->parameters()[i];
