@@ -30,7 +30,7 @@ void without_product(const Stream& stream, const MatmulArgs& args) {
 
 bool is_narrow(const Tensor& b) { return b.dtype() == DType::i8 || b.dtype() == DType::f16; }
 
-// Many rows with a matrix in i8 or f16: the product of bf16 numbers, exact for i8, whose scales come after it.
+// Many rows with a matrix in i8 or f16: the product of bf16 numbers, exact for i8, whose scales come after.
 void narrow_matmul(const Stream& stream, const MatmulArgs& args) {
   const Tensor wide = Tensor::empty(args.c.shape(), DType::f32, args.c.device());
   MatmulArgs product{.a = args.a, .b = args.b.to(DType::bf16), .c = wide, .transpose_b = true};
