@@ -23,8 +23,10 @@ struct Graph::Recording {
   explicit Recording(int index) : index(index) {}
   Recording(const Recording&) = delete;
   ~Recording() {
-    // Its last launch may not have ended: what follows in the stream may have its memory, and waits for it.
-    if (executable) cudaGraphExecDestroy(executable);
+    if (executable) {
+      tolerated(cudaStreamSynchronize(static_cast<cudaStream_t>(compute_stream(index))));  // its last launch
+      cudaGraphExecDestroy(executable);
+    }
     if (graph) cudaGraphDestroy(graph);
     tables.clear();
     if (memory) release_graph_memory(index, memory);

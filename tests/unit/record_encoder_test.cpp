@@ -153,9 +153,9 @@ TEST_F(RecordEncoderTest, ChatsHaveTheOptionsOfTheTemplate) {
                                                     {"role": "assistant", "content": "a"}]})");
   const auto text = [&](const ChatOptions& options) {
     std::string out;
-    for (const int32_t id :
-         RecordEncoder(llama, DataKind::supervised, {}, false, options).encode(chat)[0].ids)
-      out += llama.bytes_of(id);
+    const RecordEncoder encoder(llama, DataKind::supervised, {}, false, options);
+    const Tokens tokens = encoder.encode(chat)[0];
+    for (const int32_t id : tokens.ids) out += llama.bytes_of(id);
     return out;
   };
   EXPECT_THAT(text({}), HasSubstr("Today Date: 26 Jul 2024\n"));
