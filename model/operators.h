@@ -75,10 +75,11 @@ Var pack_rows(Tape& tape, const Var& x, const Runs& runs);  // runs of rows, non
 std::vector<Var> split_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts);
 Var join_rows(Tape& tape, const std::vector<Var>& pieces);
 
-// Causal attention; see kernels/attention.h. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H, D].
+// Causal attention; see kernels/attention.h, also for the table. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H,
+// D].
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head,
-              int64_t window);
+              int64_t window, const Tensor& table = {});
 
 // One shard of a vocabulary-parallel embedding: zero for tokens of other ranks. tokens [T] i32 on the host ->
 // [T, d] of type `activations`, which all that is computed from it has.
