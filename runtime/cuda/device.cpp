@@ -9,6 +9,7 @@
 
 #include "runtime/arena.h"
 #include "runtime/cuda/check.h"
+#include "runtime/cuda/upload_ring.h"
 #include "runtime/cuda/waiting.h"
 
 namespace wuneng::cuda {
@@ -106,6 +107,12 @@ class Gpu {
     reserved_ && reserved_->has(memory) ? reserved_->put(memory, bytes) : free_.put(memory, bytes);
   }
 
+  // From the host, whose memory may change at once.
+  void upload(void* to, const void* from, int64_t bytes) {
+    const std::lock_guard lock(ring_mutex_);
+    ring_.copy(to, from, bytes, stream_);
+  }
+
   void reserve(double share) {
     const std::lock_guard lock(mutex_);
     if (reserved_) return;
@@ -132,6 +139,8 @@ class Gpu {
   std::mutex mutex_;
   Blocks free_;
   std::optional<Reserved> reserved_;
+  std::mutex ring_mutex_;
+  UploadRing ring_;
 };
 
 // Pinned host memory. Copies are asynchronous, so a released block is free when its last copy has ended.
@@ -295,6 +304,8 @@ void copy(void* to, Device to_device, const void* from, Device from_device, int6
   const Device device = to_device.kind == DeviceKind::cuda ? to_device : from_device;
   const cudaStream_t stream = gpu(device.index).stream();
   const bool to_host = to_device.kind == DeviceKind::cpu;
+  if (from_device.kind == DeviceKind::cpu && bytes <= UploadRing::kSegment)
+    return gpu(device.index).upload(to, from, bytes);
   if (to_host) wait_for(stream);  // cudaStreamSynchronize below would wait without a hang report
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
   if (to_host) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");

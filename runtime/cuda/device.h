@@ -34,6 +34,8 @@ void synchronize(int index);
 // A caching allocator: released blocks are reused in stream order without a driver call.
 void* allocate(int index, int64_t bytes);
 void release(int index, void* memory, int64_t bytes);
+// In the compute stream. Waits for a copy to the host. One from the host has read `from` when this returns; up
+// to 256 KB pass through pinned memory of the GPU's own, without waiting for the stream.
 void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 void zero(void* at, int index, int64_t bytes);
 // Takes a share of the GPU's free memory, and 256 MB of pinned memory, once for all: later calls of

@@ -67,6 +67,11 @@ void limit_memory(int64_t device_bytes, int64_t pinned_bytes);
 void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 // A kernel of a library: runs `work` with access to device memory, after earlier work in the stream.
 void as_kernel(const std::function<void()>& work);
+// Kernels, copies and fills that this process has launched.
+int64_t launches();
+void count_launch();
+// Copies between a GPU and memory of the host that is not pinned: they make the host wait.
+int64_t pageable_copies();
 void* shared_memory();  // the block's dynamic shared memory
 void barrier();         // all live threads of the block
 // Warp shuffle: by all live lanes of the warp; returns the value of lane `source`.

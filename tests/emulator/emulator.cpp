@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
 #include "block.h"
@@ -17,6 +18,7 @@ namespace {
 
 std::mutex g_one_launch;
 size_t g_pinned_limit = SIZE_MAX, g_pinned_held = 0;
+int64_t g_pageable_copies = 0;
 
 // Device memory: an arena that is protected from host code, so that a host access faults as on a GPU. Memory
 // is not returned to the system: the program has a caching allocator.
@@ -105,7 +107,8 @@ void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const 
     returned(cudaErrorInvalidResourceHandle);
     return;
   }
-  catch_up_kernels();
+  count_launch();
+  stream ? catch_up(stream) : catch_up_kernels();
   const std::lock_guard lock(g_one_launch);
   const Arena::Open open(arena());
   if (grid.y > 65535 || grid.z > 65535) {
@@ -124,7 +127,10 @@ void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const 
       }
 }
 
+int64_t pageable_copies() { return g_pageable_copies; }
+
 void as_kernel(const std::function<void()>& work) {
+  count_launch();
   catch_up_kernels();
   const Arena::Open open(arena());
   work();
@@ -191,19 +197,32 @@ cudaError_t cudaFreeHost(void* memory) {
   return cudaSuccess;
 }
 
-// Asynchronous if the host memory is pinned, else synchronous.
+// Asynchronous if the host memory is pinned, else synchronous. Aborts where pinned memory was rewritten before
+// its copy ran.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  const auto copy = [=] {
+  const bool from_pinned = is_pinned(from);
+  const auto content = [=] {
+    return std::hash<std::string_view>()({static_cast<const char*>(from), bytes});
+  };
+  const auto copy = [=, expected = from_pinned ? content() : 0] {
+    if (from_pinned && content() != expected) {
+      std::fprintf(stderr, "emulator: %zu bytes of pinned memory were rewritten before their copy ran\n", bytes);
+      std::abort();
+    }
     const emulator::Arena::Open open(emulator::arena());
     std::memmove(to, from, bytes);
   };
-  if (stream && (is_pinned(to) || is_pinned(from))) return emulator::put(stream, copy), cudaSuccess;
+  emulator::count_launch();
+  if (stream && (is_pinned(to) || from_pinned)) return emulator::put(stream, copy), cudaSuccess;
+  if (emulator::arena().device_of(to) < 0 || emulator::arena().device_of(from) < 0)
+    ++emulator::g_pageable_copies;
   emulator::catch_up(stream);
   copy();
   return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
+  emulator::count_launch();
   emulator::catch_up(stream);
   const emulator::Arena::Open open(emulator::arena());
   std::memset(at, value, bytes);
