@@ -228,13 +228,14 @@ cudaError_t count_devices(int& count) {
 
 }  // namespace
 
-void set_driver_environment() {
+void set_driver_environment(bool messages) {
   // Streams share a few hardware queues, by default 8: work in one stream could wait for unrelated work in
   // another, such as a message that waits for its receiver.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   // By default a kernel is loaded at its first launch, and the driver may wait for the GPU to be idle: a
-  // deadlock if a pending message waits for work that this host has yet to launch.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // deadlock if a pending message waits for work that this host has yet to launch. A collective waits only
+  // for what its ranks have launched before. Eager loading takes all of cublasLt's and NCCL's kernels too.
+  if (messages) setenv("CUDA_MODULE_LOADING", "EAGER", 0);
   // By default (from 2.22 on) NCCL connects ranks, and allocates memory, at their first call.
   setenv("NCCL_RUNTIME_CONNECT", "0", 0);
 }

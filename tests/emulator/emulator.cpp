@@ -197,16 +197,15 @@ cudaError_t cudaFreeHost(void* memory) {
   return cudaSuccess;
 }
 
-// Asynchronous if the host memory is pinned, else synchronous. Aborts where pinned memory was rewritten before
-// its copy ran.
+// Asynchronous if the host memory is pinned, else synchronous. Aborts where pinned memory was rewritten
+// before its copy ran.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   const bool from_pinned = is_pinned(from);
-  const auto content = [=] {
-    return std::hash<std::string_view>()({static_cast<const char*>(from), bytes});
-  };
+  const auto content = [=] { return std::hash<std::string_view>()({static_cast<const char*>(from), bytes}); };
   const auto copy = [=, expected = from_pinned ? content() : 0] {
     if (from_pinned && content() != expected) {
-      std::fprintf(stderr, "emulator: %zu bytes of pinned memory were rewritten before their copy ran\n", bytes);
+      std::fprintf(stderr, "emulator: %zu bytes of pinned memory were rewritten before their copy ran\n",
+                   bytes);
       std::abort();
     }
     const emulator::Arena::Open open(emulator::arena());
