@@ -23,7 +23,7 @@ class UploadRing {
 
   // Copies [from, from + bytes) of the host to `to` on the GPU of `stream`, after the work in the stream; all
   // calls name the same stream. `from` may change at once. Waits where the ring is full of copies that have
-  // not run.
+  // not run: for work that this host has enqueued before, as nccl.h has it.
   void copy(void* to, const void* from, int64_t bytes, cudaStream_t stream);
 
  private:
