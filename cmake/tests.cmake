@@ -8,6 +8,15 @@
 #   [TIMEOUT seconds] [ENVIRONMENT KEY=VALUE...])
 #
 # A test that exits with 77 is skipped.
+#
+# test_program(NAME sources...): a program of tests, linked with all of ours. A test's own code need not be
+# fast: most of it runs once, and -O3 doubles its compilation.
+function(test_program name)
+  add_executable(${name} ${ARGN})
+  target_link_libraries(${name} PRIVATE wuneng_launch)
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+endfunction()
+
 foreach(label asan tsan cuda fuzz)
   add_custom_target(${label}_tests)
 endforeach()

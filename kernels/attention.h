@@ -26,9 +26,12 @@ struct AttentionForwardArgs {
   std::vector<AttentionSegment> segments;  // rows of q outside all segments are not written
   std::vector<int> kv_head;                // [H]: the key/value head of each query head, non-decreasing
   int64_t window = 0;                      // see AttentionSegment; 0: all keys
-  // On the CPU segments of one query are formed in a way of their own, which reads keys and values once for
-  // all heads that share them, and leaves lse as it is.
+  // Segments of one query are formed in a way of their own, which reads keys and values once for all heads
+  // that share them, and leaves lse as it is. A GPU does that if all segments are of few queries.
   bool by_row = false;
+  // [segments, 4] i32 on a GPU, of segments of one query: q_begin, q_count, k_begin and offset of each, read
+  // in place of `segments`, of which only the number counts then. Undefined: as `segments` say.
+  Tensor table;
 };
 WUNENG_KERNEL(attention_forward, AttentionForwardArgs);
 

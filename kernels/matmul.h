@@ -8,12 +8,12 @@ namespace wuneng::kernels {
 // transpose_b is set. a, b: f32 or bf16; c: f32, or bf16 on a GPU, [M, N]. M, N and K may be 0 (K = 0: the
 // product is zero).
 //
-// by_row, with at most kFewRows rows: on the CPU a row of c is to the bit what it is alone, and b,
-// transposed, is read in its own type.
+// by_row, b transposed, with at most kFewRows rows (on a GPU kFewRowsOnGpu): a row of c is to the bit what it
+// is alone, and b is read once, in its own type, which may also be f16 or i8; sums are of f32 products.
 //
-// If one operand is bf16, a GPU rounds the other one to bf16 as well and multiplies on tensor cores with f32
-// accumulation. The CPU computes in f32 throughout.
-inline constexpr int64_t kFewRows = 32;
+// Otherwise, if one operand is bf16, a GPU rounds the other one to bf16 as well and multiplies on tensor
+// cores with f32 accumulation; it takes b in f16 and i8 for bf16 numbers. The CPU computes in f32 throughout.
+inline constexpr int64_t kFewRows = 32, kFewRowsOnGpu = 16;
 struct MatmulArgs {
   Tensor a;  // [M, K], or [K, M] transposed
   Tensor b;  // [K, N], or [N, K] transposed
@@ -25,7 +25,7 @@ struct MatmulArgs {
   Tensor base;              // [M, N], of c's type, may be c; undefined: none. Not with accumulate.
   Tensor bias;              // weight [N], added to every row; undefined: none
   Tensor sums;              // [M] f32 += row sums of op(a), a transposed; undefined: not computed
-  Tensor b_scale;           // [N] f32, of b in i8, transposed, on the CPU: row n of b is b_scale[n] b[n]
+  Tensor b_scale;           // [N] f32, of b in i8, transposed: row n of b is b_scale[n] b[n]
   DType like = DType::f32;  // bf16: compute as if an operand were bf16 (weight gradients)
   bool by_row = false;
 };

@@ -25,9 +25,18 @@ struct RowRunsArgs {
   Tensor tall, packed;  // [T, ..], [sum of counts, ..]
   std::vector<RowRun> runs;
   bool accumulate = false;
+  Tensor rows;  // [rows of packed] i32 on a GPU, read in place of runs, of which only the sizes count then:
+                // the row of tall of each; undefined: as runs say
 };
 WUNENG_KERNEL(pack_rows, RowRunsArgs);    // packed (+)= tall's runs
 WUNENG_KERNEL(unpack_rows, RowRunsArgs);  // tall's runs (+)= packed
+
+// to[r] = from[r] for each r >= 0 of rows.
+struct CopyRowsArgs {
+  Tensor from, to;  // [R, ..], of one type
+  Tensor rows;      // [n] i32, none twice
+};
+WUNENG_KERNEL(copy_rows, CopyRowsArgs);
 
 // y[.., :] = [a, b] along the last dimension.
 struct ConcatArgs {
@@ -43,11 +52,11 @@ WUNENG_KERNEL(concat_backward, ConcatBackwardArgs);
 // y[t] = table[tokens[t] - begin], zero for tokens outside [begin, begin + rows of table): one shard of a
 // vocabulary-parallel embedding.
 struct EmbeddingArgs {
-  Tensor table;   // weight [rows, d]
+  Tensor table;   // weight [rows, d], also f16 or i8
   Tensor tokens;  // [T] i32
   int64_t begin;
   Tensor y;      // [T, d]
-  Tensor scale;  // [rows] f32, of a table in i8, on the CPU: MatmulArgs::b_scale
+  Tensor scale;  // [rows] f32, of a table in i8: MatmulArgs::b_scale
 };
 WUNENG_KERNEL(embedding, EmbeddingArgs);
 struct EmbeddingBackwardArgs {

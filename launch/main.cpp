@@ -171,11 +171,18 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   tokenize_command->add_option("--extensions", t.extensions,
                                "extensions of the files to read from directories and globs, such as .txt "
                                ".jsonl.gz; default: all files");
-  const auto templates = CLI::IsMember(ChatTemplate::names());
-  tokenize_command
-      ->add_option("--chat-template", t.chat_template,
-                   "name of the chat template; default: the one in the tokenizer's directory")
-      ->check(templates);
+  const auto template_options = [](CLI::App* command, std::string& name, ChatOptions& options,
+                                   const char* otherwise) {
+    command
+        ->add_option("--chat-template", name,
+                     fmt::format("name of the chat template; default: {}", otherwise))
+        ->check(CLI::IsMember(ChatTemplate::names()));
+    command->add_option("--enable-thinking", options.enable_thinking,
+                        "true or false, for a chat template that has it (Qwen3)");
+    command->add_option("--date-string", options.date_string,
+                        "today, such as \"26 Jul 2024\", for a chat template that has it (Llama 3)");
+  };
+  template_options(tokenize_command, t.chat_template, t.chat_options, "the one in the tokenizer's directory");
   tokenize_command
       ->add_option("--kind", t.kind,
                    "text: all tokens have a loss; supervised: answers have a loss; preference: pairs; auto: "
@@ -271,9 +278,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
                                "a file with a prompt a line; prints a line of JSON for each");
   generate_command->add_option("--tokenizer", g.tokenizer,
                                "a model's directory, or bytes; default: the model's own tokenizer");
-  generate_command
-      ->add_option("--chat-template", g.chat_template, "name of the chat template; default: the model's own")
-      ->check(templates);
+  template_options(generate_command, g.chat_template, g.chat_options, "the model's own");
   generate_command->add_flag("--chat", g.chat, "render the prompt as a user message with the chat template");
   generate_command->add_option("--tokens", g.tokens, "maximum number of tokens to generate")
       ->check(at_least(0));
@@ -290,7 +295,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   generate_command->add_option("--seed", g.sampling.seed, "seed of sampling")->check(at_least(0));
   generate_command->add_option("--max-sequences", g.max_sequences, "prompts that run at the same time")
       ->check(at_least(1));
-  generate_command->add_option("--weights", g.weights, "what the weights are held in; int8 on the CPU alone")
+  generate_command->add_option("--weights", g.weights, "what the weights are held in")
       ->check(CLI::IsMember(generation_weights()));
   device_option(generate_command, generation_device);
   generate_command->callback([&] { command = [&] { run_generation(prepare_generate, g); }; });
@@ -322,9 +327,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
                             "(Authorization: Bearer TOKEN)");
   serve_command->add_option("--tokenizer", s.tokenizer,
                             "a model's directory, or bytes; default: the model's own tokenizer");
-  serve_command
-      ->add_option("--chat-template", s.chat_template, "name of the chat template; default: the model's own")
-      ->check(templates);
+  template_options(serve_command, s.chat_template, s.chat_options, "the model's own");
   serve_command
       ->add_option("--context-length", s.context_length,
                    "the most tokens of a sequence, prompt included; default: max_position_embeddings, at "
@@ -347,7 +350,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->check(seconds);
   serve_command->add_option("--grace", s.grace, "seconds for requests under way after SIGTERM")
       ->check(seconds);
-  serve_command->add_option("--weights", s.weights, "what the weights are held in; int8 on the CPU alone")
+  serve_command->add_option("--weights", s.weights, "what the weights are held in")
       ->check(CLI::IsMember(generation_weights()));
   device_option(serve_command, generation_device);
   serve_command->callback([&] { command = [&] { run_generation(prepare_serve, s); }; });

@@ -42,31 +42,43 @@ const Tensor& LayerCache::at(const std::string& name) const {
 Var LayerCache::append(Tape& tape, const std::string& name, const Var& x,
                        const DocumentLayout& documents) const {
   const Tensor& all = at(name);
-  kernels::unpack_rows(tape.stream(), {.tall = all, .packed = x.value(), .runs = documents.cache_rows});
+  kernels::unpack_rows(
+      tape.stream(),
+      {.tall = all, .packed = x.value(), .runs = documents.cache_rows, .rows = documents.cache_row_table});
   return Var(all);
 }
 
-Var LayerCache::read(Tape& tape, const std::string& name, const std::vector<int64_t>& slots) const {
+Var LayerCache::read(Tape& tape, const std::string& name, const CacheSlots& slots) const {
   const Tensor& all = at(name);
-  const int64_t n = static_cast<int64_t>(slots.size());
-  if (consecutive(slots)) return Var(all.rows(slots[0], slots[0] + n));
+  const auto& of = slots.of_documents;
+  const int64_t n = static_cast<int64_t>(of.size());
+  if (!slots.on_device.defined() && consecutive(of)) return Var(all.rows(of[0], of[0] + n));
   Shape shape = all.shape();
   shape[0] = n;
   const Tensor rows = Tensor::empty(shape, all.dtype(), all.device());
-  kernels::pack_rows(tape.stream(), {.tall = all, .packed = rows, .runs = runs_of(slots)});
+  kernels::pack_rows(tape.stream(),
+                     {.tall = all, .packed = rows, .runs = runs_of(of), .rows = slots.on_device});
   return Var(rows);
 }
 
-void LayerCache::write(const Stream& stream, const std::string& name, const std::vector<int64_t>& slots,
+void LayerCache::write(const Stream& stream, const std::string& name, const CacheSlots& slots,
                        const Tensor& rows) const {
-  kernels::unpack_rows(stream, {.tall = at(name), .packed = rows, .runs = runs_of(slots)});
+  kernels::unpack_rows(
+      stream,
+      {.tall = at(name), .packed = rows, .runs = runs_of(slots.of_documents), .rows = slots.on_device});
+}
+
+void LayerCache::copy(const Stream& stream, const std::string& from, const std::string& to,
+                      const Tensor& rows) const {
+  kernels::copy_rows(stream, {.from = at(from), .to = at(to), .rows = rows});
 }
 
 void LayerCache::begin(const std::string& name, const DocumentLayout& documents, ops::P value) const {
   const Tensor& all = at(name);
-  for (size_t i = 0; i < documents.slots.size(); ++i) {
+  const auto& slots = documents.slots.of_documents;
+  for (size_t i = 0; i < slots.size(); ++i) {
     if (documents.starts[i] > 0) continue;
-    const Tensor row = all.rows(documents.slots[i], documents.slots[i] + 1);
+    const Tensor row = all.rows(slots[i], slots[i] + 1);
     if (value)
       row.view(value->var.shape()).copy_from(value->var.value());
     else

@@ -31,10 +31,12 @@ class LayerCache {
   // Keeps x [T, row], the new tokens' rows, and returns the rows of all slots [slots * capacity, row], in
   // which DocumentLayout::attention finds its keys.
   Var append(Tape& tape, const std::string& name, const Var& x, const DocumentLayout& documents) const;
-  // The rows of these sequences [slots.size(), row]; may be a view of the cache.
-  Var read(Tape& tape, const std::string& name, const std::vector<int64_t>& slots) const;
-  void write(const Stream& stream, const std::string& name, const std::vector<int64_t>& slots,
+  // The rows of these sequences [documents, row]; may be a view of the cache.
+  Var read(Tape& tape, const std::string& name, const CacheSlots& slots) const;
+  void write(const Stream& stream, const std::string& name, const CacheSlots& slots,
              const Tensor& rows) const;
+  // Sequences' rows of one tensor to another of their shape: kernels::CopyRowsArgs::rows.
+  void copy(const Stream& stream, const std::string& from, const std::string& to, const Tensor& rows) const;
   // The row of each document's sequence that begins now: `value`, or zero where that is null.
   void begin(const std::string& name, const DocumentLayout& documents, ops::P value) const;
 

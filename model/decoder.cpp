@@ -102,20 +102,21 @@ std::vector<CarriedTensor> Decoder::carried_in() const { return carried_into(lay
 std::vector<CarriedTensor> Decoder::carried_out() const { return carried_into(layer_range_.end); }
 
 // One layout for each size of chunks; a layer without chunks takes any.
-Decoder::Layouts Decoder::document_layouts(const Stream& stream, const MicroBatch& batch,
-                                           const Continuation* continuation) const {
+Decoder::Layouts Decoder::document_layouts(const MicroBatch& batch, const Continuation* continuation) const {
   Layouts layouts;
   for (const Layer& layer : layers_)
     if (layer.mixer->chunk()) layouts[layer.mixer->chunk()];
   if (layouts.empty()) layouts[0];
-  for (auto& [chunk, documents] : layouts) {
+  for (auto& [chunk, documents] : layouts)
     documents = std::make_shared<DocumentLayout>(
         DocumentLayout::make(batch.documents, chunk, placement_.device, continuation));
-    documents->make_rope_cos_sin(stream,
-                                 rope_frequencies(config_.rope_theta, config_.rope_scaling, config_.head_dim),
-                                 rope_attention_factor(config_.rope_scaling));
-  }
   return layouts;
+}
+
+void Decoder::make_rope_cos_sin(const Stream& stream, const Layouts& layouts) const {
+  const auto frequencies = rope_frequencies(config_.rope_theta, config_.rope_scaling, config_.head_dim);
+  for (const auto& [chunk, documents] : layouts)
+    documents->make_rope_cos_sin(stream, frequencies, rope_attention_factor(config_.rope_scaling));
 }
 
 const std::shared_ptr<DocumentLayout>& Decoder::layout_of(const Layouts& layouts, const Layer& layer) const {
@@ -137,7 +138,8 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
 
 StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in,
                             const Completed& completed, MixerTaps* taps) {
-  const Layouts layouts = document_layouts(tape.stream(), batch);
+  const Layouts layouts = document_layouts(batch);
+  make_rope_cos_sin(tape.stream(), layouts);
   StageState state = in;
   if (placement_.first()) state.hidden = embed(tape, batch.tokens);
   const auto mark = [&](const Parameter* first) {
@@ -176,14 +178,22 @@ SequenceCache Decoder::make_cache(int64_t slots, int64_t capacity) const {
 
 Tensor Decoder::extend(const MicroBatch& batch, const std::vector<int64_t>& slots,
                        SequenceCache& cache) const {
+  const Tensor hidden = extend(extension(batch, cache.continuation(batch.documents, slots)), cache);
+  cache.advance(batch.documents, slots);
+  return hidden;
+}
+
+Decoder::Extension Decoder::extension(const MicroBatch& batch, const Continuation& continuation) const {
+  return {batch.tokens, document_layouts(batch, &continuation)};
+}
+
+Tensor Decoder::extend(const Extension& extension, SequenceCache& cache) const {
   WUNENG_ASSERT(placement_.first() && placement_.last());
   Tape tape(stream(), false);
-  const Continuation continuation = cache.continuation(batch.documents, slots);
-  const Layouts layouts = document_layouts(tape.stream(), batch, &continuation);
-  StageState state{embed(tape, batch.tokens), {}};
+  make_rope_cos_sin(tape.stream(), extension.layouts);
+  StageState state{embed(tape, extension.tokens), {}};
   for (size_t i = 0; i < layers_.size(); ++i)
-    state = run(tape, layers_[i], state, *layout_of(layouts, layers_[i]), nullptr, cache.layer(i));
-  cache.advance(batch.documents, slots);
+    state = run(tape, layers_[i], state, *layout_of(extension.layouts, layers_[i]), nullptr, cache.layer(i));
   return ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps).value();
 }
 
@@ -228,7 +238,8 @@ StageState Decoder::recomputed(Tape& tape, const Layer& layer, const StageState&
 std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
                                  const std::function<Var(int64_t layer)>& input, CarriedVars& carried,
                                  const Completed& completed) const {
-  const Layouts layouts = document_layouts(tape.stream(), batch);
+  const Layouts layouts = document_layouts(batch);
+  make_rope_cos_sin(tape.stream(), layouts);
   std::vector<Var> out;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];

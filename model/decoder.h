@@ -52,6 +52,15 @@ class Decoder : public Stage {
   // New tokens of sequences that `cache` (make_cache) keeps, document i of the sequence in slots[i] ->
   // hidden states [T, d] for logits(). Without gradients, for a model of one stage.
   Tensor extend(const MicroBatch& batch, const std::vector<int64_t>& slots, SequenceCache& cache) const;
+  // The same in two parts, without the cache's new lengths: what extend() makes on the host of where
+  // sequences stand, and what it runs with that on the device.
+  using Layouts = std::map<int64_t, std::shared_ptr<DocumentLayout>>;  // by the size of chunks
+  struct Extension {
+    Tensor tokens;  // [T] i32
+    Layouts layouts;
+  };
+  Extension extension(const MicroBatch& batch, const Continuation& continuation) const;
+  Tensor extend(const Extension& extension, SequenceCache& cache) const;
   // Of `slots` sequences with at most `capacity` tokens each.
   SequenceCache make_cache(int64_t slots, int64_t capacity) const;
 
@@ -83,9 +92,8 @@ class Decoder : public Stage {
   };
   std::vector<CarriedTensor> carried_into(int64_t layer) const;
   std::vector<CarriedTensor> carried_by(const std::string& mixer) const;
-  using Layouts = std::map<int64_t, std::shared_ptr<DocumentLayout>>;  // by the size of chunks
-  Layouts document_layouts(const Stream& stream, const MicroBatch& batch,
-                           const Continuation* continuation = nullptr) const;
+  Layouts document_layouts(const MicroBatch& batch, const Continuation* continuation = nullptr) const;
+  void make_rope_cos_sin(const Stream& stream, const Layouts& layouts) const;
   Var embed(Tape& tape, const Tensor& tokens) const;
   const std::shared_ptr<DocumentLayout>& layout_of(const Layouts& layouts, const Layer& layer) const;
   StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in, const Completed& completed,

@@ -41,10 +41,28 @@ DocumentLayout DocumentLayout::make(const std::vector<int64_t>& documents, int64
   }
   p.positions = p.positions.to(device);
   p.document_boundaries = boundaries_of(documents, device);
-  if (continuation) p.continue_from(*continuation, device);
+  if (continuation) p.continue_from(*continuation, chunk, device);
   if (chunk) p.make_chunk_steps(chunk, device);
   return p;
 }
+
+Tensor DocumentLayout::places_of_tokens(const Continuation& continuation, int64_t chunk) {
+  const int64_t n = static_cast<int64_t>(continuation.slots.size());
+  const Tensor places = Tensor::empty({8, n}, DType::i32);
+  int32_t* const at = places.data<int32_t>();
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t slot = continuation.slots[i], position = continuation.starts[i],
+                  first = slot * continuation.capacity, segment[] = {i, 1, first, position};
+    at[i] = static_cast<int32_t>(position);
+    at[n + i] = static_cast<int32_t>(slot);
+    at[2 * n + i] = static_cast<int32_t>(first + position);
+    at[3 * n + i] = chunk && position % chunk == 0 ? static_cast<int32_t>(slot) : -1;
+    std::copy(std::begin(segment), std::end(segment), at + 4 * n + 4 * i);
+  }
+  return places;
+}
+
+Tensor DocumentLayout::place(int i) const { return token_places.rows(i, i + 1).view({token_places.dim(1)}); }
 
 void DocumentLayout::make_chunk_steps(int64_t chunk, Device device) {
   std::vector<size_t> before;                                              // documents of the step before
@@ -54,7 +72,7 @@ void DocumentLayout::make_chunk_steps(int64_t chunk, Device device) {
   while (done < rows) {
     ChunkStep step;
     std::vector<size_t> now;
-    std::vector<int32_t> at;
+    std::vector<int32_t> at, boundaries;
     int64_t packed = 0;
     for (size_t d = 0; d + 1 < documents.size(); ++d) {
       const int64_t first = starts[d] + next[d] - documents[d],  // in the document
@@ -65,14 +83,24 @@ void DocumentLayout::make_chunk_steps(int64_t chunk, Device device) {
       step.attention.push_back({packed, count, attention[d].k_begin, first});
       step.segments.push_back({packed, count});
       if (done) step.continuing.push_back({std::find(before.begin(), before.end(), d) - before.begin(), 1});
-      if (!slots.empty()) step.slots.push_back(slots[d]);
-      if (!slots.empty() && first % chunk == 0) step.boundary_slots.push_back(slots[d]);
+      if (!slots.of_documents.empty()) {
+        step.slots.of_documents.push_back(slots.of_documents[d]);
+        boundaries.push_back(first % chunk == 0 ? static_cast<int32_t>(slots.of_documents[d]) : -1);
+      }
       for (int64_t t = 0; t < count; ++t) at.push_back(static_cast<int32_t>(first + t));
       packed += count;
       next[d] += count;
       now.push_back(d);
     }
-    step.positions = Tensor::from(at, {packed}).to(device);
+    if (token_places.defined()) {
+      step.positions = positions;
+      step.slots = slots;
+      step.boundary_rows = place(3);
+      step.attention_table = attention_table;
+    } else {
+      step.positions = Tensor::from(at, {packed}).to(device);
+      if (!boundaries.empty()) step.boundary_rows = Tensor::from(boundaries, {std::ssize(now)}).to(device);
+    }
     chunk_steps.push_back(std::move(step));
     chunk_step_rows.push_back(packed);
     done += packed;
@@ -82,13 +110,13 @@ void DocumentLayout::make_chunk_steps(int64_t chunk, Device device) {
     documents_order.insert(documents_order.end(), of_document.begin(), of_document.end());
 }
 
-void DocumentLayout::continue_from(const Continuation& continuation, Device device) {
-  slots = continuation.slots;
-  const int64_t count = static_cast<int64_t>(slots.size());
+void DocumentLayout::continue_from(const Continuation& continuation, int64_t chunk, Device device) {
+  slots.of_documents = continuation.slots;
+  const int64_t count = static_cast<int64_t>(continuation.slots.size());
   std::vector<int64_t> extended = {0};
   for (int64_t d = 0; d < count; ++d) {
     const int64_t begin = documents[d], tokens = documents[d + 1] - begin;
-    cache_rows.push_back({slots[d] * continuation.capacity + starts[d], tokens});
+    cache_rows.push_back({continuation.slots[d] * continuation.capacity + starts[d], tokens});
     last_rows.push_back({documents[d + 1] - 1, 1});
     with_before.push_back({d, 1});
     with_before.push_back({count + begin, tokens});
@@ -96,6 +124,12 @@ void DocumentLayout::continue_from(const Continuation& continuation, Device devi
     extended.push_back(extended.back() + 1 + tokens);
   }
   boundaries_with_before = boundaries_of(extended, device);
+  if (device.kind == DeviceKind::cpu || rows != count) return;
+  token_places = places_of_tokens(continuation, chunk).to(device);
+  positions = place(0);
+  slots.on_device = place(1);
+  cache_row_table = place(2);
+  attention_table = token_places.rows(4, 8).view({count, 4});
 }
 
 void DocumentLayout::make_rope_cos_sin(const Stream& stream, const std::vector<double>& frequencies,
@@ -108,7 +142,8 @@ void DocumentLayout::make_rope_cos_sin(const Stream& stream, const std::vector<d
     return cos_sin;
   };
   rope_cos_sin = cos_sin_of(positions);
-  for (ChunkStep& step : chunk_steps) step.rope_cos_sin = cos_sin_of(step.positions);
+  for (ChunkStep& step : chunk_steps)
+    step.rope_cos_sin = step.positions.raw() == positions.raw() ? rope_cos_sin : cos_sin_of(step.positions);
 }
 
 }  // namespace wuneng

@@ -390,7 +390,7 @@ Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {
 
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head,
-              int64_t window, const Tensor& to) {
+              int64_t window, const Tensor& table, const Tensor& to) {
   const Tensor y = to.defined() ? to : like(q),
                lse = Tensor::empty({q.dim(0), q.dim(1)}, DType::f32, q.value().device());
   kernels::attention_forward(tape.stream(), {.q = q.value(),
@@ -401,7 +401,8 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                              .segments = segments,
                                              .kv_head = kv_head,
                                              .window = window,
-                                             .by_row = !tape.recording()});
+                                             .by_row = !tape.recording(),
+                                             .table = table});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {
     const Tensor dq = q.fresh_grad();

@@ -79,11 +79,11 @@ std::vector<Var> split_rows(Tape& tape, const Var& x, const std::vector<int64_t>
 // to: where the rows go [sum of counts, ..]; a piece that lies there in its place is not copied.
 Var join_rows(Tape& tape, const std::vector<Var>& pieces, const Tensor& to = {});
 
-// Causal attention; see kernels/attention.h. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H, D], in `to` if it is
-// given.
+// Causal attention; see kernels/attention.h, also for the table. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H,
+// D], in `to` if it is given.
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head,
-              int64_t window, const Tensor& to = {});
+              int64_t window, const Tensor& table = {}, const Tensor& to = {});
 
 // One shard of a vocabulary-parallel embedding: zero for tokens of other ranks. tokens [T] i32 on the host ->
 // [T, d] of type `activations`, which all that is computed from it has.

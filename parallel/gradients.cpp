@@ -8,13 +8,6 @@
 namespace wuneng {
 namespace {
 
-// Elements of a bucket, but for a gradient that is larger: 32 MB are enough for bandwidth, and the first of
-// many is soon complete.
-constexpr int64_t kBucket = 8 << 20, kLeastBuckets = 8;
-constexpr int64_t kAlignment = 64;  // elements: a gradient in its bucket begins at a multiple
-
-int64_t aligned(int64_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
-
 // Where a gradient of which tp's ranks hold shares begins in its logical tensor, so that ranges of ranks may
 // overlap in any way.
 int64_t begin_of_share(const Parameter& p) {
@@ -27,43 +20,34 @@ int64_t begin_of_share(const Parameter& p) {
 
 }  // namespace
 
-GradientSums::GradientSums(const Parameters& parameters, const GradientGroups& groups)
-    : parameters_(parameters), groups_(groups) {
-  // Not this rank's part of it: all ranks of tp make the same buckets.
-  const auto size = [&](const Parameter* p) { return element_count(p->global_shape) / groups.tp.size(); };
-  int64_t all = 0;
-  for (const Parameter* p : parameters) all += size(p);
-  for (const bool at_the_ends : {false, true}) {
-    int64_t room = -1;  // the first parameter begins a bucket, be it empty
-    for (size_t i = parameters.size(); i-- > 0;) {
-      Parameter* const p = parameters[i];
-      if (!p->trainable || p->sum_over_embedding != at_the_ends) continue;
-      if (size(p) > room) {
-        buckets_.push_back({.at_the_ends = at_the_ends});
-        room = std::min(kBucket, all / kLeastBuckets);
-      }
-      room = std::max<int64_t>(0, room - size(p));
-      buckets_.back().first = i;
-      buckets_.back().parameters.push_back(p);
-    }
-  }
-  for (Bucket& bucket : buckets_) lay_out(bucket);
+GradientSums::GradientSums(const Parameters& parameters, const GradientGroups& groups, SumOverDp over_dp)
+    : parameters_(parameters),
+      groups_(groups),
+      over_dp_(over_dp),
+      buckets_(make_buckets(parameters, groups.tp.size(), groups.dp.size())) {
+  for (const Bucket& bucket : buckets_) sums_.push_back(lay_out(bucket));
 }
 
-void GradientSums::lay_out(Bucket& bucket) const {
-  int64_t count = 0;
-  for (const Parameter* p : bucket.parameters) count += aligned(p->var.value().numel());
-  bucket.gradients = Tensor::zeros({count}, DType::f32, bucket.parameters[0]->var.value().device());
-  int64_t at = 0;
-  for (const Parameter* p : bucket.parameters) {
-    const Tensor flat = bucket.gradients.rows(at, at + p->var.value().numel());
+GradientSums::Sum GradientSums::lay_out(const Bucket& bucket) const {
+  Sum sum{.gradients = bucket.zeros(DType::f32)};
+  for (const auto& [p, elements] : bucket.places) {
+    const Tensor flat = sum.gradients.rows(elements.begin, elements.end);
     if (p->var.has_grad()) flat.copy_from(p->var.grad().view(flat.shape()));
     p->var.set_grad(flat.view(p->var.shape()));
-    at += aligned(flat.numel());
     if (!p->sum_over_tp || groups_.tp.size() == 1) continue;
-    bucket.shares.push_back({flat, bucket.shared + begin_of_share(*p)});
-    bucket.shared += element_count(p->global_shape);
+    sum.shares.push_back({flat, sum.shared + begin_of_share(*p)});
+    sum.shared += element_count(p->global_shape);
   }
+  return sum;
+}
+
+std::vector<ParameterPart> GradientSums::updates() const {
+  std::vector<ParameterPart> out;
+  for (const Bucket& bucket : buckets_)
+    for (const ParameterPart& part :
+         bucket.parts(over_dp_ == SumOverDp::share ? share_of(bucket) : Range{0, bucket.size}))
+      out.push_back(part);
+  return out;
 }
 
 void GradientSums::complete_from(const Parameter* first) {
@@ -75,41 +59,61 @@ void GradientSums::complete_from(const Parameter* first) {
 void GradientSums::finish() {
   begin(0, true);
   pass_on(true);
-  for (Bucket& bucket : buckets_) bucket.over_dp.wait();
+  for (size_t i = 0; i < buckets_.size(); ++i) {
+    sums_[i].over_dp.wait();
+    if (over_dp_ == SumOverDp::whole) continue;
+    const Range mine = share_of(buckets_[i]);
+    sums_[i].gradients.rows(0, mine.begin).zero();
+    sums_[i].gradients.rows(mine.end, buckets_[i].size).zero();
+  }
   begun_ = passed_ = 0;
 }
 
 // Of buckets whose parameters lie at `first` and behind, and of the ends' where that is said.
 void GradientSums::begin(size_t first, bool at_the_ends) {
   for (; begun_ < buckets_.size(); ++begun_) {
-    Bucket& bucket = buckets_[begun_];
+    const Bucket& bucket = buckets_[begun_];
     if (bucket.first < first || (bucket.at_the_ends && !at_the_ends)) return;
-    if (bucket.shares.empty()) continue;
-    bucket.sum_of_shares = Tensor::zeros({bucket.shared}, DType::f32, bucket.gradients.device());
-    for (const Share& s : bucket.shares) s.place(bucket.sum_of_shares).copy_from(s.gradient);
-    bucket.over_tp = groups_.tp.iall_reduce(bucket.sum_of_shares, Reduce::sum, "gradient shares over tp");
+    Sum& sum = sums_[begun_];
+    if (sum.shares.empty()) continue;
+    sum.sum_of_shares = Tensor::zeros({sum.shared}, DType::f32, sum.gradients.device());
+    for (const Share& s : sum.shares) s.place(sum.sum_of_shares).copy_from(s.gradient);
+    sum.over_tp = groups_.tp.iall_reduce(sum.sum_of_shares, Reduce::sum, "gradient shares over tp");
   }
 }
 
 // Buckets that have begun, in turn, from tp to dp. wait: also those whose shares are being summed.
 void GradientSums::pass_on(bool wait) {
   for (; passed_ < begun_; ++passed_) {
-    Bucket& bucket = buckets_[passed_];
-    if (!bucket.shares.empty() && !wait) return;
-    bucket.over_tp.wait();
-    for (const Share& s : bucket.shares) s.gradient.copy_from(s.place(bucket.sum_of_shares));
-    bucket.sum_of_shares = {};
-    if (bucket.at_the_ends)
-      groups_.embedding.all_reduce(bucket.gradients, Reduce::sum, "gradient of the tied embedding");
-    bucket.over_dp = groups_.dp.iall_reduce(bucket.gradients, Reduce::sum, "gradients over dp");
+    Sum& sum = sums_[passed_];
+    if (!sum.shares.empty() && !wait) return;
+    sum.over_tp.wait();
+    for (const Share& s : sum.shares) s.gradient.copy_from(s.place(sum.sum_of_shares));
+    sum.sum_of_shares = {};
+    if (buckets_[passed_].at_the_ends)
+      groups_.embedding.all_reduce(sum.gradients, Reduce::sum, "gradient of the tied embedding");
+    sum.over_dp = over_dp_ == SumOverDp::share
+                      ? groups_.dp.ireduce_scatter(sum.gradients, "gradients over dp")
+                      : groups_.dp.iall_reduce(sum.gradients, Reduce::sum, "gradients over dp");
   }
 }
 
-double gradient_norm(const Parameters& parameters, const GradientGroups& groups) {
+// Each rank of dp measures its share, whichever sums it has: the norm is the same to the bit.
+double GradientSums::norm() const {
+  std::vector<ParameterPart> mine;
+  for (const Bucket& bucket : buckets_)
+    for (const ParameterPart& part : bucket.parts(share_of(bucket))) mine.push_back(part);
+  return gradient_norm(mine, groups_);
+}
+
+double gradient_norm(const std::vector<ParameterPart>& parts, const GradientGroups& groups) {
   std::vector<Tensor> mine;
-  for (const Parameter* p : parameters)
-    if (p->trainable && p->owned.size() > 0 && p->var.has_grad())
-      mine.push_back(p->owned_part(p->var.grad()));
+  for (const ParameterPart& part : parts) {
+    const ParameterPart owned = part.owned();
+    const Var& var = part.parameter->var;
+    if (part.parameter->trainable && owned.elements.size() > 0 && var.has_grad())
+      mine.push_back(owned.of(var.grad()));
+  }
   double sum = 0;
   if (!mine.empty()) {
     const Device device = mine[0].device();
@@ -118,6 +122,7 @@ double gradient_norm(const Parameters& parameters, const GradientGroups& groups)
     sum = squares.to(Device{}).data<double>()[0];
   }
   sum = groups.tp.all_reduce(sum, Reduce::sum, "grad norm over tp");
+  sum = groups.dp.all_reduce(sum, Reduce::sum, "grad norm over dp");
   return std::sqrt(groups.pp.all_reduce(sum, Reduce::sum, "grad norm over pp"));
 }
 

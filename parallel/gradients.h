@@ -1,6 +1,6 @@
 // Gradients across ranks: summed where ranks hold shares of one, and measured as one vector.
 #pragma once
-#include "parallel/parameter.h"
+#include "parallel/buckets.h"
 #include "runtime/comm.h"
 
 namespace wuneng {
@@ -11,6 +11,9 @@ struct GradientGroups {
   Comm embedding = {};  // first and last pipeline stage; itself elsewhere
 };
 
+// Which sums a data-parallel rank gets: of all gradients, or of its share of each bucket (ZeRO-1).
+enum class SumOverDp { whole, share };
+
 // The sums of all trainable parameters' gradients: over tp where a gradient's holders have shares (each
 // element over the ranks that hold it), over the two ends of the pipeline for a tied embedding, then over dp.
 // A parameter without a gradient counts as zero. Parameters of the ranks of one tp group, and of one dp
@@ -18,17 +21,27 @@ struct GradientGroups {
 //
 // Gradients are contiguous in buckets, from the last parameter to the first, as a backward pass
 // completes them. A bucket's sums begin when all of it is complete and overlap the rest of the
-// pass. Which elements share a bucket, and the order of the sums, do not depend on when that is.
+// pass. Which elements share a bucket, and the order of the sums, do not depend on when that is. Sums of
+// whole buckets and of shares are equal to the bit where Comm's are: see Comm::ireduce_scatter.
 class GradientSums {
  public:
   // Moves the gradients into the buckets, where they stay.
-  GradientSums(const Parameters& parameters, const GradientGroups& groups);
+  GradientSums(const Parameters& parameters, const GradientGroups& groups,
+               SumOverDp over_dp = SumOverDp::whole);
 
   // Begins what can be: until finish(), nothing is added to the gradient of `first` or of those behind it.
   // Called in the same places of all ranks' programs, or not at all.
   void complete_from(const Parameter* first);
-  // Nothing is added to any gradient. Afterwards they are the sums, and a next step may begin.
+  // Nothing is added to any gradient. Afterwards those of updates() are the sums, others are zero, and a next
+  // step may begin.
   void finish();
+
+  const std::vector<Bucket>& buckets() const { return buckets_; }
+  // What this rank has the sums of, and updates.
+  std::vector<ParameterPart> updates() const;
+  // The global L2 norm over owned elements, each counted once, the same on all ranks: it depends on the
+  // layout's cut, but on no rank's thread count. Call after finish().
+  double norm() const;
 
  private:
   // A gradient of which tp's ranks hold shares.
@@ -38,28 +51,29 @@ class GradientSums {
 
     Tensor place(const Tensor& sum) const { return sum.rows(begin, begin + gradient.numel()); }
   };
-  struct Bucket {
-    bool at_the_ends = false;  // of a tied embedding, which both ends of the pipeline hold
-    size_t first = 0;          // the least position of its parameters
-    std::vector<Parameter*> parameters = {};
+  // Of a bucket.
+  struct Sum {
     Tensor gradients = {};  // all of them
     std::vector<Share> shares = {};
     int64_t shared = 0;         // elements that tp's ranks sum
     Tensor sum_of_shares = {};  // while they do
     Request over_tp = {}, over_dp = {};
   };
-  void lay_out(Bucket& bucket) const;
+  Sum lay_out(const Bucket& bucket) const;
+  Range share_of(const Bucket& bucket) const { return bucket.share(groups_.dp.size(), groups_.dp.rank()); }
   void begin(size_t first, bool at_the_ends);
   void pass_on(bool wait);
 
   Parameters parameters_;
   GradientGroups groups_;
+  SumOverDp over_dp_;
   std::vector<Bucket> buckets_;
+  std::vector<Sum> sums_;          // of the buckets
   size_t begun_ = 0, passed_ = 0;  // buckets whose sums over tp, over dp have begun
 };
 
-// The global L2 norm over owned elements, each counted once, the same on all ranks: it depends on the
-// layout's cut, but on no rank's thread count. Call after the sums.
-double gradient_norm(const Parameters& parameters, const GradientGroups& groups);
+// The L2 norm of the gradients of parts of which each element is one rank's of dp, counted where it is owned;
+// the same on all ranks.
+double gradient_norm(const std::vector<ParameterPart>& parts, const GradientGroups& groups);
 
 }  // namespace wuneng

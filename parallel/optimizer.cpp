@@ -4,14 +4,16 @@
 
 namespace wuneng {
 
-Optimizer::Optimizer(const Parameters& parameters, const AdamwOptions& options, const Stream& stream)
+Optimizer::Optimizer(const std::vector<ParameterPart>& parts, const AdamwOptions& options,
+                     const Stream& stream)
     : options_(options), stream_(stream) {
-  for (const Parameter* p : parameters) {
-    if (!p->trainable) continue;
-    const Tensor& value = p->var.value();
+  for (const ParameterPart& part : parts) {
+    const Parameter& p = *part.parameter;
+    if (!p.trainable) continue;
+    const Tensor value = part.of(p.var.value());
     require(value.dtype() == DType::f32 || value.dtype() == DType::bf16,
-            "optimizer, parameter {}: expected f32 or bf16, found {}", p->name, to_string(value.dtype()));
-    states_.push_back({.parameter = p,
+            "optimizer, parameter {}: expected f32 or bf16, found {}", p.name, to_string(value.dtype()));
+    states_.push_back({.part = part,
                        .master = value.to(DType::f32),
                        .m = Tensor::zeros(value.shape(), DType::f32, value.device()),
                        .v = Tensor::zeros(value.shape(), DType::f32, value.device())});
@@ -27,34 +29,41 @@ void Optimizer::step(double lr, double gradient_scale) {
                           .gradient_scale = static_cast<float>(gradient_scale),
                           .step = steps_};
   for (const State& s : states_) {
-    const Tensor& value = s.parameter->var.value();
+    const Parameter& p = *s.part.parameter;
     args.tensors.push_back({.master = s.master,
                             .m = s.m,
                             .v = s.v,
-                            .gradient = s.parameter->var.grad_buffer(),
-                            .stored = value.dtype() == DType::bf16 ? value : Tensor(),
-                            .decay = s.parameter->decays ? options_.weight_decay : 0.0f});
+                            .gradient = s.part.of(p.var.grad_buffer()),
+                            .stored = s.has_master() ? s.part.of(p.var.value()) : Tensor(),
+                            .decay = p.decays ? options_.weight_decay : 0.0f});
   }
   kernels::adamw(stream_, args);
 }
 
 void Optimizer::clear_gradients() {
-  for (const State& s : states_) s.parameter->var.grad_buffer().zero();
+  for (const State& s : states_) s.part.of(s.part.parameter->var.grad_buffer()).zero();
 }
 
 std::vector<Optimizer::NamedTensor> Optimizer::named_tensors() const {
   std::vector<NamedTensor> out;
   for (const State& s : states_) {
-    out.push_back({s.parameter->name + "/master", s.master, s.parameter});
-    out.push_back({s.parameter->name + "/m", s.m, s.parameter});
-    out.push_back({s.parameter->name + "/v", s.v, s.parameter});
+    const std::string& name = s.part.parameter->name;
+    if (s.has_master()) out.push_back({name + "/master", s.master, s.part});
+    out.push_back({name + "/m", s.m, s.part});
+    out.push_back({name + "/v", s.v, s.part});
   }
   return out;
 }
 
+int64_t Optimizer::bytes() const {
+  int64_t sum = 0;
+  for (const NamedTensor& t : named_tensors()) sum += t.tensor.bytes();
+  return sum;
+}
+
 void Optimizer::write_back() const {
   for (const State& s : states_)
-    if (s.parameter->var.value().dtype() == DType::bf16) s.parameter->var.value().copy_from(s.master);
+    if (s.has_master()) s.part.of(s.part.parameter->var.value()).copy_from(s.master);
 }
 
 }  // namespace wuneng

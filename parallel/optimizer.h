@@ -1,5 +1,6 @@
-// The optimizer: AdamW on this rank's shards. Ranks that hold the same element hold the same gradient after
-// GradientSums::finish, and so compute the same update without communication.
+// The optimizer: AdamW on this rank's shards, or on parts of them (ZeRO-1: the other data-parallel ranks
+// update the others, and WeightGather passes them on). Ranks that update the same element hold the same
+// gradient after GradientSums::finish, and so compute the same update without communication.
 #pragma once
 #include "parallel/parameter.h"
 
@@ -12,30 +13,35 @@ struct AdamwOptions {
 
 class Optimizer {
  public:
-  // Holds state for the trainable ones of `parameters`, which are f32 or bf16. The first update is step 1.
-  Optimizer(const Parameters& parameters, const AdamwOptions& options, const Stream& stream = {});
+  // Holds state for the trainable ones of `parts`, which are f32 or bf16. The first update is step 1.
+  Optimizer(const std::vector<ParameterPart>& parts, const AdamwOptions& options, const Stream& stream = {});
 
-  // One update with every gradient multiplied by gradient_scale (clipping); then the gradients are zero.
+  // One update with every gradient multiplied by gradient_scale (clipping); then the parts' gradients are
+  // zero.
   void step(double lr, double gradient_scale = 1.0);
   void clear_gradients();  // in place of an update
   int64_t steps_done() const { return steps_; }
   void set_steps_done(int64_t steps) { steps_ = steps; }
 
-  // Of one parameter, all f32 and of its local shape. `master` is the weight that is updated: the parameter's
-  // own tensor where that is f32, else the f32 tensor that the bf16 one is rounded from.
+  // Of one part, f32 [elements.size()] each. `master` is the weight that is updated: the parameter's own
+  // tensor where that is f32, else the f32 tensor that the bf16 one is rounded from.
   struct State {
-    const Parameter* parameter;
+    ParameterPart part;
     Tensor master, m, v;
+
+    bool has_master() const { return part.parameter->var.value().dtype() == DType::bf16; }
   };
   const std::vector<State>& states() const { return states_; }
 
-  // The same as a flat list, for a checkpoint: "<parameter>/master", "<parameter>/m", "<parameter>/v".
+  // What it holds besides the parameters, for a checkpoint: "<parameter>/master", "<parameter>/m",
+  // "<parameter>/v".
   struct NamedTensor {
     std::string name;
     Tensor tensor;
-    const Parameter* parameter;  // whose range of the logical tensor it is
+    ParameterPart part;
   };
   std::vector<NamedTensor> named_tensors() const;
+  int64_t bytes() const;  // of named_tensors()
 
   void write_back() const;  // bf16 parameters from their masters, after the masters were loaded
 

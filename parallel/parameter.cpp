@@ -1,6 +1,6 @@
 #include "parallel/parameter.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace wuneng {
 
@@ -22,19 +22,57 @@ Shape Parameter::held_begin() const {
   return begin;
 }
 
-Shape Parameter::owned_begin() const {
-  Shape begin(global_shape.size(), 0);
-  begin[shard_dim] = owned.begin;
-  return begin;
+Tensor ParameterPart::of(const Tensor& shard) const {
+  return shard.view({shard.numel()}).rows(elements.begin, elements.end);
 }
 
-Tensor Parameter::owned_part(const Tensor& shard) const {
-  if (owned == held) return shard;
-  if (shard_dim == 0) return shard.rows(owned.begin - held.begin, owned.end - held.begin);
-  fail(
-      "parameter {}: owned part {}..{} of held {}..{} along dimension {}: only the first dimension may "
-      "overlap",
-      name, owned.begin, owned.end, held.begin, held.end, shard_dim);
+ParameterPart ParameterPart::owned() const {
+  const Parameter& p = *parameter;
+  if (p.owned == p.held) return *this;
+  if (p.owned.size() <= 0) return {parameter, {elements.begin, elements.begin}};
+  require(p.shard_dim == 0,
+          "parameter {}: owned part {}..{} of held {}..{} along dimension {}: only the first dimension may "
+          "overlap",
+          p.name, p.owned.begin, p.owned.end, p.held.begin, p.held.end, p.shard_dim);
+  const int64_t row = p.var.value().numel() / p.held.size();
+  return {parameter,
+          elements.common({(p.owned.begin - p.held.begin) * row, (p.owned.end - p.held.begin) * row})};
+}
+
+namespace {
+
+// Of a block of a shard of this shape: one element of the dimensions before k, at `corner`, and all of the
+// others; its first element is the shard's `first`. Adds what `part` of the block's elements consists of.
+void add_rectangles(const Shape& shape, size_t k, Shape corner, int64_t first, Range part,
+                    std::vector<Rectangle>& out) {
+  if (part.size() <= 0) return;
+  int64_t row = 1;
+  for (size_t d = k + 1; d < shape.size(); ++d) row *= shape[d];
+  const auto in_row = [&](int64_t r, Range elements) {
+    corner[k] = r;
+    add_rectangles(shape, k + 1, corner, first + r * row, elements, out);
+  };
+  const Range whole{(part.begin + row - 1) / row, part.end / row};  // rows
+  if (whole.size() < 0) return in_row(whole.end, {part.begin - whole.end * row, part.end - whole.end * row});
+  if (part.begin < whole.begin * row) in_row(whole.begin - 1, {part.begin - (whole.begin - 1) * row, row});
+  if (whole.size() > 0) {
+    Shape size = shape;
+    std::fill(size.begin(), size.begin() + static_cast<std::ptrdiff_t>(k), 1);
+    size[k] = whole.size();
+    corner[k] = whole.begin;
+    out.push_back({corner, size, {first + whole.begin * row, first + whole.end * row}});
+  }
+  if (whole.end * row < part.end) in_row(whole.end, {0, part.end - whole.end * row});
+}
+
+}  // namespace
+
+std::vector<Rectangle> rectangles(const ParameterPart& part) {
+  const Parameter& p = *part.parameter;
+  std::vector<Rectangle> out;
+  add_rectangles(p.local_shape(), 0, Shape(p.global_shape.size(), 0), 0, part.elements, out);
+  for (Rectangle& r : out) r.begin[p.shard_dim] += p.held.begin;
+  return out;
 }
 
 }  // namespace wuneng

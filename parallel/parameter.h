@@ -5,6 +5,7 @@
 // several ranks need) or be the whole tensor (a norm's weight); an element that several ranks hold is owned
 // by the lowest of them, so that norms count it once and checkpoints write it once.
 #pragma once
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,11 @@ namespace wuneng {
 struct Range {
   int64_t begin = 0, end = 0;
   int64_t size() const { return end - begin; }
+  // What is in both, possibly empty.
+  Range common(Range other) const {
+    const int64_t from = std::max(begin, other.begin);
+    return {from, std::max(from, std::min(end, other.end))};
+  }
   bool operator==(const Range&) const = default;
 };
 
@@ -39,13 +45,32 @@ struct Parameter {
 
   Shape local_shape() const;  // global_shape with shard_dim replaced by held.size()
   int64_t owned_elements() const;
-  // begin of the shard in the logical tensor, and the same for the owned part
+  // Where the shard begins in the logical tensor.
   Shape held_begin() const;
-  Shape owned_begin() const;
-  Tensor owned_part(
-      const Tensor& shard) const;  // a copy (or view) of the owned elements of a tensor of local_shape()
 };
 
 using Parameters = std::vector<Parameter*>;
+
+// A range of the elements of this rank's shard, in row-major order.
+struct ParameterPart {
+  const Parameter* parameter;
+  Range elements;
+
+  ParameterPart(const Parameter* p) : ParameterPart(p, {0, p->var.value().numel()}) {}  // the whole shard
+  ParameterPart(const Parameter* p, Range range) : parameter(p), elements(range) {}
+  // The same elements of a tensor of the shard's shape, [elements.size()], sharing its storage.
+  Tensor of(const Tensor& shard) const;
+  // What no lower tensor-parallel rank holds, possibly empty.
+  ParameterPart owned() const;
+};
+
+// A hyper-rectangle of a logical tensor and where its elements are in a rank's shard, row-major.
+struct Rectangle {
+  Shape begin, size;
+  Range elements;
+};
+// What a part consists of, in the order of its elements: at most 2 n - 1 rectangles of a tensor of n
+// dimensions.
+std::vector<Rectangle> rectangles(const ParameterPart& part);
 
 }  // namespace wuneng

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 
+#include "runtime/trace.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
@@ -148,6 +149,12 @@ StageState state_of(const std::vector<Tensor>& tensors, const Carried& carried, 
   return out;
 }
 
+trace::Kind traced_as(const Action& action) {
+  if (action.computes()) return trace::Kind::compute;
+  const bool sends = action.kind == Action::send_activation || action.kind == Action::send_gradient;
+  return sends ? trace::Kind::communication : trace::Kind::waiting;
+}
+
 // One run of a stage's schedule.
 class Run {
  public:
@@ -159,6 +166,7 @@ class Run {
     a_ = &action;
     watchdog::at_micro_batch(action.micro_batch);
     virtual_stage_ = on_.at(stage_, action.chunk);
+    const trace::Span span(traced_as(action), trace::recording() ? to_string(action) : "");
     if (!action.computes()) {
       const int peer = virtual_stage_ + (action.with_next() ? 1 : -1);
       require(peer >= 0 && peer < on_.count() && !here(peer),
@@ -201,6 +209,7 @@ class Run {
         break;
     }
     std::erase_if(flight_, [](const auto& entry) { return entry.second.done(); });
+    if (trace::recording()) synchronize(stream_.device);  // the action's own time
   }
 
   void expect(const Action& receive) {

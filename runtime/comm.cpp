@@ -39,10 +39,12 @@ void block_compute_stream(const Tensor& tensor, const cuda::Event& ended) {
   ended.block(compute_stream(tensor.device()).handle);
 }
 
-class GpuAllReduce : public Request::Impl {
+class GpuCollective : public Request::Impl {
  public:
-  GpuAllReduce(const Tensor& tensor, const std::string& call, const Comm& group, cuda::Event ended)
-      : Impl(tensor, call, group.world_ranks()), ended_(std::move(ended)) {
+  GpuCollective(const Tensor& written, const std::string& call, const Comm& group, cuda::Event ended,
+                const Tensor& read)
+      : Impl(written, call, group.world_ranks()), ended_(std::move(ended)) {
+    buffer_ = read;
     pending_ = true;
   }
 
@@ -54,10 +56,11 @@ class GpuAllReduce : public Request::Impl {
   cuda::Event ended_;
 };
 
-class HostAllReduce : public Request::Impl {
+// Runs when it is waited for.
+class HostCollective : public Request::Impl {
  public:
-  HostAllReduce(const Tensor& tensor, const std::string& call, const Comm& group, Reduce op, const char* what)
-      : Impl(tensor, call, group.world_ranks()), group_(group), op_(op), what_(what) {
+  HostCollective(const Tensor& written, const std::string& call, const Comm& group, std::function<void()> run)
+      : Impl(written, call, group.world_ranks()), run_(std::move(run)) {
     pending_ = true;
   }
 
@@ -65,12 +68,10 @@ class HostAllReduce : public Request::Impl {
   bool finish(bool wait) override {
     if (!wait) return false;
     pending_ = false;  // even if it throws
-    group_.all_reduce(tensor_, op_, what_.c_str());
+    run_();
     return true;
   }
-  Comm group_;
-  Reduce op_;
-  std::string what_;
+  std::function<void()> run_;
 };
 
 constexpr const char* name_of(Reduce op) {
@@ -152,17 +153,26 @@ void Comm::connect_messages(Device device, const std::vector<Channel>& channels,
   }
 }
 
-void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
+Request Comm::under_way(const Tensor& written, const std::string& call, const cuda::Event& ended,
+                        const Tensor& read) const {
+  Request out;
+  out.impl_ = std::make_shared<GpuCollective>(written, call, *this, ended, read);
+  return out;
+}
+
+Request Comm::later(const Tensor& written, const std::string& call, std::function<void()> run) const {
+  Request out;
+  out.impl_ = std::make_shared<HostCollective>(written, call, *this, std::move(run));
+  return out;
+}
+
+void Comm::reduce_on_host(const Tensor& tensor, Reduce op, bool scatters, const CallGuard& call) const {
   const MPI_Op ops[] = {MPI_SUM, mpi::state().max, mpi::state().min};
-  const CallGuard call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
-  if (call.alone()) return;
-  if (impl_->by_nccl(tensor))
-    return block_compute_stream(tensor, impl_->nccl->all_reduce(tensor, op, call.text()));
   const Staged staged(tensor, true, call.text());
   const Tensor& given = staged.host();
   const Tensor summed = given.dtype() == DType::bf16 ? given.to(DType::f32) : given;
   if (summed.bytes() > kRingBytes)
-    mpi::ring_all_reduce(impl_->comm, summed, op, call.text());
+    (scatters ? mpi::ring_reduce_scatter : mpi::ring_all_reduce)(impl_->comm, summed, op, call.text());
   else
     call(MPI_Allreduce(MPI_IN_PLACE, summed.raw(), static_cast<int>(summed.numel()),
                        mpi::type_of(summed.dtype()), ops[static_cast<int>(op)], impl_->comm));
@@ -170,16 +180,45 @@ void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   staged.write_back();
 }
 
-Request Comm::iall_reduce(const Tensor& tensor, Reduce op, const char* what) const {
+void Comm::all_reduce(const Tensor& tensor, Reduce op, const char* what) const {
   const CallGuard call(*impl_, {.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true});
-  Request out;
-  if (call.alone()) return out;
+  if (call.alone()) return;
   if (impl_->by_nccl(tensor))
-    out.impl_ = std::make_shared<GpuAllReduce>(tensor, call.text(), *this,
-                                               impl_->nccl->all_reduce(tensor, op, call.text()));
-  else
-    out.impl_ = std::make_shared<HostAllReduce>(tensor, call.text(), *this, op, what);
-  return out;
+    return block_compute_stream(tensor, impl_->nccl->all_reduce(tensor, op, call.text()));
+  reduce_on_host(tensor, op, false, call);
+}
+
+Request Comm::iall_reduce(const Tensor& tensor, Reduce op, const char* what) const {
+  const Call reduces{.operation = name_of(op), .what = what, .tensor = &tensor, .reduces = true};
+  const CallGuard call(*impl_, reduces.begun());
+  if (call.alone()) return {};
+  if (impl_->by_nccl(tensor))
+    return under_way(tensor, call.text(), impl_->nccl->all_reduce(tensor, op, call.text()));
+  return later(tensor, call.text(),
+               [=, *this, name = std::string(what)] { all_reduce(tensor, op, name.c_str()); });
+}
+
+Comm::Call Comm::of_reduce_scatter(const Tensor& tensor, const char* what) const {
+  require(tensor.numel() % size() == 0, "reduce_scatter '{}' on {}: {} elements are not {} equal parts", what,
+          name(), tensor.numel(), size());
+  return {.operation = "reduce_scatter sum", .what = what, .tensor = &tensor, .reduces = true};
+}
+
+void Comm::reduce_scatter(const Tensor& tensor, const char* what) const {
+  const CallGuard call(*impl_, of_reduce_scatter(tensor, what));
+  if (call.alone()) return;
+  if (impl_->by_nccl(tensor))
+    return block_compute_stream(tensor, impl_->nccl->reduce_scatter(tensor, call.text()));
+  reduce_on_host(tensor, Reduce::sum, true, call);
+}
+
+Request Comm::ireduce_scatter(const Tensor& tensor, const char* what) const {
+  const CallGuard call(*impl_, of_reduce_scatter(tensor, what).begun());
+  if (call.alone()) return {};
+  if (impl_->by_nccl(tensor))
+    return under_way(tensor, call.text(), impl_->nccl->reduce_scatter(tensor, call.text()));
+  return later(tensor, call.text(),
+               [=, *this, name = std::string(what)] { reduce_scatter(tensor, name.c_str()); });
 }
 
 double Comm::all_reduce(double value, Reduce op, const char* what) const {
@@ -203,26 +242,41 @@ void Comm::broadcast(const Tensor& tensor, int root, const char* what) const {
   staged.write_back();
 }
 
-void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
-  const CallGuard call(*impl_, {.operation = "all_gather", .what = what, .tensor = &mine});
+Comm::Call Comm::of_all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
   require(all.defined() && all.dtype() == mine.dtype() && all.numel() == mine.numel() * impl_->size,
           "all_gather '{}' on {}: {} ranks of {}{} do not make {}{}", what, impl_->name, impl_->size,
           to_string(mine.dtype()), to_string(mine.shape()), to_string(all.dtype()), to_string(all.shape()));
-  if (call.alone()) return all.view(mine.shape()).copy_from(mine);
+  return {.operation = "all_gather", .what = what, .tensor = &mine};
+}
+
+void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
+  const CallGuard call(*impl_, of_all_gather(mine, all, what));
+  const bool in_place = mine.raw() == static_cast<char*>(all.raw()) + rank() * mine.bytes();
+  if (call.alone()) return in_place ? void() : all.view(mine.shape()).copy_from(mine);
   if (impl_->by_nccl(mine)) return block_compute_stream(all, impl_->nccl->all_gather(mine, all, call.text()));
   const Staged from(mine, true, call.text()), to(all, false, call.text());
+  // Only on the host are they one memory: copies of GPU tensors are not.
+  const bool from_its_place = in_place && mine.device() == Device{};
   for (int64_t at = 0; at < mine.bytes(); at += kPieceBytes) {
     const int bytes = static_cast<int>(std::min(kPieceBytes, mine.bytes() - at));
     MPI_Datatype piece, spaced;  // this piece of one rank's tensor; stride: a whole tensor
     call(MPI_Type_contiguous(bytes, MPI_BYTE, &piece));
     call(MPI_Type_create_resized(piece, 0, mine.bytes(), &spaced));
     call(MPI_Type_commit(&spaced));
-    call(MPI_Allgather(static_cast<char*>(from.host().raw()) + at, bytes, MPI_BYTE,
-                       static_cast<char*>(to.host().raw()) + at, 1, spaced, impl_->comm));
+    call(MPI_Allgather(from_its_place ? MPI_IN_PLACE : static_cast<char*>(from.host().raw()) + at, bytes,
+                       MPI_BYTE, static_cast<char*>(to.host().raw()) + at, 1, spaced, impl_->comm));
     MPI_Type_free(&spaced);
     MPI_Type_free(&piece);
   }
   to.write_back();
+}
+
+Request Comm::iall_gather(const Tensor& mine, const Tensor& all, const char* what) const {
+  const CallGuard call(*impl_, of_all_gather(mine, all, what).begun());
+  if (call.alone() || !impl_->by_nccl(mine))
+    return later(all, call.text(),
+                 [=, *this, name = std::string(what)] { all_gather(mine, all, name.c_str()); });
+  return under_way(all, call.text(), impl_->nccl->all_gather(mine, all, call.text()), mine);
 }
 
 void Comm::barrier(const char* what) const {

@@ -5,11 +5,16 @@
 // NCCL (see connect and connect_messages), or MPI on copies in host memory. A rank that waits in one call
 // longer than the hang timeout prints its name, the call and its peers, and aborts the run.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "runtime/tensor.h"
+
+namespace wuneng::cuda {
+class Event;
+}
 
 namespace wuneng {
 
@@ -48,9 +53,9 @@ class Comm {
   Comm split(int color, int key, const std::string& name) const;
 
   // Collective. Later collective calls on tensors of this GPU use NCCL, ordered with the compute stream;
-  // those of iall_reduce run on a stream of their own. max and min may then drop a NaN. Does nothing if ranks
-  // of the group share a GPU (NCCL does not support that), if the build has no NCCL, or on the CPU: then
-  // calls are staged through host memory. overlap = false runs iall_reduce in the compute stream too, to
+  // those that do not block run on a stream of their own. max and min may then drop a NaN. Does nothing if
+  // ranks of the group share a GPU (NCCL does not support that), if the build has no NCCL, or on the CPU:
+  // then calls are staged through host memory. overlap = false runs those in the compute stream too, to
   // measure the effect of overlap; results are bitwise the same.
   void connect(Device device, bool overlap = true) const;
 
@@ -76,8 +81,16 @@ class Comm {
   // compute stream wait, not the host. Without NCCL it runs in Request::wait, and done() is false until then.
   // All ranks must start and wait for the all-reduces of a group in the same order.
   Request iall_reduce(const Tensor& tensor, Reduce op, const char* what) const;
+  // Sums over the ranks, of which each gets its share: the tensor is cut into size() equal parts of its
+  // elements, part r is rank r's sum afterwards, and the others are of no use. Through the host a sum is
+  // equal to that of all_reduce to the bit; NCCL may add in another order where there are more than two
+  // ranks.
+  void reduce_scatter(const Tensor& tensor, const char* what) const;
+  Request ireduce_scatter(const Tensor& tensor, const char* what) const;  // as iall_reduce
   void broadcast(const Tensor& tensor, int root, const char* what) const;
-  void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // all: [size, ...mine]
+  // all: [size, ...mine]; `mine` may be its place in it.
+  void all_gather(const Tensor& mine, const Tensor& all, const char* what) const;
+  Request iall_gather(const Tensor& mine, const Tensor& all, const char* what) const;  // as iall_reduce
   void barrier(const char* what) const;
   std::vector<std::string> all_gather_text(const std::string& mine, const char* what) const;
 
@@ -95,6 +108,14 @@ class Comm {
   struct Call;
   class CallGuard;
   explicit Comm(std::shared_ptr<Impl> impl);
+  Call of_reduce_scatter(const Tensor& tensor, const char* what) const;
+  Call of_all_gather(const Tensor& mine, const Tensor& all, const char* what) const;
+  void reduce_on_host(const Tensor& tensor, Reduce op, bool scatters, const CallGuard& call) const;
+  // Requests of a collective that writes a tensor: one that NCCL has begun, and one that waiting for it runs.
+  // `read` stays allocated as well.
+  Request under_way(const Tensor& written, const std::string& call, const cuda::Event& ended,
+                    const Tensor& read = {}) const;
+  Request later(const Tensor& written, const std::string& call, std::function<void()> run) const;
   std::shared_ptr<Impl> impl_;
 };
 

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <numeric>
 
+#include "runtime/trace.h"
+
 namespace wuneng {
 namespace mpi {
 
@@ -72,6 +74,14 @@ Comm::CallGuard::CallGuard(const Impl& group, const Call& call) : group_(group) 
   if (!call.collective) return;  // only posts the message; Request::wait registers with the watchdog
   waiting_.emplace(text_, group_.world_ranks);
   if (mpi::state().check_collectives) check_collectives(mine);
+  if (trace::recording() && !call.begins && !(call.tensor && group_.by_nccl(*call.tensor))) trace_waiting();
+}
+
+// In a trace the wait until all ranks are in the call is apart from the call. They record the same steps, and
+// so the same calls.
+void Comm::CallGuard::trace_waiting() const {
+  const trace::Span span(trace::Kind::waiting, "until all ranks are in the call");
+  mpi::check(MPI_Barrier(group_.comm), text_);
 }
 
 std::vector<std::string> Comm::CallGuard::gather_text(const std::string& mine) const {

@@ -16,10 +16,16 @@ struct Comm::Call {
   const Tensor* tensor = nullptr;
   bool reduces = false;
   bool collective = true;
+  bool begins = false;  // does not wait for other ranks
   bool needs_peer = false;
   int peer = -1;  // of a message; the root of a broadcast
   int tag = 0;
 
+  Call begun() const {
+    Call out = *this;
+    out.begins = true;
+    return out;
+  }
   static Call message(const char* operation, const char* what, const Tensor& tensor, int peer, int tag) {
     return {.operation = operation,
             .what = what,
@@ -74,6 +80,7 @@ class Comm::CallGuard {
   std::string signature(const Call& c) const;
   std::string description(const Call& c) const;  // signature and group
   void check(const Call& c) const;
+  void trace_waiting() const;
   void check_collectives(const std::string& mine) const;
 
   const Impl& group_;

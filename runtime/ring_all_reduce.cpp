@@ -14,20 +14,24 @@ constexpr int64_t kSegmentBytes =
 struct Ring {
   MPI_Comm comm;
   int rank, size;
+  bool gathers;
   const std::string& call;
 
   int64_t wrap(int64_t i) const { return (i % size + size) % size; }
 
-  // One block of at most `size` segments. Reduce-scatter: after size - 1 steps this rank holds one piece of
-  // the block reduced over all ranks, in ring order. All-gather: the reduced pieces are passed around the
-  // ring.
+  // One segment, of at most `segment` elements, of every rank's part of the n elements: the one that begins
+  // at `at` in it. Reduce-scatter: after size - 1 steps this rank holds that of its own part reduced over all
+  // ranks, in ring order. All-gather: the reduced ones are passed around the ring.
   template <class T>
-  void block(T* data, int64_t n, T* incoming, Reduce op) const {
-    const auto piece = [&](int64_t i) { return std::pair(n * wrap(i) / size, n * (wrap(i) + 1) / size); };
-    for (int phase = 0; phase < 2; ++phase)
+  void pass(T* data, int64_t n, int64_t at, int64_t segment, T* incoming, Reduce op) const {
+    const auto piece = [&](int64_t i) {
+      const int64_t begin = n * wrap(i) / size + at, end = n * (wrap(i) + 1) / size;
+      return std::pair(std::min(begin, end), std::min(begin + segment, end));
+    };
+    for (int phase = 0; phase < (gathers ? 2 : 1); ++phase)
       for (int step = 0; step < size - 1; ++step) {
-        const auto [out, out_end] = piece(rank - step + phase);
-        const auto [in, in_end] = piece(rank - step - 1 + phase);
+        const auto [out, out_end] = piece(rank - step - 1 + phase);
+        const auto [in, in_end] = piece(rank - step - 2 + phase);
         exchange(data + out, out_end - out, phase == 0 ? incoming : data + in, in_end - in);
         if (phase == 0) combine(data + in, incoming, in_end - in, op);
       }
@@ -47,18 +51,16 @@ struct Ring {
   void run(const Tensor& tensor, Reduce op) const {
     const int64_t segment = kSegmentBytes / static_cast<int64_t>(sizeof(T)), n = tensor.numel();
     const Tensor incoming = Tensor::empty({segment}, dtype_of<T>);
-    for (int64_t at = 0; at < n; at += size * segment)
-      block(tensor.data<T>() + at, std::min(size * segment, n - at), incoming.data<T>(), op);
+    for (int64_t at = 0; at * size < n; at += segment)
+      pass(tensor.data<T>(), n, at, segment, incoming.data<T>(), op);
   }
 };
 
-}  // namespace
-
-void ring_all_reduce(MPI_Comm comm, const Tensor& tensor, Reduce op, const std::string& call) {
+void run(MPI_Comm comm, const Tensor& tensor, Reduce op, bool gathers, const std::string& call) {
   int rank = 0, size = 1;
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
-  const Ring ring{comm, rank, size, call};
+  const Ring ring{comm, rank, size, gathers, call};
   switch (tensor.dtype()) {
     case DType::f32:
       return ring.run<float>(tensor, op);
@@ -71,6 +73,16 @@ void ring_all_reduce(MPI_Comm comm, const Tensor& tensor, Reduce op, const std::
     default:
       WUNENG_ASSERT(false);
   }
+}
+
+}  // namespace
+
+void ring_all_reduce(MPI_Comm comm, const Tensor& tensor, Reduce op, const std::string& call) {
+  run(comm, tensor, op, true, call);
+}
+
+void ring_reduce_scatter(MPI_Comm comm, const Tensor& tensor, Reduce op, const std::string& call) {
+  run(comm, tensor, op, false, call);
 }
 
 }  // namespace wuneng::mpi

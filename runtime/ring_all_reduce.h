@@ -1,5 +1,5 @@
-// Ring all-reduce of large tensors on the host, with a fixed order of summation. Above 1 MB three times as
-// fast as Open MPI's MPI_Allreduce.
+// Ring all-reduce and reduce-scatter of large tensors on the host, with a fixed order of summation. Above 1
+// MB three times as fast as Open MPI's MPI_Allreduce.
 #pragma once
 #include <mpi.h>
 
@@ -47,5 +47,8 @@ void combine(T* into, const T* from, int64_t n, Reduce op) {
 
 // `tensor` (f32, f64, i32, i64; any shape) reduced in place over all ranks of `comm`, bitwise equal on each.
 void ring_all_reduce(MPI_Comm comm, const Tensor& tensor, Reduce op, const std::string& call);
+// The same, and each rank has the result of its part of the elements alone: rank r of those from r n / size
+// on.
+void ring_reduce_scatter(MPI_Comm comm, const Tensor& tensor, Reduce op, const std::string& call);
 
 }  // namespace wuneng::mpi

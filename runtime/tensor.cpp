@@ -1,10 +1,29 @@
 #include "runtime/tensor.h"
 
+#include <algorithm>
+#include <bit>
+
 #include "runtime/cuda/device.h"
 #include "runtime/threads.h"
 
 namespace wuneng {
 namespace {
+
+// To the nearest, ties to even; keeps NaN. Beyond f16's range: infinity.
+f16 to_f16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+  f16 out;
+  if (size > 0x7f800000) {
+    out.bits = static_cast<uint16_t>(sign | 0x7e00);
+  } else if (size < 0x38800000) {  // below 2^-14: a multiple of 2^-24, as the sum with 1/2 leaves it in f32
+    const float half = std::bit_cast<float>(size) + 0.5f;
+    out.bits = static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(half) - 0x3f000000));
+  } else {
+    const uint32_t rounded = size - (112u << 23) + 0xfff + (size >> 13 & 1);
+    out.bits = static_cast<uint16_t>(sign | std::min<uint32_t>(rounded >> 13, 0x7c00));
+  }
+  return out;
+}
 
 template <class From, class To>
 void convert(const Tensor& from, const Tensor& to) {
@@ -92,6 +111,8 @@ void Tensor::copy_from(const Tensor& source) const {
     convert<bf16, float>(source, *this);
   else if (source.dtype_ == DType::f16 && dtype_ == DType::f32)
     convert<f16, float>(source, *this);
+  else if (source.dtype_ == DType::f32 && dtype_ == DType::f16)
+    std::transform(source.f32(), source.f32() + numel_, data<f16>(), to_f16);
   else if (source.dtype_ == DType::f16 && dtype_ == DType::bf16)
     convert<f16, bf16>(source, *this);
   else if (source.dtype_ == DType::f64 && dtype_ == DType::f32)

@@ -16,6 +16,7 @@
 
 #include "runtime/error.h"
 #include "runtime/launcher.h"
+#include "runtime/trace.h"
 
 namespace wuneng::watchdog {
 namespace {
@@ -29,7 +30,8 @@ constexpr size_t kTrace = 5;
 struct Call {
   std::string text;
   std::span<const int> peers;
-  double since;  // by seconds_awake()
+  double since;         // by seconds_awake()
+  int64_t trace_begin;  // by trace::now(); 0: not recorded
 };
 
 struct State {
@@ -61,6 +63,13 @@ double awake(const State& s) {
 void poll_clock(State& s) {
   s.awake = awake(s);
   s.polled = Clock::now();
+}
+
+// Of a wait: for this rank's device, in a collective call, or for a message.
+trace::Kind kind_of(std::span<const int> peers) {
+  if (peers.empty()) return trace::Kind::compute;
+  const bool collective = std::find(peers.begin(), peers.end(), std::max(0, launcher::rank())) != peers.end();
+  return collective ? trace::Kind::communication : trace::Kind::waiting;
 }
 
 std::string own_report(const State& s, const Call& call) {
@@ -194,13 +203,15 @@ Waiting::Waiting(std::string text, std::span<const int> peers) {
   State& s = state();
   std::lock_guard lock(s.mutex);
   id_ = s.next_id++;
-  s.open.emplace(id_, Call{std::move(text), peers, awake(s)});
+  s.open.emplace(id_, Call{std::move(text), peers, awake(s), trace::recording() ? trace::now() : 0});
 }
 
 Waiting::~Waiting() {
   State& s = state();
   std::lock_guard lock(s.mutex);
   const auto call = s.open.find(id_);
+  if (call->second.trace_begin > 0 && trace::recording())
+    trace::add(call->second.text, kind_of(call->second.peers), call->second.trace_begin);
   s.trace.push_back(std::move(call->second.text));
   s.open.erase(call);
   s.ended = awake(s);

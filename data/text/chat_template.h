@@ -28,6 +28,7 @@ struct ChatOptions {
   bool add_generation_prompt = false;
   std::optional<bool> enable_thinking = {};     // Qwen3: false ends the prompt with an empty thought
   std::optional<std::string> date_string = {};  // Llama 3.1 and 3.2: today, "26 Jul 2024"
+  bool any() const { return enable_thinking || date_string; }
 };
 
 class ChatWriter;

@@ -52,7 +52,7 @@ Tokens RecordEncoder::answer(const std::string& prompt, const std::string& answe
 }
 
 Tokens RecordEncoder::chat(const std::vector<Message>& messages, const Json& tools) const {
-  EncodedChat chat = codec_.encode_chat(to_json(messages), tools, {});
+  EncodedChat chat = codec_.encode_chat(to_json(messages), tools, options_);
   return {std::move(chat.ids), std::move(chat.assistant)};
 }
 

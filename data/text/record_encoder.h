@@ -31,9 +31,10 @@ class RecordEncoder {
  public:
   // end: a token after each document that is not a chat (a chat template has its own end token), unless it is
   // the last of those that the tokenizer puts after a text itself. pure: a record of another natural kind is
-  // an error.
-  RecordEncoder(TextCodec codec, DataKind kind, std::optional<int32_t> end, bool pure = false)
-      : codec_(std::move(codec)), kind_(kind), end_(end), pure_(pure) {}
+  // an error. options: of chats, without a generation prompt.
+  RecordEncoder(TextCodec codec, DataKind kind, std::optional<int32_t> end, bool pure = false,
+                ChatOptions options = {})
+      : codec_(std::move(codec)), kind_(kind), end_(end), pure_(pure), options_(std::move(options)) {}
 
   const TextCodec& codec() const { return codec_; }
   DataKind kind() const { return kind_; }
@@ -53,6 +54,7 @@ class RecordEncoder {
   DataKind kind_;
   std::optional<int32_t> end_;
   bool pure_;
+  ChatOptions options_;
 };
 
 }  // namespace wuneng

@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "data/text/shown_json.h"
 #include "runtime/error.h"
 
 namespace wuneng {
@@ -16,26 +17,6 @@ namespace wuneng {
 inline constexpr int32_t kMostTokenIds = 1 << 22;
 static_assert(kMostTokenIds == 4194304);  // as in the error messages
 
-// A JSON value in an error message, truncated if it is long. Formatted lazily: the arguments of require() are
-// evaluated for every merge, and the list of merges has megabytes.
-struct ShownJson {
-  const nlohmann::json& value;
-};
-
-}  // namespace wuneng
-
-template <>
-struct fmt::formatter<wuneng::ShownJson> : fmt::formatter<std::string> {
-  template <class Context>
-  auto format(const wuneng::ShownJson& shown, Context& context) const {
-    std::string text = shown.value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    if (text.size() > 200) text = text.substr(0, 200) + "...";
-    return fmt::formatter<std::string>::format(text, context);
-  }
-};
-
-namespace wuneng {
-
 struct CheckedJson {
   using Json = nlohmann::json;
 
@@ -43,7 +24,7 @@ struct CheckedJson {
   const std::string* file;
   std::string key;
 
-  ShownJson shown() const { return {*json}; }
+  ShownJson<Json> shown() const { return {json}; }
   bool is_null() const { return json->is_null(); }  // an absent key is null
 
   CheckedJson operator[](const std::string& name) const {
@@ -82,7 +63,7 @@ struct CheckedJson {
     require(json->is_object(), "{}: {}: expected an object, found {}", *file, key, shown());
     for (const auto& [name, value] : json->items())
       require(known.contains(name), "{}: {}{}{}: expected no such key, found {}", *file, key,
-              key.empty() ? "" : ".", name, ShownJson{value});
+              key.empty() ? "" : ".", name, ShownJson{&value});
   }
 };
 

@@ -86,6 +86,10 @@ std::optional<int32_t> TextCodec::id_of(std::string_view token) const {
   return tokenizer_ ? tokenizer_->id_of(token) : std::nullopt;
 }
 
+void TextCodec::check_chat_options(const ChatOptions& options) const {
+  if (options.any()) encode_chat({{{"role", "user"}, {"content", "?"}}}, nullptr, options);
+}
+
 EncodedChat TextCodec::encode_chat(const nlohmann::ordered_json& messages,
                                    const nlohmann::ordered_json& tools, const ChatOptions& options) const {
   require(template_.has_value(), "a chat: {}", no_template_);

@@ -42,6 +42,8 @@ class TextCodec {
   // Encodes a chat with its assistant mask. Throws if there is no template.
   EncodedChat encode_chat(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
                           const ChatOptions& options) const;
+  // Throws if some of the options are set and there is no template, or one that does not have them.
+  void check_chat_options(const ChatOptions& options) const;
 
  private:
   void find_ends(const std::string& directory);

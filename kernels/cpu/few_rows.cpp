@@ -30,11 +30,15 @@ Lanes load(const bf16* p) {
   const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, _mm512_maskz_cvtepu16_epi32(kAll, x), 16));
 }
+Lanes load(const f16* p) {
+  return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 Lanes load(const int8_t* p) {
   const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm512_maskz_cvtepi32_ps(kAll, _mm512_maskz_cvtepi8_epi32(kAll, x));
 }
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && defined(__F16C__)
+Lanes load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 Lanes load(const bf16* p) {
   const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
@@ -122,6 +126,8 @@ void columns(const FewRows& x, const T* b, int64_t begin, int64_t end) {
 void few_rows(const FewRows& args, int64_t begin, int64_t end) {
   if (args.b.dtype() == DType::bf16)
     columns(args, args.b.data<bf16>() + args.first, begin, end);
+  else if (args.b.dtype() == DType::f16)
+    columns(args, args.b.data<f16>() + args.first, begin, end);
   else if (args.b.dtype() == DType::i8)
     columns(args, args.b.data<int8_t>() + args.first, begin, end);
   else

@@ -7,8 +7,8 @@
 namespace wuneng::kernels::cpu {
 
 // c[m, n] = scale a[m] . b[n] + base[m, n] + bias[n] for all m < M and n in [begin, end); elements of b are
-// f32, bf16 or, times b_scale[n], i8 from element `first` on. Row strides are in elements. base may be c;
-// base, bias and b_scale may be null.
+// f32, bf16, f16 or, times b_scale[n], i8 from element `first` on. Row strides are in elements. base may be
+// c; base, bias and b_scale may be null.
 struct FewRows {
   const float* a;
   int64_t lda;

@@ -66,6 +66,13 @@ void sum_heads(const Stream&, const HeadMapArgs& args) {
 void pack_rows(const Stream&, const RowRunsArgs& args) { move_runs(args, true); }
 void unpack_rows(const Stream&, const RowRunsArgs& args) { move_runs(args, false); }
 
+void copy_rows(const Stream&, const CopyRowsArgs& args) {
+  const int64_t width = args.to.dim(0) ? args.to.numel() / args.to.dim(0) : 0;
+  for (int64_t i = 0; i < args.rows.numel(); ++i)
+    if (const int64_t row = args.rows.data<int32_t>()[i]; row >= 0)
+      std::memcpy(args.to.f32() + row * width, args.from.f32() + row * width, width * sizeof(float));
+}
+
 void concat(const Stream&, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1), rows = A ? args.a.numel() / A : 0;
   for (int64_t i = 0; i < rows; ++i) {
@@ -104,6 +111,8 @@ void embedding(const Stream&, const EmbeddingArgs& args) {
     else if (args.table.dtype() == DType::i8)
       for (int64_t c = 0; c < d; ++c)
         y[c] = args.scale.f32()[row] * static_cast<float>(args.table.data<int8_t>()[row * d + c]);
+    else if (args.table.dtype() == DType::f16)
+      for (int64_t c = 0; c < d; ++c) y[c] = static_cast<float>(args.table.data<f16>()[row * d + c]);
     else
       for (int64_t c = 0; c < d; ++c) y[c] = static_cast<float>(args.table.data<bf16>()[row * d + c]);
   }

@@ -2,6 +2,8 @@
 
 #include "kernels/channel.h"
 #include "kernels/cuda/common/blas.h"
+#include "kernels/cuda/few_rows.h"
+#include "kernels/cuda/scaled_columns.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
@@ -26,6 +28,21 @@ void without_product(const Stream& stream, const MatmulArgs& args) {
   if (args.bias.defined()) add_bias(stream, {.x = args.c, .bias = args.bias, .y = args.c});
 }
 
+bool is_narrow(const Tensor& b) { return b.dtype() == DType::i8 || b.dtype() == DType::f16; }
+
+// Many rows with a matrix in i8 or f16: the product of bf16 numbers, exact for i8, whose scales come after.
+void narrow_matmul(const Stream& stream, const MatmulArgs& args) {
+  const Tensor wide = Tensor::empty(args.c.shape(), DType::f32, args.c.device());
+  MatmulArgs product{.a = args.a, .b = args.b.to(DType::bf16), .c = wide, .transpose_b = true};
+  cuda::matmul(stream, product);
+  scaled_columns(stream, {.x = wide,
+                          .scale = args.scale,
+                          .column_scale = args.b_scale,
+                          .base = args.accumulate != 0 ? args.c : args.base,
+                          .bias = args.bias,
+                          .y = args.c});
+}
+
 }  // namespace
 
 void matmul(const Stream& stream, const MatmulArgs& args) {
@@ -37,6 +54,23 @@ void matmul(const Stream& stream, const MatmulArgs& args) {
          args.transpose_b ? " transposed" : "", to_string(args.c.shape()));
   WUNENG_ASSERT(!args.base.defined() || (args.base.shape() == args.c.shape() && args.accumulate == 0));
   WUNENG_ASSERT(!args.bias.defined() || args.bias.numel() == N);
+  WUNENG_ASSERT(args.b_scale.defined() == (args.b.dtype() == DType::i8));
+  WUNENG_ASSERT(!is_narrow(args.b) || (args.transpose_b && !args.transpose_a && !args.sums.defined()));
+  if (args.by_row && M <= kFewRowsOnGpu && args.transpose_b && !args.transpose_a && !args.sums.defined())
+    return few_rows(stream, {.a = args.a,
+                             .lda = K,
+                             .b = args.b,
+                             .c = args.c,
+                             .base = args.base,
+                             .ldc = N,
+                             .bias = args.bias,
+                             .b_scale = args.b_scale,
+                             .scale = args.scale,
+                             .accumulate = args.accumulate,
+                             .M = M,
+                             .N = N,
+                             .K = K});
+  if (is_narrow(args.b)) return narrow_matmul(stream, args);
   if (K == 0) return without_product(stream, args);
   const Operands x(args.a, args.b, args.like);
   const Tensor bias = args.bias.defined() ? args.bias.to(args.c.dtype()) : Tensor();
@@ -69,6 +103,20 @@ void head_matmul(const Stream& stream, const HeadMatmulArgs& args) {
   const int64_t T = args.x.dim(0), H = args.w.dim(0), O = args.w.dim(1), I = args.w.dim(2);
   const int64_t in = args.transpose ? O : I, out = args.transpose ? I : O;
   WUNENG_ASSERT(args.x.dim(1) == H && args.x.dim(2) == in && args.y.dim(1) == H && args.y.dim(2) == out);
+  if (args.by_row && T <= kFewRowsOnGpu && !args.transpose)
+    return few_rows(stream, {.a = args.x,
+                             .lda = H * I,
+                             .a_step = I,
+                             .b = args.w,
+                             .b_step = O * I,
+                             .c = args.y,
+                             .base = args.base,
+                             .ldc = H * O,
+                             .c_step = O,
+                             .M = T,
+                             .N = O,
+                             .K = I,
+                             .batch = H});
   if (in == 0) Gradient(args.y, args.base).begun();
   if (T == 0 || in == 0) return;
   const Operands x(args.x, args.w);

@@ -49,18 +49,19 @@ namespace {
 
 void move_runs(const Stream& stream, const RowRunsArgs& args, bool to_packed) {
   const int64_t width = args.tall.dim(0) ? args.tall.numel() / args.tall.dim(0) : 0;
-  std::vector<int64_t> rows;  // of tall, for each packed row
+  std::vector<int32_t> rows;  // of tall, for each packed row
   for (const RowRun& run : args.runs)
-    for (int64_t t = 0; t < run.count; ++t) rows.push_back(run.begin + t);
-  WUNENG_ASSERT(static_cast<int64_t>(rows.size()) == args.packed.dim(0));
-  const Tensor table = upload(rows, args.tall.device());
-  const int64_t* row = table.data<int64_t>();
+    for (int64_t t = 0; t < run.count; ++t) rows.push_back(static_cast<int32_t>(run.begin + t));
+  WUNENG_ASSERT(static_cast<int64_t>(rows.size()) == args.packed.dim(0) && args.tall.dim(0) <= INT32_MAX);
+  WUNENG_ASSERT(!args.rows.defined() || args.rows.numel() == args.packed.dim(0));
+  const Tensor table = args.rows.defined() ? args.rows : upload(rows, args.tall.device());
+  const int32_t* row = table.data<int32_t>();
   const Operand from(to_packed ? args.tall : args.packed), to(to_packed ? args.packed : args.tall);
   const bool accumulate = args.accumulate;
   for_each_in_rows(stream, "move rows", VectorWidth({args.tall, args.packed}), args.packed.dim(0), width,
                    width, [=] __device__(int64_t t, auto c) {
-                     const auto i = t * width + c, tall = row[t] * width + c, source = to_packed ? tall : i,
-                                target = to_packed ? i : tall;
+                     const auto i = t * width + c, tall = int64_t{row[t]} * width + c,
+                                source = to_packed ? tall : i, target = to_packed ? i : tall;
                      to.store(target, accumulate ? to[target] + from[source] : from[source]);
                    });
 }
@@ -69,6 +70,18 @@ void move_runs(const Stream& stream, const RowRunsArgs& args, bool to_packed) {
 
 void pack_rows(const Stream& stream, const RowRunsArgs& args) { move_runs(stream, args, true); }
 void unpack_rows(const Stream& stream, const RowRunsArgs& args) { move_runs(stream, args, false); }
+
+void copy_rows(const Stream& stream, const CopyRowsArgs& args) {
+  const int64_t width = args.to.dim(0) ? args.to.numel() / args.to.dim(0) : 0;
+  const int32_t* rows = args.rows.data<int32_t>();
+  const Operand from(args.from), to(args.to);
+  for_each_in_rows(stream, "copy_rows", VectorWidth({args.from, args.to}), args.rows.numel(), width, width,
+                   [=] __device__(int64_t i, auto c) {
+                     if (rows[i] < 0) return;
+                     const auto at = int64_t{rows[i]} * width + c;
+                     to.store(at, from[at]);
+                   });
+}
 
 void concat(const Stream& stream, const ConcatArgs& args) {
   const int64_t A = args.a.dim(-1), B = args.b.dim(-1);
@@ -93,18 +106,46 @@ void concat_backward(const Stream& stream, const ConcatBackwardArgs& args) {
                    });
 }
 
-void embedding(const Stream& stream, const EmbeddingArgs& args) {
+namespace {
+
+template <class S, class T, int N>
+__device__ FloatVector<N> elements(const S* x, VectorIndex<T, N> at) {
+  return load<N>(x + at.first);
+}
+
+template <class S>
+void look_up(const Stream& stream, const EmbeddingArgs& args) {
   const int64_t d = args.table.dim(1), rows = args.table.dim(0), begin = args.begin;
   const int32_t* tokens = args.tokens.data<int32_t>();
-  const AnyTypeOperand table(args.table);
+  const S* table = args.table.data<S>();
+  const float* scale = f32_or_null(args.scale);
   const Operand y(args.y);
   for_each_in_rows(stream, "embedding", VectorWidth({args.y}, {args.table}), args.y.dim(0), d, d,
                    [=] __device__(int64_t t, auto c) {
                      const int64_t row = tokens[t] - begin;
-                     decltype(table[c]) value;
-                     if (row >= 0 && row < rows) value = table[row * d + c];
+                     decltype(elements(table, c)) value;
+                     if (row >= 0 && row < rows) value = elements(table, row * d + c);
+                     if (row >= 0 && row < rows && scale) value = value * scale[row];
                      y.store(t * d + c, value);
                    });
+}
+
+}  // namespace
+
+void embedding(const Stream& stream, const EmbeddingArgs& args) {
+  WUNENG_ASSERT(args.scale.defined() == (args.table.dtype() == DType::i8));
+  switch (args.table.dtype()) {
+    case DType::f32:
+      return look_up<float>(stream, args);
+    case DType::bf16:
+      return look_up<bf16>(stream, args);
+    case DType::f16:
+      return look_up<f16>(stream, args);
+    case DType::i8:
+      return look_up<int8_t>(stream, args);
+    default:
+      fail("embedding: a table of {}: expected f32, bf16, f16 or i8", to_string(args.table.dtype()));
+  }
 }
 
 void embedding_backward(const Stream& stream, const EmbeddingBackwardArgs& args) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "data/text/chat_template.h"
 #include "model/generation/engine.h"
 #include "runtime/comm.h"
 
@@ -16,6 +17,7 @@ struct TokenizeCommand {
   std::string out;                             // prefix of the files to write
   std::string tokenizer;                       // a model's directory, or "bytes"
   std::string chat_template;                   // a name; empty: the directory's own
+  ChatOptions chat_options;                    // of its variables
   std::string kind = "auto";                   // text, supervised or preference
   std::string format = "auto";                 // text or jsonl
   std::string encoding;                        // of files without a byte order mark; empty: UTF-8
@@ -49,6 +51,7 @@ struct GenerateOptions {
   std::string prompts;        // in place of prompt: a file with one a line; the result is lines of JSON
   std::string tokenizer;      // "bytes" or a directory; empty: the model's own, else bytes where they fit
   std::string chat_template;  // a name; empty: the model's own
+  ChatOptions chat_options;   // of its variables
   bool chat = false;          // the prompt is a user message; only the answer is printed
   int64_t tokens = 200;
   std::vector<std::string> stops;  // end a text and do not belong to it
@@ -67,6 +70,7 @@ struct ServeOptions {
   int port = 8000;                        // 0: any
   std::string token_file;                 // empty: no token is asked for
   std::string tokenizer, chat_template;   // as in GenerateOptions
+  ChatOptions chat_options;               // of requests that say nothing else
   int64_t max_sequences = 16;             // that run at the same time
   int64_t max_queue = 1024;               // that wait
   std::optional<int64_t> context_length;  // none: max_position_embeddings, at most 4096

@@ -19,10 +19,11 @@ namespace {
 
 std::vector<int32_t> prompt_tokens(const GenerateOptions& o, const TextCodec& codec,
                                    const std::string& prompt) {
-  if (o.chat)
-    return codec
-        .encode_chat({{{"role", "user"}, {"content", prompt}}}, nullptr, {.add_generation_prompt = true})
-        .ids;
+  if (o.chat) {
+    ChatOptions options = o.chat_options;
+    options.add_generation_prompt = true;
+    return codec.encode_chat({{{"role", "user"}, {"content", prompt}}}, nullptr, options).ids;
+  }
   return codec.encode_whole(prompt);
 }
 
@@ -99,6 +100,8 @@ std::function<void()> prepare_generate(const GenerateOptions& o, Device device, 
   g->prompts = prompts_of(o);
   g->streams = o.prompts.empty();
   g->shows_prompt = g->streams && !o.chat;
+  require(o.chat || !o.chat_options.any(),
+          "generate: expected --enable-thinking and --date-string with --chat alone");
   require(o.tokens >= 0, "generate: --tokens {}: expected 0 or more", o.tokens);
   require(o.sampling.temperature >= 0 && std::isfinite(o.sampling.temperature),
           "generate: --temperature {}: expected 0 or more", o.sampling.temperature);

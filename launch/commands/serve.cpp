@@ -55,6 +55,7 @@ std::function<void()> prepare_serve(const ServeOptions& o, Device device, const 
   const auto weights = open_whole_weights(o.model);
   const ModelConfig& config = weights->config();
   const ModelCodec tokenizer = open_codec("serve", o.model, o.tokenizer, o.chat_template, config.vocab_size);
+  tokenizer.codec.check_chat_options(o.chat_options);
   const int64_t context = context_of(o, config);
   const auto engine = std::make_shared<DecoderEngine>(
       make_generation_model(*weights, o.weights, device, tp),
@@ -64,6 +65,7 @@ std::function<void()> prepare_serve(const ServeOptions& o, Device device, const 
   const auto service = std::make_shared<serving::Service>(
       serving::ServedModel{.name = name,
                            .codec = tokenizer.codec,
+                           .chat_options = o.chat_options,
                            .vocab_size = config.vocab_size,
                            .context_length = context,
                            .end_tokens = end_tokens(tokenizer.codec, config),

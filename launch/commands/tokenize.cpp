@@ -111,8 +111,9 @@ void tokenize(const TokenizeCommand& c) {
   const TextOptions text = text_options(c);
   const TextCodec codec =
       c.tokenizer == "bytes" ? TextCodec::bytes() : TextCodec::load(c.tokenizer, c.chat_template);
+  codec.check_chat_options(c.chat_options);
   const DataKind kind = choose_kind(c, text);
-  const RecordEncoder encoder(codec, kind, choose_end(c, codec), c.kind == "auto");
+  const RecordEncoder encoder(codec, kind, choose_end(c, codec), c.kind == "auto", c.chat_options);
   TokenizeOptions o;
   o.text = text;
   o.type = smallest_type(codec.vocab_size());

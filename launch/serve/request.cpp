@@ -7,29 +7,8 @@
 
 #include "data/text/members.h"
 #include "data/text/message.h"
+#include "data/text/shown_json.h"
 #include "launch/serve/http_error.h"
-
-namespace wuneng::serving {
-namespace {
-
-// What was found, in a message: the beginning of its JSON, which is made when the message is.
-struct Found {
-  const Json* value;  // null: nothing
-};
-
-}  // namespace
-}  // namespace wuneng::serving
-
-template <>
-struct fmt::formatter<wuneng::serving::Found> : fmt::formatter<std::string_view> {
-  template <class Context>
-  auto format(const wuneng::serving::Found& found, Context& context) const {
-    std::string text = "none";
-    if (found.value) text = found.value->dump(-1, ' ', false, wuneng::Json::error_handler_t::replace);
-    if (text.size() > 100) text = text.substr(0, 100) + "...";
-    return fmt::formatter<std::string_view>::format(text, context);
-  }
-};
 
 namespace wuneng::serving {
 namespace {
@@ -68,7 +47,7 @@ class Fields {
   std::optional<bool> flag(const char* name) {
     const Json* value = find(name);
     if (!value) return {};
-    require_member(value->is_boolean(), name, "expected true or false, found {}", Found{value});
+    require_member(value->is_boolean(), name, "expected true or false, found {}", ShownJson{value});
     return value->get<bool>();
   }
   std::optional<int64_t> integer(const char* name, int64_t least, int64_t most) {
@@ -77,27 +56,27 @@ class Fields {
     const bool whole = value->is_number_integer() &&
                        !(value->is_number_unsigned() && value->get<uint64_t>() > uint64_t{INT64_MAX});
     require_member(whole && value->get<int64_t>() >= least && value->get<int64_t>() <= most, name,
-                   "expected a whole number from {} to {}, found {}", least, most, Found{value});
+                   "expected a whole number from {} to {}, found {}", least, most, ShownJson{value});
     return value->get<int64_t>();
   }
   std::optional<double> number(const char* name, double least, double most) {
     const Json* value = find(name);
     if (!value) return {};
     require_member(value->is_number() && value->get<double>() >= least && value->get<double>() <= most, name,
-                   "expected a number from {} to {}, found {}", least, most, Found{value});
+                   "expected a number from {} to {}, found {}", least, most, ShownJson{value});
     return value->get<double>();
   }
   std::optional<std::string> text(const char* name) {
     const Json* value = find(name);
     if (!value) return {};
-    require_member(value->is_string(), name, "expected a string, found {}", Found{value});
+    require_member(value->is_string(), name, "expected a string, found {}", ShownJson{value});
     return value->get<std::string>();
   }
   // A member that may stand there with the value that changes nothing.
   void only(const char* name, const Json& neutral) {
     const Json* value = find(name);
     require_member(!value || *value == neutral, name, "only {} is supported, found {}", neutral.dump(),
-                   Found{value});
+                   ShownJson{value});
   }
   void refuse_others() const {
     for (const std::string& name : members_.others())
@@ -114,7 +93,7 @@ std::vector<int32_t> read_ids(const Json& list, const std::string& name, const S
   for (const Json& id : list) {
     const bool whole = id.is_number_unsigned() || (id.is_number_integer() && id.get<int64_t>() >= 0);
     require_member(whole && id.get<uint64_t>() < static_cast<uint64_t>(model.vocab_size), name,
-                   "expected token ids from 0 to {}, found {}", model.vocab_size - 1, Found{&id});
+                   "expected token ids from 0 to {}, found {}", model.vocab_size - 1, ShownJson{&id});
     out.push_back(id.get<int32_t>());
   }
   return out;
@@ -137,7 +116,7 @@ void read_prompts(const Json* prompt, bool special, const ServedModel& model, Co
   };
   if (prompt->is_string()) return add(*prompt);
   require_member(prompt->is_array() && !prompt->empty(), "prompt",
-                 "expected a text, token ids, or a list of them, found {}", Found{prompt});
+                 "expected a text, token ids, or a list of them, found {}", ShownJson{prompt});
   if (prompt->front().is_number()) return add(*prompt);
   for (const Json& one : *prompt) add(one);
 }
@@ -148,7 +127,7 @@ std::vector<std::string> read_stops(const Json* stop) {
   for (const Json& one : stop->is_array() ? *stop : Json::array({*stop})) {
     require_member(one.is_string() && !one.get_ref<const std::string&>().empty() &&
                        one.get_ref<const std::string&>().size() <= kLongestStop,
-                   "stop", "expected strings of 1 to {} bytes, found {}", kLongestStop, Found{&one});
+                   "stop", "expected strings of 1 to {} bytes, found {}", kLongestStop, ShownJson{&one});
     out.push_back(one);
   }
   require_member(out.size() <= kMostStops, "stop", "expected at most {} strings, found {}", kMostStops,
@@ -189,7 +168,8 @@ void read_common(Fields& fields, const ServedModel& model, CompletionCall& call)
   call.stream = fields.flag("stream").value_or(false);
   if (const Json* options = fields.find("stream_options")) {
     require_member(call.stream, "stream_options", "expected it with \"stream\": true alone");
-    require_member(options->is_object(), "stream_options", "expected an object, found {}", Found{options});
+    require_member(options->is_object(), "stream_options", "expected an object, found {}",
+                   ShownJson{options});
     Fields inner(*options);
     call.include_usage = inner.flag("include_usage").value_or(false);
     inner.only("include_obfuscation", false);
@@ -250,7 +230,7 @@ CompletionCall read_chat_call(std::string_view body, const ServedModel& model) {
   read_common(fields, model, call);
   const Json* messages = fields.find("messages");
   require_member(messages && messages->is_array() && !messages->empty(), "messages",
-                 "expected a list of at least one message, found {}", Found{messages});
+                 "expected a list of at least one message, found {}", ShownJson{messages});
   const bool logprobs = fields.flag("logprobs").value_or(false);
   const auto top = fields.integer("top_logprobs", 0, kMostLogprobs);
   require_member(!top || logprobs, "top_logprobs", "expected it with \"logprobs\": true alone");
@@ -265,13 +245,14 @@ CompletionCall read_chat_call(std::string_view body, const ServedModel& model) {
   fields.only("parallel_tool_calls", true);
   fields.only("modalities", {"text"});
   fields.only("store", false);
-  ChatOptions options{.add_generation_prompt = true};
+  ChatOptions options = model.chat_options;
+  options.add_generation_prompt = true;
   if (const Json* variables = fields.find("chat_template_kwargs")) {
     require_member(variables->is_object(), "chat_template_kwargs", "expected an object, found {}",
-                   Found{variables});
+                   ShownJson{variables});
     Fields inner(*variables);
-    options.enable_thinking = inner.flag("enable_thinking");
-    options.date_string = inner.text("date_string");
+    if (const auto thinking = inner.flag("enable_thinking")) options.enable_thinking = thinking;
+    if (const auto date = inner.text("date_string")) options.date_string = date;
     inner.refuse_others();
   }
   fields.refuse_others();
@@ -288,7 +269,7 @@ std::vector<int32_t> read_tokenize_call(std::string_view body, const ServedModel
   Fields fields(json);
   check_model(fields, model);
   const Json* prompt = fields.find("prompt");
-  require_member(prompt && prompt->is_string(), "prompt", "expected a text, found {}", Found{prompt});
+  require_member(prompt && prompt->is_string(), "prompt", "expected a text, found {}", ShownJson{prompt});
   const bool special = fields.flag("add_special_tokens").value_or(true);
   fields.refuse_others();
   return encode(*prompt, special, model);

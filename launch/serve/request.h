@@ -14,6 +14,7 @@ namespace wuneng::serving {
 struct ServedModel {
   std::string name;  // what requests call it
   TextCodec codec;
+  ChatOptions chat_options = {};  // where a request says nothing else
   int64_t vocab_size = 0, context_length = 0;
   std::vector<int32_t> end_tokens;
   int64_t most_sequences = 0;  // of one request: prompts times choices

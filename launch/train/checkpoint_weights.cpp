@@ -17,9 +17,7 @@ class CheckpointWeights : public WeightSource {
   std::string where() const override { return reader_.directory(); }
   bool contains(const std::string& name) const override { return reader_.contains(tensor(name)); }
   Shape shape(const std::string& name) const override { return reader_.shape(tensor(name)); }
-  void read_shard(const Parameter& p) override {
-    wuneng::read_shard(reader_, tensor(p.name), p, p.var.value());
-  }
+  void read_shard(const Parameter& p) override { read_part(reader_, tensor(p.name), &p, p.var.value()); }
   Tensor rows(const std::string& name, int64_t begin, int64_t end) override {
     Shape size = reader_.shape(tensor(name)), first(size.size(), 0);
     first[0] = begin, size[0] = end - begin;
@@ -37,15 +35,26 @@ class CheckpointWeights : public WeightSource {
 
 }  // namespace
 
-void read_shard(CheckpointReader& reader, const std::string& name, const Parameter& p, const Tensor& into) {
+void read_part(CheckpointReader& reader, const std::string& name, const ParameterPart& part,
+               const Tensor& into) {
+  const Parameter& p = *part.parameter;
   require(reader.contains(name), "{}: tensor {} is missing", reader.directory(), name);
   require(reader.shape(name) == p.global_shape, "{}: tensor {}: expected shape {}, found {}",
           reader.directory(), name, to_string(p.global_shape), to_string(reader.shape(name)));
-  if (reader.dtype(name) == into.dtype() && into.device() == Device{})
-    return reader.read(name, p.held_begin(), into);
-  const Tensor stored = Tensor::empty(into.shape(), reader.dtype(name));
-  reader.read(name, p.held_begin(), stored);
-  into.copy_from(stored);
+  if (part.elements.size() == 0) return;
+  // The rows that the part begins and ends in are read whole.
+  Shape begin = p.held_begin(), size = p.local_shape();
+  const int64_t row = p.var.value().numel() / size[0];
+  const Range rows{part.elements.begin / row, (part.elements.end + row - 1) / row};
+  begin[0] += rows.begin;
+  size[0] = rows.size();
+  if (reader.dtype(name) == into.dtype() && into.device() == Device{} &&
+      part.elements == Range{rows.begin * row, rows.end * row})
+    return reader.read(name, begin, into.view(size));
+  const Tensor stored = Tensor::empty(size, reader.dtype(name));
+  reader.read(name, begin, stored);
+  const int64_t first = part.elements.begin - rows.begin * row;
+  into.copy_from(stored.view({stored.numel()}).rows(first, first + part.elements.size()).view(into.shape()));
 }
 
 std::unique_ptr<WeightSource> open_weights(const std::string& path) {

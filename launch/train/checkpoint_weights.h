@@ -8,9 +8,11 @@
 
 namespace wuneng {
 
-// Fills `into`, a tensor like p's shard (the weight, or a moment of the optimizer), from the checkpoint's
-// tensor `name`, in the stored type or converted from it. Throws where it is missing or has another shape.
-void read_shard(CheckpointReader& reader, const std::string& name, const Parameter& p, const Tensor& into);
+// Fills `into` (of the weight, or of a moment of the optimizer), with as many elements as `part`, from the
+// checkpoint's tensor `name`, in the stored type or converted from it. Throws where it is missing or has
+// another shape.
+void read_part(CheckpointReader& reader, const std::string& name, const ParameterPart& part,
+               const Tensor& into);
 
 // A checkpoint's directory, a root of checkpoints (then its latest), or a Hugging Face directory.
 std::unique_ptr<WeightSource> open_weights(const std::string& path);

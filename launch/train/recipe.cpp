@@ -311,6 +311,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.adamw.eps = static_cast<float>(r.number("optimizer.eps", 1e-8, 1e-30, 1));
   t.adamw.weight_decay = static_cast<float>(r.number("optimizer.weight_decay", 0.1, 0, 10));
   t.clip = r.number("optimizer.clip", 1, 0, 1e30);
+  t.zero = static_cast<int>(r.integer("optimizer.zero", 1, 0, 1));
 
   t.out = read_path(r, "run.out");
   t.resume = r.text("run.resume", "auto");
@@ -327,6 +328,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.eval_every = r.integer("run.eval_every", 0, 0);
   t.eval_batches = r.integer("run.eval_batches", 8, 0, 1 << 20);
   t.log_every = r.integer("run.log_every", 10, 1);
+  t.trace_steps = r.integers("run.trace_steps", {}, 1, INT64_MAX);
   t.recompute = r.boolean("run.recompute", false);
   t.overlap = r.boolean("run.overlap", true);
   t.gpu_memory = r.number("run.gpu_memory", 0.9, 0.01, 0.99);

@@ -57,13 +57,15 @@ struct TrainRecipe {
   AdamwOptions adamw;
   LearningRate learning_rate;
   double clip = 1;
+  int zero = 1;  // stage of ZeRO: 1 shares the optimizer's state between the replicas
   // [run]
   std::string out, resume, device, activations;
   uint64_t seed = 0;
   int64_t checkpoint_every = 0, keep = 0, eval_every = 0, eval_batches = 0, log_every = 0;
   std::string on_nan;  // "stop" or "skip" an update whose gradient is not finite
   int64_t max_skipped = 0, check_replicas_every = 0;
-  double gpu_memory = 0.9;  // share of a GPU's free memory: reserve_gpu_memory
+  std::vector<int64_t> trace_steps;  // first and last, or none
+  double gpu_memory = 0.9;           // share of a GPU's free memory: reserve_gpu_memory
   bool recompute = false, overlap = true, async_checkpoints = true;
   double hang_timeout = 600;
 

@@ -35,6 +35,9 @@ void check_sizes(const TrainRecipe& r) {
       r.path, r.steps(), r.eval_every, r.eval_batches, kMostPasses);
   require(r.learning_rate.warmup <= r.steps(), "{}: optimizer.warmup = {} is more than optimizer.steps = {}",
           r.path, r.learning_rate.warmup, r.steps());
+  require(r.trace_steps.empty() || (r.trace_steps.size() == 2 && r.trace_steps[0] <= r.trace_steps[1]),
+          "{}: run.trace_steps = [{}]: expected none or the first and the last step", r.path,
+          fmt::join(r.trace_steps, ", "));
   require(r.learning_rate.floor <= r.learning_rate.peak,
           "{}: optimizer.min_lr = {} is more than optimizer.lr = {}", r.path, r.learning_rate.floor,
           r.learning_rate.peak);
@@ -46,12 +49,12 @@ bool trains_a_part(const TrainRecipe& r) {
   return !r.freeze.empty() || r.train != all || r.objective->trains() != all;
 }
 
-// What a rank certainly needs on a CPU: its weights and, where they are trained, their gradients, moments and
-// masters in f32. A GPU's memory is asked for when its weights are made.
+// What a rank certainly needs on a CPU: its weights and, where they are trained, their gradients, and its
+// part of moments and masters, in f32. A GPU's memory is asked for when its weights are made.
 void check_memory(const TrainRecipe& r) {
-  const double bytes_each = double(size_of(r.student_dtype)) + (trains_a_part(r)                ? 0
-                                                                : r.student_dtype == DType::f32 ? 12
-                                                                                                : 16),
+  const double state = r.student_dtype == DType::f32 ? 8 : 12,
+               trained = trains_a_part(r) ? 0 : 4 + state / (r.zero ? r.layout.dp : 1),
+               bytes_each = double(size_of(r.student_dtype)) + trained,
                needed = double(parameter_count(r.student)) * bytes_each / (double(r.layout.pp) * r.layout.tp),
                installed = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
   constexpr double kGiB = 1024.0 * 1024 * 1024;

@@ -18,7 +18,8 @@ void Reporter::step(const Step& s) {
                          {"tokens_per_second", speed},
                          {"seconds", s.seconds},
                          {"data_wait", s.data_wait},
-                         {"peak_tensor_bytes", s.peak_tensor_bytes}};
+                         {"peak_tensor_bytes", s.peak_tensor_bytes},
+                         {"optimizer_bytes", s.optimizer_bytes}};
   if (recipe_.has_teacher()) json["teacher_wait"] = s.teacher_wait;
   if (s.skipped) json["skipped"] = true;
   StepReport report{s.step, recipe_.steps(), {}, s.learning_rate, s.gradient_norm, speed, left};

@@ -23,8 +23,8 @@ class Reporter {
     // Seconds, of the student's rank that waited longest: for its micro-batches, and for the teacher's
     // signals (of a colocated teacher, which it computes itself).
     double data_wait, teacher_wait;
-    int64_t peak_tensor_bytes;
-    bool skipped;  // no update: the gradient was not finite
+    int64_t peak_tensor_bytes, optimizer_bytes;  // optimizer_bytes: of the rank that holds most of its state
+    bool skipped;                                // no update: the gradient was not finite
   };
   void step(const Step& step);
   // count: of what the loss is a mean over.

@@ -47,7 +47,7 @@ StopAgreement stop_agreement(const TrainRecipe& r, const Mesh& mesh, const Train
 }
 
 RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                     int64_t steps_done, Device device) {
+                     int64_t steps_done, Device device, StepTrace& trace) {
   Decoder model(
       *r.teacher,
       Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device, r.activations_on(device, r.teacher_dtype)},
@@ -67,6 +67,8 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
   int64_t pass = options.first_pass;
   for (; pass < options.end_pass && !stop.teacher_stops(pass); ++pass) {
     watchdog::enter(fmt::format("pass {}", pass));
+    const Pass& planned = data.passes()[pass];
+    if (planned.trains) trace.begin(planned.step + 1);
     const std::vector<StreamItem> items = served(pass);
     const std::vector<MicroBatch> batches = reader.next();
     PipelineWork work;
@@ -80,12 +82,14 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
       TeacherOutputs outputs{model, batches[m], out.hidden.value(), taps};
       for (const auto& [signal, source] : signals) {
         outputs.made = source->make(outputs);
+        const trace::Span span(trace::Kind::stream, signal.name);
         sender.send(signal.name, items[m],
                     [&](const SignalPart& part) { source->write(signal, outputs, part); });
       }
       return out;
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);
+    if (planned.trains) trace.end(planned.step + 1);
   }
   watchdog::enter("waiting for the student to take the last signals");
   sender.flush();

@@ -1,5 +1,6 @@
 // The teacher's ranks: forward alone over the student's micro-batches, signals into the teacher stream.
 #pragma once
+#include "launch/train/step_trace.h"
 #include "launch/train/stop.h"
 #include "launch/train/training_data.h"
 #include "model/teacher_signals/signal_source.h"
@@ -19,6 +20,6 @@ StopAgreement stop_agreement(const TrainRecipe& recipe, const Mesh& mesh, const 
 
 // Serves all passes of the run that follow `steps_done` training steps, or up to where the student stops.
 RunEnd serve_teacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                     const Comm& stream, int64_t steps_done, Device device);
+                     const Comm& stream, int64_t steps_done, Device device, StepTrace& trace);
 
 }  // namespace wuneng

@@ -75,11 +75,13 @@ bool train(const TrainRecipe& recipe, TrainingData& data) {
   // 4. The two roles.
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "teacher stream");
   if (mesh.teacher) connect_stream(stream, mesh, stream_options(recipe, data, start.step, device));
+  StepTrace trace(recipe, mesh);
   watchdog::enter("loading the model");
   const RunEnd end = mesh.role == Role::student
-                         ? Trainer(recipe, mesh, data, stream, directory, start, device).run()
-                         : serve_teacher(recipe, mesh, data, stream, start.step, device);
+                         ? Trainer(recipe, mesh, data, stream, directory, start, device, trace).run()
+                         : serve_teacher(recipe, mesh, data, stream, start.step, device, trace);
   watchdog::enter("end");
+  trace.finish();
   report_waiting(mesh, end.data_wait);
   directory.release();
   return end.stopped;

@@ -29,7 +29,7 @@ PassReader::Items micro_batches_of(int dp_rank, int64_t accumulation) {
 }  // namespace
 
 Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                 const RunDirectory& directory, const RunStart& start, Device device)
+                 const RunDirectory& directory, const RunStart& start, Device device, StepTrace& trace)
     : recipe_(recipe),
       mesh_(mesh),
       data_(data),
@@ -39,7 +39,9 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
               micro_batches_of(mesh.dp_rank, recipe.accumulation)),
       reporter_(recipe, is_logging_rank(), start.step),
       stop_(stop_agreement(recipe, mesh, data, start.step)),
-      saved_(start.step) {
+      trace_(trace),
+      saved_(start.step),
+      optimizer_bytes_(state_.most_optimizer_bytes()) {
   if (mesh.teacher)
     teacher_ =
         std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
@@ -47,6 +49,10 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
     teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
   else if (recipe.has_teacher())
     teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+  reporter_.line(fmt::format(
+      "optimizer: {:.1f} MiB of moments and masters on a rank{}", double(optimizer_bytes_) / (1 << 20),
+      state_.shares_optimizer() ? fmt::format(", 1 / {} of a replica's (optimizer.zero = 1)", mesh.layout.dp)
+                                : ""));
   if (!state_.resumed_from.empty())
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
 }
@@ -68,6 +74,7 @@ RunEnd Trainer::run() {
 
 void Trainer::save() {
   watchdog::enter(fmt::format("saving step {}", state_.step));
+  const trace::Span span(trace::Kind::saving, "checkpoint");
   state_.save();
   saved_ = state_.step;
 }
@@ -85,8 +92,12 @@ void Trainer::end_early(int64_t pass) {
 void Trainer::train_step(int64_t pass) {
   const Clock::time_point begin = Clock::now();
   watchdog::enter(fmt::format("step {}", state_.step + 1));
+  trace_.begin(state_.step + 1);
   // 1. Micro-batches, and the number of rows or pairs that the loss is a mean over.
-  batches_ = reader_.next();
+  {
+    const trace::Span span(trace::Kind::waiting, "micro-batches");
+    batches_ = reader_.next();
+  }
   const double count = std::max(1.0, loss_count());
 
   // 2. Forward, loss and backward of all micro-batches; gradients summed over the ranks.
@@ -95,28 +106,36 @@ void Trainer::train_step(int64_t pass) {
 
   // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
   // not finite where the loss is not.
-  const double norm = gradient_norm(state_.model.parameters(), state_.groups);
+  const double norm = state_.gradients->norm();
   const double lr = recipe_.learning_rate.at(state_.step);
-  state_.before_update();
+  {
+    const trace::Span span(trace::Kind::saving, "copy for the checkpoint before");
+    state_.before_update();
+  }
   const bool skipped = !std::isfinite(norm);
   if (skipped)
     skip_update(norm);
   else
-    state_.optimizer->step(lr, clip_factor(norm, recipe_.clip));
+    state_.update(lr, clip_factor(norm, recipe_.clip));
   skipped_in_a_row_ = skipped ? skipped_in_a_row_ + 1 : 0;
   ++state_.step;
 
   // 4. Report, and save where it is time; the last checkpoint is run()'s.
-  state_.poll_saving();
+  {
+    const trace::Span span(trace::Kind::saving, "checkpoint before");
+    state_.poll_saving();
+  }
   const Waited waited = meet(pass + 1);
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), waited.for_data,
-                    waited.for_teacher, memory_use(state_.model.placement().device.kind).peak, skipped});
+                    waited.for_teacher, memory_use(state_.model.placement().device.kind).peak,
+                    optimizer_bytes_, skipped});
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
   if (due(recipe_.checkpoint_every) && state_.step < recipe_.steps())
     save();  // checks the replicas too
   else if (due(recipe_.check_replicas_every))
     check_replicas(state_.model.parameters(), state_.groups);
+  if (const std::string where = trace_.end(state_.step); !where.empty()) reporter_.line(where);
 }
 
 // A step without an update. The gradient's norm is the same on all ranks, and so is what they do.
@@ -191,6 +210,10 @@ StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const S
                            .teacher = [&]() -> const SignalParts& {
                              if (!teacher_) return none;
                              const Clock::time_point begin = Clock::now();
+                             // A teacher in this process computes them.
+                             const trace::Span span(
+                                 mesh_.teacher ? trace::Kind::stream : trace::Kind::compute,
+                                 "teacher's signals");
                              const SignalParts& signals = teacher_->take(pass, micro_batch);
                              teacher_wait_ += seconds_since(begin);
                              return signals;

@@ -2,6 +2,7 @@
 // micro-batch goes through on a stage, in Trainer::forward.
 #pragma once
 #include "launch/train/reporter.h"
+#include "launch/train/step_trace.h"
 #include "launch/train/stop.h"
 #include "launch/train/training_state.h"
 #include "parallel/pipeline.h"
@@ -13,7 +14,7 @@ class Trainer {
  public:
   // Collective over the student's ranks. `stream` is the teacher stream's communicator, over the world.
   Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-          const RunDirectory& directory, const RunStart& start, Device device);
+          const RunDirectory& directory, const RunStart& start, Device device, StepTrace& trace);
 
   // All passes that are left, or up to where a signal stops them, and the last checkpoint.
   RunEnd run();
@@ -57,10 +58,12 @@ class Trainer {
   std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
   Reporter reporter_;
   StopAgreement stop_;
+  StepTrace& trace_;
   int stop_signal_ = 0;  // agreed upon; 0: the run goes on
   Evaluation evaluation_;
   int64_t skipped_in_a_row_ = 0;
   int64_t saved_;            // the step of the newest checkpoint
+  int64_t optimizer_bytes_;  // of the rank that holds most of the optimizer's state
   double data_wait_ = 0;     // seconds that reader_ had waited at the last meeting
   double teacher_wait_ = 0;  // seconds since then
 };

@@ -6,6 +6,7 @@
 
 #include "launch/train/checkpoint_weights.h"
 #include "parallel/replicas.h"
+#include "runtime/trace.h"
 
 namespace wuneng {
 namespace {
@@ -21,8 +22,8 @@ std::string source_of(const CheckpointReader& reader, const std::string& name, c
 }
 
 void load_optimizer(Optimizer& optimizer, CheckpointReader& reader) {
-  for (const auto& [name, tensor, p] : optimizer.named_tensors())
-    if (tensor.raw() != p->var.value().raw()) read_shard(reader, source_of(reader, name, *p), *p, tensor);
+  for (const auto& [name, tensor, part] : optimizer.named_tensors())
+    read_part(reader, source_of(reader, name, *part.parameter), part, tensor);
   optimizer.write_back();
 }
 
@@ -40,6 +41,17 @@ std::string differing_keys(const nlohmann::json& expected, const nlohmann::json&
     if (!a.contains(key))
       out.push_back(fmt::format("{}: expected none, found {}", key.substr(1), text(b, key)));
   return fmt::format("{}", fmt::join(out, "; "));
+}
+
+// The owned elements of a part; `values` are the part's.
+void add_owned(const std::string& name, const ParameterPart& part, const Tensor& values,
+               std::vector<CheckpointPiece>& out) {
+  const Tensor flat = values.view({values.numel()});
+  for (const Rectangle& r : rectangles(part.owned())) {
+    const Tensor data =
+        flat.rows(r.elements.begin - part.elements.begin, r.elements.end - part.elements.begin);
+    out.push_back({name, part.parameter->global_shape, r.begin, data.view(r.size)});
+  }
 }
 
 CheckpointOptions checkpoint_options(const TrainRecipe& recipe, const RunDirectory& directory) {
@@ -68,10 +80,12 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
       data_(data),
       writer_(mesh.role_comm, checkpoint_options(recipe, directory)) {
   choose_trainable();
-  gradients.emplace(model.parameters(), groups);
+  const bool shares = recipe.zero > 0 && mesh.layout.dp > 1;
+  gradients.emplace(model.parameters(), groups, shares ? SumOverDp::share : SumOverDp::whole);
+  if (shares) weights_.emplace(gradients->buckets(), groups.dp);
   if (start.checkpoint.empty()) {
     initialize();
-    optimizer.emplace(model.parameters(), recipe.adamw, model.stream());
+    optimizer.emplace(gradients->updates(), recipe.adamw, model.stream());
   } else {
     CheckpointReader reader(start.checkpoint);
     load(reader);
@@ -126,23 +140,37 @@ void TrainingState::load(CheckpointReader& reader) {
       "weights, packing, seq_len and seed of [data] must stay; for other data start a run from the "
       "weights (wuneng convert, then student.init_from)",
       from, data_.fingerprint(), meta.data_fingerprint);
-  for (const Parameter* p : model.parameters()) read_shard(reader, "model/" + p->name, *p, p->var.value());
-  optimizer.emplace(model.parameters(), recipe_.adamw, model.stream());
+  for (const Parameter* p : model.parameters()) read_part(reader, "model/" + p->name, p, p->var.value());
+  optimizer.emplace(gradients->updates(), recipe_.adamw, model.stream());
   load_optimizer(*optimizer, reader);
   optimizer->set_steps_done(meta.optimizer_steps);
   resumed_from = from;
 }
 
-// What this rank writes: its share of what it owns, which the data-parallel replicas hold too.
+void TrainingState::update(double lr, double gradient_scale) {
+  {
+    const trace::Span span(trace::Kind::compute, "optimizer");
+    optimizer->step(lr, gradient_scale);
+    if (trace::recording()) synchronize(model.placement().device);
+  }
+  if (weights_) weights_->run();
+}
+
+int64_t TrainingState::most_optimizer_bytes() const {
+  return static_cast<int64_t>(
+      mesh_.role_comm.all_reduce(double(optimizer->bytes()), Reduce::max, "bytes of the optimizer's state"));
+}
+
+// What this rank writes: of what it owns and the data-parallel replicas hold too, its share; and the state of
+// the optimizer that it alone holds.
 std::vector<CheckpointPiece> TrainingState::pieces() {
-  std::vector<CheckpointPiece> out;
-  const auto add = [&](const std::string& name, const Parameter& p, const Tensor& shard) {
-    if (p.owned.size() > 0) out.push_back({name, p.global_shape, p.owned_begin(), p.owned_part(shard)});
-  };
-  for (const Parameter* p : model.parameters()) add("model/" + p->name, *p, p->var.value());
-  for (const auto& [name, tensor, p] : optimizer->named_tensors())
-    if (tensor.raw() != p->var.value().raw()) add("optimizer/" + name, *p, tensor);
-  return share_of_pieces(out, mesh_.dp_rank, mesh_.layout.dp);
+  std::vector<CheckpointPiece> held, state;
+  for (const Parameter* p : model.parameters()) add_owned("model/" + p->name, p, p->var.value(), held);
+  for (const auto& [name, tensor, part] : optimizer->named_tensors())
+    add_owned("optimizer/" + name, part, tensor, weights_ ? state : held);
+  std::vector<CheckpointPiece> out = share_of_pieces(held, mesh_.dp_rank, mesh_.layout.dp);
+  out.insert(out.end(), state.begin(), state.end());
+  return out;
 }
 
 // Replicas write parts of one tensor, so they must be equal.

@@ -9,6 +9,7 @@
 #include "model/decoder.h"
 #include "parallel/gradients.h"
 #include "parallel/optimizer.h"
+#include "parallel/weight_gather.h"
 #include "runtime/checkpoint/writer.h"
 
 namespace wuneng {
@@ -27,6 +28,10 @@ class TrainingState {
   void finish_saving() { writer_.finish(); }  // collective: waits until the last save is durable
   // Before model or optimizer change after a save.
   void before_update() { writer_.wait_until_captured(); }
+  // Optimizer::step; then all ranks have the weights that others have updated.
+  void update(double lr, double gradient_scale);
+  bool shares_optimizer() const { return weights_.has_value(); }  // each replica has a share of its state
+  int64_t most_optimizer_bytes() const;  // collective: of the rank that holds most state of the optimizer
 
   int64_t step = 0;          // training steps done
   std::string resumed_from;  // the checkpoint's directory; empty for a new run
@@ -44,6 +49,7 @@ class TrainingState {
   const TrainRecipe& recipe_;
   const Mesh& mesh_;
   const TrainingData& data_;
+  std::optional<WeightGather> weights_;  // with ZeRO-1 alone
   CheckpointWriter writer_;
 };
 

@@ -33,7 +33,10 @@ struct DecoderRanks::Order {
 };
 
 DecoderRanks::DecoderRanks(std::unique_ptr<Decoder> model, int64_t slots, int64_t capacity)
-    : model_(whole_depth(std::move(model))), cache_(model_->make_cache(slots, capacity)) {}
+    : model_(whole_depth(std::move(model))), cache_(model_->make_cache(slots, capacity)) {
+  if (model_->placement().device.kind == DeviceKind::cuda && tp().size() == 1)
+    recorded_.emplace(*model_, cache_);
+}
 
 void DecoderRanks::send(const Order& order, const std::vector<int64_t>& payload) {
   const auto to_all = [&](const std::vector<int64_t>& values, int tag) {
@@ -78,10 +81,17 @@ void DecoderRanks::follow() {
 void DecoderRanks::run(const Order& order, const std::vector<int64_t>& payload) {
   if (order.kind == Order::clear) cache_.clear(order.a);
   if (order.kind != Order::extend) return;
-  const Tensor tokens = Tensor::empty({order.a}, DType::i32);
-  std::copy_n(payload.begin(), order.a, tokens.data<int32_t>());
-  const auto documents = payload.begin() + order.a, slots = documents + order.b + 1;
-  hidden_ = model_->extend({tokens, Tensor(), {documents, slots}}, {slots, payload.end()}, cache_);
+  const auto first = payload.begin() + order.a;
+  const std::vector<int32_t> tokens(payload.begin(), first);
+  const std::vector<int64_t> documents(first, first + order.b + 1), slots(first + order.b + 1, payload.end());
+  hidden_ = logits_ = {};
+  if (recorded_ && recorded_->takes(documents, slots)) {
+    const RecordedSteps::Output output = recorded_->step(tokens, slots);
+    hidden_ = output.hidden;
+    logits_ = output.logits;
+  } else {
+    hidden_ = model_->extend({Tensor::from(tokens, {order.a}), Tensor(), documents}, slots, cache_);
+  }
 }
 
 template <class F>
@@ -110,6 +120,7 @@ void DecoderRanks::extend(const std::vector<int32_t>& tokens, const std::vector<
 Tensor DecoderRanks::logits(int64_t begin, int64_t end) {
   return led([&] {
     send({Order::logits, begin, end});
+    if (logits_.defined()) return logits_.rows(begin, end).to(Device{});
     return gathered(model_->logits(hidden_.rows(begin, end)).to(Device{}));
   });
 }

@@ -3,9 +3,10 @@
 // vocabulary, and run what rank 0 orders.
 #pragma once
 #include <memory>
+#include <optional>
 #include <vector>
 
-#include "model/decoder.h"
+#include "model/generation/recorded_steps.h"
 
 namespace wuneng {
 
@@ -44,7 +45,9 @@ class DecoderRanks {
 
   std::unique_ptr<Decoder> model_;
   SequenceCache cache_;
-  Tensor hidden_;  // of the last extend() [T, d]
+  std::optional<RecordedSteps> recorded_;  // on a GPU, of one rank
+  Tensor hidden_;                          // of the last extend() [T, d]
+  Tensor logits_;                          // and [T, vocab], where it was a recorded step
 };
 
 }  // namespace wuneng

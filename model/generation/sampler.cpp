@@ -9,6 +9,8 @@
 namespace wuneng {
 namespace {
 
+constexpr size_t kFirstSorted = 64;  // tokens; four times as many while top-p asks for more
+
 // The most probable first; of equals the lower token.
 bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>& b) {
   return a.first != b.first ? a.first > b.first : a.second < b.second;
@@ -63,19 +65,25 @@ int32_t Sampler::draw(const float* logits) {
   const auto weight = [&](const std::pair<float, int32_t>& x) {
     return std::exp((double(x.first) - most) / sampling_.temperature);
   };
-  size_t kept = allowed_.size();
-  if (sampling_.top_k && sampling_.top_k < vocab_) {
-    kept = static_cast<size_t>(sampling_.top_k);
-    std::partial_sort(allowed_.begin(), allowed_.begin() + sampling_.top_k, allowed_.end(), before);
-  } else if (sampling_.top_p < 1) {
-    std::sort(allowed_.begin(), allowed_.end(), before);
-  }
+  const size_t all = allowed_.size();
+  size_t sorted = 0;  // so many are the most probable ones, in order
+  const auto sort_first = [&](size_t count) {
+    const auto begin = allowed_.begin() + static_cast<int64_t>(sorted),
+               end = allowed_.begin() + static_cast<int64_t>(count);
+    if (count < all) std::nth_element(begin, end, allowed_.end(), before);
+    std::sort(begin, end, before);
+    sorted = count;
+  };
+  size_t kept = all;
+  if (sampling_.top_k && sampling_.top_k < vocab_) sort_first(kept = static_cast<size_t>(sampling_.top_k));
   if (sampling_.top_p < 1) {
-    if (sampling_.top_k >= vocab_) std::sort(allowed_.begin(), allowed_.end(), before);
     double sum = 0, reached = 0;
     for (size_t i = 0; i < kept; ++i) sum += weight(allowed_[i]);
     size_t i = 0;
-    while (i < kept && reached < sampling_.top_p * sum) reached += weight(allowed_[i++]);
+    for (; i < kept && reached < sampling_.top_p * sum; ++i) {
+      if (i == sorted) sort_first(std::min(kept, std::max<size_t>(kFirstSorted, 4 * sorted)));
+      reached += weight(allowed_[i]);
+    }
     kept = std::max<size_t>(1, i);
   }
   double sum = 0;

@@ -62,7 +62,8 @@ class AttentionMixer : public Mixer {
     Var k = rotated(heads(weights_.k, weights_.k_bias, G), weights_.k_norm);
     Var v = heads(weights_.v, weights_.v_bias, G);
     if (cache) k = cache->append(tape, "k", k, documents), v = cache->append(tape, "v", v, documents);
-    const Var A = ops::attention(tape, q, k, v, documents.attention, heads_.kv_of_head, window_);
+    const Var A = ops::attention(tape, q, k, v, documents.attention, heads_.kv_of_head, window_,
+                                 documents.attention_table);
     return {{ops::reshape(tape, A, {T, H * D}), weights_.o}};
   }
 

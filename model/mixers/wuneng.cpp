@@ -215,7 +215,8 @@ class WunengMixer : public Mixer {
       z = ops::pack_rows(tape, read(tape, scans), documents.documents_order);
     } else {
       const Var q = ops::rope(tape, in.q, documents.rope_cos_sin);
-      A = ops::attention(tape, q, keys, values, documents.attention, heads_.kv_of_head, window_);
+      A = ops::attention(tape, q, keys, values, documents.attention, heads_.kv_of_head, window_,
+                         documents.attention_table);
       const Var before =
           cache ? cache->read(tape, "state", documents.slots) : initial(tape, documents.segments.size());
       const ops::ScanGroupPtr scan =
@@ -290,9 +291,7 @@ class WunengMixer : public Mixer {
     Var boundary, now;
   };
   StatesBefore cached_states(Tape& tape, const LayerCache& cache, const ChunkStep& step) const {
-    if (!step.boundary_slots.empty())
-      cache.write(tape.stream(), "boundary", step.boundary_slots,
-                  cache.read(tape, "state", step.boundary_slots).value());
+    cache.copy(tape.stream(), "state", "boundary", step.boundary_rows);
     return {cache.read(tape, "boundary", step.slots), cache.read(tape, "state", step.slots)};
   }
 
@@ -306,8 +305,8 @@ class WunengMixer : public Mixer {
                       ? ops::rope_of_sum(tape, in.q, ops::head_linear(tape, zb, query_state_), lambda_,
                                          step.rope_cos_sin)  // Eq. 11
                       : ops::rope(tape, in.q, step.rope_cos_sin);
-    const Var A =
-        ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head, window_, attended);  // Eq. 12
+    const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head, window_,
+                                 step.attention_table, attended);  // Eq. 12
     const Var Mb = o_.value_middle ? middle(tape, A, zb) : Var();
     const Var value = state_value(tape, in.token_value, A, Mb, ops::place_of_value(scans, A.dim(0)));
     const ops::ScanPtr scan = ops::next_scan(

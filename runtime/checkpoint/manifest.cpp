@@ -1,5 +1,6 @@
 #include "runtime/checkpoint/manifest.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "runtime/hash.h"
@@ -94,8 +95,8 @@ int64_t part_bytes(const StoredPart& part, DType dtype) { return checked_bytes(p
 void check_tiling(const std::string& name, const StoredTensor& t) {
   const size_t n = t.shape.size();
   int64_t covered = 0;
-  for (size_t i = 0; i < t.parts.size(); ++i) {
-    const StoredPart& p = t.parts[i];
+  std::vector<const StoredPart*> parts;
+  for (const StoredPart& p : t.parts) {
     require(p.begin.size() == n && p.size.size() == n,
             "checkpoint: tensor {}: a part of {} dimensions, expected {}", name, p.size.size(), n);
     for (size_t k = 0; k < n; ++k)
@@ -104,14 +105,24 @@ void check_tiling(const std::string& name, const StoredTensor& t) {
               "checkpoint: tensor {} {}: a part at {} of size {} lies outside", name, to_string(t.shape),
               to_string(p.begin), to_string(p.size));
     covered += element_count(p.size);
-    for (size_t j = 0; j < i; ++j) {
-      const StoredPart& q = t.parts[j];
+    parts.push_back(&p);
+  }
+  // By their first rows, each is compared with those before it that have not ended: few, where ranks hold
+  // rows.
+  std::sort(parts.begin(), parts.end(),
+            [](const StoredPart* a, const StoredPart* b) { return a->begin < b->begin; });
+  std::vector<const StoredPart*> open;
+  for (const StoredPart* p : parts) {
+    std::erase_if(open,
+                  [&](const StoredPart* q) { return n > 0 && q->begin[0] + q->size[0] <= p->begin[0]; });
+    for (const StoredPart* q : open) {
       bool disjoint = false;
       for (size_t k = 0; k < n; ++k)
-        disjoint |= p.begin[k] >= q.begin[k] + q.size[k] || q.begin[k] >= p.begin[k] + p.size[k];
-      require(disjoint, "checkpoint: tensor {}: parts at {} and {} overlap", name, to_string(q.begin),
-              to_string(p.begin));
+        disjoint |= p->begin[k] >= q->begin[k] + q->size[k] || q->begin[k] >= p->begin[k] + p->size[k];
+      require(disjoint, "checkpoint: tensor {}: parts at {} and {} overlap", name, to_string(q->begin),
+              to_string(p->begin));
     }
+    open.push_back(p);
   }
   require(covered == element_count(t.shape), "checkpoint: tensor {} {}: its parts hold {} of {} elements",
           name, to_string(t.shape), covered, element_count(t.shape));

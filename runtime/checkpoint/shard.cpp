@@ -93,16 +93,23 @@ WrittenShard WrittenShard::from_text(const std::string& text) {
   return out;
 }
 
+std::string dataset_name(const std::string& tensor, int64_t part) {
+  return part == 0 ? tensor : fmt::format("{}.part{}", tensor, part);
+}
+
 WrittenShard write_shard(const std::string& directory, const std::string& name,
                          const std::vector<CheckpointPiece>& pieces) {
   h5::FileWriter out(directory + "/" + name);
   WrittenShard shard;
-  for (const CheckpointPiece& p : pieces)
+  std::map<std::string, int64_t> parts;
+  for (const CheckpointPiece& p : pieces) {
+    const std::string dataset = dataset_name(p.name, parts[p.name]++);
     shard.parts.push_back(
         {p.name,
          p.data.dtype(),
          p.global_shape,
-         {0, p.begin, p.data.shape(), out.add(p.name, p.data.dtype(), p.data.shape()), {}}});
+         {0, p.begin, p.data.shape(), out.add(dataset, p.data.dtype(), p.data.shape()), {}}});
+  }
   out.finish();
   // A part is read back while the next one, and the disk, are written.
   std::future<void> read_back;

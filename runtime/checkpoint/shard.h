@@ -1,4 +1,4 @@
-// Shard files: one HDF5 file per writing rank, with its parts of logical tensors.
+// Shard files: one HDF5 file per writing rank, with its parts of logical tensors, a dataset each.
 #pragma once
 #include <string>
 #include <vector>
@@ -35,6 +35,9 @@ struct WrittenShard {
   std::string to_text() const;
   static WrittenShard from_text(const std::string& text);
 };
+
+// The dataset of a shard file with part `part` of the tensor's parts in that file, in their order.
+std::string dataset_name(const std::string& tensor, int64_t part);
 
 // Writes DIRECTORY/NAME and syncs it. Checksums are those of the memory that was written; the file is read
 // back and compared with them. Throws where an element is not finite.

@@ -6,6 +6,7 @@
 #include "runtime/checkpoint/index.h"
 #include "runtime/collective_error.h"
 #include "runtime/staged.h"
+#include "runtime/trace.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
@@ -65,6 +66,7 @@ template <class F>
 auto CheckpointWriter::in_background(F work) {
   failed_ = false;
   return std::async(std::launch::async, [this, work = std::move(work)]() mutable {
+    const trace::Span span(trace::Kind::saving, "checkpoint in the background");
     try {
       return work();
     } catch (...) {

@@ -5,10 +5,12 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "runtime/arena.h"
 #include "runtime/cuda/check.h"
+#include "runtime/cuda/graph_memory.h"
 #include "runtime/cuda/upload_ring.h"
 #include "runtime/cuda/waiting.h"
 
@@ -45,6 +47,14 @@ class Blocks {
   std::map<int64_t, std::vector<void*>> free_;
 };
 
+}  // namespace
+
+struct GraphMemory {
+  Blocks free;
+};
+
+namespace {
+
 // A block that was taken from the driver at the start, and how it is shared out.
 struct Reserved {
   char* memory;
@@ -78,6 +88,43 @@ class Gpu {
 
   void* allocate(int64_t bytes) {
     const std::lock_guard lock(mutex_);
+    if (!recording_) return take(bytes);
+    if (void* const memory = recording_->free.take(bytes)) return memory;
+    void* const memory = take(Blocks::rounded(bytes));  // for whatever has that size
+    graphs_[memory] = recording_;
+    return memory;
+  }
+
+  void release(void* memory, int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    if (const auto graph = graphs_.find(memory); graph != graphs_.end())
+      graph->second->free.put(memory, bytes);
+    else
+      put(memory, bytes);
+  }
+
+  std::shared_ptr<GraphMemory> begin_recording() {
+    const std::lock_guard lock(mutex_);
+    return recording_ = std::make_shared<GraphMemory>();
+  }
+  void end_recording() {
+    const std::lock_guard lock(mutex_);
+    recording_ = nullptr;
+  }
+  bool is_recording() {
+    const std::lock_guard lock(mutex_);
+    return recording_ != nullptr;
+  }
+  void release(GraphMemory& memory) {
+    const std::lock_guard lock(mutex_);
+    memory.free.drop_all([&](void* block, int64_t size) {
+      graphs_.erase(block);
+      put(block, size);
+    });
+  }
+
+ private:
+  void* take(int64_t bytes) {
     if (void* const memory = free_.take(bytes)) return memory;
     if (reserved_) {
       if (void* const memory = reserved_->take(bytes)) return memory;
@@ -102,11 +149,11 @@ class Gpu {
     return memory;
   }
 
-  void release(void* memory, int64_t bytes) {
-    const std::lock_guard lock(mutex_);
+  void put(void* memory, int64_t bytes) {
     reserved_ && reserved_->has(memory) ? reserved_->put(memory, bytes) : free_.put(memory, bytes);
   }
 
+ public:
   // From the host, whose memory may change at once.
   void upload(void* to, const void* from, int64_t bytes) {
     const std::lock_guard lock(ring_mutex_);
@@ -139,6 +186,8 @@ class Gpu {
   std::mutex mutex_;
   Blocks free_;
   std::optional<Reserved> reserved_;
+  std::shared_ptr<GraphMemory> recording_;                          // null: nothing is recorded
+  std::unordered_map<void*, std::shared_ptr<GraphMemory>> graphs_;  // of blocks that belong to one
   std::mutex ring_mutex_;
   UploadRing ring_;
 };
@@ -289,6 +338,13 @@ void reserve(int index, double share) {
 void* allocate(int index, int64_t bytes) { return gpu(index).allocate(bytes); }
 void release(int index, void* memory, int64_t bytes) { gpu(index).release(memory, bytes); }
 
+std::shared_ptr<GraphMemory> begin_graph_memory(int index) { return gpu(index).begin_recording(); }
+void end_graph_memory(int index) { gpu(index).end_recording(); }
+bool is_recording(int index) { return gpu(index).is_recording(); }
+void release_graph_memory(int index, const std::shared_ptr<GraphMemory>& memory) {
+  gpu(index).release(*memory);
+}
+
 void* allocate_pinned(int64_t bytes) { return pinned_memory().allocate(bytes); }
 void release_pinned(void* memory, int64_t bytes, const Event& last_use) {
   pinned_memory().release(memory, bytes, last_use);
@@ -305,6 +361,9 @@ void copy(void* to, Device to_device, const void* from, Device from_device, int6
   const Device device = to_device.kind == DeviceKind::cuda ? to_device : from_device;
   const cudaStream_t stream = gpu(device.index).stream();
   const bool to_host = to_device.kind == DeviceKind::cpu;
+  require(to_device == from_device || !is_recording(device.index),
+          "cuda:{}: a copy of {} bytes from {} to {} cannot be recorded", device.index, bytes,
+          to_string(from_device), to_string(to_device));
   if (from_device.kind == DeviceKind::cpu && bytes <= UploadRing::kSegment)
     return gpu(device.index).upload(to, from, bytes);
   if (to_host) wait_for(stream);  // cudaStreamSynchronize below would wait without a hang report

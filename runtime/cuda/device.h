@@ -52,7 +52,7 @@ int64_t pinned_bytes();  // in use and in the cache; of what reserve() took, the
 // Asynchronous copy between pinned memory and the GPU with that index, in either direction, in the compute
 // stream; returns an event after the copy.
 Event copy_pinned(void* to, const void* from, int64_t bytes, int index);
-// Tensors on one GPU, f32 or bf16: to = from; to += from.
+// Tensors on one GPU, f32 or bf16: to = from, which may also be f16 or i8; to += from.
 void convert(const Tensor& from, const Tensor& to);
 void add(const Tensor& from, const Tensor& to);
 #else

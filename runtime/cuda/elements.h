@@ -73,7 +73,9 @@ WUNENG_VECTOR_OPERATOR(*)
 template <int bytes>
 using Word = std::conditional_t<
     bytes == 16, uint4,
-    std::conditional_t<bytes == 8, uint2, std::conditional_t<bytes == 4, unsigned, unsigned short>>>;
+    std::conditional_t<bytes == 8, uint2,
+                       std::conditional_t<bytes == 4, unsigned,
+                                          std::conditional_t<bytes == 2, unsigned short, unsigned char>>>>;
 template <int N, class S>
 union AlignedVector {
   Word<std::min<int>(16, N * sizeof(S))> word;

@@ -72,11 +72,21 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-// Conversions of both float types on the device (those of runtime/dtype.h are for the host).
+// Conversions of element types on the device (those of runtime/dtype.h are for the host).
 __device__ inline float as_float(float x) { return x; }
 __device__ inline float as_float(bf16 x) {
   return __int_as_float(static_cast<int>(static_cast<unsigned>(x.bits) << 16));
 }
+__device__ inline float as_float(f16 x) {
+#ifdef __CUDACC__
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+  return value;
+#else
+  return static_cast<float>(x);
+#endif
+}
+__device__ inline float as_float(int8_t x) { return x; }
 __device__ inline void assign(float& to, float x) { to = x; }
 __device__ inline void assign(bf16& to, float x) {  // to nearest, ties to even; keeps NaN
 #ifdef __CUDACC__

@@ -101,11 +101,14 @@ NcclId make_nccl_id() {
 struct NcclGroup::Impl {
   cudaStream_t compute;
   Communicator comm;
+  int rank, size;
   cudaStream_t stream;
 
   Impl(const NcclId& id, int rank, int size, Device device, bool own_stream, const std::string& call)
       : compute(compute_stream_of(device)),
         comm(id, rank, size, device, kCollectiveBlocks, call),
+        rank(rank),
+        size(size),
         stream(own_stream ? make_high_priority_stream() : compute) {
     if (own_stream) keep_free(device.index, kCollectiveBlocks);
   }
@@ -132,6 +135,14 @@ Event NcclGroup::all_reduce(const Tensor& tensor, Reduce op, const std::string& 
   return impl_->run(call, [&] {
     return ncclAllReduce(tensor.raw(), tensor.raw(), tensor.numel(), type_of(tensor.dtype()),
                          ops[static_cast<int>(op)], impl_->comm.get(), impl_->stream);
+  });
+}
+
+Event NcclGroup::reduce_scatter(const Tensor& tensor, const std::string& call) const {
+  return impl_->run(call, [&] {
+    const int64_t count = tensor.numel() / impl_->size, bytes = count * size_of(tensor.dtype());
+    return ncclReduceScatter(tensor.raw(), static_cast<char*>(tensor.raw()) + impl_->rank * bytes, count,
+                             type_of(tensor.dtype()), ncclSum, impl_->comm.get(), impl_->stream);
   });
 }
 

@@ -53,6 +53,7 @@ class NcclGroup {
   // As Comm's, for tensors on this rank's GPU, after the work that is in the compute stream now; the tensors
   // must not be accessed until the event. call: description for error messages.
   Event all_reduce(const Tensor& tensor, Reduce op, const std::string& call) const;
+  Event reduce_scatter(const Tensor& tensor, const std::string& call) const;
   Event broadcast(const Tensor& tensor, int root, const std::string& call) const;
   Event all_gather(const Tensor& mine, const Tensor& all, const std::string& call) const;
 
@@ -91,6 +92,7 @@ class NcclGroup {  // a build without NCCL
  public:
   NcclGroup(const NcclId&, int, int, Device, bool) { fail("this build has no NCCL"); }
   Event all_reduce(const Tensor&, Reduce, const std::string&) const { return {}; }
+  Event reduce_scatter(const Tensor&, const std::string&) const { return {}; }
   Event broadcast(const Tensor&, int, const std::string&) const { return {}; }
   Event all_gather(const Tensor&, const Tensor&, const std::string&) const { return {}; }
 };

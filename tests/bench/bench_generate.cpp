@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "model/generation/decoder_engine.h"
-#include "model/generation/int8_weights.h"
+#include "model/generation/narrow_weights.h"
 #include "model/hugging_face.h"
 #include "runtime/threads.h"
 
@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
   auto model = std::make_unique<Decoder>(ModelConfig::from_directory(argv[1]), Placement(),
                                          std::string(argv[2]) == "f32" ? DType::f32 : DType::bf16);
   load_weights(*model, *open_hugging_face(argv[1]), 0);
-  if (std::string(argv[2]) == "int8") round_to_int8(*model);
+  if (std::string(argv[2]) == "int8") narrow_weights(*model, DType::i8);
   int64_t bytes = 0;  // that a token reads: all but an input embedding that is not the output's too
   for (const Parameter* p : model->parameters())
     if (p->name != "model.embed_tokens.weight" || model->config().tie_word_embeddings)

@@ -37,7 +37,8 @@ class Bench {
         forward_only_(forward_only),
         model_(config, Placement{.device = device, .activations = type()}, type()) {
     model_.initialize_random(1);
-    optimizer_ = std::make_unique<Optimizer>(forward_only ? Parameters() : model_.parameters(),
+    const Parameters updated = forward_only ? Parameters() : model_.parameters();
+    optimizer_ = std::make_unique<Optimizer>(std::vector<ParameterPart>(updated.begin(), updated.end()),
                                              AdamwOptions{}, model_.stream());
   }
 

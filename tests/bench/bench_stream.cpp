@@ -60,7 +60,8 @@ class Student {
     for (int64_t t = 0; t < s.rows; ++t)
       for (const Tensor* x : {&batch_.tokens, &batch_.labels})
         x->data<int32_t>()[t] = static_cast<int32_t>(random() % s.vocab);
-    optimizer_.emplace(model_.parameters(), AdamwOptions{});
+    const Parameters updated = model_.parameters();
+    optimizer_.emplace(std::vector<ParameterPart>(updated.begin(), updated.end()), AdamwOptions{});
   }
 
   double step(TeacherSource& teacher, int64_t pass) {  // milliseconds

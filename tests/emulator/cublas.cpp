@@ -133,7 +133,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t what, const
                               cublasLtMatrixLayout_t A, const void* b, cublasLtMatrixLayout_t B,
                               const void* beta, const void* c, cublasLtMatrixLayout_t C, void* d,
                               cublasLtMatrixLayout_t D, const cublasLtMatmulAlgo_t* algo, void* workspace,
-                              size_t workspace_bytes, cudaStream_t) {
+                              size_t workspace_bytes, cudaStream_t stream) {
   const Matrix* const given[4] = {A, B, C, D};
   const void* const memory[4] = {a, b, c, d};
   bool chosen_for_this = sound(*what, *A, *B, *C, *D) && what->epilogue == algo->what.epilogue &&
@@ -144,10 +144,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t what, const
     chosen_for_this = chosen_for_this && same(*given[i], algo->layouts[i]) &&
                       aligned(memory[i], algo->promised.alignments[i]);
   if (!chosen_for_this) return CUBLAS_STATUS_INVALID_VALUE;
-  emulator::as_kernel([&] {
-    for (int i = 0; i < D->batch; ++i)
-      product(*what, *static_cast<const float*>(alpha), a, *A, b, *B, *static_cast<const float*>(beta), c, d,
-              *D, i);
+  const float scale = *static_cast<const float*>(alpha), accumulate = *static_cast<const float*>(beta);
+  emulator::as_kernel(stream, [=, what = *what, A = *A, B = *B, D = *D] {
+    for (int i = 0; i < D.batch; ++i) product(what, scale, a, A, b, B, accumulate, c, d, D, i);
   });
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -48,8 +48,13 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
-  cudaErrorNotReady = 600
+  cudaErrorNotReady = 600,
+  cudaErrorStreamCaptureUnsupported = 900
 };
+using cudaGraph_t = struct EmulatedGraph*;
+using cudaGraphExec_t = struct EmulatedGraph*;
+using cudaGraphNode_t = struct EmulatedGraphNode*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 
 namespace emulator {
 
@@ -66,8 +71,12 @@ void limit_memory(int64_t device_bytes, int64_t pinned_bytes);
 // thread's current device.
 void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 // A kernel of a library: runs `work` with access to device memory, after earlier work in the stream.
-void as_kernel(const std::function<void()>& work);
-// Kernels, copies and fills that this process has launched.
+void as_kernel(cudaStream_t stream, const std::function<void()>& work);
+void with_memory(const std::function<void()>& work);  // with access to device memory
+// Where the stream (null: the first one) is recorded: keeps `work` for the graph, and returns true.
+bool record(cudaStream_t stream, const std::function<void()>& work);
+bool is_recorded(cudaStream_t stream);
+// Kernels, copies, fills and graphs that this process has launched, without those that were recorded.
 int64_t launches();
 void count_launch();
 // Copies between a GPU and memory of the host that is not pinned: they make the host wait.
@@ -193,6 +202,14 @@ inline cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
+// A graph is a list of work in one stream. Copies to and from the host cannot be recorded.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);

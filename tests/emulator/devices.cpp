@@ -47,6 +47,8 @@ const char* cudaGetErrorString(cudaError_t code) {
       return "invalid resource handle";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     default:
       return "invalid argument";
   }

@@ -102,13 +102,9 @@ void limit_memory(int64_t device_bytes, int64_t pinned_bytes) {
   g_pinned_limit = pinned_bytes < 0 ? SIZE_MAX : static_cast<size_t>(pinned_bytes);
 }
 
-void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
-  if (stream && device_of(stream) != current_device()) {
-    returned(cudaErrorInvalidResourceHandle);
-    return;
-  }
-  count_launch();
-  stream ? catch_up(stream) : catch_up_kernels();
+namespace {
+
+void run_now(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
   const std::lock_guard lock(g_one_launch);
   const Arena::Open open(arena());
   if (grid.y > 65535 || grid.z > 65535) {
@@ -127,13 +123,31 @@ void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const 
       }
 }
 
+}  // namespace
+
 int64_t pageable_copies() { return g_pageable_copies; }
 
-void as_kernel(const std::function<void()>& work) {
-  count_launch();
-  catch_up_kernels();
+void with_memory(const std::function<void()>& work) {
   const Arena::Open open(arena());
   work();
+}
+
+void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  if (stream && device_of(stream) != current_device()) {
+    returned(cudaErrorInvalidResourceHandle);
+    return;
+  }
+  if (record(stream, [=] { run_now(grid, block, shared_bytes, body); })) return;
+  count_launch();
+  stream ? catch_up(stream) : catch_up_kernels();
+  run_now(grid, block, shared_bytes, body);
+}
+
+void as_kernel(cudaStream_t stream, const std::function<void()>& work) {
+  if (record(stream, [=] { with_memory(work); })) return;
+  count_launch();
+  catch_up_kernels();
+  with_memory(work);
 }
 
 }  // namespace emulator
@@ -200,7 +214,8 @@ cudaError_t cudaFreeHost(void* memory) {
 // Asynchronous if the host memory is pinned, else synchronous. Aborts where pinned memory was rewritten
 // before its copy ran.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  const bool from_pinned = is_pinned(from);
+  const bool from_pinned = is_pinned(from),
+             on_devices = emulator::arena().device_of(to) >= 0 && emulator::arena().device_of(from) >= 0;
   const auto content = [=] { return std::hash<std::string_view>()({static_cast<const char*>(from), bytes}); };
   const auto copy = [=, expected = from_pinned ? content() : 0] {
     if (from_pinned && content() != expected) {
@@ -208,22 +223,25 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                    bytes);
       std::abort();
     }
-    const emulator::Arena::Open open(emulator::arena());
-    std::memmove(to, from, bytes);
+    emulator::with_memory([=] { std::memmove(to, from, bytes); });
   };
+  if (emulator::is_recorded(stream)) {
+    if (!on_devices) return emulator::returned(cudaErrorStreamCaptureUnsupported);
+    return emulator::record(stream, copy), cudaSuccess;
+  }
   emulator::count_launch();
   if (stream && (is_pinned(to) || from_pinned)) return emulator::put(stream, copy), cudaSuccess;
-  if (emulator::arena().device_of(to) < 0 || emulator::arena().device_of(from) < 0)
-    ++emulator::g_pageable_copies;
+  if (!on_devices) ++emulator::g_pageable_copies;
   emulator::catch_up(stream);
   copy();
   return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
+  const auto fill = [=] { emulator::with_memory([=] { std::memset(at, value, bytes); }); };
+  if (emulator::record(stream, fill)) return cudaSuccess;
   emulator::count_launch();
   emulator::catch_up(stream);
-  const emulator::Arena::Open open(emulator::arena());
-  std::memset(at, value, bytes);
+  fill();
   return cudaSuccess;
 }

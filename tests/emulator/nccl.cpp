@@ -223,10 +223,9 @@ void check_unchanged(const void* buffer, const std::vector<char>& body, const ch
   std::abort();
 }
 
-}  // namespace
-
-ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t op,
-                           ncclComm_t comm, cudaStream_t stream) {
+// Writes elements [begin, begin + result) of what the ranks' `count` elements are reduced to.
+ncclResult_t reduce(const char* call, const void* from, size_t count, void* to, size_t begin, size_t result,
+                    ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
   emulator::catch_up(stream);
   comm->stream = stream;
   if (type == ncclInt8) return ncclInvalidUsage;
@@ -235,15 +234,15 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
   g_sent.add(comm->part(comm->rank, number), body);
   ++comm->shared->begun[comm->rank];
   emulator::put(stream, [=] {
-    check_unchanged(from, body, "ncclAllReduce");
+    check_unchanged(from, body, call);
     std::vector<char> total(body.size());
     for (int r = 0; r < comm->ranks; ++r) {  // in the same order on all ranks
       while (comm->shared->begun[r] <= number) sched_yield();
       const std::string name = comm->part(r, number);
       const Message part(name, O_RDWR, 0);
       if (part.size != body.size() + 8) {
-        std::fprintf(stderr, "emulator: ncclAllReduce of %zu bytes, of %zu bytes on another rank\n",
-                     body.size(), part.size - 8);
+        std::fprintf(stderr, "emulator: %s of %zu bytes, of %zu bytes on another rank\n", call, body.size(),
+                     part.size - 8);
         std::abort();
       }
       const char* const values = part.at + 8;
@@ -259,9 +258,23 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
       if (r > 0 && type == ncclInt64) add(int64_t{});
       if (part.count_reader() == comm->ranks) shm_unlink(name.c_str());
     }
-    cudaMemcpyAsync(to, total.data(), total.size(), cudaMemcpyDefault, nullptr);
+    const size_t element = size_of(type);
+    cudaMemcpyAsync(to, total.data() + begin * element, result * element, cudaMemcpyDefault, nullptr);
   });
   return ncclSuccess;
+}
+
+}  // namespace
+
+ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type, ncclRedOp_t op,
+                           ncclComm_t comm, cudaStream_t stream) {
+  return reduce("ncclAllReduce", from, count, to, 0, count, type, op, comm, stream);
+}
+
+ncclResult_t ncclReduceScatter(const void* from, void* to, size_t count_each, ncclDataType_t type,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
+  return reduce("ncclReduceScatter", from, count_each * comm->ranks, to, count_each * comm->rank, count_each,
+                type, op, comm, stream);
 }
 
 ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root,

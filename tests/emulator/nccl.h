@@ -30,10 +30,12 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error);
 ncclResult_t ncclCommAbort(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
-// Reads the input at once and writes the result when the stream is waited for; aborts if the buffer is
-// modified in between.
+// These two read the input at once and write the result when the stream is waited for; they abort if the
+// input is modified in between.
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t, ncclRedOp_t, ncclComm_t,
                            cudaStream_t);
+ncclResult_t ncclReduceScatter(const void* from, void* to, size_t count_each, ncclDataType_t, ncclRedOp_t,
+                               ncclComm_t, cudaStream_t);
 ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t, int root, ncclComm_t,
                            cudaStream_t);
 ncclResult_t ncclAllGather(const void* from, void* to, size_t count_each, ncclDataType_t, ncclComm_t,

@@ -4,11 +4,17 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <vector>
 
 #include "cuda_runtime.h"
 
+struct EmulatedGraph {
+  std::vector<std::function<void()>> work;
+};
+
 struct EmulatedStream {
   int device = emulator::current_device();
+  EmulatedGraph* recorded = nullptr;  // what is put into the stream goes there
   std::deque<std::function<void()>> waiting;
   int64_t ended = 0;  // number of items removed from `waiting`
 };
@@ -57,6 +63,16 @@ void catch_up_kernels() { catch_up(g_first); }
 
 int device_of(cudaStream_t stream) { return stream->device; }
 
+bool is_recorded(cudaStream_t stream) {
+  const EmulatedStream* const s = stream ? stream : g_first;
+  return s && s->recorded;
+}
+bool record(cudaStream_t stream, const std::function<void()>& work) {
+  if (!is_recorded(stream)) return false;
+  (stream ? stream : g_first)->recorded->work.push_back(work);
+  return true;
+}
+
 int64_t launches() { return g_launches; }
 void count_launch() { ++g_launches; }
 
@@ -75,8 +91,41 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, i
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return catch_up(stream), cudaSuccess;
 }  // events name it
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return catch_up(stream), cudaSuccess; }
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return catch_up(stream), cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (is_recorded(stream)) return returned(cudaErrorStreamCaptureUnsupported);
+  return catch_up(stream), cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->recorded) return returned(cudaErrorInvalidValue);
+  stream->recorded = new EmulatedGraph;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = stream->recorded;
+  stream->recorded = nullptr;
+  return *graph ? cudaSuccess : returned(cudaErrorInvalidValue);
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = new EmulatedGraph(*graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  if (is_recorded(stream)) return returned(cudaErrorStreamCaptureUnsupported);
+  count_launch();
+  put(stream, [work = executable->work] {
+    with_memory([&] {
+      for (const std::function<void()>& one : work) one();
+    });
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count) {
+  return *count = graph->work.size(), cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return delete executable, cudaSuccess; }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   return *event = new EmulatedEvent, cudaSuccess;
@@ -84,6 +133,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (event->device != stream->device) return returned(cudaErrorInvalidResourceHandle);
+  if (is_recorded(stream)) return returned(cudaErrorStreamCaptureUnsupported);
   event->stream = stream;
   event->position = end_of(stream);
   return cudaSuccess;
@@ -97,6 +147,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (is_recorded(stream)) return returned(cudaErrorStreamCaptureUnsupported);
   put(stream, [at = *event] { run_until(at.stream, at.position); });
   return cudaSuccess;
 }

@@ -3,8 +3,10 @@
 
 usage: check_layouts.py WUNENG PART [quick]
 
-PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), or cuda (a few
-layouts on a GPU, or emulated, against one rank on the CPU). quick: a sample, for sanitizer builds.
+PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), zero (replicas
+that share the optimizer's state), trace (run.trace_steps), or cuda (a few layouts on a GPU, or emulated,
+against one rank on the CPU).
+quick: a sample, for sanitizer builds, and of zero for every build.
 """
 import os
 import sys
@@ -15,6 +17,8 @@ import inputs
 import parity
 import preferences
 import resume
+import trace
+import zero
 from runs import Runs
 from tally import Tally
 
@@ -30,13 +34,17 @@ def main():
             resume.check(runs, tally, quick)
             preferences.check(runs, tally)
             inputs.check(runs, tally)
+        elif part == "zero":
+            zero.check(runs, tally, quick)
+        elif part == "trace":
+            trace.check(runs, tally)
         elif part == "cuda":
             if reason := cuda.missing(program):
                 print("skipped:", reason)
                 return 77
             cuda.check(runs, tally)
         else:
-            raise SystemExit(f"{part}: expected parity, resume or cuda")
+            raise SystemExit(f"{part}: expected parity, resume, zero, trace or cuda")
     return tally.finish()
 
 

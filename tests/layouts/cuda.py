@@ -23,12 +23,13 @@ PARITY = [
     ("by NCCL", Layout(tp=2, pp=2), Layout(tp=2), {}, BY_NCCL),
     ("by NCCL, recomputation", Layout(dp=2), None, {"run.recompute": True}, BY_NCCL),
 ]
-# student, settings, run.overlap of the runs that must be equal to the bit: each kind of sum that may go
-# beside computation
+# student, settings, and what differs between runs that must be equal to the bit: each kind of sum that may go
+# beside computation, and whether replicas share the optimizer's state
+APART, TOGETHER, WHOLE = {"run.overlap": False}, {"run.overlap": True}, {"optimizer.zero": 0}
 OVERLAP = [
-    ("f32", Layout(dp=2, tp=2), {}, (False, True)),
-    ("bf16", Layout(dp=2, tp=2), NARROW, (False, True, True)),
-    ("bf16", Layout(dp=2, pp=2), NARROW, (False, True)),
+    ("f32", Layout(dp=2, tp=2), {}, (APART, TOGETHER)),
+    ("bf16", Layout(dp=2, tp=2), NARROW, (APART, TOGETHER, TOGETHER, WHOLE)),
+    ("bf16", Layout(dp=2, pp=2), NARROW, (APART, TOGETHER)),
 ]
 
 
@@ -67,9 +68,9 @@ def check_narrow(runs, tally):
 
 
 def check_overlap(runs, tally):
-    for number, (name, student, settings, overlaps) in enumerate(OVERLAP):
+    for number, (name, student, settings, choices) in enumerate(OVERLAP):
         keys = {**GPU, **settings, "optimizer.steps": 2, "student.vocab_size": 263}
-        first, *others = (runs.run(f"overlap{number}_{i}", student, None, {**keys, "run.overlap": overlap},
-                                   environment=BY_NCCL) for i, overlap in enumerate(overlaps))
-        tally.check(f"cuda: sums beside computation or not, {name}, student {student}",
+        first, *others = (runs.run(f"overlap{number}_{i}", student, None, {**keys, **choice},
+                                   environment=BY_NCCL) for i, choice in enumerate(choices))
+        tally.check(f"cuda: sums beside computation, shared or not, {name}, student {student}",
                     [f"{other} differs" for other in others if not results.identical(first, other, 2)])

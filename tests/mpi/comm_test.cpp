@@ -3,6 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+
+#include "runtime/clock_offset.h"
+#include "runtime/trace.h"
 
 namespace wuneng {
 namespace {
@@ -140,6 +144,54 @@ TEST(Comm, ResultsAreBitwiseEqualOnAllRanks) {
     for (int r = 1; r < world.size(); ++r)
       for (int64_t i = 0; i < n; ++i) ASSERT_EQ(all.f32()[r * n + i], all.f32()[i]);
   }
+}
+
+// Below the ring and above it, in several segments with a remainder.
+TEST(Comm, AReduceScatterHasTheBitsOfAnAllReduce) {
+  const Comm world = Comm::world();
+  const int n = world.size();
+  for (const int64_t each : {int64_t{1}, int64_t{1000}, int64_t{300'001}, int64_t{700'003}})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Tensor mine = Tensor::empty({each * n});
+      for (int64_t i = 0; i < mine.numel(); ++i)
+        mine.f32()[i] = std::sin(0.1f * static_cast<float>(i + 1000 * world.rank()));
+      const Tensor sum = mine.to(dtype).clone(), share = sum.clone(), begun = sum.clone();
+      world.all_reduce(sum, Reduce::sum, "test");
+      world.reduce_scatter(share, "test");
+      Request request = world.ireduce_scatter(begun, "test");
+      request.wait();
+      const int64_t first = each * world.rank();
+      for (const Tensor& found : {share, begun})
+        EXPECT_EQ(std::memcmp(found.rows(first, first + each).raw(), sum.rows(first, first + each).raw(),
+                              each * size_of(dtype)),
+                  0)
+            << each << " elements a rank";
+    }
+  const Tensor odd = Tensor::zeros({int64_t{n} + 1});
+  if (n > 1) {
+    EXPECT_NE(message([&] { world.reduce_scatter(odd, "odd"); }, "are not"), "accepted");
+  }
+}
+
+TEST(Comm, AGatherFromItsPlaceInTheResult) {
+  const Comm world = Comm::world();
+  const int64_t each = 5;
+  const Tensor all = Tensor::zeros({world.size() * each});
+  const Tensor mine = all.rows(each * world.rank(), each * (world.rank() + 1));
+  for (int64_t i = 0; i < each; ++i) mine.f32()[i] = value(world.rank(), i);
+  Request request = world.iall_gather(mine, all, "test");
+  EXPECT_FALSE(request.done());
+  request.wait();
+  for (int64_t i = 0; i < all.numel(); ++i)
+    ASSERT_EQ(all.f32()[i], value(static_cast<int>(i / each), i % each)) << i;
+}
+
+// Clocks that are a second apart from rank to rank.
+TEST(Comm, TheOffsetOfAClockIsMeasured) {
+  const Comm world = Comm::world();
+  const int64_t ahead = 1'000'000'000LL * world.rank();
+  const int64_t found = clock_offset(world, [&] { return trace::now() + ahead; });
+  EXPECT_NEAR(double(found), double(-ahead), world.rank() == 0 ? 0 : 1e8);
 }
 
 TEST(Comm, BroadcastGatherAndText) {

@@ -153,6 +153,18 @@ TEST_P(DeviceComm, BroadcastAndGather) {
   expect_values(all, [&](int64_t i) { return static_cast<double>(i % count) + 0.5 * double(i / count); });
 }
 
+TEST_P(DeviceComm, SharesOfASumAndGathersInPlace) {
+  const int n = group_.size(), rank = group_.rank();
+  for (const int64_t each : {1, 1000, 400'000}) {
+    const Tensor x = on_gpu(each * n, [&](int64_t i) { return static_cast<double>((i % 17) * (rank + 1)); });
+    const Tensor mine = x.rows(each * rank, each * (rank + 1));
+    group_.ireduce_scatter(x, "shares").wait();
+    expect_values(mine, [&](int64_t i) { return ((each * rank + i) % 17) * n * (n + 1) / 2.0; });
+    group_.iall_gather(mine, x, "all shares").wait();
+    expect_values(x, [&](int64_t i) { return (i % 17) * n * (n + 1) / 2.0; });
+  }
+}
+
 TEST_P(DeviceComm, Messages) {
   const int n = group_.size(), rank = group_.rank();
   if (n == 1) GTEST_SKIP() << "needs 2 ranks";

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <deque>
 
+#include "parallel/weight_gather.h"
 #include "tests/mpi/gpus.h"
 #include "tests/mpi/pseudo.h"
 
@@ -70,6 +71,12 @@ Parameters pointers(std::deque<Parameter>& all) {
   return out;
 }
 
+std::vector<ParameterPart> parts(const std::deque<Parameter>& all) {
+  std::vector<ParameterPart> out;
+  for (const Parameter& p : all) out.emplace_back(&p);
+  return out;
+}
+
 // "large" is more than a bucket, an eighth of all; what is before it and behind it has another each.
 std::vector<Shares> mixed_parameters(int of) {
   return {{.name = "overlapping", .shape = {13, 5}, .ranges = overlapping(13, of)},
@@ -90,14 +97,55 @@ class GradientsMpi : public testing::TestWithParam<Device> {
 
   static Device device() { return of_this_rank(GetParam()); }
 
+  // What a rank has of sums that the data-parallel ranks share.
+  struct Shared {
+    std::vector<ParameterPart> parts;
+    std::vector<Tensor> sums;
+    double norm;
+  };
+  static Shared sum_shares(std::deque<Parameter>& own, const GradientGroups& groups) {
+    GradientSums shares(pointers(own), groups, SumOverDp::share);
+    shares.finish();
+    Shared out{shares.updates(), {}, shares.norm()};
+    for (const ParameterPart& part : out.parts) {
+      const Tensor sum = part.of(part.parameter->var.grad());
+      out.sums.push_back(sum.clone());
+      sum.zero();
+    }
+    for (const Parameter& p : own) {
+      if (!p.trainable) continue;
+      const Tensor rest = p.var.grad().to(Device{});
+      for (int64_t e = 0; e < rest.numel(); ++e)
+        EXPECT_EQ(rest.f32()[e], 0) << p.name << ", not of this rank";
+    }
+    return out;
+  }
+
+  // They are those of whole sums, to the bit where communication is through the host.
+  static void check_shares(const Shared& shared, const GradientSums& whole) {
+    const double bound = GetParam().kind == DeviceKind::cpu ? 0 : 1e-6;
+    EXPECT_NEAR(shared.norm, whole.norm(), bound);
+    for (size_t i = 0; i < shared.parts.size(); ++i) {
+      const ParameterPart& part = shared.parts[i];
+      const Tensor found = shared.sums[i].to(Device{}),
+                   expected = part.of(part.parameter->var.grad()).to(Device{});
+      for (int64_t e = 0; e < found.numel(); ++e)
+        ASSERT_NEAR(found.f32()[e], expected.f32()[e], bound) << part.parameter->name;
+    }
+  }
+
   // The sums of the gradients that are there; and again in a second step, where a backward pass adds to one
   // gradient after the other, from the last, and sums begin meanwhile: the same bits.
   static void sum(std::deque<Parameter>& own, const GradientGroups& groups) {
     for (const Comm* group : {&groups.tp, &groups.dp, &groups.embedding}) group->connect(device());
     std::vector<Tensor> given, once;
     for (const Parameter& p : own) given.push_back(p.var.has_grad() ? p.var.grad().clone() : Tensor());
+    const Shared shared = sum_shares(own, groups);
+    for (size_t i = 0; i < own.size(); ++i)
+      given[i].defined() ? own[i].var.set_grad(given[i].clone()) : own[i].var.drop_grad();
     GradientSums sums(pointers(own), groups);
     sums.finish();
+    check_shares(shared, sums);
     for (const Parameter& p : own) {
       once.push_back(p.trainable ? p.var.grad().clone() : Tensor());
       if (p.trainable) p.var.grad().zero();
@@ -212,7 +260,7 @@ TEST_P(GradientsMpi, NormCountsEachElementOnceAndIsTheSameOnAllRanks) {
     for (int64_t e = 0; e < logical.numel(); ++e) expected += double(logical.f32()[e]) * logical.f32()[e];
     own[i].var.set_grad(logical.rows(own[i].held.begin, own[i].held.end).clone().to(device()));
   }
-  const double norm = gradient_norm(pointers(own), {.tp = world});
+  const double norm = gradient_norm(parts(own), {.tp = world});
   EXPECT_NEAR(norm, std::sqrt(expected), 1e-12);
   EXPECT_EQ(world.all_reduce(norm, Reduce::max, "largest norm"),
             world.all_reduce(norm, Reduce::min, "smallest norm"));
@@ -225,7 +273,7 @@ TEST_P(GradientsMpi, NormCountsEachElementOnceAndIsTheSameOnAllRanks) {
     const Tensor g = gradient_of(stage[0], 0, r, 0);
     for (int64_t e = 0; e < 20; ++e) expected += double(g.f32()[e]) * g.f32()[e];
   }
-  EXPECT_NEAR(gradient_norm(pointers(stage_own), {.pp = world}), std::sqrt(expected), 1e-12);
+  EXPECT_NEAR(gradient_norm(parts(stage_own), {.pp = world}), std::sqrt(expected), 1e-12);
 }
 
 // dp and tp at a time, several gradients in flight of both.
@@ -252,6 +300,31 @@ TEST_P(GradientsMpi, SharesThenReplicas) {
     double worst = 0;
     for (size_t e = 0; e < sum.size(); ++e) worst = std::max(worst, std::abs(found.f32()[e] - sum[e]));
     EXPECT_LT(worst, 1e-6) << s.name;
+  }
+}
+
+TEST_P(GradientsMpi, WeightsOfSharesAreGathered) {
+  const Comm dp = Comm::world();
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    auto own = make_parameters(mixed_parameters(1), 0, 0, device());
+    for (Parameter& p : own)
+      p.var = Var(pseudo_tensor(p.global_shape, 5).to(device()).to(dtype), p.trainable, DType::f32);
+    const GradientSums sums(pointers(own), {.dp = dp}, SumOverDp::share);
+    const WeightGather gather(sums.buckets(), dp);
+    // Each rank moves its share by one; the others' stay.
+    for (const ParameterPart& part : sums.updates()) {
+      const Tensor mine = part.of(part.parameter->var.value());
+      const Tensor moved = mine.to(Device{}).to(DType::f32).clone();
+      for (int64_t e = 0; e < moved.numel(); ++e) moved.f32()[e] += 1;
+      mine.copy_from(moved);
+    }
+    gather.run();
+    for (const Parameter& p : own) {
+      const Tensor start = pseudo_tensor(p.global_shape, 5).to(dtype).to(DType::f32),
+                   expected = start.clone(), found = p.var.value().to(Device{});
+      for (int64_t e = 0; e < expected.numel(); ++e) expected.f32()[e] += p.trainable ? 1.0f : 0.0f;
+      EXPECT_TRUE(same_bits(found, expected.to(dtype))) << p.name;
+    }
   }
 }
 

@@ -67,7 +67,8 @@ Expected in_one_process(const TrainRecipe& r, const MicroBatch& batch, int stage
   for (int s = stages; s-- > 0;) {
     if (s + 1 < stages) outputs[s].add_grad(inputs[s + 1].grad());
     tapes[s].backward();
-    const double norm = gradient_norm(models[s]->parameters(), {});
+    const Parameters all = models[s]->parameters();
+    const double norm = gradient_norm({all.begin(), all.end()}, {});
     squares += norm * norm;
   }
   return {sums.data<double>()[0], std::sqrt(squares)};

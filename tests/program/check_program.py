@@ -286,6 +286,10 @@ def token_checks(root):
     yield ("or is counted and told",
            done.returncode == 0 and "skipped 1 bad lines" in done.stderr
            and "chats.jsonl line 4" in done.stderr and "60 documents" in done.stdout)
+    done = wuneng("tokenize", lines, "--tokenizer", tokenizer, "--out", out, *template,
+                  "--date-string", "today")
+    yield ("an option that the chat template does not have is refused",
+           refused(done, "chat option date_string: expected none"))
     yield ("labels lie beside the tokens",
            all(os.path.exists(out + e) for e in (".bin", ".idx", "_mask.bin", "_mask.idx", ".json")))
     pairs = write_lines(os.path.join(root, "pairs.jsonl"),
@@ -320,6 +324,8 @@ def token_checks(root):
                for name in ("tokenizer.json", "tokenizer_config.json")))
     written = ok("generate", model, "--prompt", "What is 3?", "--tokens", "12", "--temperature", "0")
     yield "generate continues text with the model's tokenizer", written.startswith("What is 3?")
+    done = wuneng("generate", model, "--prompt", "a", "--enable-thinking", "false")
+    yield "options of a chat template without a chat are refused", refused(done, "with --chat alone")
     yield ("generate answers a chat without repeating it",
            "What is 3?" not in ok("generate", model, "--chat", *template, "--prompt", "What is 3?",
                                   "--tokens", "12", "--temperature", "0"))

@@ -395,6 +395,11 @@ def checks(root):
         yield "nothing is left", server.settled()
         code, seconds = server.stop()
         yield f"an idle server stops at once ({seconds:.1f} s)", code == 0 and seconds < 2
+    with Server(chat, "--chat-template", "Qwen3", "--enable-thinking", "false") as server:
+        lengths = [server.completion("/v1/chat/completions", max_tokens=1, messages=[
+            {"role": "user", "content": "Why?"}], **more)["usage"]["prompt_tokens"]
+            for more in ({}, {"chat_template_kwargs": {"enable_thinking": True}})]
+        yield "the template's variables are a request's, else the server's", lengths[0] > lengths[1]
     with Server(begun_model(os.path.join(root, "begun"))) as server:
         yield from check_begun(server)
     bytes_ = byte_model(os.path.join(root, "bytes"))

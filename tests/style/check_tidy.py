@@ -20,9 +20,9 @@ ALONE = {"data/batches/token_corpus.cpp", "data/text/text_source.cpp"}  # names 
 
 
 def flags(build):
-    """What a file of ours is compiled with, without what is GCC's."""
+    """What our C++ is compiled with, without what is GCC's."""
     with open(os.path.join(build, "compile_commands.json")) as f:
-        entry = next(e for e in json.load(f) if e["file"].endswith("/data/text/record.cpp"))
+        entry = next(e for e in json.load(f) if "wuneng_data.dir" in e["command"])
     words, kept = shlex.split(entry["command"]), ["-std=c++20"]
     for i, word in enumerate(words):
         if word.startswith(("-I", "-D")):

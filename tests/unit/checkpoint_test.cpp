@@ -9,6 +9,7 @@
 #include "runtime/hash.h"
 #include "tests/error_of.h"
 #include "tests/unit/scratch_dir.h"
+#include "tests/unit/tensor_values.h"
 
 namespace wuneng {
 namespace {
@@ -21,8 +22,6 @@ Tensor counting(const Shape& shape, float first) {
   std::iota(t.f32(), t.f32() + t.numel(), first);
   return t;
 }
-
-std::vector<float> values(const Tensor& t) { return {t.f32(), t.f32() + t.numel()}; }
 
 void write_text(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
@@ -72,9 +71,54 @@ TEST_F(Checkpoint, AnyRectangleReadsBack) {
   EXPECT_EQ(reader.dtype("deep/b"), DType::bf16);
   const Tensor part = Tensor::empty({3, 2});
   reader.read("w", {2, 1}, part);
-  EXPECT_THAT(values(part), testing::ElementsAre(111, 112, 116, 117, 121, 122));
+  EXPECT_THAT(values<float>(part), testing::ElementsAre(111, 112, 116, 117, 121, 122));
   EXPECT_THROW(reader.read("w", {4, 0}, Tensor::empty({3, 5})), Error);
   EXPECT_THROW(reader.read("nothing"), Error);
+}
+
+// As ranks save that hold a range of elements: a part of a row, whole rows and a part of a row.
+TEST_F(Checkpoint, ATensorMayHaveSeveralPartsInAFile) {
+  const Tensor whole = counting({6, 5}, 0), flat = whole.view({30});
+  save_checkpoint(options(), 1,
+                  {{"w", {6, 5}, {0, 0}, flat.rows(0, 10).view({2, 5})},
+                   {"w", {6, 5}, {2, 0}, flat.rows(10, 13).view({1, 3})},
+                   {"w", {6, 5}, {2, 3}, flat.rows(13, 15).view({1, 2})},
+                   {"w", {6, 5}, {3, 0}, flat.rows(15, 30).view({3, 5})}},
+                  {});
+  CheckpointReader reader(root());
+  EXPECT_EQ(values(reader.read("w")), values(whole));
+  const Tensor part = Tensor::empty({3, 2});
+  reader.read("w", {1, 2}, part);
+  EXPECT_THAT(values(part), testing::ElementsAre(7, 8, 12, 13, 17, 18));
+  EXPECT_NO_THROW(reader.verify());
+}
+
+// Of all pairs and triples of rectangles, those are accepted that cover each element once.
+TEST_F(Checkpoint, PartsTileATensorOrAreRefused) {
+  const Shape shape = {3, 2};
+  std::vector<StoredPart> all;
+  for (int64_t r = 0; r < 3; ++r)
+    for (int64_t c = 0; c < 2; ++c)
+      for (int64_t rows = 1; rows <= 3 - r; ++rows)
+        for (int64_t columns = 1; columns <= 2 - c; ++columns)
+          all.push_back({0, {r, c}, {rows, columns}, 0, {}});
+  int64_t accepted = 0;
+  const auto check = [&](const std::vector<StoredPart>& parts) {
+    std::vector<int> times(6);
+    for (const StoredPart& p : parts)
+      for (int64_t r = p.begin[0]; r < p.begin[0] + p.size[0]; ++r)
+        for (int64_t c = p.begin[1]; c < p.begin[1] + p.size[1]; ++c) ++times[r * 2 + c];
+    const bool once = times == std::vector<int>(6, 1);
+    const bool taken = error_of([&] { check_tiling("w", {DType::f32, shape, parts}); }) == "no error";
+    EXPECT_EQ(taken, once);
+    accepted += taken;
+  };
+  for (const StoredPart& a : all)
+    for (const StoredPart& b : all) {
+      check({a, b});
+      for (const StoredPart& c : all) check({a, b, c});
+    }
+  EXPECT_GT(accepted, 10);
 }
 
 // Several blocks a part, and rectangles that begin and end inside of them.
@@ -278,13 +322,13 @@ TEST_F(Checkpoint, ReplicasWriteEqualShares) {
     for (int r = 0; r < replicas; ++r)
       for (const CheckpointPiece& p : share_of_pieces(all, r, replicas)) {
         EXPECT_LE(p.data.bytes(), 53 * 4 / replicas + 12);
-        for (const float v : values(p.data)) joined.push_back(v);
+        for (const float v : values<float>(p.data)) joined.push_back(v);
         const float first = p.name == "a" ? 0.0f : p.name == "b" ? 50.0f : 80.0f;
         EXPECT_EQ(p.data.f32()[0], first + static_cast<float>(p.begin[0] * (p.name == "a" ? 3 : 1)));
       }
     std::vector<float> expected;
     for (const CheckpointPiece& p : all)
-      for (const float v : values(p.data)) expected.push_back(v);
+      for (const float v : values<float>(p.data)) expected.push_back(v);
     EXPECT_EQ(joined, expected) << replicas << " replicas";
   }
 }
@@ -308,7 +352,7 @@ TEST_F(Checkpoint, Version1IsRead) {
   write_text(directory + "/manifest.json", old.dump(1));
   write_text(root() + "/latest", "step_00000004\n");
   EXPECT_EQ(newest(), 4);
-  EXPECT_EQ(values(CheckpointReader(directory).read("w")), values(counting({6, 5}, 60)));
+  EXPECT_EQ(values<float>(CheckpointReader(directory).read("w")), values<float>(counting({6, 5}, 60)));
   flip_bit(directory + "/shard_00000.h5", 1000);
   EXPECT_THAT(error_of([&] { CheckpointReader{directory}; }), HasSubstr("damaged"));
 }

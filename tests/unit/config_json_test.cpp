@@ -160,9 +160,10 @@ TEST(ConfigJson, RefusesModelsThatComputeSomethingElse) {
       {R"({"is_causal": false})", "is_causal"},
       {R"({"hidden_act": "gelu"})", "hidden_act = \"gelu\""},
       {R"({"rope_interleaved": true})", "rope_interleaved = true"},
+      // Other tests of the program register a mixer: the list may be longer.
       {R"({"model_type": "qwen3_moe"})",
        "model_type = \"qwen3_moe\" is not supported: expected one of qwen2, "
-       "qwen3, llama, mistral, wuneng, rwkv7, mixed"},
+       "qwen3, llama, mistral, wuneng, rwkv7"},
       {R"({"model_type": "attention"})", "model_type = \"attention\" is not supported"},
       {R"({"model_type": "llama", "attention_bias": true})", "attention_bias = true is not supported"},
       {R"({"model_type": "llama", "mlp_bias": true})", "mlp_bias = true is not supported"},

@@ -4,10 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <random>
 
 #include "model/generation/decoder_engine.h"
-#include "model/generation/int8_weights.h"
+#include "model/generation/narrow_weights.h"
 #include "model/mixers/registry.h"
 #include "tests/error_of.h"
 #include "tests/small_config.h"
@@ -264,10 +265,46 @@ TEST(Sampler, DrawsWithTheProbabilitiesOfItsOptions) {
   EXPECT_EQ(repeated(logits.data()), 3);
 }
 
+// The definition of top-p: all tokens sorted. Equal logits among them, distributions that few and that most
+// tokens belong to, and top-k before it.
+TEST(Sampler, DrawsByTopPWhatASortedVocabularyGives) {
+  constexpr int64_t kTokens = 3000;
+  const auto sorted_draw = [](const std::vector<float>& logits, const Sampling& s) {
+    std::vector<int32_t> order(kTokens);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+    if (s.top_k) order.resize(s.top_k);
+    std::vector<double> weights;
+    for (const int32_t t : order)
+      weights.push_back(std::exp((double(logits[t]) - logits[order[0]]) / s.temperature));
+    const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
+    double kept = 0;
+    size_t count = 0;
+    while (count < weights.size() && kept < s.top_p * all) kept += weights[count++];
+    double left = double(std::mt19937_64(s.seed)() >> 11) * 0x1p-53 * kept;
+    for (size_t i = 0; i < count; ++i)
+      if ((left -= weights[i]) < 0) return order[i];
+    return order[count - 1];
+  };
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0, 1);
+  for (const float width : {0.1f, 1.0f, 4.0f}) {
+    std::vector<float> logits(kTokens);
+    for (float& x : logits) x = width * std::round(20 * normal(random)) / 20;
+    for (const double top_p : {0.01, 0.5, 0.9, 0.9999})
+      for (const int64_t top_k : {0, 200})
+        for (uint64_t seed = 0; seed < 20; ++seed) {
+          const Sampling s{.temperature = 0.8, .top_k = top_k, .top_p = top_p, .seed = seed};
+          ASSERT_EQ(Sampler(s, {}, kTokens)(logits.data()), sorted_draw(logits, s))
+              << width << " " << top_p << " " << top_k << " " << seed;
+        }
+  }
+}
+
 // A model in int8 computes what one computes whose f32 matrices are the rounded ones.
 TEST(Generation, Int8WeightsAreThoseOfTheirRows) {
   const std::unique_ptr<Decoder> rounded = small(), expected = small();
-  round_to_int8(*rounded);
+  narrow_weights(*rounded, DType::i8);
   int matrices = 0;
   for (size_t i = 0; i < rounded->parameters().size(); ++i) {
     const Parameter& p = *rounded->parameters()[i];

@@ -147,6 +147,25 @@ TEST_F(RecordEncoderTest, ThoughtsAreLearntAndMustNotChangeThePrompt) {
       HasSubstr("expected a prompt that its answer continues, found one that the chat template writes"));
 }
 
+TEST_F(RecordEncoderTest, ChatsHaveTheOptionsOfTheTemplate) {
+  const TextCodec llama = TextCodec::load(golden("tokenizer_schemes") + "/llama3", "Llama 3.1 Instruct");
+  const Record chat = parse_record(R"({"messages": [{"role": "user", "content": "q"},
+                                                    {"role": "assistant", "content": "a"}]})");
+  const auto text = [&](const ChatOptions& options) {
+    std::string out;
+    const RecordEncoder encoder(llama, DataKind::supervised, {}, false, options);
+    const Tokens tokens = encoder.encode(chat)[0];
+    for (const int32_t id : tokens.ids) out += llama.bytes_of(id);
+    return out;
+  };
+  EXPECT_THAT(text({}), HasSubstr("Today Date: 26 Jul 2024\n"));
+  EXPECT_THAT(text({.date_string = "1 Feb 2026"}), HasSubstr("Today Date: 1 Feb 2026\n"));
+  EXPECT_NO_THROW(llama.check_chat_options({.date_string = "1 Feb 2026"}));
+  EXPECT_NO_THROW(TextCodec::bytes().check_chat_options({}));
+  EXPECT_THAT(error_of([&] { llama.check_chat_options({.enable_thinking = false}); }),
+              HasSubstr("chat option enable_thinking: expected none"));
+}
+
 TEST_F(RecordEncoderTest, PairsAreTwoDocumentsOfOnePrompt) {
   for (
       const char* line :

@@ -3,6 +3,7 @@
 
 #include "model/operators.h"
 #include "runtime/device_memory.h"
+#include "tests/unit/tensor_values.h"
 
 namespace wuneng {
 namespace {
@@ -17,10 +18,6 @@ Tensor gradient(const std::vector<float>& values) {
   return Tensor::from(values, {static_cast<int64_t>(values.size() / 2), 2}).to(device());
 }
 Var rows_of(const std::vector<float>& values) { return Var(gradient(values), true); }
-std::vector<float> values(const Tensor& t) {
-  const Tensor host = t.to(Device{});
-  return {host.f32(), host.f32() + host.numel()};
-}
 
 using Values = std::vector<float>;
 
@@ -32,7 +29,7 @@ TEST(Rows, PiecesAreViewsAndTheirGradientsLieSideBySide) {
   const Var twice = ops::add(tape, pieces[1], pieces[1]);  // the others are not used
   twice.set_grad(gradient({1, 2, 3, 4}));
   tape.backward();
-  EXPECT_EQ(values(x.grad()), (Values{0, 0, 2, 4, 6, 8, 0, 0}));
+  EXPECT_EQ(values<float>(x.grad()), (Values{0, 0, 2, 4, 6, 8, 0, 0}));
 }
 
 TEST(Rows, APiecesGradientAddsToWhatTheWholeHas) {
@@ -41,11 +38,11 @@ TEST(Rows, APiecesGradientAddsToWhatTheWholeHas) {
   const Var also = ops::add(tape, x, x);
   const std::vector<Var> pieces = ops::split_rows(tape, x, {1, 1});
   const Var joined = ops::join_rows(tape, {pieces[1], pieces[0], pieces[1]});
-  EXPECT_EQ(values(joined.value()), (Values{3, 4, 1, 2, 3, 4}));
+  EXPECT_EQ(values<float>(joined.value()), (Values{3, 4, 1, 2, 3, 4}));
   joined.set_grad(gradient({1, 2, 3, 4, 5, 6}));
   also.set_grad(gradient({10, 20, 30, 40}));
   tape.backward();
-  EXPECT_EQ(values(x.grad()), (Values{23, 44, 66, 88}));
+  EXPECT_EQ(values<float>(x.grad()), (Values{23, 44, 66, 88}));
 }
 
 TEST(Rows, PiecesMayLieWhereTheyAreJoined) {
@@ -66,14 +63,14 @@ TEST(Rows, AnotherOrderAndBack) {
   Tape tape = tape_here();
   const Var x = rows_of({1, 2, 3, 4, 5, 6});
   const Var turned = ops::pack_rows(tape, x, {{1, 2}, {0, 1}});
-  EXPECT_EQ(values(turned.value()), (Values{3, 4, 5, 6, 1, 2}));
+  EXPECT_EQ(values<float>(turned.value()), (Values{3, 4, 5, 6, 1, 2}));
   const Var back = ops::pack_rows(tape, turned, {{2, 1}, {0, 2}});
-  EXPECT_EQ(values(back.value()), values(x.value()));
+  EXPECT_EQ(values<float>(back.value()), values<float>(x.value()));
   const Var some = ops::pack_rows(tape, x, {{2, 1}});
   some.set_grad(gradient({100, 200}));
   back.set_grad(gradient({1, 2, 3, 4, 5, 6}));
   tape.backward();
-  EXPECT_EQ(values(x.grad()), (Values{1, 2, 3, 4, 105, 206}));
+  EXPECT_EQ(values<float>(x.grad()), (Values{1, 2, 3, 4, 105, 206}));
 }
 
 TEST(Rows, TheSameOrderIsNoCopy) {

@@ -1,4 +1,4 @@
-// The elements of a host tensor, for comparisons.
+// The elements of a tensor on any device, for comparisons.
 #pragma once
 #include <vector>
 
@@ -8,7 +8,8 @@ namespace wuneng {
 
 template <class T = int32_t>
 std::vector<T> values(const Tensor& tensor) {
-  return {tensor.data<T>(), tensor.data<T>() + tensor.numel()};
+  const Tensor host = tensor.to(Device{});
+  return {host.data<T>(), host.data<T>() + host.numel()};
 }
 
 }  // namespace wuneng

@@ -3,9 +3,10 @@
 // tiles on the other side: products on tensor cores at f32 precision (tensor_core.h), softmax with eight
 // threads per row of scores. Scores stay in shared memory; every output has one writer and a fixed order of
 // summation. flash_attention.h has the faster kernels for bf16 and heads of 64 or 128 channels
-// without a window.
+// without a window, decode_attention.h those for segments of few queries.
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/attention_tables.h"
+#include "kernels/cuda/attention/decode_attention.h"
 #include "kernels/cuda/attention/flash_attention.h"
 #include "kernels/cuda/common/tensor_core.h"
 #include "runtime/cuda/launch.h"
@@ -250,6 +251,8 @@ size_t shared_bytes(const Sizes& n, int tiles, int scores) {
 }  // namespace
 
 void attention_forward(const Stream& stream, const AttentionForwardArgs& args) {
+  if (decode_attention_takes(args)) return decode_attention(stream, args);
+  WUNENG_ASSERT(!args.table.defined());
   if (flash_attention_takes(args)) return flash_attention_forward(stream, args);
   const Sizes n = sizes_of(args);
   const AttentionTables t(args.segments, args.kv_head, args.k.dim(0), n.G, kTile, kTile, args.q.device());

@@ -6,14 +6,35 @@
 #include <string>
 #include <unordered_map>
 
+#include "runtime/cuda/graph.h"
+
 namespace wuneng::kernels::cuda {
 namespace {
 
-constexpr int64_t kMost = 64 << 20;  // bytes cached; a table that exceeds it clears the cache
+constexpr int64_t kMost = 32 << 20;  // bytes of recent tables
 
-struct Kept {
-  std::unordered_map<std::string, Tensor> by_content;
-  int64_t bytes = 0;
+// Tables by their content. Those that have not been asked for while as many bytes of others came are dropped.
+class Kept {
+ public:
+  Tensor* find(const std::string& content) {
+    if (const auto found = recent_.find(content); found != recent_.end()) return &found->second;
+    const auto found = before_.find(content);
+    if (found == before_.end()) return nullptr;
+    return &add(content, found->second);
+  }
+  Tensor& add(const std::string& content, Tensor table) {
+    if (bytes_ + table.bytes() > kMost) {
+      before_ = std::move(recent_);
+      recent_ = {};
+      bytes_ = 0;
+    }
+    bytes_ += table.bytes();
+    return recent_[content] = std::move(table);
+  }
+
+ private:
+  std::unordered_map<std::string, Tensor> recent_, before_;
+  int64_t bytes_ = 0;  // of the recent ones
 };
 
 }  // namespace
@@ -26,14 +47,14 @@ Tensor upload(const void* values, int64_t count, DType type, Device device) {
   content.append(static_cast<const char*>(values), static_cast<size_t>(count * size_of(type)));
   const std::lock_guard lock(mutex);
   Kept& here = (*kept)[device.index];
-  if (const auto found = here.by_content.find(content); found != here.by_content.end()) return found->second;
-  const Tensor host = Tensor::empty({count}, type);
-  std::memcpy(host.raw(), content.data() + 1, static_cast<size_t>(host.bytes()));
-  const Tensor table = host.to(device);
-  if (here.bytes + table.bytes() > kMost) here = {};
-  here.bytes += table.bytes();
-  here.by_content.emplace(std::move(content), table);
-  return table;
+  const Tensor* table = here.find(content);
+  if (!table) {
+    const Tensor host = Tensor::empty({count}, type);
+    std::memcpy(host.raw(), content.data() + 1, static_cast<size_t>(host.bytes()));
+    table = &here.add(content, host.to(device));
+  }
+  wuneng::cuda::keep_for_graph(device.index, *table);
+  return *table;
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -1,4 +1,4 @@
-#include "model/generation/int8_weights.h"
+#include "model/generation/narrow_weights.h"
 
 #include <algorithm>
 #include <cmath>
@@ -28,18 +28,29 @@ void round_rows(const Tensor& x, const Tensor& out, const Tensor& scale, int64_t
   }
 }
 
+void check_range(const Tensor& x, const std::string& name) {
+  for (int64_t i = 0; i < x.numel(); ++i)
+    require(std::abs(x.f32()[i]) < 65520, "{}: expected numbers below 65520 for f16, found {}", name,
+            x.f32()[i]);
+}
+
 }  // namespace
 
-void round_to_int8(Decoder& model) {
-  require(model.placement().device == Device{}, "int8 weights: expected a model on the CPU, found one on {}",
-          to_string(model.placement().device));
+void narrow_weights(Decoder& model, DType type) {
+  WUNENG_ASSERT(type == DType::i8 || type == DType::f16);
+  const Device device = model.placement().device;
   for (Parameter* p : model.parameters()) {
     if (!is_matrix(*p)) continue;
-    const Tensor x = p->var.value().to(DType::f32);
-    const Tensor rows = Tensor::empty(x.shape(), DType::i8), scale = Tensor::empty({x.dim(0)});
-    parallel_for(x.dim(0), 64, [&](int64_t begin, int64_t end) { round_rows(x, rows, scale, begin, end); });
-    p->row_scale = scale;
-    p->var = Var(rows);
+    const Tensor x = p->var.value().to(Device{}).to(DType::f32), out = Tensor::empty(x.shape(), type);
+    if (type == DType::i8) {
+      const Tensor scale = Tensor::empty({x.dim(0)});
+      parallel_for(x.dim(0), 64, [&](int64_t begin, int64_t end) { round_rows(x, out, scale, begin, end); });
+      p->row_scale = scale.to(device);
+    } else {
+      check_range(x, p->name);
+      out.copy_from(x);
+    }
+    p->var = Var(out.to(device));
   }
 }
 
