@@ -146,19 +146,19 @@ TEST(BackendParity, RowsByATable) {
   });
 }
 
-struct AttentionCase {
+struct CachedAttentionCase {
   const char* name;
   int64_t D;
   std::vector<AttentionSegment> segments;
   std::vector<int> kv_head;
   int64_t window = 0;
 };
-std::ostream& operator<<(std::ostream& out, const AttentionCase& c) { return out << c.name; }
-class DecodeAttention : public testing::TestWithParam<AttentionCase> {};
+std::ostream& operator<<(std::ostream& out, const CachedAttentionCase& c) { return out << c.name; }
+class DecodeAttention : public testing::TestWithParam<CachedAttentionCase> {};
 
 // Keys that no query attends to are NaN. by_table: places come from device memory, and those of `segments`
 // are wrong.
-void run_attention(Side& side, const AttentionCase& c, bool by_table) {
+void run_attention(Side& side, const CachedAttentionCase& c, bool by_table) {
   const int64_t H = std::ssize(c.kv_head), G = c.kv_head.back() + 1;
   int64_t q_rows = 0, k_rows = 0;
   for (const AttentionSegment& s : c.segments) {
@@ -208,17 +208,17 @@ TEST_P(DecodeAttention, AgreesByATable) {
 const std::vector<AttentionSegment> kBatch = {{0, 1, 0, 0}, {1, 1, 40, 36}, {2, 1, 100, 300}, {3, 1, 80, 3}};
 INSTANTIATE_TEST_SUITE_P(
     Cases, DecodeAttention,
-    testing::Values(AttentionCase{"one_query", 64, {{0, 1, 3, 210}}, {0, 0, 1, 1}},
-                    AttentionCase{"a_batch", 128, kBatch, {0, 0, 0, 1, 1}},
-                    AttentionCase{"a_head_each", 20, kBatch, {0, 1, 2}},
-                    AttentionCase{"more_heads_than_go_together", 16, kBatch, std::vector<int>(9)},
-                    AttentionCase{"odd_width", 33, kBatch, {0, 0}},
-                    AttentionCase{"widest", 256, {{0, 1, 0, 90}}, {0, 0}},
-                    AttentionCase{"narrow", 4, kBatch, {0, 0}},
-                    AttentionCase{"a_window", 64, kBatch, {0, 0, 1}, 30},
-                    AttentionCase{"a_window_of_one_key", 64, kBatch, {0}, 1},
-                    AttentionCase{"few_queries", 64, {{1, 3, 5, 70}, {5, 4, 90, 0}}, {0, 0, 1}},
-                    AttentionCase{"few_queries_in_a_window", 24, {{0, 4, 5, 70}}, {0, 0}, 3}),
+    testing::Values(CachedAttentionCase{"one_query", 64, {{0, 1, 3, 210}}, {0, 0, 1, 1}},
+                    CachedAttentionCase{"a_batch", 128, kBatch, {0, 0, 0, 1, 1}},
+                    CachedAttentionCase{"a_head_each", 20, kBatch, {0, 1, 2}},
+                    CachedAttentionCase{"more_heads_than_go_together", 16, kBatch, std::vector<int>(9)},
+                    CachedAttentionCase{"odd_width", 33, kBatch, {0, 0}},
+                    CachedAttentionCase{"widest", 256, {{0, 1, 0, 90}}, {0, 0}},
+                    CachedAttentionCase{"narrow", 4, kBatch, {0, 0}},
+                    CachedAttentionCase{"a_window", 64, kBatch, {0, 0, 1}, 30},
+                    CachedAttentionCase{"a_window_of_one_key", 64, kBatch, {0}, 1},
+                    CachedAttentionCase{"few_queries", 64, {{1, 3, 5, 70}, {5, 4, 90, 0}}, {0, 0, 1}},
+                    CachedAttentionCase{"few_queries_in_a_window", 24, {{0, 4, 5, 70}}, {0, 0}, 3}),
     [](const auto& info) { return std::string(info.param.name); });
 
 // One token of each sequence, with and without states before it; in place too.
