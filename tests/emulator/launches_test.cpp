@@ -71,8 +71,8 @@ TEST(EmulatedLaunches, AreAsDocumented) {
   expect("a plain layer", of_layer("attention", 1), 13, 29);
   expect("a layer of lean", of_layer("lean", 1), 40, 75);
   const Launches three = of_layer("full", 3);
-  expect("a layer of full with three chunk steps", three, 69, 143);
-  expect("a further chunk step", of_layer("full", 4) - three, 10, 25);
+  expect("a layer of full with three chunk steps", three, 69, 141);
+  expect("a further chunk step", of_layer("full", 4) - three, 10, 24);
 }
 
 }  // namespace
