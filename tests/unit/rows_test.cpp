@@ -52,11 +52,11 @@ TEST(Rows, PiecesMayLieWhereTheyAreJoined) {
             elsewhere = rows_of({5, 6});
   const Var joined = ops::join_rows(tape, {in_place, elsewhere}, place);
   EXPECT_EQ(joined.value().raw(), place.raw());
-  EXPECT_EQ(values(joined.value()), (Values{2, 4, 6, 8, 5, 6}));
+  EXPECT_EQ(values<float>(joined.value()), (Values{2, 4, 6, 8, 5, 6}));
   joined.set_grad(gradient({1, 2, 3, 4, 5, 6}));
   tape.backward();
-  EXPECT_EQ(values(x.grad()), (Values{2, 4, 6, 8}));
-  EXPECT_EQ(values(elsewhere.grad()), (Values{5, 6}));
+  EXPECT_EQ(values<float>(x.grad()), (Values{2, 4, 6, 8}));
+  EXPECT_EQ(values<float>(elsewhere.grad()), (Values{5, 6}));
 }
 
 TEST(Rows, AnotherOrderAndBack) {
