@@ -15,6 +15,10 @@ struct BoundaryReadArgs {
   std::vector<int> head_state;
   bool transposed = false;
   bool accumulate = false;
+  // With a weight also the RMSNorm of y, without `accumulate`: see RmsNormArgs.
+  Tensor weight = {};  // weight, R * D elements
+  float eps = 0;
+  Tensor normed = {};  // [T, R, D]
 };
 WUNENG_KERNEL(boundary_read, BoundaryReadArgs);
 

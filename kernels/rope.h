@@ -22,6 +22,7 @@ struct RopeArgs {
   bool inverse = false;  // rotate by the negative angle: the gradient
   Tensor y;              // [T, H, D]; may be x itself
   Tensor base;           // added to the rotated x: of y's shape, may be y; undefined: none
+  Tensor added, scale;   // [T, H, D], weight [H]: x + scale_h added_h is rotated in place of x; undefined: x
 };
 WUNENG_KERNEL(rope, RopeArgs);
 

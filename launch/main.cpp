@@ -78,7 +78,7 @@ void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** ar
                     const std::optional<wuneng::TrainRecipe>& recipe) {
   using namespace wuneng;
   if (recipe) Runtime::set_hang_timeout(recipe->hang_timeout);
-  runtime.emplace(&argc, &argv, recipe ? recipe->out : "");
+  runtime.emplace(&argc, &argv, recipe ? recipe->out : "", !recipe || recipe->sends_messages());
 }
 
 // `train`, `precompute` and, over several ranks, `generate` and `serve` start MPI, which makes `runtime` of
@@ -254,7 +254,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   // Over the ranks of mpirun; a program of one rank needs no MPI.
   std::string generation_device = "auto";
   const auto run_generation = [&](const auto& prepare, const auto& options) {
-    if (launcher::ranks() > 1) runtime.emplace(&argc, &argv);
+    if (launcher::ranks() > 1) runtime.emplace(&argc, &argv, "", false);
     const Comm tp = Comm::world();
     Device device;
     check_on_all_ranks([&] { device = parse_device(generation_device, Runtime::local_rank()); });

@@ -145,8 +145,8 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
   return out;
 }
 
-Var head_linear(Tape& tape, const Var& x, P weight, const Var& base) {
-  const Tensor y = like(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base, const Tensor& to) {
+  const Tensor y = to.defined() ? to : like(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
   kernels::head_matmul(tape.stream(), {.x = x.value(),
                                        .w = weight->var.value(),
                                        .y = y,
@@ -174,10 +174,10 @@ Var head_linear(Tape& tape, const Var& x, P weight, const Var& base) {
   return out;
 }
 
-namespace {
-
-// x's norm y, which is there already.
-Var normed(Tape& tape, const Var& x, P weight, float eps, const Tensor& y) {
+Var rms_norm(Tape& tape, const Var& x, P weight, float eps, const Tensor& normed) {
+  const Tensor y = normed.defined() ? normed : like(x);
+  if (!normed.defined())
+    kernels::rms_norm(tape.stream(), {.x = x.value(), .weight = weight->var.value(), .eps = eps, .y = y});
   const Var out = tape.output(y, tape.wants(x, weight->var));
   tape.record(out, [=, stream = tape.stream()] {
     kernels::rms_norm_backward(stream, {.x = x.value(),
@@ -189,6 +189,8 @@ Var normed(Tape& tape, const Var& x, P weight, float eps, const Tensor& y) {
   });
   return out;
 }
+
+namespace {
 
 // The sum y of a and b, which is there already.
 Var added(Tape& tape, const Var& a, const Var& b, const Tensor& y) {
@@ -202,19 +204,13 @@ Var added(Tape& tape, const Var& a, const Var& b, const Tensor& y) {
 
 }  // namespace
 
-Var rms_norm(Tape& tape, const Var& x, P weight, float eps) {
-  const Tensor y = like(x);
-  kernels::rms_norm(tape.stream(), {.x = x.value(), .weight = weight->var.value(), .eps = eps, .y = y});
-  return normed(tape, x, weight, eps, y);
-}
-
 std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, P weight, float eps) {
   const Tensor sum = like(a), y = like(a);
   kernels::rms_norm(
       tape.stream(),
       {.x = a.value(), .weight = weight->var.value(), .eps = eps, .y = y, .base = b.value(), .sum = sum});
   const Var h = added(tape, a, b, sum);
-  return {h, normed(tape, h, weight, eps, y)};
+  return {h, rms_norm(tape, h, weight, eps, y)};
 }
 
 Var l2_norm(Tape& tape, const Var& x) {
@@ -249,14 +245,33 @@ Var rope(Tape& tape, const Var& x, const Tensor& cos_sin) {
   return out;
 }
 
+Var rope_of_sum(Tape& tape, const Var& x, const Var& added, P scale, const Tensor& cos_sin) {
+  const Tensor y = like(x);
+  kernels::rope(
+      tape.stream(),
+      {.x = x.value(), .cos_sin = cos_sin, .y = y, .added = added.value(), .scale = scale->var.value()});
+  const Var out = tape.output(y, tape.wants(x, added, scale->var));
+  tape.record(out, [=, stream = tape.stream()] {
+    const Tensor dsum = x.needs_grad() ? x.fresh_grad() : like(x);
+    kernels::rope(stream, {.x = out.grad(), .cos_sin = cos_sin, .inverse = true, .y = dsum});
+    kernels::scale_heads_backward(stream, {.x = added.value(),
+                                           .s = scale->var.value(),
+                                           .dy = dsum,
+                                           .dx = gradient(added),
+                                           .ds = gradient(scale)});
+    if (x.needs_grad()) x.add_grad(dsum);
+  });
+  return out;
+}
+
 Var reshape(Tape& tape, const Var& x, Shape shape) {
   const Var out = tape.output(x.value().view(std::move(shape)), tape.wants(x));
   tape.record(out, [=] { x.add_grad(out.grad()); });
   return out;
 }
 
-Var add(Tape& tape, const Var& a, const Var& b) {
-  const Tensor y = like(a);
+Var add(Tape& tape, const Var& a, const Var& b, const Tensor& to) {
+  const Tensor y = to.defined() ? to : like(a);
   kernels::pointwise(tape.stream(), {.function = Pointwise::add, .a = a.value(), .b = b.value(), .y = y});
   return added(tape, a, b, y);
 }
@@ -375,8 +390,9 @@ Var add_scaled_heads(Tape& tape, const Var& base, const Var& x, P scale) {
 
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head,
-              int64_t window, const Tensor& table) {
-  const Tensor y = like(q), lse = Tensor::empty({q.dim(0), q.dim(1)}, DType::f32, q.value().device());
+              int64_t window, const Tensor& table, const Tensor& to) {
+  const Tensor y = to.defined() ? to : like(q),
+               lse = Tensor::empty({q.dim(0), q.dim(1)}, DType::f32, q.value().device());
   kernels::attention_forward(tape.stream(), {.q = q.value(),
                                              .k = k.value(),
                                              .v = v.value(),

@@ -21,10 +21,10 @@ using P = const Parameter*;
 // [T, I] -> [T, O], weight [O, I], bias [O], base [T, O]: x W^T + bias + base.
 Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base = {});
 Var add_bias(Tape& tape, const Var& x, P bias);  // [T, C]
-// [T, H, I] -> [T, H, O], weight [H, O, I], base [T, H, O]: x_h W_h^T + base_h.
-Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {});
-Var rms_norm(Tape& tape, const Var& x, P weight,
-             float eps);  // [T, d] with weight [d], or [T, H, D] with [H D]
+// [T, H, I] -> [T, H, O], weight [H, O, I], base [T, H, O]: x_h W_h^T + base_h, in `to` if it is given.
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {}, const Tensor& to = {});
+// [T, d] with weight [d], or [T, H, D] with [H D]. normed: the result, where it is there already.
+Var rms_norm(Tape& tape, const Var& x, P weight, float eps, const Tensor& normed = {});
 // a + b, and its norm: one pass.
 std::pair<Var, Var> add_rms_norm(Tape& tape, const Var& a, const Var& b, P weight, float eps);
 Var l2_norm(Tape& tape, const Var& x);  // over the last dimension
@@ -32,6 +32,8 @@ Var l2_norm(Tape& tape, const Var& x);  // over the last dimension
 Var group_norm(Tape& tape, const Var& x, P weight, P bias, float eps);
 Var rope(Tape& tape, const Var& x,
          const Tensor& cos_sin);  // [T, H, D], cos_sin [2, T, D / 2]: kernels/rope.h
+// The same of x + s_h added_h; scale s [H].
+Var rope_of_sum(Tape& tape, const Var& x, const Var& added, P scale, const Tensor& cos_sin);
 Var reshape(Tape& tape, const Var& x, Shape shape);
 
 // The sum of products x [T, I] -> [T, O] whose I are cut over the ranks, over all ranks: equal on each.
@@ -42,7 +44,7 @@ struct Product {
 };
 Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& products);
 
-Var add(Tape& tape, const Var& a, const Var& b);
+Var add(Tape& tape, const Var& a, const Var& b, const Tensor& to = {});  // in `to` if it is given
 Var silu(Tape& tape, const Var& x);
 Var tanh(Tape& tape, const Var& x);
 Var sigmoid(Tape& tape, const Var& x);
@@ -65,6 +67,7 @@ Var bonus(Tape& tape, const Var& a, const Var& b, const Var& v, const Var& base)
 // `count` copies of a parameter in f32, [count, ...].
 Var copies(Tape& tape, P parameter, int64_t count);
 
+bool is_identity(const std::vector<int>& map, int64_t heads);             // is every head in its place?
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map);  // y[:, h] = x[:, map[h]]
 Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map,
               int64_t heads);  // y[:, map[h]] += x[:, h]
@@ -73,13 +76,14 @@ using Runs = std::vector<kernels::RowRun>;
 Var pack_rows(Tape& tape, const Var& x, const Runs& runs);  // runs of rows, none twice, one after another
 // Rows [0, counts[0]), the next counts[1] and so on, as views; and pieces one after another again.
 std::vector<Var> split_rows(Tape& tape, const Var& x, const std::vector<int64_t>& counts);
-Var join_rows(Tape& tape, const std::vector<Var>& pieces);
+// to: where the rows go [sum of counts, ..]; a piece that lies there in its place is not copied.
+Var join_rows(Tape& tape, const std::vector<Var>& pieces, const Tensor& to = {});
 
 // Causal attention; see kernels/attention.h, also for the table. q [Tq, H, D], k and v [Tk, G, D] -> [Tq, H,
-// D].
+// D], in `to` if it is given.
 Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
               const std::vector<kernels::AttentionSegment>& segments, const std::vector<int>& kv_head,
-              int64_t window, const Tensor& table = {});
+              int64_t window, const Tensor& table = {}, const Tensor& to = {});
 
 // One shard of a vocabulary-parallel embedding: zero for tokens of other ranks. tokens [T] i32 on the host ->
 // [T, d] of type `activations`, which all that is computed from it has.

@@ -18,18 +18,14 @@ Var concat(Tape& tape, const Var& a, const Var& b) {
   return out;
 }
 
-namespace {
-
-bool every_head_in_its_place(const std::vector<int>& map, int64_t heads) {
+bool is_identity(const std::vector<int>& map, int64_t heads) {
   for (size_t h = 0; h < map.size(); ++h)
     if (map[h] != static_cast<int>(h)) return false;
   return static_cast<int64_t>(map.size()) == heads;
 }
 
-}  // namespace
-
 Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
-  if (every_head_in_its_place(map, x.dim(1))) return x;
+  if (is_identity(map, x.dim(1))) return x;
   const Tensor y = like(x, {x.dim(0), static_cast<int64_t>(map.size()), x.dim(2)});
   kernels::select_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
@@ -41,7 +37,7 @@ Var select_heads(Tape& tape, const Var& x, const std::vector<int>& map) {
 }
 
 Var sum_heads(Tape& tape, const Var& x, const std::vector<int>& map, int64_t heads) {
-  if (every_head_in_its_place(map, heads)) return x;
+  if (is_identity(map, heads)) return x;
   const Tensor y = like(x, {x.dim(0), heads, x.dim(2)});
   kernels::sum_heads(tape.stream(), {.x = x.value(), .y = y, .map = map});
   const Var out = tape.output(y, tape.wants(x));
@@ -94,7 +90,7 @@ std::vector<Var> split_rows(Tape& tape, const Var& x, const std::vector<int64_t>
   return pieces;
 }
 
-Var join_rows(Tape& tape, const std::vector<Var>& pieces) {
+Var join_rows(Tape& tape, const std::vector<Var>& pieces, const Tensor& to) {
   if (pieces.size() == 1) return pieces[0];
   Shape shape = pieces[0].shape();
   shape[0] = 0;
@@ -103,10 +99,12 @@ Var join_rows(Tape& tape, const std::vector<Var>& pieces) {
     shape[0] += piece.dim(0);
     wanted |= piece.needs_grad();
   }
-  const Tensor joined = like(pieces[0], shape);
+  const Tensor joined = to.defined() ? to : like(pieces[0], shape);
+  WUNENG_ASSERT(joined.shape() == shape);
   int64_t begin = 0;
   for (const Var& piece : pieces) {
-    joined.rows(begin, begin + piece.dim(0)).copy_from(piece.value());
+    if (const Tensor place = joined.rows(begin, begin + piece.dim(0)); place.raw() != piece.value().raw())
+      place.copy_from(piece.value());
     begin += piece.dim(0);
   }
   const Var out = tape.output(joined, wanted);

@@ -91,6 +91,10 @@ std::vector<Comm::Channel> stream_channels(const Mesh& mesh, const StreamOptions
   return out;
 }
 
+void connect_stream(const Comm& stream, const Mesh& mesh, const StreamOptions& options) {
+  stream.connect_messages(options.device, stream_channels(mesh, options), 1);
+}
+
 TeacherSender::TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options)
     : stream_(stream), mesh_(mesh), options_(options) {
   for (size_t i = 0; i < options.signals.size(); ++i)

@@ -50,6 +50,9 @@ struct StreamOptions {
 StreamShape stream_shape(const Mesh& mesh, int micro_batches);
 // Whom frames go from and to, by world rank, each pair once.
 std::vector<Comm::Channel> stream_channels(const Mesh& mesh, const StreamOptions& options);
+// Collective over `stream`, which spans the world: frames go by NCCL (Comm::connect_messages). A frame has
+// one multiprocessor: the teacher is ahead, so that several of them wait for their receivers.
+void connect_stream(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
 
 class TeacherSender {
  public:

@@ -133,7 +133,7 @@ void Comm::connect(Device device, bool overlap) const {
 
 // One channel after the other, in the same order on all ranks. A rank waits only for the peer of its own
 // channels, so the first channel that is not connected yet has both its ranks waiting for it: no deadlock.
-void Comm::connect_messages(Device device, const std::vector<Channel>& channels) const {
+void Comm::connect_messages(Device device, const std::vector<Channel>& channels, int blocks) const {
   if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
   const std::vector<std::string> locations = all_gather_text(gpu_location(device), "GPU locations");
   for (const Channel& channel : channels) {
@@ -147,7 +147,8 @@ void Comm::connect_messages(Device device, const std::vector<Channel>& channels)
                          Call::message(sends ? "connect to" : "connect from", "messages", bytes, peer, 0));
     const std::vector<int> needed = {world_ranks()[peer]};
     const watchdog::Waiting waiting(call.text(), needed);
-    impl_->channels.push_back(std::make_shared<cuda::NcclChannel>(to_id(bytes), sends, device, call.text()));
+    impl_->channels.push_back(
+        std::make_shared<cuda::NcclChannel>(to_id(bytes), sends, device, blocks, call.text()));
     (sends ? impl_->channels_to : impl_->channels_from)[peer] = impl_->channels.back();
   }
 }

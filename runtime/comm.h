@@ -63,11 +63,12 @@ class Comm {
   // channel.to (ranks of this group) use NCCL on a stream per channel: a send waits for the work that is in
   // the compute stream now, and Request::wait makes the compute stream wait, not the host. Both tensors of a
   // message on a channel must be on GPUs, and receives must be waited for in the order of the sends. Has no
-  // effect for two ranks that share a GPU, and in the cases listed at connect.
+  // effect for two ranks that share a GPU, and in the cases listed at connect. blocks: thread blocks, each on
+  // a multiprocessor of its own, that a message has until it is received.
   struct Channel {
     int from, to;
   };
-  void connect_messages(Device device, const std::vector<Channel>& channels) const;
+  void connect_messages(Device device, const std::vector<Channel>& channels, int blocks = 4) const;
 
   // what: names the call in reports, e.g. "grad norm". Tensors of any type and length, for reductions f32,
   // bf16, f64, i32 or i64; shapes must be equal on all ranks (compared before each call with
@@ -125,8 +126,9 @@ class Runtime {
   Runtime();
   // Initialises MPI if the program was launched under it; the destructor finalises it. Throws if the launcher
   // started more ranks than MPI sees (srun without PMIx). directory: seen by all ranks, where they find each
-  // other for the heartbeat (heartbeat.h); empty: none.
-  Runtime(int* argc, char*** argv, const std::string& directory = "");
+  // other for the heartbeat (heartbeat.h); empty: none. messages: false where ranks never call
+  // Comm::connect_messages; the driver then loads kernels when they are needed.
+  Runtime(int* argc, char*** argv, const std::string& directory = "", bool messages = true);
   ~Runtime();
   Runtime(const Runtime&) = delete;
   // Default 600 s; 0: never. WUNENG_HANG_TIMEOUT overrides it. Before Runtime is made: MPI_Init is watched.

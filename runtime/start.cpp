@@ -41,8 +41,8 @@ void require_ranks(int found) {
           started, found);
 }
 
-void start(int* argc, char*** argv) {
-  if (launcher::ranks() > 1) cuda::set_driver_environment();
+void start(int* argc, char*** argv, bool messages) {
+  if (launcher::ranks() > 1) cuda::set_driver_environment(messages);
   int provided = MPI_THREAD_SINGLE, size = 1;
   check(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   State& s = state();
@@ -121,7 +121,7 @@ Runtime::Runtime() {
   watchdog::start(mpi::on_hang);
 }
 
-Runtime::Runtime(int* argc, char*** argv, const std::string& directory) {
+Runtime::Runtime(int* argc, char*** argv, const std::string& directory, bool messages) {
   watchdog::read_environment();
   if (launcher::started_this() && launcher::rank() >= 0)
     set_rank_name(fmt::format("rank {}", launcher::rank()));
@@ -133,7 +133,7 @@ Runtime::Runtime(int* argc, char*** argv, const std::string& directory) {
   heartbeat::start(directory, mpi::end_hung_run);
   {
     const watchdog::Waiting waiting("MPI_Init, which waits for all ranks", mpi::all_ranks());
-    mpi::start(argc, argv);
+    mpi::start(argc, argv, messages);
   }
   heartbeat::all_have_started();
 }

@@ -1,10 +1,12 @@
 #include "kernels/boundary.h"
 
+#include "kernels/norm.h"
 #include "runtime/threads.h"
 
 namespace wuneng::kernels::cpu {
 
-void boundary_read(const Stream&, const BoundaryReadArgs& args) {
+void boundary_read(const Stream& stream, const BoundaryReadArgs& args) {
+  WUNENG_ASSERT(!args.weight.defined() || !args.accumulate);
   const int64_t R = args.r.dim(1), D = args.r.dim(2), N = args.states.dim(1);
   const int64_t jobs = static_cast<int64_t>(args.segments.size()) * R;
   parallel_for(jobs, 1, [&](int64_t begin, int64_t end) {
@@ -34,6 +36,11 @@ void boundary_read(const Stream&, const BoundaryReadArgs& args) {
       }
     }
   });
+  if (!args.weight.defined()) return;
+  for (const Wkv7Segment& segment : args.segments) {
+    const auto rows = [&](const Tensor& x) { return x.rows(segment.begin, segment.begin + segment.count); };
+    rms_norm(stream, {.x = rows(args.y), .weight = args.weight, .eps = args.eps, .y = rows(args.normed)});
+  }
 }
 
 void boundary_read_grad(const Stream&, const BoundaryReadGradArgs& args) {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/channel.h"
 #include "runtime/threads.h"
 
 namespace wuneng::kernels::cpu {
@@ -22,16 +23,18 @@ void rope_cos_sin(const Stream&, const RopeCosSinArgs& args) {
   });
 }
 
-void rope(const Stream&, const RopeArgs& args) {
+void rope(const Stream& stream, const RopeArgs& args) {
   const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), half = D / 2;
   const float *cos_sin = args.cos_sin.f32(), *base = args.base.defined() ? args.base.f32() : nullptr,
               sign = args.inverse ? -1.0f : 1.0f;
+  const Tensor sum = args.added.defined() ? Tensor::empty(args.x.shape()) : args.x;
+  if (args.added.defined()) scale_heads(stream, {.x = args.added, .s = args.scale, .base = args.x, .y = sum});
   parallel_for(T, 8, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float *cosine = cos_sin + t * half, *sine = cos_sin + (T + t) * half;
       for (int64_t h = 0; h < H; ++h) {
         const int64_t at = (t * H + h) * D;
-        const float *x = args.x.f32() + at, *b = base ? base + at : nullptr;
+        const float *x = sum.f32() + at, *b = base ? base + at : nullptr;
         float* y = args.y.f32() + at;
         for (int64_t i = 0; i < half; ++i) {
           const float first = x[i] * cosine[i] - sign * x[half + i] * sine[i];

@@ -44,16 +44,13 @@ void bias_sigmoid_backward(const Stream& stream, const BiasSigmoidBackwardArgs& 
   const VectorWidth width({args.dy, args.y, args.dx.out, args.dx.base});
   const float inverse = 1 / args.scale;
   const int64_t T = args.dy.dim(0), C = args.dy.numel() / std::max<int64_t>(1, T);
-  const auto slope = [=] __device__(auto i) {
-    const auto yi = y[i];
-    return dy[i] * yi * (1 - yi * inverse);
-  };
-  if (dx.out.data)
-    for_each(stream, "bias_sigmoid backward", width, T * C,
-             [=] __device__(auto i) { dx.write(i, slope(i)); });
-  if (args.dbias.defined())
-    column_reduce(stream, "bias_sigmoid backward", width, T, C, C, args.dbias,
-                  [=] __device__(int64_t t, auto c) { return slope(t * C + c); });
+  for_each_with_column_sums(stream, "bias_sigmoid backward", width, T, C, C, args.dbias,
+                            [=] __device__(int64_t t, auto c) {
+                              const auto i = t * C + c;
+                              const auto yi = y[i], slope = dy[i] * yi * (1 - yi * inverse);
+                              if (dx) dx.write(i, slope);
+                              return slope;
+                            });
 }
 
 void key_scale(const Stream& stream, const KeyScaleArgs& args) {
@@ -75,17 +72,14 @@ void key_scale_backward(const Stream& stream, const KeyScaleBackwardArgs& args) 
       {args.dy, args.key, args.rate, args.dkey.out, args.dkey.base, args.drate.out, args.drate.base},
       {args.k_a});
   const int64_t T = args.dy.dim(0), C = args.k_a.numel();
-  for_each_in_rows(stream, "key_scale backward", width, T, C, C, [=] __device__(int64_t t, auto c) {
-    const auto i = t * C + c;
-    const auto wi = w[c], dyi = dy[i];
-    if (dkey) dkey.write(i, dyi * (1 + (rate[i] - 1) * wi));
-    if (drate) drate.write(i, dyi * key[i] * wi);
-  });
-  if (args.dk_a.defined())
-    column_reduce(stream, "key_scale backward", width, T, C, C, args.dk_a, [=] __device__(int64_t t, auto c) {
-      const auto i = t * C + c;
-      return dy[i] * key[i] * (rate[i] - 1);
-    });
+  for_each_with_column_sums(stream, "key_scale backward", width, T, C, C, args.dk_a,
+                            [=] __device__(int64_t t, auto c) {
+                              const auto i = t * C + c;
+                              const auto wi = w[c], dyi = dy[i], ki = key[i], less = rate[i] - 1;
+                              if (dkey) dkey.write(i, dyi * (1 + less * wi));
+                              if (drate) drate.write(i, dyi * ki * wi);
+                              return dyi * ki * less;
+                            });
 }
 
 void token_shift(const Stream& stream, const TokenShiftArgs& args) {
@@ -109,21 +103,15 @@ void token_shift_backward(const Stream& stream, const TokenShiftBackwardArgs& ar
   const VectorWidth width({args.dy, args.x, args.dx.out, args.dx.base}, {args.mu});
   const int64_t T = args.x.dim(0), C = args.mu.numel();
   const int32_t* boundary = args.document_boundaries.data<int32_t>();
-  if (args.dx.defined())
-    for_each_in_rows(stream, "token_shift backward", width, T, C, C, [=] __device__(int64_t t, auto c) {
-      const auto i = t * C + c;
-      const auto now = dy[i], wi = w[c];
-      const auto after = boundary[t] & kDocumentEnds ? decltype(now)() : dy[i + C];
-      dx.write(i, now * (1 - wi) + after * wi);
-    });
-  if (args.dmu.defined())
-    column_reduce(stream, "token_shift backward", width, T, C, C, args.dmu,
-                  [=] __device__(int64_t t, auto c) {
-                    const auto i = t * C + c;
-                    const auto now = x[i];
-                    const auto before = boundary[t] & kDocumentBegins ? decltype(now)() : x[i - C];
-                    return dy[i] * (before - now);
-                  });
+  for_each_with_column_sums(stream, "token_shift backward", width, T, C, C, args.dmu,
+                            [=] __device__(int64_t t, auto c) {
+                              const auto i = t * C + c;
+                              const auto gradient = dy[i], now = x[i], wi = w[c];
+                              const auto after = boundary[t] & kDocumentEnds ? decltype(now)() : dy[i + C],
+                                         before = boundary[t] & kDocumentBegins ? decltype(now)() : x[i - C];
+                              if (dx) dx.write(i, gradient * (1 - wi) + after * wi);
+                              return gradient * (before - now);
+                            });
 }
 
 void scale_channels(const Stream& stream, const ScaleChannelsArgs& args) {
@@ -142,13 +130,13 @@ void scale_channels_backward(const Stream& stream, const ScaleChannelsBackwardAr
   const VectorWidth width({args.dy, args.x, args.dx.out, args.dx.base}, {args.w});
   const float factor = args.factor;
   const int64_t T = args.dy.dim(0), C = args.w.numel();
-  if (args.dx.defined())
-    for_each_in_rows(stream, "scale_channels backward", width, T, C, C, [=] __device__(int64_t t, auto c) {
-      dx.write(t * C + c, factor * w[c] * dy[t * C + c]);
-    });
-  if (args.dw.defined())
-    column_reduce(stream, "scale_channels backward", width, T, C, C, args.dw,
-                  [=] __device__(int64_t t, auto c) { return factor * x[t * C + c] * dy[t * C + c]; });
+  for_each_with_column_sums(stream, "scale_channels backward", width, T, C, C, args.dw,
+                            [=] __device__(int64_t t, auto c) {
+                              const auto i = t * C + c;
+                              const auto scaled = factor * dy[i];
+                              if (dx) dx.write(i, w[c] * scaled);
+                              return x[i] * scaled;
+                            });
 }
 
 void scale_heads(const Stream& stream, const ScaleHeadsArgs& args) {
@@ -169,13 +157,13 @@ void scale_heads_backward(const Stream& stream, const ScaleHeadsBackwardArgs& ar
   const GradientOutput dx(args.dx);
   const VectorWidth width({args.dy, args.x, args.dx.out, args.dx.base});
   const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), C = H * D;
-  if (args.dx.defined())
-    for_each_in_rows(stream, "scale_heads backward", width, T, C, D, [=] __device__(int64_t t, auto c) {
-      dx.write(t * C + c, s[c.first / D] * dy[t * C + c]);
-    });
-  if (args.ds.defined())
-    column_reduce(stream, "scale_heads backward", width, T, C, D, args.ds,
-                  [=] __device__(int64_t t, auto c) { return x[t * C + c] * dy[t * C + c]; });
+  for_each_with_column_sums(stream, "scale_heads backward", width, T, C, D, args.ds,
+                            [=] __device__(int64_t t, auto c) {
+                              const auto i = t * C + c;
+                              const auto dyi = dy[i];
+                              if (dx) dx.write(i, s[c.first / D] * dyi);
+                              return x[i] * dyi;
+                            });
 }
 
 }  // namespace wuneng::kernels::cuda

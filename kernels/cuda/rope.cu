@@ -23,16 +23,22 @@ void rope_cos_sin(const Stream& stream, const RopeCosSinArgs& args) {
 
 void rope(const Stream& stream, const RopeArgs& args) {
   const int64_t T = args.x.dim(0), H = args.x.dim(1), D = args.x.dim(2), half = D / 2;
-  const Operand x(args.x);
+  const Operand x(args.x), added(args.added);
+  const AnyTypeOperand scale(args.scale);
   const GradientOutput y({args.y, args.base});
   const AnyTypeOperand cos_sin(args.cos_sin);
   const float sign = args.inverse ? -1.0f : 1.0f;
-  for_each_in_rows(stream, "rope", VectorWidth({args.x, args.y, args.base}, {args.cos_sin}), T, H * half,
-                   half, [=] __device__(int64_t t, auto c) {
+  for_each_in_rows(stream, "rope", VectorWidth({args.x, args.y, args.base, args.added}, {args.cos_sin}), T,
+                   H * half, half, [=] __device__(int64_t t, auto c) {
                      const int64_t h = c.first / half;
                      const auto i = c - h * half, at = (t * H + h) * D + i;
-                     const auto cosine = cos_sin[t * half + i], sine = sign * cos_sin[(T + t) * half + i],
-                                first = x[at], second = x[at + half];
+                     const auto cosine = cos_sin[t * half + i], sine = sign * cos_sin[(T + t) * half + i];
+                     auto first = x[at], second = x[at + half];
+                     if (added) {
+                       const float s = scale[h];
+                       first = first + s * added[at];
+                       second = second + s * added[at + half];
+                     }
                      y.write(at, first * cosine - second * sine);
                      y.write(at + half, second * cosine + first * sine);
                    });

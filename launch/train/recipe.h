@@ -88,6 +88,8 @@ struct TrainRecipe {
                ? teacher->hidden_size
                : 0;
   }
+  // Whether ranks send each other messages: between the stages of a pipeline, or the teacher's signals.
+  bool sends_messages() const { return layout.pp > 1 || precompute_layout.pp > 1 || teacher_layout; }
   int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
 
   static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides);

@@ -74,8 +74,7 @@ bool train(const TrainRecipe& recipe, TrainingData& data) {
 
   // 4. The two roles.
   const Comm stream = mesh.world.split(0, mesh.world.rank(), "teacher stream");
-  if (mesh.teacher)
-    stream.connect_messages(device, stream_channels(mesh, stream_options(recipe, data, start.step, device)));
+  if (mesh.teacher) connect_stream(stream, mesh, stream_options(recipe, data, start.step, device));
   StepTrace trace(recipe, mesh);
   watchdog::enter("loading the model");
   const RunEnd end = mesh.role == Role::student

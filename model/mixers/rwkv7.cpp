@@ -140,11 +140,11 @@ class Rwkv7Mixer : public Mixer {
       cache->begin("state", documents, initial_state_);
       initial = cache->read(tape, "state", documents.slots);
     }
-    const ops::ScanPtr scan = ops::state_scan(
+    const ops::ScanGroupPtr scan = ops::state_scan(
         tape, {log_w, key, values, kappa, split(rate), r, initial, documents.segments, heads_.state_of_head},
         cache != nullptr);
-    if (cache) cache->write(tape.stream(), "state", documents.slots, scan->final.value());
-    Var y = scan->y;
+    if (cache) cache->write(tape.stream(), "state", documents.slots, scan->scans[0]->final.value());
+    Var y = ops::read_state(tape, scan);
     if (o_.group_norm) y = ops::group_norm(tape, y, norm_weight_, norm_bias_, float(D) * 1e-5f);
     y = ops::bonus(tape, ops::scale_channels(tape, r, r_k_, 1), key, values, y);
     y = ops::reshape(tape, y, {T, H * D});

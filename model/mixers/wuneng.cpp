@@ -171,18 +171,26 @@ class WunengMixer : public Mixer {
     // else at once.
     Var A, z;
     if (o_.loops()) {
-      const auto by_chunk_step = [&](const Var& y) {
-        return y.defined() ? ops::split_rows(tape, ops::pack_rows(tape, y, documents.chunk_step_order),
-                                             documents.chunk_step_rows)
+      // The rows of all chunk steps, one step after the other.
+      const auto packed = [&](const Var& y) {
+        return y.defined() ? ops::pack_rows(tape, y, documents.chunk_step_order) : y;
+      };
+      const Inputs all = {packed(in.q),     packed(in.r),    packed(in.key),        packed(in.kappa),
+                          packed(in.log_w), packed(in.rate), packed(in.token_value)};
+      const auto pieces = [&](const Var& y) {
+        return y.defined() ? ops::split_rows(tape, y, documents.chunk_step_rows)
                            : std::vector<Var>(documents.chunk_steps.size());
       };
-      const auto whole = [&](const std::vector<Var>& pieces) {
-        return ops::pack_rows(tape, ops::join_rows(tape, pieces), documents.documents_order);
-      };
-      const std::vector<Var> q = by_chunk_step(in.q), r = by_chunk_step(in.r), key = by_chunk_step(in.key),
-                             kappa = by_chunk_step(in.kappa), log_w = by_chunk_step(in.log_w),
-                             rates = by_chunk_step(in.rate), token_value = by_chunk_step(in.token_value);
-      std::vector<Var> As, zs;
+      const std::vector<Var> q = pieces(all.q), r = pieces(all.r), key = pieces(all.key),
+                             kappa = pieces(all.kappa), log_w = pieces(all.log_w), rates = pieces(all.rate),
+                             token_value = pieces(all.token_value);
+      std::vector<ops::Segments> segments;
+      for (const ChunkStep& step : documents.chunk_steps) segments.push_back(step.segments);
+      const ops::ScanGroupPtr scans =
+          ops::scan_group(all.log_w, all.key, all.kappa, all.rate, all.r, segments);
+      const Tensor attended = like(all.q);
+      std::vector<Var> As;
+      int64_t first = 0;
       StatesBefore before;
       for (size_t j = 0; j < documents.chunk_steps.size(); ++j) {
         const ChunkStep& step = documents.chunk_steps[j];
@@ -191,31 +199,32 @@ class WunengMixer : public Mixer {
           before = cached_states(tape, *cache, step);
         else if (j == 0)
           before.boundary = before.now = initial(tape, step.segments.size());
+        const int64_t end = first + documents.chunk_step_rows[j];
         const Outputs out =
             chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, keys,
-                               values, step, before, cache || !last);
+                               values, step, before, attended.rows(first, end), *scans, cache || !last);
+        first = end;
         As.push_back(out.A);
-        zs.push_back(out.z);
         if (cache)
           cache->write(tape.stream(), "state", step.slots, out.final.value());
         else if (!last)
           before.boundary = before.now =
               ops::pack_rows(tape, out.final, documents.chunk_steps[j + 1].continuing);
       }
-      A = whole(As);
-      z = whole(zs);
+      A = ops::pack_rows(tape, ops::join_rows(tape, As, attended), documents.documents_order);
+      z = ops::pack_rows(tape, read(tape, scans), documents.documents_order);
     } else {
       const Var q = ops::rope(tape, in.q, documents.rope_cos_sin);
       A = ops::attention(tape, q, keys, values, documents.attention, heads_.kv_of_head, window_,
                          documents.attention_table);
       const Var before =
           cache ? cache->read(tape, "state", documents.slots) : initial(tape, documents.segments.size());
-      const ops::ScanPtr scan =
+      const ops::ScanGroupPtr scan =
           ops::state_scan(tape,
                           {in.log_w, in.key, state_value(tape, in.token_value, A, {}), in.kappa, in.rate,
                            in.r, before, documents.segments, heads_.state_of_head},
                           cache != nullptr);
-      if (cache) cache->write(tape.stream(), "state", documents.slots, scan->final.value());
+      if (cache) cache->write(tape.stream(), "state", documents.slots, scan->scans[0]->final.value());
       z = read(tape, scan);
     }
     return combine(tape, A, z);
@@ -268,7 +277,7 @@ class WunengMixer : public Mixer {
     Var q, r, key, kappa, log_w, rate, token_value;
   };
   struct Outputs {
-    Var A, z, final;
+    Var A, final;
   };
 
   // The states before documents' first tokens [documents, N, D, D]; undefined: zero.
@@ -286,46 +295,55 @@ class WunengMixer : public Mixer {
     return {cache.read(tape, "boundary", step.slots), cache.read(tape, "state", step.slots)};
   }
 
-  // One chunk, or a part of one, of every document that reaches it.
+  // One chunk, or a part of one, of every document that reaches it. attended: where A is written. The step's
+  // recurrence is the next of `scans`.
   Outputs chunk_step_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const ChunkStep& step,
-                             const StatesBefore& before, bool want_final) const {
+                             const StatesBefore& before, const Tensor& attended, ops::ScanGroup& scans,
+                             bool want_final) const {
     const Var zb = before.boundary.defined() ? read_at_boundary(tape, before.boundary, in.r, step) : Var();
-    Var q = in.q;
-    if (o_.multi_token && zb.defined())
-      q = ops::add_scaled_heads(tape, q, ops::head_linear(tape, zb, query_state_), lambda_);  // Eq. 11
-    q = ops::rope(tape, q, step.rope_cos_sin);
+    const Var q = o_.multi_token && zb.defined()
+                      ? ops::rope_of_sum(tape, in.q, ops::head_linear(tape, zb, query_state_), lambda_,
+                                         step.rope_cos_sin)  // Eq. 11
+                      : ops::rope(tape, in.q, step.rope_cos_sin);
     const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head, window_,
-                                 step.attention_table);  // Eq. 12
+                                 step.attention_table, attended);  // Eq. 12
     const Var Mb = o_.value_middle ? middle(tape, A, zb) : Var();
-    const Var value = state_value(tape, in.token_value, A, Mb);
-    const ops::ScanPtr scan = ops::state_scan(
-        tape,
+    const Var value = state_value(tape, in.token_value, A, Mb, ops::place_of_value(scans, A.dim(0)));
+    const ops::ScanPtr scan = ops::next_scan(
+        tape, scans,
         {in.log_w, in.key, value, in.kappa, in.rate, in.r, before.now, step.segments, heads_.state_of_head},
         want_final);
-    return {A, read(tape, scan), scan->final};
+    return {A, scan->final};
   }
 
   // v_s (Eq. 4, 9): the token's value, and what the group's attention and middle heads feed back. Where ranks
-  // share a state head each adds its own query heads' part; the token's value is whole on each.
-  Var state_value(Tape& tape, const Var& token, const Var& A, const Var& Mb) const {
-    Var parts;
-    if (value_attention_) parts = ops::head_linear(tape, A, value_attention_);
-    if (value_middle_) parts = ops::head_linear(tape, Mb, value_middle_, parts);
-    if (!parts.defined()) {
+  // share a state head each adds its own query heads' part; the token's value is whole on each. to: see
+  // place_of_value().
+  Var state_value(Tape& tape, const Var& token, const Var& A, const Var& Mb, const Tensor& to = {}) const {
+    const bool feeds = value_attention_ || value_middle_;
+    if (!feeds) {
       // "middle" may be asked for where there are no middle heads: then nothing feeds the state.
       return token.defined() ? token
                              : Var(Tensor::zeros({A.dim(0), heads_.local_states(), c_.head_dim},
                                                  A.value().dtype(), tape.stream().device));
     }
-    Var value = ops::sum_heads(tape, parts, heads_.state_of_head, heads_.local_states());
+    // With a state for every query head the token's value is what the sum begins with.
+    const int64_t N = heads_.local_states();
+    const bool begins = heads_.shared_states.empty() && ops::is_identity(heads_.state_of_head, N);
+    Var parts = begins ? token : Var();
+    if (value_attention_)
+      parts = ops::head_linear(tape, A, value_attention_, parts, begins && !value_middle_ ? to : Tensor());
+    if (value_middle_) parts = ops::head_linear(tape, Mb, value_middle_, parts, begins ? to : Tensor());
+    if (begins) return parts;
+    Var value = ops::sum_heads(tape, parts, heads_.state_of_head, N);
     value = sum_shared_heads(tape, tp_, value, heads_.shared_states, heads_.shared_slots);
-    return token.defined() ? ops::add(tape, value, token) : value;
+    return token.defined() ? ops::add(tape, value, token, to) : value;
   }
 
   // z_h: S r, or S^T K^ (S r), normalised or scaled (Eq. 2).
-  Var read(Tape& tape, const ops::ScanPtr& scan) const {
-    Var y = scan->y;
-    if (khat_) y = ops::read_state_transposed(tape, scan, ops::head_linear(tape, y, khat_));
+  Var read(Tape& tape, const ops::ScanGroupPtr& scans) const {
+    Var y = ops::read_state(tape, scans);
+    if (khat_) y = ops::read_state_transposed(tape, scans, ops::head_linear(tape, y, khat_));
     return normalised(tape, y);
   }
 
@@ -335,11 +353,13 @@ class WunengMixer : public Mixer {
   }
 
   Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const ChunkStep& step) const {
-    Var y = ops::read_boundary(tape, boundary, r, step.segments, heads_.state_of_head, false);
+    const ops::P norm = o_.rms ? state_norm_ : nullptr;  // in the last reading's pass
+    Var y = ops::read_boundary(tape, boundary, r, step.segments, heads_.state_of_head, false,
+                               khat_ ? nullptr : norm, o_.norm_eps);
     if (khat_)
       y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), step.segments,
-                             heads_.state_of_head, true);
-    return normalised(tape, y);
+                             heads_.state_of_head, true, norm, o_.norm_eps);
+    return norm ? y : normalised(tape, y);
   }
 
   // M_h (Eq. 6, 7, 8); z undefined: zero.

@@ -15,7 +15,7 @@ using namespace kernels;
 // these take as long as the products of some 500 tokens; on the CPU a chunk's logits should stay in its
 // cache.
 int64_t chunk_size(const LossOptions& options, int64_t T, Device device) {
-  const int64_t suits = device.kind == DeviceKind::cuda ? 1024 : 128;
+  const int64_t suits = device.kind == DeviceKind::cuda ? 2048 : 128;
   return std::min(options.chunk_tokens > 0 ? options.chunk_tokens : suits, T);
 }
 

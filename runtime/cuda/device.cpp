@@ -11,6 +11,7 @@
 #include "runtime/arena.h"
 #include "runtime/cuda/check.h"
 #include "runtime/cuda/graph_memory.h"
+#include "runtime/cuda/upload_ring.h"
 #include "runtime/cuda/waiting.h"
 
 namespace wuneng::cuda {
@@ -153,6 +154,12 @@ class Gpu {
   }
 
  public:
+  // From the host, whose memory may change at once.
+  void upload(void* to, const void* from, int64_t bytes) {
+    const std::lock_guard lock(ring_mutex_);
+    ring_.copy(to, from, bytes, stream_);
+  }
+
   void reserve(double share) {
     const std::lock_guard lock(mutex_);
     if (reserved_) return;
@@ -181,6 +188,8 @@ class Gpu {
   std::optional<Reserved> reserved_;
   std::shared_ptr<GraphMemory> recording_;                          // null: nothing is recorded
   std::unordered_map<void*, std::shared_ptr<GraphMemory>> graphs_;  // of blocks that belong to one
+  std::mutex ring_mutex_;
+  UploadRing ring_;
 };
 
 // Pinned host memory. Copies are asynchronous, so a released block is free when its last copy has ended.
@@ -268,13 +277,14 @@ cudaError_t count_devices(int& count) {
 
 }  // namespace
 
-void set_driver_environment() {
+void set_driver_environment(bool messages) {
   // Streams share a few hardware queues, by default 8: work in one stream could wait for unrelated work in
   // another, such as a message that waits for its receiver.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   // By default a kernel is loaded at its first launch, and the driver may wait for the GPU to be idle: a
-  // deadlock if a pending message waits for work that this host has yet to launch.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // deadlock if a pending message waits for work that this host has yet to launch. A collective waits only
+  // for what its ranks have launched before. Eager loading takes all of cublasLt's and NCCL's kernels too.
+  if (messages) setenv("CUDA_MODULE_LOADING", "EAGER", 0);
   // By default (from 2.22 on) NCCL connects ranks, and allocates memory, at their first call.
   setenv("NCCL_RUNTIME_CONNECT", "0", 0);
 }
@@ -354,6 +364,8 @@ void copy(void* to, Device to_device, const void* from, Device from_device, int6
   require(to_device == from_device || !is_recording(device.index),
           "cuda:{}: a copy of {} bytes from {} to {} cannot be recorded", device.index, bytes,
           to_string(from_device), to_string(to_device));
+  if (from_device.kind == DeviceKind::cpu && bytes <= UploadRing::kSegment)
+    return gpu(device.index).upload(to, from, bytes);
   if (to_host) wait_for(stream);  // cudaStreamSynchronize below would wait without a hang report
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
   if (to_host) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");

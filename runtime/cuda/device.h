@@ -15,8 +15,9 @@ namespace wuneng::cuda {
 
 #ifdef WUNENG_WITH_CUDA
 // Must be called before MPI_Init, which may start the driver, if there are several ranks: sets the
-// environment variables of the driver that nccl.h relies on, unless the user has set them.
-void set_driver_environment();
+// environment variables of the driver that nccl.h relies on, unless the user has set them. messages: whether
+// ranks may exchange messages by NCCL (Comm::connect_messages).
+void set_driver_environment(bool messages);
 int device_count();
 std::string why_none();  // why device_count() is 0
 std::string device_name(int index);
@@ -34,6 +35,8 @@ void synchronize(int index);
 // A caching allocator: released blocks are reused in stream order without a driver call.
 void* allocate(int index, int64_t bytes);
 void release(int index, void* memory, int64_t bytes);
+// In the compute stream. Waits for a copy to the host. One from the host has read `from` when this returns;
+// up to 256 KB pass through pinned memory of the GPU's own, without waiting for the stream.
 void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 void zero(void* at, int index, int64_t bytes);
 // Takes a share of the GPU's free memory, and 256 MB of pinned memory, once for all: later calls of
@@ -54,7 +57,7 @@ void convert(const Tensor& from, const Tensor& to);
 void add(const Tensor& from, const Tensor& to);
 #else
 [[noreturn]] inline void none() { fail("this build has no CUDA"); }
-inline void set_driver_environment() {}
+inline void set_driver_environment(bool) {}
 inline int device_count() { return 0; }
 inline std::string why_none() { return "this build has no CUDA"; }
 inline std::string device_name(int) { none(); }

@@ -82,9 +82,9 @@ cudaStream_t make_high_priority_stream() {
   return stream;
 }
 
-// Limits of thread blocks per kernel (one per multiprocessor). A collective needs more of them for its
-// bandwidth than a message; together they leave most of the GPU to computation.
-constexpr int kCollectiveBlocks = 16, kMessageBlocks = 4;
+// Thread blocks per kernel, one per multiprocessor: enough for a collective's bandwidth, while most of the
+// GPU is left to computation.
+constexpr int kCollectiveBlocks = 16;
 
 }  // namespace
 
@@ -97,16 +97,18 @@ NcclId make_nccl_id() {
   return out;
 }
 
+// `compute` is first in both: what this process needs of the GPU is allocated before a communicator exists.
 struct NcclGroup::Impl {
+  cudaStream_t compute;
   Communicator comm;
   int rank, size;
-  cudaStream_t compute, stream;
+  cudaStream_t stream;
 
   Impl(const NcclId& id, int rank, int size, Device device, bool own_stream, const std::string& call)
-      : comm(id, rank, size, device, kCollectiveBlocks, call),
+      : compute(compute_stream_of(device)),
+        comm(id, rank, size, device, kCollectiveBlocks, call),
         rank(rank),
         size(size),
-        compute(compute_stream_of(device)),
         stream(own_stream ? make_high_priority_stream() : compute) {
     if (own_stream) keep_free(device.index, kCollectiveBlocks);
   }
@@ -158,14 +160,15 @@ Event NcclGroup::all_gather(const Tensor& mine, const Tensor& all, const std::st
 }
 
 struct NcclChannel::Impl {
+  cudaStream_t compute;
   Communicator comm;
-  cudaStream_t stream, compute;
+  cudaStream_t stream;
   int64_t count = 0;
 
-  Impl(const NcclId& id, bool sends, Device device, const std::string& call)
-      : comm(id, sends ? 0 : 1, 2, device, kMessageBlocks, call),
-        stream(make_high_priority_stream()),
-        compute(compute_stream_of(device)) {}
+  Impl(const NcclId& id, bool sends, Device device, int blocks, const std::string& call)
+      : compute(compute_stream_of(device)),
+        comm(id, sends ? 0 : 1, 2, device, blocks, call),
+        stream(make_high_priority_stream()) {}
   ~Impl() { cudaStreamDestroy(stream); }
 
   void send(const Tensor& tensor, const std::string& call) const {
@@ -178,8 +181,8 @@ struct NcclChannel::Impl {
   }
 };
 
-NcclChannel::NcclChannel(const NcclId& id, bool sends, Device device, const std::string& call)
-    : impl_(std::make_unique<Impl>(id, sends, device, call)) {
+NcclChannel::NcclChannel(const NcclId& id, bool sends, Device device, int blocks, const std::string& call)
+    : impl_(std::make_unique<Impl>(id, sends, device, blocks, call)) {
   const Tensor first = Tensor::zeros({1}, DType::u8, device);
   Event::record(impl_->compute).block(impl_->stream);
   sends ? impl_->send(first, call) : impl_->receive(first, call);

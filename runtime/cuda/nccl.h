@@ -20,10 +20,11 @@
 // - Kernels of computation end by themselves; those of communication wait for other GPUs. So all
 //   communication kernels that a rank may have pending must be resident on the GPU together: a collective
 //   occupies at most kCollectiveBlocks multiprocessors, one for each of four groups (tensor parallel, data
-//   parallel, the ends and all stages of the pipeline), a message at most kMessageBlocks. Streams have
-//   hardware queues of their own, and kernels are loaded before any communication is pending (device.cpp).
-//   The first call on a NCCL communicator connects the ranks and blocks all their hosts: a channel sends a
-//   first message when it is created; the first call of a group blocks as in the first argument.
+//   parallel, the ends and all stages of the pipeline), a message at most as many as its channel was given.
+//   Streams have hardware queues of their own, and kernels are loaded before any communication is pending
+//   (device.cpp). The first call on a NCCL communicator connects the ranks and blocks all their hosts: a
+//   channel sends a first message when it is created; the first call of a group blocks as in the first
+//   argument.
 #pragma once
 #include <array>
 #include <memory>
@@ -64,8 +65,9 @@ class NcclGroup {
 // One end of a channel: the messages from one rank to another.
 class NcclChannel {
  public:
-  // Called by both ranks; returns when both are connected. call: description for error messages.
-  NcclChannel(const NcclId& id, bool sends, Device device, const std::string& call);
+  // Called by both ranks; returns when both are connected. blocks: the most thread blocks of a message. call:
+  // description for error messages.
+  NcclChannel(const NcclId& id, bool sends, Device device, int blocks, const std::string& call);
   ~NcclChannel();
   NcclChannel(const NcclChannel&) = delete;
 
@@ -97,7 +99,7 @@ class NcclGroup {  // a build without NCCL
 
 class NcclChannel {
  public:
-  NcclChannel(const NcclId&, bool, Device, const std::string&) { fail("this build has no NCCL"); }
+  NcclChannel(const NcclId&, bool, Device, int, const std::string&) { fail("this build has no NCCL"); }
   int64_t count() const { return 0; }
   Event send(const Tensor&, const std::string&) { return {}; }
   Event receive(const Tensor&, const Event&, const std::string&) { return {}; }

@@ -79,6 +79,8 @@ bool is_recorded(cudaStream_t stream);
 // Kernels, copies, fills and graphs that this process has launched, without those that were recorded.
 int64_t launches();
 void count_launch();
+// Copies between a GPU and memory of the host that is not pinned: they make the host wait.
+int64_t pageable_copies();
 void* shared_memory();  // the block's dynamic shared memory
 void barrier();         // all live threads of the block
 // Warp shuffle: by all live lanes of the warp; returns the value of lane `source`.

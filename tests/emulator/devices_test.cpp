@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "runtime/cuda/device.h"
@@ -42,13 +43,52 @@ TEST_F(EmulatedDevices, AFullGpuIsNotTheNextKernelsError) {
 }
 
 TEST_F(EmulatedDevices, MemoryOfTheCacheIsReturnedBeforeAnError) {
-  emulator::limit_memory(-1, 4 * kMega);
-  for (const int64_t bytes : {3 * kMega, 4 * kMega}) {  // the second fits once the first has been freed
+  run_kernel(gpu);  // which takes the memory of its uploads
+  emulator::limit_memory(-1, 64 * kMega);
+  for (const int64_t bytes : {30 * kMega, 40 * kMega}) {  // the second fits once the first has been freed
     const Tensor tensor = Tensor::zeros({bytes}, DType::u8, gpu);
     const Staged staged(tensor, true, "test");
     EXPECT_EQ(staged.host().data<uint8_t>()[bytes - 1], 0);
   }
   run_kernel(gpu);
+}
+
+// Without a wait of the host; and what is uploaded may change at once.
+TEST_F(EmulatedDevices, SmallUploadsPassThroughPinnedMemory) {
+  const int64_t before = emulator::pageable_copies();
+  std::vector<Tensor> uploaded;
+  const Tensor source = Tensor::empty({100'001}, DType::u8);
+  constexpr int kCount = 45;  // twice the ring
+  for (int i = 0; i < kCount; ++i) {
+    std::memset(source.raw(), i, source.bytes());
+    uploaded.push_back(source.to(gpu));
+  }
+  EXPECT_EQ(emulator::pageable_copies(), before);
+  for (int i = 0; i < kCount; ++i) EXPECT_EQ(uploaded[i].to(Device{}).data<uint8_t>()[source.numel() - 1], i);
+}
+
+TEST_F(EmulatedDevices, KernelsAreLoadedAtTheStartOnlyForMessages) {
+  unsetenv("CUDA_MODULE_LOADING");
+  cuda::set_driver_environment(false);
+  EXPECT_EQ(std::getenv("CUDA_MODULE_LOADING"), nullptr);
+  EXPECT_STREQ(std::getenv("NCCL_RUNTIME_CONNECT"), "0");
+  cuda::set_driver_environment(true);
+  EXPECT_STREQ(std::getenv("CUDA_MODULE_LOADING"), "EAGER");
+}
+
+// What the emulator itself must notice.
+TEST_F(EmulatedDevices, PinnedMemoryThatIsRewrittenBeforeItsCopyEndsTheProcess) {
+  const auto rewrite = [] {
+    cudaStream_t stream = nullptr;
+    void *to = nullptr, *from = nullptr;
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    cudaMalloc(&to, 4);
+    cudaHostAlloc(&from, 4, cudaHostAllocPortable);
+    cudaMemcpyAsync(to, from, 4, cudaMemcpyDefault, stream);
+    std::memset(from, 1, 4);
+    cudaStreamSynchronize(stream);
+  };
+  EXPECT_DEATH(rewrite(), "4 bytes of pinned memory were rewritten before their copy ran");
 }
 
 TEST_F(EmulatedDevices, EachThreadUsesTheDeviceOfItsTensors) {

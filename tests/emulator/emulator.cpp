@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
 #include "block.h"
@@ -17,6 +18,7 @@ namespace {
 
 std::mutex g_one_launch;
 size_t g_pinned_limit = SIZE_MAX, g_pinned_held = 0;
+int64_t g_pageable_copies = 0;
 
 // Device memory: an arena that is protected from host code, so that a host access faults as on a GPU. Memory
 // is not returned to the system: the program has a caching allocator.
@@ -123,6 +125,8 @@ void run_now(dim3 grid, dim3 block, size_t shared_bytes, const std::function<voi
 
 }  // namespace
 
+int64_t pageable_copies() { return g_pageable_copies; }
+
 void with_memory(const std::function<void()>& work) {
   const Arena::Open open(arena());
   work();
@@ -135,7 +139,7 @@ void run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, const 
   }
   if (record(stream, [=] { run_now(grid, block, shared_bytes, body); })) return;
   count_launch();
-  catch_up_kernels();
+  stream ? catch_up(stream) : catch_up_kernels();
   run_now(grid, block, shared_bytes, body);
 }
 
@@ -207,16 +211,27 @@ cudaError_t cudaFreeHost(void* memory) {
   return cudaSuccess;
 }
 
-// Asynchronous if the host memory is pinned, else synchronous.
+// Asynchronous if the host memory is pinned, else synchronous. Aborts where pinned memory was rewritten
+// before its copy ran.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  const auto copy = [=] { emulator::with_memory([=] { std::memmove(to, from, bytes); }); };
+  const bool from_pinned = is_pinned(from),
+             on_devices = emulator::arena().device_of(to) >= 0 && emulator::arena().device_of(from) >= 0;
+  const auto content = [=] { return std::hash<std::string_view>()({static_cast<const char*>(from), bytes}); };
+  const auto copy = [=, expected = from_pinned ? content() : 0] {
+    if (from_pinned && content() != expected) {
+      std::fprintf(stderr, "emulator: %zu bytes of pinned memory were rewritten before their copy ran\n",
+                   bytes);
+      std::abort();
+    }
+    emulator::with_memory([=] { std::memmove(to, from, bytes); });
+  };
   if (emulator::is_recorded(stream)) {
-    if (emulator::arena().device_of(to) < 0 || emulator::arena().device_of(from) < 0)
-      return emulator::returned(cudaErrorStreamCaptureUnsupported);
+    if (!on_devices) return emulator::returned(cudaErrorStreamCaptureUnsupported);
     return emulator::record(stream, copy), cudaSuccess;
   }
   emulator::count_launch();
-  if (stream && (is_pinned(to) || is_pinned(from))) return emulator::put(stream, copy), cudaSuccess;
+  if (stream && (is_pinned(to) || from_pinned)) return emulator::put(stream, copy), cudaSuccess;
+  if (!on_devices) ++emulator::g_pageable_copies;
   emulator::catch_up(stream);
   copy();
   return cudaSuccess;

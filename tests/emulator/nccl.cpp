@@ -63,6 +63,7 @@ struct EmulatedNccl {
   size_t bytes = 0;
   int rank = 0, ranks = 1;
   std::string name;
+  int blocks = 0;
   int received[kMostRanks] = {};  // by sender
   cudaStream_t stream = nullptr;  // of the last call
 
@@ -103,8 +104,9 @@ struct EmulatedNccl {
 
 namespace emulator {
 namespace {
-std::atomic<int> g_communicators = 0;
+std::atomic<int> g_communicators = 0, g_communication_blocks = 0;
 }
+int communication_blocks() { return g_communication_blocks; }
 void require_no_messages(const char* call) {
   if (g_communicators == 0) return;
   std::fprintf(stderr, "emulator: %s may wait for the device, with %d NCCL communicators open\n", call,
@@ -123,7 +125,8 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   return ncclSuccess;
 }
 
-ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t*) {
+ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t* config) {
   if (ranks > kMostRanks) return ncclInvalidUsage;
   const size_t bytes = kSlot * (ranks + 1);
   const int file = shm_open(id.internal, O_CREAT | O_RDWR, 0600);
@@ -131,8 +134,9 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
   void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   close(file);
   if (at == MAP_FAILED) return ncclSystemError;
-  *comm = new EmulatedNccl{static_cast<Shared*>(at), bytes, rank, ranks, id.internal};
+  *comm = new EmulatedNccl{static_cast<Shared*>(at), bytes, rank, ranks, id.internal, config->maxCTAs};
   ++emulator::g_communicators;
+  emulator::g_communication_blocks += config->maxCTAs;
   Shared& shared = *(*comm)->shared;
   shared.device[rank] = emulator::current_device();
   ++shared.joined;
@@ -153,6 +157,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t* error) {
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   --emulator::g_communicators;
+  emulator::g_communication_blocks -= comm->blocks;
   ++comm->shared->left;
   munmap(comm->shared, comm->bytes);
   delete comm;
@@ -164,6 +169,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   ++comm->shared->left;
   while (comm->shared->left < comm->ranks) sched_yield();
   --emulator::g_communicators;
+  emulator::g_communication_blocks -= comm->blocks;
   munmap(comm->shared, comm->bytes);
   delete comm;
   return ncclSuccess;

@@ -18,6 +18,11 @@ struct ncclConfig_t {
 #define NCCL_CONFIG_INITIALIZER \
   { 4, 0 }
 
+namespace emulator {
+// The multiprocessors that a message or a collective of each open communicator may occupy, together.
+int communication_blocks();
+}  // namespace emulator
+
 const char* ncclGetErrorString(ncclResult_t code);
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
 // As NCCL's, refuses two ranks whose current devices are the same.

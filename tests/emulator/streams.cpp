@@ -1,8 +1,9 @@
 // Streams and events. Asynchronous work (copies to and from pinned memory, receives from other ranks) runs
-// only when it is waited for, so that a missing wait gives wrong data. Kernels, whose stream is not passed
-// here, run at once in the first stream that was created, after its pending work.
+// only when it is waited for, so that a missing wait gives wrong data. Kernels run at once, after the pending
+// work of their stream; those without one belong to the first stream that was created.
 #include <deque>
 #include <functional>
+#include <mutex>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -29,9 +30,11 @@ namespace {
 
 EmulatedStream* g_first = nullptr;
 int64_t g_launches = 0;
+std::recursive_mutex g_queues;  // work may wait for other work
 
 // Work may wait for work in other streams, never for later work in its own.
 void run_until(EmulatedStream* stream, int64_t position) {
+  const std::lock_guard lock(g_queues);
   while (stream->ended < position) {
     const std::function<void()> work = std::move(stream->waiting.front());
     stream->waiting.pop_front();
@@ -40,11 +43,17 @@ void run_until(EmulatedStream* stream, int64_t position) {
   }
 }
 
-int64_t end_of(const EmulatedStream* s) { return s->ended + static_cast<int64_t>(s->waiting.size()); }
+int64_t end_of(const EmulatedStream* s) {
+  const std::lock_guard lock(g_queues);
+  return s->ended + static_cast<int64_t>(s->waiting.size());
+}
 
 }  // namespace
 
-void put(cudaStream_t stream, std::function<void()> work) { stream->waiting.push_back(std::move(work)); }
+void put(cudaStream_t stream, std::function<void()> work) {
+  const std::lock_guard lock(g_queues);
+  stream->waiting.push_back(std::move(work));
+}
 
 void catch_up(cudaStream_t stream) {
   if (stream) run_until(stream, end_of(stream));

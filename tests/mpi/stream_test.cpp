@@ -11,6 +11,9 @@
 #include "parallel/pipeline.h"
 #include "tests/mpi/gpus.h"
 #include "tests/mpi/pseudo.h"
+#ifdef WUNENG_EMULATED
+#include <nccl.h>
+#endif
 
 namespace wuneng {
 namespace {
@@ -55,7 +58,16 @@ class Exchange {
         shape_(stream_shape(mesh_, options_.micro_batches)),
         stream_(world.split(0, world.rank(), "stream")) {
     if (!c.by_nccl) return;
-    stream_.connect_messages(c.device, stream_channels(mesh_, options_));
+#ifdef WUNENG_EMULATED
+    const int before = emulator::communication_blocks();
+#endif
+    connect_stream(stream_, mesh_, options_);
+#ifdef WUNENG_EMULATED
+    int mine = 0;  // a frame has one multiprocessor
+    for (const Comm::Channel& channel : stream_channels(mesh_, options_))
+      mine += channel.from == world.rank() || channel.to == world.rank();
+    EXPECT_EQ(emulator::communication_blocks() - before, mine);
+#endif
     mesh_.tp.connect(c.device);
   }
 

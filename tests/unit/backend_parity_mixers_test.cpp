@@ -295,27 +295,38 @@ INSTANTIATE_TEST_SUITE_P(
                     Wkv7Case{"whole_chains", 70, 33, 16, {{0, 70}}, {0, 1, 7, 32}, 1}),
     [](const auto& info) { return std::string(info.param.name); });
 
-TEST(BackendParity, Boundary) {
+void run_boundary(Side& side, int64_t D) {
   const std::vector<Wkv7Segment> segments = {{0, 70}, {71, 3}};
   const std::vector<int> head_state = {0, 0, 1};
-  const int64_t T = 80, N = 2, R = 3, D = 24, S = 2;
-  expect_backends_agree([&](Side& side) {
-    const Tensor states = side.normal({S, N, D, D}, DType::f32);
-    for (const bool transposed : {false, true})
-      for (const bool accumulate : {false, true})
-        boundary_read(side.stream, {.states = states,
-                                    .r = side.normal({T, R, D}),
-                                    .y = accumulate ? side.sum({T, R, D}) : side.out({T, R, D}),
-                                    .segments = segments,
-                                    .head_state = head_state,
-                                    .transposed = transposed,
-                                    .accumulate = accumulate});
-    boundary_read_grad(side.stream, {.a = side.normal({T, R, D}),
-                                     .b = side.normal({T, R, D}),
-                                     .dstates = side.sum({S, N, D, D}, DType::f32),
-                                     .segments = segments,
-                                     .head_state = head_state});
-  });
+  const int64_t T = 80, N = 2, R = 3, S = 2;
+  const Tensor states = side.normal({S, N, D, D}, DType::f32);
+  for (const bool transposed : {false, true})
+    for (const bool accumulate : {false, true})
+      boundary_read(side.stream, {.states = states,
+                                  .r = side.normal({T, R, D}),
+                                  .y = accumulate ? side.sum({T, R, D}) : side.out({T, R, D}),
+                                  .segments = segments,
+                                  .head_state = head_state,
+                                  .transposed = transposed,
+                                  .accumulate = accumulate});
+  boundary_read(side.stream, {.states = states,
+                              .r = side.normal({T, R, D}),
+                              .y = side.out({T, R, D}),
+                              .segments = segments,
+                              .head_state = head_state,
+                              .weight = side.normal({R, D}),
+                              .eps = 1e-2f,
+                              .normed = side.out({T, R, D})});
+  boundary_read_grad(side.stream, {.a = side.normal({T, R, D}),
+                                   .b = side.normal({T, R, D}),
+                                   .dstates = side.sum({S, N, D, D}, DType::f32),
+                                   .segments = segments,
+                                   .head_state = head_state});
+}
+
+// Heads of several widths, also of no multiple of a warp.
+TEST(BackendParity, Boundary) {
+  for (const int64_t D : {24, 80, 130}) expect_backends_agree([&](Side& side) { run_boundary(side, D); });
 }
 
 }  // namespace

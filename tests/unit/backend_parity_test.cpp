@@ -245,6 +245,12 @@ TEST(BackendParity, Rope) {
       rope(side.stream, {.x = x, .cos_sin = cos_sin, .inverse = true, .y = sum, .base = sum});
       rope(side.stream,
            {.x = x, .cos_sin = cos_sin, .y = side.out({T, H, D}), .base = side.normal({T, H, D})});
+      for (const DType weights : {DType::f32, DType::bf16})
+        rope(side.stream, {.x = x,
+                           .cos_sin = cos_sin,
+                           .y = side.out({T, H, D}),
+                           .added = side.normal({T, H, D}),
+                           .scale = side.normal({H}, weights)});
       rope(side.stream, {.x = x, .cos_sin = cos_sin, .y = side.remember(x)});
     });
 }

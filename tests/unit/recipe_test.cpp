@@ -163,6 +163,16 @@ TEST_F(RecipeTest, SettingsFitEachOther) {
   EXPECT_THAT(with("run.resume=elsewhere"), HasSubstr("run.resume = \"elsewhere\": expected"));
 }
 
+TEST_F(RecipeTest, MessagesAreThoseOfPipelines) {
+  write("r.toml", recipe());
+  const auto sends = [&](const std::vector<std::string>& overrides) {
+    return TrainRecipe::load(path("r.toml"), overrides).sends_messages();
+  };
+  EXPECT_FALSE(sends({}));
+  EXPECT_FALSE(sends({"layout.tp=2", "layout.dp=2"}));
+  EXPECT_TRUE(sends({"layout.pp=2"}));
+}
+
 // A student's context: at most what its config.json says, unless the recipe extends it.
 TEST_F(RecipeTest, ContextIsExtendedByTheRecipe) {
   const std::string shape = recipe().substr(recipe().find("[loss]"));

@@ -45,6 +45,20 @@ TEST(Rows, APiecesGradientAddsToWhatTheWholeHas) {
   EXPECT_EQ(values<float>(x.grad()), (Values{23, 44, 66, 88}));
 }
 
+TEST(Rows, PiecesMayLieWhereTheyAreJoined) {
+  Tape tape = tape_here();
+  const Tensor place = gradient({0, 0, 0, 0, 9, 9});
+  const Var x = rows_of({1, 2, 3, 4}), in_place = ops::add(tape, x, x, place.rows(0, 2)),
+            elsewhere = rows_of({5, 6});
+  const Var joined = ops::join_rows(tape, {in_place, elsewhere}, place);
+  EXPECT_EQ(joined.value().raw(), place.raw());
+  EXPECT_EQ(values<float>(joined.value()), (Values{2, 4, 6, 8, 5, 6}));
+  joined.set_grad(gradient({1, 2, 3, 4, 5, 6}));
+  tape.backward();
+  EXPECT_EQ(values<float>(x.grad()), (Values{2, 4, 6, 8}));
+  EXPECT_EQ(values<float>(elsewhere.grad()), (Values{5, 6}));
+}
+
 TEST(Rows, AnotherOrderAndBack) {
   Tape tape = tape_here();
   const Var x = rows_of({1, 2, 3, 4, 5, 6});

@@ -3,6 +3,7 @@
 // (mma_bf16.h).
 #pragma once
 #include "kernels/cuda/common/mma_bf16.h"
+#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 
@@ -113,23 +114,54 @@ __device__ void mask(Accumulators<kHeight, kWidth>& sums, float hidden, F visibl
   });
 }
 
+// Transposes the words of the four lanes that hold a row: lane i gets word i of lanes 0 to 3.
+__device__ inline void transpose_quad(unsigned (&words)[4]) {
+  const unsigned lane = threadIdx.x % 4;
+#pragma unroll
+  for (unsigned mask = 1; mask < 4; mask *= 2) {
+    const bool upper = lane & mask;
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+      if (i & mask) continue;
+      const unsigned got = __shfl_xor_sync(~0u, upper ? words[i] : words[i + mask], mask);
+      upper ? words[i] = got : words[i + mask] = got;
+    }
+  }
+}
+
 // Stores rows of accumulators to x: row i of the tile is row `first + i`; rows from `last` on are not stored.
-// kAdd: accumulates into x without atomics (each row has one writer).
+// kAdd: accumulates into x without atomics (each row has one writer). By all lanes of a warp; x is aligned to
+// 16 bytes, as are its rows. A lane has 4 bytes of every 16 of its row: the quad exchanges them, so that each
+// lane accesses 16.
 template <bool kAdd, int kHeight, int kWidth>
 __device__ void store_rows(const Accumulators<kHeight, kWidth>& sums, float scale, bf16* x, int64_t pitch,
                            int64_t first, int64_t last) {
+  static_assert(kWidth % 4 == 0);
   const int lane = threadIdx.x % wuneng::cuda::kWarp;
 #pragma unroll
   for (int m = 0; m < kHeight; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t row = first + 16 * m + 8 * half + lane / 4;
-      if (row >= last) continue;
-      unsigned* const to = reinterpret_cast<unsigned*>(x + row * pitch) + lane % 4;
+      uint4* const to = reinterpret_cast<uint4*>(x + row * pitch) + lane % 4;
 #pragma unroll
-      for (int n = 0; n < kWidth; ++n) {
-        const float low = scale * sums.of[m][n][2 * half], high = scale * sums.of[m][n][2 * half + 1];
-        to[4 * n] = kAdd ? pack(low_of(to[4 * n]) + low, high_of(to[4 * n]) + high) : pack(low, high);
+      for (int n = 0; n < kWidth; n += 4) {
+        unsigned words[4] = {};
+        if constexpr (kAdd) {
+          if (row < last) {
+            const uint4 before = to[n];
+            words[0] = before.x, words[1] = before.y, words[2] = before.z, words[3] = before.w;
+          }
+          transpose_quad(words);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float low = scale * sums.of[m][n + i][2 * half],
+                      high = scale * sums.of[m][n + i][2 * half + 1];
+          words[i] = kAdd ? pack(low_of(words[i]) + low, high_of(words[i]) + high) : pack(low, high);
+        }
+        transpose_quad(words);
+        if (row < last) wuneng::cuda::store_word(to[n], uint4{words[0], words[1], words[2], words[3]});
       }
     }
 }

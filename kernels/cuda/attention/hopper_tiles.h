@@ -30,7 +30,7 @@ __device__ inline int row_of_warp() { return 16 * warp_of_block(); }
 // that a block that starts late, e.g. because a NCCL kernel occupied its multiprocessor, gets fewer items.
 struct TileQueue {
   int count;
-  int* next;  // in global memory, initially 0
+  int* next;  // in global memory, initially 0; null: each block has one item, that of its number
 };
 
 // A block's work items: the producer takes them from the queue and passes each, with a tile T and the block's
@@ -49,10 +49,17 @@ struct TileScheduler {
   // which must call rows.arrive_expect(work, ...).
   template <class Find, class Copy>
   __device__ void produce(const TileQueue& queue, Find find, Copy copy) const {
+    int own = static_cast<int>(blockIdx.x);  // without a counter
+    const auto next_number = [&] {
+      if (queue.next) return atomicAdd(queue.next, 1);
+      const int number = own;
+      own = queue.count;
+      return number;
+    };
     for (int work = 0;; ++work) {
       T tile{};
       int number;
-      do number = atomicAdd(queue.next, 1);
+      do number = next_number();
       while (number < queue.count && !find(number, tile));
       rows.wait_empty(work);
       slot() = {number < queue.count, tile};
@@ -108,10 +115,10 @@ template <class... P, class... A>
 void launch_tiles(const Stream& stream, const char* name, void (*kernel)(P...), unsigned tiles, int bytes,
                   A... arguments) {
   if (tiles == 0) return;
-  const Tensor next = Tensor::zeros({1}, DType::i32, stream.device);
   const auto most = static_cast<unsigned>(wuneng::cuda::persistent_blocks(stream.device.index));
+  const Tensor next = tiles > most ? Tensor::zeros({1}, DType::i32, stream.device) : Tensor();
   launch(stream, name, kernel, dim3(std::min(tiles, most)), dim3(kBlockThreads), bytes,
-         TileQueue{static_cast<int>(tiles), next.data<int32_t>()}, arguments...);
+         TileQueue{static_cast<int>(tiles), next.defined() ? next.data<int32_t>() : nullptr}, arguments...);
 }
 
 }  // namespace wuneng::kernels::cuda::hopper

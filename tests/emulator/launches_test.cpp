@@ -1,0 +1,79 @@
+// How many kernels, products, copies and fills a training step launches, for docs/gpu.md: the host takes some
+// 5 us for each. A number that grows must be in the table there, with its reason.
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include "model/decoder.h"
+#include "runtime/device_memory.h"
+
+namespace wuneng {
+namespace {
+
+struct Launches {
+  int64_t forward, backward;
+  Launches operator-(const Launches& other) const {
+    return {forward - other.forward, backward - other.backward};
+  }
+};
+
+constexpr int64_t kChunk = 8;
+
+ModelConfig config_of(const std::string& student, int64_t layers) {
+  ModelConfig c{.hidden_size = 128,
+                .intermediate_size = 160,
+                .num_layers = layers,
+                .num_heads = 2,
+                .num_kv_heads = 1,
+                .head_dim = 64,
+                .vocab_size = 50,
+                .rope_theta = 100};
+  if (student == "attention") {
+    c.set_mixer(student);
+  } else {
+    c.set_mixer("wuneng", student);
+    c.options["wuneng"]["chunk"] = kChunk;
+  }
+  return c;
+}
+
+// Of one micro-batch with a document of `chunks` chunks, gradients of weights being there already.
+Launches of_model(const std::string& student, int64_t layers, int64_t chunks) {
+  const Device gpu{DeviceKind::cuda, 0};
+  const int64_t T = chunks * kChunk;
+  Decoder model(config_of(student, layers), Placement{.device = gpu, .activations = DType::bf16},
+                DType::bf16);
+  model.initialize_random(1);
+  const MicroBatch batch{Tensor::zeros({T}, DType::i32), Tensor(), {0, T}};
+  const Tensor gradient = Tensor::zeros({T, 128}, DType::bf16, gpu);
+  Launches counted{};
+  for (int pass = 0; pass < 2; ++pass) {  // the first one uploads tables
+    Tape tape(model.stream());
+    const int64_t begin = emulator::launches();
+    const Var hidden = model.forward(tape, batch, {}).hidden;
+    const int64_t middle = emulator::launches();
+    hidden.set_grad(gradient);
+    tape.backward();
+    counted = {middle - begin, emulator::launches() - middle};
+  }
+  return counted;
+}
+
+// Of one layer.
+Launches of_layer(const std::string& student, int64_t chunks) {
+  return of_model(student, 2, chunks) - of_model(student, 1, chunks);
+}
+
+TEST(EmulatedLaunches, AreAsDocumented) {
+  const auto expect = [](const char* what, const Launches& found, int64_t forward, int64_t backward) {
+    EXPECT_EQ(found.forward, forward) << what;
+    EXPECT_EQ(found.backward, backward) << what;
+  };
+  expect("a plain layer", of_layer("attention", 1), 13, 29);
+  expect("a layer of lean", of_layer("lean", 1), 40, 75);
+  const Launches three = of_layer("full", 3);
+  expect("a layer of full with three chunk steps", three, 69, 141);
+  expect("a further chunk step", of_layer("full", 4) - three, 10, 24);
+}
+
+}  // namespace
+}  // namespace wuneng
