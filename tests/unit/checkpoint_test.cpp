@@ -86,10 +86,10 @@ TEST_F(Checkpoint, ATensorMayHaveSeveralPartsInAFile) {
                    {"w", {6, 5}, {3, 0}, flat.rows(15, 30).view({3, 5})}},
                   {});
   CheckpointReader reader(root());
-  EXPECT_EQ(values(reader.read("w")), values(whole));
+  EXPECT_EQ(values<float>(reader.read("w")), values<float>(whole));
   const Tensor part = Tensor::empty({3, 2});
   reader.read("w", {1, 2}, part);
-  EXPECT_THAT(values(part), testing::ElementsAre(7, 8, 12, 13, 17, 18));
+  EXPECT_THAT(values<float>(part), testing::ElementsAre(7, 8, 12, 13, 17, 18));
   EXPECT_NO_THROW(reader.verify());
 }
 
