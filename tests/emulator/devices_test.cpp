@@ -11,7 +11,7 @@
 #include "runtime/staged.h"
 #include "tests/error_of.h"
 
-namespace wuneng {
+namespace wuneng::devices_test {
 namespace {
 
 constexpr int64_t kMega = 1 << 20;
@@ -119,4 +119,4 @@ TEST_F(EmulatedDevices, PersistentKernelsLeaveMultiprocessorsFree) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::devices_test

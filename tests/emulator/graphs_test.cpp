@@ -11,7 +11,7 @@
 #include "tests/error_of.h"
 #include "tests/small_config.h"
 
-namespace wuneng {
+namespace wuneng::graphs_test {
 namespace {
 
 using testing::HasSubstr;
@@ -107,4 +107,4 @@ TEST(EmulatedGraphs, AStepOfGenerationIsAFewLaunches) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::graphs_test

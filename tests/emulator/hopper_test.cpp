@@ -12,7 +12,7 @@
 #include "kernels/cuda/common/wgmma.h"
 #include "runtime/device_memory.h"
 
-namespace wuneng::kernels::cuda {
+namespace wuneng::kernels::cuda::hopper_test {
 namespace {
 
 // Swizzle<3, 4, 3> of an offset in bytes: bits 4 to 6 xor bits 7 to 9.
@@ -194,4 +194,4 @@ TEST(EmulatedHopperDeathTest, MissingWaitsAndFencesAreReported) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels::cuda
+}  // namespace wuneng::kernels::cuda::hopper_test

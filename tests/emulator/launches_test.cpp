@@ -6,7 +6,7 @@
 #include "model/decoder.h"
 #include "runtime/device_memory.h"
 
-namespace wuneng {
+namespace wuneng::launches_test {
 namespace {
 
 struct Launches {
@@ -76,4 +76,4 @@ TEST(EmulatedLaunches, AreAsDocumented) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::launches_test

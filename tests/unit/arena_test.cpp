@@ -5,7 +5,7 @@
 
 #include <random>
 
-namespace wuneng {
+namespace wuneng::arena_test {
 namespace {
 
 TEST(Arena, RangesDoNotOverlapAndBecomeOneAgain) {
@@ -52,4 +52,4 @@ TEST(Arena, TakesTheSmallestRangeThatHasRoom) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::arena_test

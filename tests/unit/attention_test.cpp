@@ -14,7 +14,7 @@
 #include "kernels/cpu/simd.h"
 #include "runtime/threads.h"
 
-namespace wuneng::kernels {
+namespace wuneng::kernels::attention_test {
 namespace {
 
 using Vector = std::vector<double>;
@@ -338,4 +338,4 @@ TEST(FastFunctions, SaturateAtBothEnds) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels
+}  // namespace wuneng::kernels::attention_test

@@ -7,7 +7,7 @@
 #include "kernels/wkv7.h"
 #include "tests/unit/backends.h"
 
-namespace wuneng::kernels {
+namespace wuneng::kernels::backend_parity_decoding_test {
 namespace {
 
 class MatrixTypes : public testing::TestWithParam<DType> {};
@@ -251,4 +251,4 @@ TEST(BackendParity, Wkv7OfSingleTokens) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels
+}  // namespace wuneng::kernels::backend_parity_decoding_test

@@ -8,7 +8,7 @@
 #include "kernels/wkv7.h"
 #include "tests/unit/backends.h"
 
-namespace wuneng::kernels {
+namespace wuneng::kernels::backend_parity_mixers_test {
 namespace {
 
 struct AttentionCase {
@@ -330,4 +330,4 @@ TEST(BackendParity, Boundary) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels
+}  // namespace wuneng::kernels::backend_parity_mixers_test

@@ -15,7 +15,7 @@
 #include "model/rope_settings.h"
 #include "tests/unit/backends.h"
 
-namespace wuneng::kernels {
+namespace wuneng::kernels::backend_parity_test {
 namespace {
 
 // Shapes that are not multiples of a block, warp or vector: rows, heads, channels of a head.
@@ -462,4 +462,4 @@ TEST(BackendParity, SumOfSquares) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels
+}  // namespace wuneng::kernels::backend_parity_test

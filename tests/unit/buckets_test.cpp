@@ -6,7 +6,7 @@
 
 #include <deque>
 
-namespace wuneng {
+namespace wuneng::buckets_test {
 namespace {
 
 Parameter make_parameter(const Shape& shape, int shard_dim, Range held) {
@@ -114,4 +114,4 @@ TEST(Buckets, SharesTileTheTrainableParameters) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::buckets_test

@@ -12,7 +12,7 @@
 #include "tests/unit/packed.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::byte_stream_test {
 namespace {
 
 using namespace std::string_literals;
@@ -273,4 +273,4 @@ TEST_F(ByteStreamTest, BytesThatAreNoTextInTheEncodingAreErrors) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::byte_stream_test

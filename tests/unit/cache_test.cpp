@@ -10,7 +10,7 @@
 #include "model/mixers/registry.h"
 #include "tests/error_of.h"
 
-namespace wuneng {
+namespace wuneng::cache_test {
 namespace {
 
 constexpr int64_t kVocab = 40, kChunk = 8;
@@ -162,4 +162,4 @@ TEST(SequenceCache, RefusesWhatHasNoPlace) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::cache_test

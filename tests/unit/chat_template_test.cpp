@@ -16,7 +16,7 @@
 #include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::chat_template_test {
 namespace {
 
 using ::testing::AllOf;
@@ -229,4 +229,4 @@ TEST(PythonJson, AsJsonDumpsWritesIt) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::chat_template_test

@@ -11,7 +11,7 @@
 #include "tests/unit/scratch_dir.h"
 #include "tests/unit/tensor_values.h"
 
-namespace wuneng {
+namespace wuneng::checkpoint_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -358,4 +358,4 @@ TEST_F(Checkpoint, Version1IsRead) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::checkpoint_test

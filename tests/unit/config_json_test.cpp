@@ -10,7 +10,7 @@
 #include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::config_json_test {
 namespace {
 
 using nlohmann::json;
@@ -318,4 +318,4 @@ TEST_F(ConfigFile, IsOneJsonObject) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::config_json_test

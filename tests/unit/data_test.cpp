@@ -12,7 +12,7 @@
 #include "tests/unit/scratch_dir.h"
 #include "tests/unit/tensor_values.h"
 
-namespace wuneng {
+namespace wuneng::data_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -227,4 +227,4 @@ TEST_F(DataTest, HeldOutBatchesAreTheHeldOutStreamInOrder) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::data_test

@@ -9,7 +9,7 @@
 
 #include "model/objectives/vocabulary_loss.h"
 
-namespace wuneng {
+namespace wuneng::decoder_test {
 namespace {
 
 struct Case {
@@ -116,4 +116,4 @@ INSTANTIATE_TEST_SUITE_P(Models, DecoderBackward,
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::decoder_test

@@ -7,7 +7,7 @@
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::files_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -112,4 +112,4 @@ TEST_F(FilesTest, WhatIsNoFileIsRefused) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::files_test

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-namespace wuneng {
+namespace wuneng::format_test {
 namespace {
 
 TEST(Format, Thousands) {
@@ -30,4 +30,4 @@ TEST(Format, ClockTime) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::format_test

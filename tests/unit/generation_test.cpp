@@ -13,7 +13,7 @@
 #include "tests/error_of.h"
 #include "tests/small_config.h"
 
-namespace wuneng {
+namespace wuneng::generation_test {
 namespace {
 
 using testing::ElementsAre;
@@ -331,4 +331,4 @@ TEST(Generation, Int8WeightsAreThoseOfTheirRows) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::generation_test

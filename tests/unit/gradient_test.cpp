@@ -5,7 +5,7 @@
 
 #include "model/operators.h"
 
-namespace wuneng {
+namespace wuneng::gradient_test {
 namespace {
 
 Tensor numbers(Shape shape, unsigned seed) {
@@ -97,4 +97,4 @@ TEST(Gradient, OfASumAndItsNormInOnePassIsThatOfTwo) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::gradient_test

@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-namespace wuneng {
+namespace wuneng::hang_report_test {
 namespace {
 
 using testing::AllOf;
@@ -129,4 +129,4 @@ TEST(HangReport, RanksThatNeverCameOrHaveGone) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::hang_report_test

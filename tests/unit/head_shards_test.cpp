@@ -4,7 +4,7 @@
 
 #include "model/parameter_store.h"
 
-namespace wuneng {
+namespace wuneng::head_shards_test {
 namespace {
 
 TEST(HeadShards, EveryRankHoldsWhatItsQueryHeadsUse) {
@@ -66,4 +66,4 @@ TEST(ParameterStore, OverlappingRangesHaveOneOwner) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::head_shards_test

@@ -11,7 +11,7 @@
 #include "model/parameter_count.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::hugging_face_test {
 namespace {
 
 using nlohmann::json;
@@ -238,4 +238,4 @@ TEST_F(HuggingFace, FilesAreAllThere) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::hugging_face_test

@@ -6,7 +6,7 @@
 
 #include "runtime/error.h"
 
-namespace wuneng {
+namespace wuneng::layer_map_test {
 namespace {
 
 using testing::ElementsAre;
@@ -58,4 +58,4 @@ TEST(LayerMap, AColocatedTeachersLayersRunOnTheStagesThatAreAlignedWithThem) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::layer_map_test

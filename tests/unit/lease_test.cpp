@@ -11,7 +11,7 @@
 #include "tests/error_of.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::lease_test {
 namespace {
 
 class LeaseTest : public ScratchTest {
@@ -71,4 +71,4 @@ TEST_F(LeaseTest, AFileThatCannotBeReadIsNotTakenAtOnce) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::lease_test

@@ -9,7 +9,7 @@
 #include "runtime/safetensors.h"
 #include "tests/unit/golden.h"
 
-namespace wuneng {
+namespace wuneng::loss_test {
 namespace {
 
 using Matrix = std::vector<std::vector<double>>;
@@ -202,4 +202,4 @@ TEST(DivergenceGolden, AgreesWithTrl) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::loss_test

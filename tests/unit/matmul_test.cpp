@@ -11,7 +11,7 @@
 
 #include "runtime/threads.h"
 
-namespace wuneng::kernels {
+namespace wuneng::kernels::matmul_test {
 namespace {
 
 constexpr double kTolerance = 1e-5;  // relative norm
@@ -239,4 +239,4 @@ TEST(HeadMatmul, WeightGradientIsAdded) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels
+}  // namespace wuneng::kernels::matmul_test

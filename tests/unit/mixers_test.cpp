@@ -14,7 +14,7 @@
 #include "tests/unit/scratch_dir.h"
 #include "tests/unit/toy_mixer.h"
 
-namespace wuneng {
+namespace wuneng::mixers_test {
 namespace {
 
 ModelConfig small(int64_t layers) {
@@ -250,4 +250,4 @@ TEST(Mixers, EveryPresetIsUnderFivePercentAboveTheRwkv7Student) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::mixers_test

@@ -13,7 +13,7 @@
 #include "parallel/learning_rate.h"
 #include "runtime/threads.h"
 
-namespace wuneng {
+namespace wuneng::optimizer_test {
 namespace {
 
 std::vector<float> noise(int64_t n, unsigned seed, float scale = 1) {
@@ -313,4 +313,4 @@ TEST(GradientSums, OneRankGivesZerosToParametersWithoutAGradient) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::optimizer_test

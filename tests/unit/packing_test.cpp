@@ -19,7 +19,7 @@
 #include "runtime/error.h"
 #include "tests/unit/tensor_values.h"
 
-namespace wuneng {
+namespace wuneng::packing_test {
 namespace {
 
 // Documents of given lengths; every token of the training split is unique.
@@ -329,4 +329,4 @@ TEST(Prefetcher, WaitsAreMeasuredErrorsComeOutAndAheadIsBounded) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::packing_test

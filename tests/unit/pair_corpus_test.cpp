@@ -17,7 +17,7 @@
 #include "tests/unit/scratch_dir.h"
 #include "tests/unit/tensor_values.h"
 
-namespace wuneng {
+namespace wuneng::pair_corpus_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -227,4 +227,4 @@ TEST_F(PairCorpusTest, FilesThatMakeNoPairsAreRefused) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::pair_corpus_test

@@ -12,7 +12,7 @@
 #include "tests/error_of.h"
 #include "tests/unit/golden.h"
 
-namespace wuneng {
+namespace wuneng::preference_loss_test {
 namespace {
 
 using nlohmann::json;
@@ -146,4 +146,4 @@ TEST_F(PreferenceLossTest, NamesWhatIsMissing) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::preference_loss_test

@@ -12,7 +12,7 @@
 #include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::recipe_test {
 namespace {
 
 using testing::HasSubstr;
@@ -243,4 +243,4 @@ TEST_F(RecipeTest, ResolvedIsToml) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::recipe_test

@@ -10,7 +10,7 @@
 #include "tests/unit/golden.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::record_encoder_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -282,4 +282,4 @@ TEST_F(RecordEncoderTest, SaysWhatMadeTheFiles) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::record_encoder_test

@@ -6,7 +6,7 @@
 #include "data/text/python_json.h"
 #include "runtime/error.h"
 
-namespace wuneng {
+namespace wuneng::record_test {
 namespace {
 
 using ::testing::AllOf;
@@ -272,4 +272,4 @@ TEST(RecordTest, NumbersAndKeysAreKept) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::record_test

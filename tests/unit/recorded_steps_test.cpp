@@ -9,7 +9,7 @@
 #include "model/generation/narrow_weights.h"
 #include "tests/small_config.h"
 
-namespace wuneng {
+namespace wuneng::recorded_steps_test {
 namespace {
 
 constexpr int64_t kVocab = 50, kSlots = 4, kCapacity = 40;
@@ -116,4 +116,4 @@ TEST(RecordedSteps, GiveTheLogitsOfTheCpuWithActivationsInBf16) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::recorded_steps_test

@@ -5,7 +5,7 @@
 #include "runtime/device_memory.h"
 #include "tests/unit/tensor_values.h"
 
-namespace wuneng {
+namespace wuneng::rows_test {
 namespace {
 
 // On a GPU if there is one; in the emulator, where new memory is NaN.
@@ -80,4 +80,4 @@ TEST(Rows, TheSameOrderIsNoCopy) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::rows_test

@@ -13,7 +13,7 @@
 #include "model/weight_source.h"
 #include "tests/error_of.h"
 
-namespace wuneng {
+namespace wuneng::rwkv7_test {
 namespace {
 
 using testing::HasSubstr;
@@ -251,4 +251,4 @@ TEST(Rwkv7, HasTheParametersOfTheEquations) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::rwkv7_test

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
-namespace wuneng {
+namespace wuneng::safetensors_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -112,4 +112,4 @@ TEST_F(Safetensors, IndexNamesPlainFilesOnly) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::safetensors_test

@@ -10,7 +10,7 @@
 #include "runtime/error.h"
 #include "tests/mpi/hand_written_schedules.h"
 
-namespace wuneng {
+namespace wuneng::schedule_test {
 namespace {
 
 std::vector<Schedule> all_stages(const PipelineSchedule& schedule, const VirtualStages& on,
@@ -349,4 +349,4 @@ TEST(Schedule, SizesOutOfRangeAreRefused) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::schedule_test

@@ -5,7 +5,7 @@
 
 #include <thread>
 
-namespace wuneng {
+namespace wuneng::step_trace_test {
 namespace {
 
 using trace::Kind;
@@ -63,4 +63,4 @@ TEST(Trace, HasWhatBeganAndEndedWhileItWasRecorded) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::step_trace_test

@@ -10,7 +10,7 @@
 #include <functional>
 #include <set>
 
-namespace wuneng {
+namespace wuneng::stream_plan_test {
 namespace {
 
 using testing::HasSubstr;
@@ -258,4 +258,4 @@ TEST(StreamPlan, NoScheduleWaitsForTheStreamInACircle) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::stream_plan_test

@@ -5,7 +5,7 @@
 
 #include "launch/train/teacher_service.h"
 
-namespace wuneng {
+namespace wuneng::streamed_signals_test {
 namespace {
 
 using testing::AllOf;
@@ -42,4 +42,4 @@ TEST(StreamedSignals, AreForStagesWithALoss) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::streamed_signals_test

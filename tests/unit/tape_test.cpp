@@ -4,7 +4,7 @@
 #include <fmt/ranges.h>
 #include <gmock/gmock.h>
 
-namespace wuneng {
+namespace wuneng::tape_test {
 namespace {
 
 using testing::ElementsAre;
@@ -223,4 +223,4 @@ TEST(Tape, BetweenTheHalvesItHoldsWhatWeightGradientsRead) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::tape_test

@@ -10,7 +10,7 @@
 #include "tests/unit/packed.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::text_source_test {
 namespace {
 
 using namespace std::string_literals;
@@ -156,4 +156,4 @@ TEST_F(TextSourceTest, TokenizedDocumentsKeepTheInputsOrder) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::text_source_test

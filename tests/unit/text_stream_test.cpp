@@ -10,7 +10,7 @@
 #include "data/tokenizer/utf8.h"
 #include "tests/error_of.h"
 
-namespace wuneng {
+namespace wuneng::text_stream_test {
 namespace {
 
 using testing::HasSubstr;
@@ -78,4 +78,4 @@ TEST(TextStream, RefusesStopStringsThatCannotBe) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::text_stream_test

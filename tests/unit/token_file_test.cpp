@@ -13,7 +13,7 @@
 #include "runtime/error.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::token_file_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -254,4 +254,4 @@ TEST_F(TokenFileTest, SplitIsByDocumentAndStaysWhenTheFileGrows) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::token_file_test

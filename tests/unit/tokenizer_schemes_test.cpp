@@ -14,7 +14,7 @@
 #include "tests/unit/golden_texts.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::tokenizer_schemes_test {
 namespace {
 
 using ::testing::AllOf;
@@ -200,4 +200,4 @@ TEST_F(TokenizerSchemes, TheEosTokenEndsDocumentsWithoutAnotherOne) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::tokenizer_schemes_test

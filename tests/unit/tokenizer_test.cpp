@@ -14,7 +14,7 @@
 #include "tests/unit/golden_texts.h"
 #include "tests/unit/scratch_dir.h"
 
-namespace wuneng {
+namespace wuneng::tokenizer_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -168,4 +168,4 @@ TEST_F(TokenizerTest, DamagedFilesAreNamed) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::tokenizer_test

@@ -13,7 +13,7 @@
 #include "tests/unit/scratch_dir.h"
 #include "tests/unit/tensor_values.h"
 
-namespace wuneng {
+namespace wuneng::training_data_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -298,4 +298,4 @@ TEST_F(TrainingDataTest, ErrorsNameKeyExpectedAndFound) {
 }
 
 }  // namespace
-}  // namespace wuneng
+}  // namespace wuneng::training_data_test

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace wuneng::kernels::cuda {
+namespace wuneng::kernels::cuda::upload_test {
 namespace {
 
 TEST(Upload, FindsATableOfTheSameContentAndType) {
@@ -38,5 +38,5 @@ TEST(Upload, ClearsTheCacheBeyondItsLimit) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels::cuda
+}  // namespace wuneng::kernels::cuda::upload_test
 #endif

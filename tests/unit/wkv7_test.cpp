@@ -13,7 +13,7 @@
 
 #include "runtime/threads.h"
 
-namespace wuneng::kernels {
+namespace wuneng::kernels::wkv7_test {
 namespace {
 
 using Vector = std::vector<double>;
@@ -408,4 +408,4 @@ TEST(Wkv7Reference, BackwardMatchesFiniteDifferences) {
 }
 
 }  // namespace
-}  // namespace wuneng::kernels
+}  // namespace wuneng::kernels::wkv7_test
