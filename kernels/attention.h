@@ -18,6 +18,9 @@ struct AttentionSegment {
 
 // Tq query rows, Tk key rows, H query heads, G key/value heads, D channels. q, k, v, out and their gradients
 // are activations (kernels/backend.h): f32 on the CPU, on a GPU all f32 or all bf16.
+// Pairs of a query and a key that a row of a segment sees, over all segments.
+double attention_pairs(const std::vector<AttentionSegment>& segments, int64_t window);
+
 struct AttentionForwardArgs {
   Tensor q;     // [Tq, H, D]
   Tensor k, v;  // [Tk, G, D]
@@ -33,6 +36,10 @@ struct AttentionForwardArgs {
   // in place of `segments`, of which only the number counts then. Undefined: as `segments` say.
   Tensor table;
 };
+// Two products of D channels for each pair; the backward has five.
+inline double flops_of(const AttentionForwardArgs& a) {
+  return 4.0 * double(a.q.dim(1) * a.q.dim(2)) * attention_pairs(a.segments, a.window);
+}
 WUNENG_KERNEL(attention_forward, AttentionForwardArgs);
 
 // dq is overwritten in the rows of the segments; dk and dv are accumulated into.
@@ -45,6 +52,9 @@ struct AttentionBackwardArgs {
   std::vector<int> kv_head;
   int64_t window = 0;
 };
+inline double flops_of(const AttentionBackwardArgs& a) {
+  return 10.0 * double(a.q.dim(1) * a.q.dim(2)) * attention_pairs(a.segments, a.window);
+}
 WUNENG_KERNEL(attention_backward, AttentionBackwardArgs);
 
 }  // namespace wuneng::kernels

@@ -6,6 +6,7 @@
 // comment says "weight" may be f32 or bf16 whatever the activations are; gradients of weights are f32, and so
 // is every tensor whose comment says f32. The gradient of an activation is a Gradient (runtime/gradient.h).
 #pragma once
+#include "kernels/dry_run.h"
 #include "runtime/device.h"
 #include "runtime/error.h"
 #include "runtime/gradient.h"
@@ -25,7 +26,9 @@
   void name(const Stream&, const Args&);                     \
   }                                                          \
   inline void name(const Stream& stream, const Args& args) { \
-    if (stream.device.kind == DeviceKind::cpu)               \
+    if (stream.device.dry)                                   \
+      dry_run::count(#name, flops_of(args));                 \
+    else if (stream.device.kind == DeviceKind::cpu)          \
       cpu::name(stream, args);                               \
     else                                                     \
       WUNENG_CUDA_CALL(name);                                \

@@ -29,6 +29,9 @@ struct MatmulArgs {
   DType like = DType::f32;  // bf16: compute as if an operand were bf16 (weight gradients)
   bool by_row = false;
 };
+inline double flops_of(const MatmulArgs& a) {
+  return 2.0 * double(a.c.numel()) * double(a.a.dim(a.transpose_a ? 0 : 1));
+}
 WUNENG_KERNEL(matmul, MatmulArgs);
 
 // One small product per head, on [T, heads, ...] activations: y[t, h] = op(w[h]) x[t, h] + base[t, h].
@@ -42,6 +45,7 @@ struct HeadMatmulArgs {
   Tensor base;          // as y, may be y; undefined: none
   bool by_row = false;  // as MatmulArgs::by_row; not with transpose
 };
+inline double flops_of(const HeadMatmulArgs& a) { return 2.0 * double(a.x.dim(0)) * double(a.w.numel()); }
 WUNENG_KERNEL(head_matmul, HeadMatmulArgs);
 
 // Weight gradient of head_matmul: dw[h] += sum_t dy[t, h] x[t, h]^T.  dy [T, H, O], x [T, H, I], dw [H, O, I]
@@ -50,6 +54,9 @@ struct HeadMatmulWeightGradArgs {
   Tensor dy, x, dw;
   DType like = DType::f32;  // as MatmulArgs::like
 };
+inline double flops_of(const HeadMatmulWeightGradArgs& a) {
+  return 2.0 * double(a.x.dim(0)) * double(a.dw.numel());
+}
 WUNENG_KERNEL(head_matmul_weight_grad, HeadMatmulWeightGradArgs);
 
 }  // namespace wuneng::kernels

@@ -52,6 +52,11 @@ struct Wkv7StatesArgs {
   Tensor removed;       // out [T, N, D]: u_t = -S_{t-1} kappa_t, the removed value of each token
   Tensor final;         // out [segments, N, D, D]; undefined: not computed
 };
+// Operations of the recurrence token by token; in chunks there are somewhat more. Three products of a state
+// with vectors of its width.
+inline double flops_of(const Wkv7StatesArgs& a) {
+  return 6.0 * double(a.removed.numel()) * double(a.removed.dim(2));
+}
 WUNENG_KERNEL(wkv7_states, Wkv7StatesArgs);
 
 // y[t, h] = S_t[head_state[h]] r[t, h] for the rows of the segments.
@@ -62,6 +67,7 @@ struct Wkv7ReadArgs {
   Tensor r;                      // [T, R, D]
   Tensor y;                      // [T, R, D] out
 };
+inline double flops_of(const Wkv7ReadArgs& a) { return 2.0 * double(a.r.numel()) * double(a.r.dim(2)); }
 WUNENG_KERNEL(wkv7_read, Wkv7ReadArgs);
 // y[t, h] = S_t[head_state[h]]^T r[t, h]
 WUNENG_KERNEL(wkv7_read_transposed, Wkv7ReadArgs);
@@ -81,6 +87,11 @@ struct Wkv7BackwardArgs {
   Tensor dlog_w, dk, dv, dkappa, drate;  // [T, N, D] out
   Tensor dinitial;                       // [segments, N, D, D] out; undefined: not computed
 };
+inline double flops_of(const Wkv7BackwardArgs& a) {
+  double readings = 0;
+  for (const Wkv7BackwardArgs::Pair& pair : a.readings) readings += double(pair.r.numel());
+  return (16.0 * double(a.removed.numel()) + 4.0 * readings) * double(a.removed.dim(2));
+}
 WUNENG_KERNEL(wkv7_backward, Wkv7BackwardArgs);
 
 // The recurrence token by token, forward only with one reading: for segments of few tokens, as generation has

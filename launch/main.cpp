@@ -143,6 +143,16 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   precompute_command->add_option("overrides", overrides, "settings that replace the recipe's");
   precompute_command->callback([&] { command = [&] { run_train(false); }; });
 
+  CLI::App* plan_command = app.add_subcommand("plan",
+                                              "Print what each rank of a recipe's run would hold in memory "
+                                              "and compute in a step, by a dry run of its\n"
+                                              "own code. Needs no GPU, no data and of the models only "
+                                              "config.json. Sequences count as whole documents;\n"
+                                              "run.device says for which device, a GPU if it is \"auto\".");
+  plan_command->add_option("recipe", recipe, "the recipe of the training run")->required();
+  plan_command->add_option("overrides", overrides, "settings that replace the recipe's");
+  plan_command->callback([&] { command = [&] { plan(recipe, overrides); }; });
+
   TokenizeCommand t;
   CLI::App* tokenize_command = app.add_subcommand(
       "tokenize",

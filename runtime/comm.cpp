@@ -88,6 +88,13 @@ Comm Comm::world() {
   return mpi::state().started ? Comm(std::make_shared<Impl>(MPI_COMM_WORLD, "world")) : Comm();
 }
 
+Comm Comm::dry(int rank, int size, const std::string& name) {
+  auto impl = std::make_shared<Impl>();
+  impl->rank = rank, impl->size = size, impl->dry = size > 1, impl->name = name;
+  impl->world_ranks.assign(size, mpi::state().world_rank);
+  return Comm(impl);
+}
+
 int Comm::rank() const { return impl_->rank; }
 int Comm::size() const { return impl_->size; }
 const std::string& Comm::name() const { return impl_->name; }
@@ -96,6 +103,7 @@ const std::vector<int>& Comm::world_ranks() const { return impl_->world_ranks; }
 Comm Comm::split(int color, int key, const std::string& name) const {
   auto self = std::make_shared<Impl>();
   self->name = name;
+  if (impl_->dry) return dry(key, size(), name);
   if (impl_->comm == MPI_COMM_NULL) return Comm(self);
   const CallGuard call(*impl_, {.operation = "split", .what = "into groups"});
   MPI_Comm part = MPI_COMM_NULL;
@@ -222,7 +230,7 @@ Request Comm::ireduce_scatter(const Tensor& tensor, const char* what) const {
 }
 
 double Comm::all_reduce(double value, Reduce op, const char* what) const {
-  if (impl_->size == 1) return value;
+  if (impl_->size == 1 || impl_->dry) return value;
   const Tensor t = Tensor::from<double>({value}, {1});
   all_reduce(t, op, what);
   return t.data<double>()[0];
@@ -252,6 +260,7 @@ Comm::Call Comm::of_all_gather(const Tensor& mine, const Tensor& all, const char
 void Comm::all_gather(const Tensor& mine, const Tensor& all, const char* what) const {
   const CallGuard call(*impl_, of_all_gather(mine, all, what));
   const bool in_place = mine.raw() == static_cast<char*>(all.raw()) + rank() * mine.bytes();
+  if (impl_->dry) return;
   if (call.alone()) return in_place ? void() : all.view(mine.shape()).copy_from(mine);
   if (impl_->by_nccl(mine)) return block_compute_stream(all, impl_->nccl->all_gather(mine, all, call.text()));
   const Staged from(mine, true, call.text()), to(all, false, call.text());

@@ -42,6 +42,9 @@ class Comm {
  public:
   Comm();               // one rank: itself
   static Comm world();  // all ranks; MPI must be started (see Runtime)
+  // Of a dry run: rank `rank` of a group of `size`, the only one that exists. Calls are checked as others are
+  // and do nothing else; requests have ended. split() gives all ranks one group, with their keys as ranks.
+  static Comm dry(int rank, int size, const std::string& name);
 
   int rank() const;
   int size() const;

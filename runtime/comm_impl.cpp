@@ -67,7 +67,7 @@ Comm::Impl::~Impl() {
 
 Comm::CallGuard::CallGuard(const Impl& group, const Call& call) : group_(group) {
   check(call);
-  if (alone() && call.collective) return;
+  if (alone() && (call.collective || group_.dry)) return;
   static std::atomic<int64_t> calls = 0;
   const std::string mine = signature(call);
   text_ = fmt::format("{} on {} (world ranks {}), call {}", mine, group_.name, group_.members, ++calls);
@@ -123,6 +123,7 @@ void Comm::CallGuard::check(const Call& c) const {
   if (c.peer < (c.needs_peer ? 0 : -1) || c.peer >= group_.size)
     fail("{}: expected a rank in [0, {}), found {}", description(c), group_.size, c.peer);
   if (c.collective) return;
+  if (group_.dry) return;
   if (group_.comm == MPI_COMM_NULL)
     fail("{}: the group has one rank, expected a peer to send to or receive from", description(c));
   const int tags = mpi::state().reserved_tag;

@@ -40,6 +40,7 @@ struct Comm::Call {
 struct Comm::Impl {
   MPI_Comm comm = MPI_COMM_NULL;  // null: a group of this rank only
   int rank = 0, size = 1;
+  bool dry = false;  // of a dry run: no other rank exists, and no call does anything
   std::string name = "self";
   std::vector<int> world_ranks = {mpi::state().world_rank};
   std::string members = std::to_string(mpi::state().world_rank);  // "0-2", for messages
@@ -68,7 +69,7 @@ class Comm::CallGuard {
  public:
   CallGuard(const Impl& group, const Call& call);
 
-  bool alone() const { return group_.size == 1; }
+  bool alone() const { return group_.size == 1 || group_.dry; }
   const std::string& text() const { return text_; }
   void operator()(int code) const { mpi::check(code, text_); }
 

@@ -27,6 +27,17 @@ Counter& counter(DeviceKind kind) {
   return counters[static_cast<int>(kind)];
 }
 
+Counter& dry_counter() {
+  static Counter value;
+  return value;
+}
+
+// Addresses that no memory has and that no access survives: beyond what a processor can map.
+void* dry_address(int64_t bytes) {
+  static std::atomic<uintptr_t> next{uintptr_t{1} << 60};
+  return reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(bytes)));
+}
+
 void* allocate_host(int64_t bytes) {
   void* const memory = std::aligned_alloc(kAlignment, bytes);
   require(memory != nullptr, "out of memory: {} bytes requested, {} held by tensors", bytes,
@@ -51,15 +62,20 @@ std::string device_name(Device device) {
 }
 
 Stream compute_stream(Device device) {
+  if (device.dry) return {device};
   return device.kind == DeviceKind::cpu ? Stream{} : Stream{device, cuda::compute_stream(device.index)};
 }
 
 void synchronize(Device device) {
-  if (device.kind == DeviceKind::cuda) cuda::synchronize(device.index);
+  if (device.kind == DeviceKind::cuda && !device.dry) cuda::synchronize(device.index);
 }
 
 std::shared_ptr<void> allocate_bytes(Device device, int64_t bytes) {
   const int64_t rounded = bytes > 0 ? (bytes + kAlignment - 1) / kAlignment * kAlignment : kAlignment;
+  if (device.dry) {
+    dry_counter().add(rounded);
+    return {dry_address(rounded), [rounded](void*) { dry_counter().current -= rounded; }};
+  }
   void* const memory =
       device.kind == DeviceKind::cpu ? allocate_host(rounded) : cuda::allocate(device.index, rounded);
   counter(device.kind).add(rounded);
@@ -70,7 +86,8 @@ std::shared_ptr<void> allocate_bytes(Device device, int64_t bytes) {
 }
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || to_device.dry) return;
+  if (from_device.dry) return zero_bytes(to, to_device, bytes);  // there is nothing to copy
   if (to_device.kind == DeviceKind::cpu && from_device.kind == DeviceKind::cpu)
     std::memmove(to, from, bytes);
   else
@@ -78,7 +95,7 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
 }
 
 void zero_bytes(void* at, Device device, int64_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || device.dry) return;
   if (device.kind == DeviceKind::cpu)
     std::memset(at, 0, bytes);
   else
@@ -104,6 +121,8 @@ void PinnedBuffer::wait(const std::string& call) const { last_.wait(call); }
 int64_t pinned_bytes() { return cuda::pinned_bytes(); }
 
 MemoryUse memory_use(DeviceKind kind) { return {counter(kind).current, counter(kind).peak}; }
+MemoryUse dry_memory_use() { return {dry_counter().current, dry_counter().peak}; }
+void reset_dry_memory_peak() { dry_counter().peak = dry_counter().current.load(); }
 void reset_memory_peak(DeviceKind kind) { counter(kind).peak = counter(kind).current.load(); }
 
 }  // namespace wuneng

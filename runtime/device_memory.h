@@ -55,6 +55,8 @@ struct MemoryUse {
   int64_t peak = 0;
 };
 MemoryUse memory_use(DeviceKind kind);
+MemoryUse dry_memory_use();  // of dry runs: what their tensors would hold, on whichever kind of device
+void reset_dry_memory_peak();
 void reset_memory_peak(DeviceKind kind);
 
 }  // namespace wuneng

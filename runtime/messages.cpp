@@ -214,6 +214,7 @@ void Request::wait() {
 
 Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) const {
   const CallGuard call(*impl_, Call::message("send", what, tensor, peer, tag));
+  if (impl_->dry) return {};
   const Route route = {peer, impl_->world_ranks[peer], tag, impl_->comm};
   Request out;
   if (const auto channel = impl_->channel(impl_->channels_to, tensor, peer))
@@ -225,6 +226,7 @@ Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) c
 
 Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) const {
   const CallGuard call(*impl_, Call::message("receive", what, tensor, peer, tag));
+  if (impl_->dry) return {};
   const Route route = {peer, impl_->world_ranks[peer], tag, impl_->comm};
   Request out;
   if (const auto channel = impl_->channel(impl_->channels_from, tensor, peer))

@@ -29,6 +29,9 @@ struct TokenizeCommand {
 };
 void tokenize(const TokenizeCommand& command);
 
+// Prints what each rank of a recipe's run would hold and compute.
+void plan(const std::string& recipe, const std::vector<std::string>& overrides);
+
 struct ConvertOptions {
   std::string from, to;   // a checkpoint or a Hugging Face directory; a Hugging Face directory
   std::string tokenizer;  // directory of the tokenizer's files; empty: that of the model

@@ -36,7 +36,7 @@ ColocatedTeacher::ColocatedTeacher(const TrainRecipe& r, const Mesh& mesh,
              r.teacher_dtype),
       tp_rank_(mesh.tp_rank) {
   pp_.connect_messages(device, forward_channels(mesh.layout.pp));
-  load_weights(model_, *open_weights(r.teacher_path), 0);
+  if (!device.dry) load_weights(model_, *open_weights(r.teacher_path), 0);
   for (SourcedSignal& s : teacher_signals_of(r))
     if (s.signal.student.stage == mesh.pp_rank) signals_.push_back(std::move(s));
 }

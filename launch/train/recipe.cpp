@@ -126,16 +126,17 @@ std::string read_path(Recipe& r, const std::string& key) {
 
 // The configuration of a model to read, whose files are checked, and what there is to say of them. `path`
 // becomes the directory of one checkpoint where it is a root of several.
-ModelConfig read_model(std::string& path, TrainRecipe& t) {
+ModelConfig read_model(std::string& path, TrainRecipe& t, TrainRecipe::Use use) {
+  if (use == TrainRecipe::Use::plan && !has_checkpoint(path)) return ModelConfig::from_directory(path);
   const auto weights = open_weights(path);
   path = weights->where();
   for (const std::string& note : weights->notes()) t.notes.push_back(note);
   return weights->config();
 }
 
-void read_teacher(Recipe& r, TrainRecipe& t) {
+void read_teacher(Recipe& r, TrainRecipe& t, TrainRecipe::Use use) {
   t.teacher_path = read_path(r, "teacher.path");
-  t.teacher = read_model(t.teacher_path, t);
+  t.teacher = read_model(t.teacher_path, t, use);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
   std::string mode =
       r.text("teacher.mode", "auto", {"auto", "stream", "colocated", "in_process", "precomputed"});
@@ -279,7 +280,7 @@ void read_schedule(Recipe& r, TrainRecipe& t) {
 
 }  // namespace
 
-TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::string>& overrides) {
+TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::string>& overrides, Use use) {
   Recipe r(path, overrides);
   TrainRecipe t;
   t.path = path;
@@ -291,7 +292,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   if (t.init_from.empty())
     read_shape(r, t.student);
   else
-    t.student = read_model(t.init_from, t);
+    t.student = read_model(t.init_from, t, use);
   read_mixers(r, t);
   t.student.check(path + " [student]");
   t.random_mixers = r.text("student.init", "preserving", {"preserving", "mixer_random"}) == "mixer_random";
@@ -321,7 +322,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.objective = objective_registry().at(objective)(loss);
   t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
   read_schedule(r, t);
-  if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
+  if (!t.objective->teacher_signals().empty()) read_teacher(r, t, use);
 
   // A new student has its teacher's tokens.
   if (t.init_from.empty() && t.teacher)
@@ -365,7 +366,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.gpu_memory = r.number("run.gpu_memory", 0.9, 0.01, 0.99);
   t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
   r.finish();
-  check_recipe(t);
+  check_recipe(t, use);
   t.resolved = r.resolved();
   t.notes.insert(t.notes.begin(), r.notes().begin(), r.notes().end());
   return t;

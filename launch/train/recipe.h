@@ -103,7 +103,10 @@ struct TrainRecipe {
   bool sends_messages() const { return layout.pp > 1 || precompute_layout.pp > 1 || teacher_layout; }
   int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
 
-  static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides);
+  // plan: for `wuneng plan`, which needs no weights of the models but config.json, and no memory for them.
+  enum class Use { run, plan };
+  static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides,
+                          Use use = Use::run);
 };
 
 }  // namespace wuneng

@@ -78,7 +78,7 @@ void check_output(const TrainRecipe& r) {
 
 }  // namespace
 
-void check_recipe(const TrainRecipe& r) {
+void check_recipe(const TrainRecipe& r, TrainRecipe::Use use) {
   check_stages(r, "layout", r.layout, r.student.num_layers);
   require(int64_t{r.layout.pp} * r.chunks <= r.student.num_layers,
           "{}: layout.pp = {} with layout.chunks = {}: expected at most {} model chunks, the number of the "
@@ -87,6 +87,7 @@ void check_recipe(const TrainRecipe& r) {
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
   if (r.has_teacher() && r.precomputed.empty()) teacher_signals_of(r);
   check_sizes(r);
+  if (use == TrainRecipe::Use::plan) return;
   check_memory(r);
   if (launcher::rank() > 0) return;  // not all nodes need to see the directories
   check_output(r);

@@ -49,6 +49,7 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
     teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
   else if (recipe.has_teacher())
     teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+  student_pass_.emplace(recipe, mesh, state_.model, *state_.gradients, batches_, teacher_.get());
   reporter_.line(fmt::format(
       "optimizer: {:.1f} MiB of moments and masters on a rank{}", double(optimizer_bytes_) / (1 << 20),
       state_.shares_optimizer() ? fmt::format(", 1 / {} of a replica's (optimizer.zero = 1)", mesh.layout.dp)
@@ -101,7 +102,7 @@ void Trainer::train_step(int64_t pass) {
   const double count = std::max(1.0, loss_count());
 
   // 2. Forward, loss and backward of all micro-batches; gradients summed over the ranks.
-  const std::vector<double> sums = run_pass(pass, true, count);
+  const std::vector<double> sums = student_pass_->run(pass, true, count);
   state_.gradients->finish();
 
   // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
@@ -156,79 +157,12 @@ void Trainer::evaluate(int64_t pass) {
   batches_ = reader_.next();
   if (planned.part == 0) evaluation_ = {std::vector<double>(objective_.sums().size()), 0};
   evaluation_.count += loss_count();
-  const std::vector<double> sums = run_pass(pass, false, 1);
+  const std::vector<double> sums = student_pass_->run(pass, false, 1);
   for (size_t i = 0; i < sums.size(); ++i) evaluation_.sums[i] += sums[i];
   if (planned.last_part && is_logging_rank() && evaluation_.count > 0)
     reporter_.evaluation(planned.step, objective_.metrics(evaluation_.sums),
                          static_cast<int64_t>(evaluation_.count));
   meet(pass + 1);
-}
-
-std::vector<double> Trainer::run_pass(int64_t pass, bool trains, double loss_tokens) {
-  const int stages = mesh_.layout.pp, count = static_cast<int>(recipe_.accumulation);
-  const Tensor sums =
-      Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64, state_.model.device());
-  const PipelineSchedule& kind = trains ? *recipe_.schedule : forward_only;
-  // Where nothing passes between stages each is a pipeline of its own.
-  const bool passes = objective_.passes_hidden_state() || state_.model.carries_between_stages();
-  const VirtualStages on = passes ? recipe_.virtual_stages() : VirtualStages{};
-  const int stage = passes ? mesh_.pp_rank : 0;
-  const Schedule schedule = kind(on, stage, count);
-  const Stage::Completed completed = [&](const Parameter* first) { state_.gradients->complete_from(first); };
-  PipelineWork work;
-  work.train = trains;
-  work.rows = [&](int) { return recipe_.rows(); };
-  work.carried_in = [&](int chunk) { return state_.model[chunk].carried_in(); };
-  work.carried_out = [&](int chunk) { return state_.model[chunk].carried_out(); };
-  work.forward = [&](Tape& tape, int m, int chunk, const StageState& input) {
-    const bool completes = trains && m == last_backward(schedule, chunk);
-    const StageOutputs out =
-        forward(tape, pass, m, chunk, input, completes ? completed : nullptr, loss_tokens, sums);
-    if (on.last(stage, chunk)) return StageState{out.loss, {}};
-    // The pipeline gives the last virtual stage's loss its gradient; this one's is 1 as well.
-    if (tape.recording() && out.loss.defined()) out.loss.set_grad(Tensor::from<float>({1.0f}, {1}));
-    return out.state;
-  };
-  Pipeline(passes ? PipelineRanks(mesh_.pp, mesh_.pp_gradients) : Comm(), on,
-           objective_.passes_hidden_state() ? state_.model.hidden_size() : 0, state_.model.stream(),
-           state_.model.activations())
-      .run(schedule, work);
-
-  // Stages without a loss have nothing to add; where others than the last have one, all stages meet.
-  bool elsewhere = false;
-  for (int s = 0; s < stages; ++s)
-    elsewhere = elsewhere || (recipe_.has_loss(s) && s != recipe_.virtual_stages().last_stage());
-  if (recipe_.has_loss(mesh_.pp_rank)) mesh_.dp.all_reduce(sums, Reduce::sum, "objective's sums over dp");
-  if (elsewhere) mesh_.pp.all_reduce(sums, Reduce::sum, "objective's sums over pp");
-  const Tensor host = sums.to(Device{});
-  return {host.data<double>(), host.data<double>() + host.numel()};
-}
-
-StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, int chunk, const StageState& input,
-                              const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
-  static const SignalParts none;
-  const VirtualStages on = recipe_.virtual_stages();
-  const bool teaches = teacher_ && chunk + 1 == on.chunks;  // once a micro-batch
-  const StageInputs inputs{.student = state_.model[chunk],
-                           .batch = batches_[micro_batch],
-                           .state = input,
-                           .completed = completed,
-                           .teacher = [&]() -> const SignalParts& {
-                             if (!teaches) return none;
-                             const Clock::time_point begin = Clock::now();
-                             // A teacher in this process computes them.
-                             const trace::Span span(
-                                 mesh_.teacher ? trace::Kind::stream : trace::Kind::compute,
-                                 "teacher's signals");
-                             const SignalParts& signals = teacher_->take(pass, micro_batch);
-                             teacher_wait_ += seconds_since(begin);
-                             return signals;
-                           },
-                           .has_loss = objective_.has_loss(on.at(mesh_.pp_rank, chunk), on.count()),
-                           .loss_tokens = loss_tokens};
-  StageOutputs out = objective_.forward(tape, inputs, sums);
-  if (teaches) teacher_->release();
-  return out;
 }
 
 // The last stage, where the sums of all stages are known.
@@ -247,7 +181,7 @@ double Trainer::loss_count() const {
 Trainer::Waited Trainer::meet(int64_t next_pass) {
   const double now = reader_.seconds_waited(), for_data = now - std::exchange(data_wait_, now);
   const double signal = stop_.signalled(next_pass);
-  const Tensor all = Tensor::from<double>({for_data, std::exchange(teacher_wait_, 0), signal}, {3});
+  const Tensor all = Tensor::from<double>({for_data, student_pass_->take_teacher_wait(), signal}, {3});
   mesh_.role_comm.all_reduce(all, Reduce::max, "waited for data and teacher, and whether to stop");
   const double* most = all.data<double>();
   stop_signal_ = static_cast<int>(most[2]);

@@ -1,11 +1,11 @@
 // Trainer: the student's ranks. A training step reads top to bottom in Trainer::train_step; what a
-// micro-batch goes through on a stage, in Trainer::forward.
+// micro-batch goes through on a stage, in StudentPass::forward.
 #pragma once
 #include "launch/train/reporter.h"
 #include "launch/train/step_trace.h"
 #include "launch/train/stop.h"
+#include "launch/train/student_pass.h"
 #include "launch/train/training_state.h"
-#include "parallel/pipeline.h"
 #include "parallel/teacher_signal.h"
 
 namespace wuneng {
@@ -38,13 +38,6 @@ class Trainer {
   Waited meet(int64_t next_pass);
   void save();
   void end_early(int64_t pass);
-  // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
-  // replicas and stages, known on the logging rank.
-  std::vector<double> run_pass(int64_t pass, bool trains, double loss_tokens);
-  // One micro-batch through a model chunk of this stage.
-  StageOutputs forward(Tape& tape, int64_t pass, int micro_batch, int chunk, const StageState& input,
-                       const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
-
   bool is_logging_rank() const;
   double loss_count() const;
 
@@ -56,6 +49,7 @@ class Trainer {
   PassReader reader_;
   std::vector<MicroBatch> batches_;         // of the pass under way
   std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
+  std::optional<StudentPass> student_pass_;
   Reporter reporter_;
   StopAgreement stop_;
   StepTrace& trace_;
@@ -65,7 +59,6 @@ class Trainer {
   int64_t saved_;            // the step of the newest checkpoint
   int64_t optimizer_bytes_;  // of the rank that holds most of the optimizer's state
   double data_wait_ = 0;     // seconds that reader_ had waited at the last meeting
-  double teacher_wait_ = 0;  // seconds since then
 };
 
 }  // namespace wuneng

@@ -1,10 +1,9 @@
 #include "launch/train/training_state.h"
 
-#include <fnmatch.h>
-
 #include <algorithm>
 
 #include "launch/train/checkpoint_weights.h"
+#include "launch/train/trainable.h"
 #include "parallel/replicas.h"
 #include "runtime/trace.h"
 
@@ -80,7 +79,8 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
       mesh_(mesh),
       data_(data),
       writer_(mesh.role_comm, checkpoint_options(recipe, directory)) {
-  choose_trainable();
+  choose_trainable(recipe, model.parameters());
+  check_trainable(recipe, model.parameters(), mesh.role_comm);
   const bool shares = recipe.zero > 0 && mesh.layout.dp > 1;
   gradients.emplace(model.parameters(), groups, shares ? SumOverDp::share : SumOverDp::whole);
   if (shares) weights_.emplace(gradients->buckets(), groups.dp);
@@ -91,36 +91,6 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
     CheckpointReader reader(start.checkpoint);
     load(reader);
   }
-}
-
-// What the objective has a gradient for, what the recipe trains, and not what it freezes.
-void TrainingState::choose_trainable() {
-  const auto matches = [&](const std::vector<std::string>& patterns, const Parameter& p) {
-    return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-      return fnmatch(pattern.c_str(), p.name.c_str(), 0) == 0;
-    });
-  };
-  const auto require_matches = [&](const char* key, const std::vector<std::string>& patterns) {
-    for (const std::string& pattern : patterns) {
-      bool any = false;
-      for (const Parameter* p : model.parameters()) any = any || matches({pattern}, *p);
-      require(mesh_.role_comm.all_reduce(any, Reduce::max, "patterns of parameters") > 0,
-              "{}: {}: no parameter matches '{}'", recipe_.path, key, pattern);
-    }
-  };
-  require_matches("student.train", recipe_.train);
-  require_matches("student.freeze", recipe_.freeze);
-  bool any = false;
-  for (Parameter* p : model.parameters()) {
-    p->trainable = matches(recipe_.objective->trains(), *p) && matches(recipe_.train, *p) &&
-                   !matches(recipe_.freeze, *p);
-    any = any || p->trainable;
-    if (!p->trainable) p->var = Var(p->var.value(), false);
-  }
-  require(mesh_.role_comm.all_reduce(any, Reduce::max, "trainable parameters") > 0,
-          "{}: student.train, student.freeze: expected a parameter to train, found none of those that the "
-          "objective has a gradient for ({})",
-          recipe_.path, fmt::join(recipe_.objective->trains(), ", "));
 }
 
 void TrainingState::initialize() {

@@ -41,7 +41,6 @@ class TrainingState {
   std::optional<Optimizer> optimizer;
 
  private:
-  void choose_trainable();
   void initialize();
   void load(CheckpointReader& reader);
   std::vector<CheckpointPiece> pieces();
