@@ -69,7 +69,7 @@ MODELS = [
     Model("5 layers on real text", {"student.layers": 5, **REAL_TEXT},
           streamed(Layout(pp=4), Layout(tp=4), Layout(dp=2, tp=2))),
     # A tied embedding's two uses are on one rank (zb_v) or on two.
-    Model("schedules", {"student.layers": 5}, [
+    Model("schedules", {"student.layers": 5, "student.vocab_size": 263}, [
         (Layout(pp=2, schedule="zb_v"), Layout(pp=2)), (Layout(pp=2, tp=2, schedule="zb_v"), None),
         (Layout(pp=2, schedule="interleaved"), None), (Layout(pp=2, dp=2, schedule="interleaved"), ONE),
         (Layout(pp=4, schedule="zb_h1"), ONE), (Layout(schedule="zb_v"), None)], 1),

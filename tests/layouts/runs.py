@@ -49,7 +49,8 @@ class Layout:
         return degrees | ({f"{section}.schedule": self.schedule} if self.schedule != "1f1b" else {})
 
     def __str__(self):
-        return f"dp {self.dp} tp {self.tp} pp {self.pp}" + (f" {self.schedule}" if self.schedule != "1f1b" else "")
+        schedule = f" {self.schedule}" if self.schedule != "1f1b" else ""
+        return f"dp {self.dp} tp {self.tp} pp {self.pp}{schedule}"
 
 
 ONE = Layout()

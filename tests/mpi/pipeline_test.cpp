@@ -245,7 +245,8 @@ TEST(PipelineMpi, GradientIsTheDerivative) {  // so that "agrees with one rank" 
 
 // Messages too large for MPI to buffer: with blocking sends, a stage that sends an activation down and one
 // that sends a gradient up would wait for each other.
-void run_with_large_messages(const PipelineRanks& ranks, Device device, const PipelineSchedule& schedule, int chunks) {
+void run_with_large_messages(const PipelineRanks& ranks, Device device, const PipelineSchedule& schedule,
+                             int chunks) {
   constexpr int64_t kWide = 1 << 18;  // 1 MB a row
   const Comm& pp = ranks.activations;
   const int micro_batches = 2 * pp.size();
@@ -279,8 +280,10 @@ TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   const Comm world = Comm::world();
   const Mesh mesh = Mesh::make(world, {1, world.size(), 1}, {});
   mesh.connect(gpu, true, {world.size(), 2, VirtualStages::v_shaped});
-  for (int run = 0; run < 2; ++run) run_with_large_messages({mesh.pp, mesh.pp_gradients}, gpu, one_f_one_b, 1);
-  run_with_large_messages({mesh.pp, mesh.pp_gradients}, gpu, zb_v, 2);  // both kinds of messages in one direction
+  for (int run = 0; run < 2; ++run)
+    run_with_large_messages({mesh.pp, mesh.pp_gradients}, gpu, one_f_one_b, 1);
+  run_with_large_messages({mesh.pp, mesh.pp_gradients}, gpu, zb_v,
+                          2);  // both kinds of messages in one direction
   if (gpus_of_their_own()) {
     EXPECT_EQ(pinned_bytes(), 0) << "some messages went through the host";
   }
