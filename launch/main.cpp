@@ -8,6 +8,7 @@
 #include "data/text/chat_template.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/generation_model.h"
+#include "launch/plan/gpu.h"
 #include "launch/train/logprob_file.h"
 #include "launch/train/precompute.h"
 #include "launch/train/train.h"
@@ -149,9 +150,16 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
                                               "own code. Needs no GPU, no data and of the models only "
                                               "config.json. Sequences count as whole documents;\n"
                                               "run.device says for which device, a GPU if it is \"auto\".");
-  plan_command->add_option("recipe", recipe, "the recipe of the training run")->required();
-  plan_command->add_option("overrides", overrides, "settings that replace the recipe's");
-  plan_command->callback([&] { command = [&] { plan(recipe, overrides); }; });
+  PlanCommand p;
+  plan_command->add_option("recipe", p.recipe, "the recipe of the training run")->required();
+  plan_command->add_option("overrides", p.overrides, "settings that replace the recipe's");
+  plan_command
+      ->add_option(
+          "--gpus", p.gpus,
+          "print the ten fastest layouts of student and teacher on so many GPUs that fit, by estimate")
+      ->check(CLI::Range(1, 1 << 16));
+  plan_command->add_option("--gpu", p.gpu, "their kind")->check(CLI::IsMember(gpu_names()));
+  plan_command->callback([&] { command = [&] { plan(p); }; });
 
   TokenizeCommand t;
   CLI::App* tokenize_command = app.add_subcommand(

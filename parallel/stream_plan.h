@@ -2,6 +2,7 @@
 // both sides.
 #pragma once
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "parallel/teacher_signal.h"
@@ -45,6 +46,10 @@ inline int64_t item_index(const StreamShape& s, const StreamItem& i) {
 }
 inline int serving_replica(const StreamShape& s, const StreamItem& i) {
   return static_cast<int>(item_index(s, i) % s.teacher_dp);
+}
+// How many of the teacher's replicas serve one of the student's, in turn.
+inline int replicas_that_serve(const StreamShape& s) {
+  return s.teacher_dp / std::gcd(s.student_dp, s.teacher_dp);
 }
 // The items of a pass that a teacher's replica serves, in order.
 std::vector<StreamItem> items_served(const StreamShape& shape, int64_t pass, int teacher_dp);

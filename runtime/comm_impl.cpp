@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <numeric>
 
+#include "runtime/dry_run.h"
 #include "runtime/trace.h"
 
 namespace wuneng {
@@ -67,6 +69,7 @@ Comm::Impl::~Impl() {
 
 Comm::CallGuard::CallGuard(const Impl& group, const Call& call) : group_(group) {
   check(call);
+  if (group_.dry && call.tensor && call.tensor->device().dry) dry_run::count_sent(group_.name, sent(call));
   if (alone() && (call.collective || group_.dry)) return;
   static std::atomic<int64_t> calls = 0;
   const std::string mine = signature(call);
@@ -75,6 +78,15 @@ Comm::CallGuard::CallGuard(const Impl& group, const Call& call) : group_(group) 
   waiting_.emplace(text_, group_.world_ranks);
   if (mpi::state().check_collectives) check_collectives(mine);
   if (trace::recording() && !call.begins && !(call.tensor && group_.by_nccl(*call.tensor))) trace_waiting();
+}
+
+// Bytes that a rank sends, where collectives go round in rings.
+double Comm::CallGuard::sent(const Call& c) const {
+  const double bytes = double(c.tensor->bytes()), others = double(group_.size - 1);
+  if (!c.collective) return std::strcmp(c.operation, "send") == 0 ? bytes : 0;
+  if (c.operation == std::string("all_gather")) return bytes * others;
+  if (c.operation == std::string("reduce_scatter sum")) return bytes * others / group_.size;
+  return 2 * bytes * others / group_.size;
 }
 
 // In a trace the wait until all ranks are in the call is apart from the call. They record the same steps, and

@@ -81,6 +81,7 @@ class Comm::CallGuard {
   std::string signature(const Call& c) const;
   std::string description(const Call& c) const;  // signature and group
   void check(const Call& c) const;
+  double sent(const Call& c) const;
   void trace_waiting() const;
   void check_collectives(const std::string& mine) const;
 

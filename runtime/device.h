@@ -10,7 +10,7 @@ struct Device {
   DeviceKind kind = DeviceKind::cpu;
   int index = 0;  // the GPU's number on this node; 0 on the CPU
   // A dry run: tensors have sizes and addresses but no memory, and kernels are counted in place of computing
-  // (kernels/dry_run.h). What the host does is what it does for a device of this kind.
+  // (runtime/dry_run.h). What the host does is what it does for a device of this kind.
   bool dry = false;
   bool operator==(const Device&) const = default;
 };

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "runtime/cuda/device.h"
+#include "runtime/dry_run.h"
 #include "runtime/error.h"
 
 namespace wuneng {
@@ -74,6 +75,7 @@ std::shared_ptr<void> allocate_bytes(Device device, int64_t bytes) {
   const int64_t rounded = bytes > 0 ? (bytes + kAlignment - 1) / kAlignment * kAlignment : kAlignment;
   if (device.dry) {
     dry_counter().add(rounded);
+    dry_run::count_made(double(bytes));
     return {dry_address(rounded), [rounded](void*) { dry_counter().current -= rounded; }};
   }
   void* const memory =

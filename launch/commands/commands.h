@@ -29,8 +29,14 @@ struct TokenizeCommand {
 };
 void tokenize(const TokenizeCommand& command);
 
-// Prints what each rank of a recipe's run would hold and compute.
-void plan(const std::string& recipe, const std::vector<std::string>& overrides);
+struct PlanCommand {
+  std::string recipe;
+  std::vector<std::string> overrides;
+  int gpus = 0;              // 0: the recipe's own layout; else the best layouts of so many
+  std::string gpu = "h100";  // launch/plan/gpu.h
+};
+// Prints what each rank of a recipe's run would hold and compute, or the fastest layouts that fit.
+void plan(const PlanCommand& command);
 
 struct ConvertOptions {
   std::string from, to;   // a checkpoint or a Hugging Face directory; a Hugging Face directory

@@ -2,7 +2,7 @@
 #include <cstdio>
 
 #include "launch/commands/commands.h"
-#include "launch/plan/dry_rank.h"
+#include "launch/plan/layouts.h"
 #include "model/decoder.h"
 
 namespace wuneng {
@@ -28,21 +28,40 @@ void print_heading(const char* role, const Layout& l) {
 
 void print_rank(int stage, const std::string& layers, const RankUse& u) {
   const int64_t rest = u.peak - u.weights - u.gradients - u.optimizer - u.teacher;
-  double flops = 0;
-  for (const auto& [kernel, count] : u.kernels) flops += count.flops;
-  std::printf("  %-6d %-16s %9.5f %9.5f %9.5f %9.5f %11.5f %9.5f %9.5f\n", stage, layers.c_str(),
+  std::printf("  %-6d %-16s %9.4g %9.4g %9.4g %9.4g %11.4g %9.4g %9.4g\n", stage, layers.c_str(),
               double(u.weights) / kGiB, double(u.gradients) / kGiB, double(u.optimizer) / kGiB,
-              double(u.teacher) / kGiB, double(rest) / kGiB, double(u.peak) / kGiB, flops / 1e12);
+              double(u.teacher) / kGiB, double(rest) / kGiB, double(u.peak) / kGiB, u.counts.flops() / 1e12);
 }
 
 std::string text(Range layers) {
   return layers.size() == 0 ? "none" : fmt::format("{}-{}", layers.begin, layers.end - 1);
 }
 
-}  // namespace
+void print_layouts(const PlanCommand& c) {
+  const Gpu& gpu = gpu_named(c.gpu);
+  const std::vector<LayoutPlan> plans = plan_layouts(c.recipe, c.overrides, c.gpus, gpu);
+  const TrainRecipe base = TrainRecipe::load(c.recipe, c.overrides, TrainRecipe::Use::plan);
+  std::printf(
+      "%d x %s, %.1f GiB for tensors each: %zu layouts fit; the fastest by estimate, at %lld tokens a step\n",
+      c.gpus, gpu.name.c_str(), gpu.memory / kGiB, plans.size(),
+      static_cast<long long>(base.tokens_per_step()));
+  std::printf("  %8s %10s  %-24s %-14s %8s %8s  %s\n", "step", "tokens/s", "student dp pp tp", "teacher",
+              "GiB", "GiB", "bound by");
+  for (size_t i = 0; i < std::min<size_t>(10, plans.size()); ++i) {
+    const LayoutPlan& p = plans[i];
+    const auto text = [](const Layout& l) { return fmt::format("{} {} {}", l.dp, l.pp, l.tp); };
+    std::printf("  %6.3f s %10.0f  %-24s %-14s %8.1f %8.1f  %s\n", p.time.step,
+                double(base.tokens_per_step()) / p.time.step,
+                (text(p.student) + (p.student.pp > 1 ? " " + p.schedule : "")).c_str(),
+                p.teacher ? text(*p.teacher).c_str() : "-", double(p.student_bytes) / kGiB,
+                double(p.teacher_bytes) / kGiB, p.time.binds.c_str());
+  }
+  std::printf("the first: wuneng train %s %s\n", c.recipe.c_str(),
+              fmt::format("{}", fmt::join(plans[0].settings, " ")).c_str());
+}
 
-void plan(const std::string& recipe, const std::vector<std::string>& overrides) {
-  const TrainRecipe r = TrainRecipe::load(recipe, overrides, TrainRecipe::Use::plan);
+void print_ranks(const PlanCommand& c) {
+  const TrainRecipe r = TrainRecipe::load(c.recipe, c.overrides, TrainRecipe::Use::plan);
   for (const std::string& note : r.notes) std::printf("%s\n", note.c_str());
   print_heading("student", r.layout);
   const VirtualStages on = r.virtual_stages();
@@ -59,5 +78,9 @@ void plan(const std::string& recipe, const std::vector<std::string>& overrides) 
     print_rank(stage, text(stage_layers(*r.teacher, r.teacher_layout->pp, stage)),
                largest(r.teacher_layout->tp, [&](int rank) { return dry_teacher_rank(r, stage, rank); }));
 }
+
+}  // namespace
+
+void plan(const PlanCommand& command) { command.gpus > 0 ? print_layouts(command) : print_ranks(command); }
 
 }  // namespace wuneng

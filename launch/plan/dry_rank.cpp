@@ -63,7 +63,8 @@ class DryStream : public TeacherSource {
   DryStream(const TrainRecipe& r, const Mesh& mesh, Device device) {
     std::vector<TeacherSignal> all;
     for (const SourcedSignal& s : streamed_signals(r)) all.push_back(s.signal);
-    const int credits = stream_credits(all, r.credits, mesh.pp_rank) * r.teacher_layout->dp;
+    const StreamShape shape{r.layout.dp, r.teacher_layout->dp, static_cast<int>(r.accumulation)};
+    const int credits = stream_credits(all, r.credits, mesh.pp_rank) * replicas_that_serve(shape);
     for (const TeacherSignal& signal : all) {
       if (signal.student.stage != mesh.pp_rank) continue;
       parts_.expect(signal.name);
@@ -91,7 +92,6 @@ class DryStream : public TeacherSource {
 
 RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
   reset_dry_memory_peak();
-  kernels::dry_run::take();
   const Device device = dry_device(r);
   const Mesh mesh = dry_mesh(r, Role::student, stage, tp_rank);
   RankUse use;
@@ -119,18 +119,18 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
     teacher = std::make_unique<ColocatedTeacher>(r, mesh, batches, device);
   use.teacher = growth.take();
 
+  dry_run::take();
   StudentPass(r, mesh, model, gradients, batches, teacher.get()).run(0, true, 1);
   gradients.finish();
   optimizer.step(gradients.norm(), 1);
   if (weights) weights->run();
   use.peak = dry_memory_use().peak;
-  use.kernels = kernels::dry_run::take();
+  use.counts = dry_run::take();
   return use;
 }
 
 RankUse dry_teacher_rank(const TrainRecipe& r, int stage, int tp_rank) {
   reset_dry_memory_peak();
-  kernels::dry_run::take();
   const Device device = dry_device(r);
   const Mesh mesh = dry_mesh(r, Role::teacher, stage, tp_rank);
   RankUse use;
@@ -150,6 +150,7 @@ RankUse dry_teacher_rank(const TrainRecipe& r, int stage, int tp_rank) {
           Tensor::empty({r.rows(), s.signal.teacher.columns[tp_rank].size()}, s.signal.dtype, device));
   use.teacher = growth.take();
 
+  dry_run::take();
   Tape tape(model.stream(), false);
   MixerTaps taps = taps_of(signals);
   StageState in;
@@ -168,7 +169,7 @@ RankUse dry_teacher_rank(const TrainRecipe& r, int stage, int tp_rank) {
     source->write(signal, outputs, {{0, r.rows()}, signal.teacher.columns[tp_rank], frames[i * r.credits]});
   }
   use.peak = dry_memory_use().peak;
-  use.kernels = kernels::dry_run::take();
+  use.counts = dry_run::take();
   return use;
 }
 
