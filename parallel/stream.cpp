@@ -252,8 +252,7 @@ const SignalParts& StreamedTeacher::take(int64_t pass, int micro_batch) {
     taken_.emplace_back(&sender, std::move(group));
   }
   for (const TeacherSignal& signal : options_.signals)
-    if (signal.student.stage == mesh_.pp_rank && signal.student.gathered && mesh_.tp.size() > 1)
-      gather(signal);
+    if (signal.student.stage == mesh_.pp_rank && signal.student.gathered) gather(signal);
   // Start the copies to this device of what has already arrived.
   for (Sender& sender : senders_)
     for (Group& group : sender.posted)
@@ -263,6 +262,7 @@ const SignalParts& StreamedTeacher::take(int64_t pass, int micro_batch) {
 
 void StreamedTeacher::gather(const TeacherSignal& signal) {
   const int tp = mesh_.tp.size();
+  if (tp == 1 && parts_.of(signal.name).size() == 1) return;
   const Range columns = signal.student.columns[mesh_.tp_rank];
   const auto share = [&](int rank) { return gathered_rows(options_.rows, tp, rank); };
   const int64_t most = (options_.rows + tp - 1) / tp;
