@@ -8,6 +8,7 @@
 #include "launch/train/context_length.h"
 #include "launch/train/recipe_checks.h"
 #include "launch/train/teacher_placement.h"
+#include "launch/train/vocabulary_signal.h"
 #include "model/families.h"
 #include "model/layer_map.h"
 #include "model/mixers/registry.h"
@@ -133,7 +134,14 @@ ModelConfig read_model(std::string& path, TrainRecipe& t) {
   return weights->config();
 }
 
-void read_teacher(Recipe& r, TrainRecipe& t) {
+std::optional<DType> read_stream_dtype(Recipe& r) {
+  const std::string name = r.text("teacher.stream_dtype", "exact", {"exact", "f32", "bf16"});
+  return name == "exact" ? std::nullopt : std::optional<DType>(parse_dtype(name));
+}
+
+// make_objective: of a divergence over the vocabulary, from this teacher signal.
+void read_teacher(Recipe& r, TrainRecipe& t,
+                  const std::function<std::shared_ptr<const Objective>(const std::string&)>& make_objective) {
   t.teacher_path = read_path(r, "teacher.path");
   t.teacher = read_model(t.teacher_path, t);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
@@ -145,7 +153,7 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
                       "still read");
     mode = "colocated";
   }
-  t.stream_dtype = read_dtype(r, "teacher.stream_dtype", "f32");
+  t.stream_dtype = read_stream_dtype(r);
   t.credits = static_cast<int>(r.integer("teacher.credits", 2, 1, 1024));
   const Layout layout = read_layout(r, "teacher.layout");
   if (mode == "precomputed") {
@@ -161,6 +169,15 @@ void read_teacher(Recipe& r, TrainRecipe& t) {
   t.layer_map = r.integers("teacher.layer_map", spread_layers(t.student.num_layers, t.teacher->num_layers), 0,
                            ModelConfig::kMaxLayers);
   check_layer_map(t.layer_map, t.student.num_layers, t.teacher->num_layers, r.path() + ": teacher.layer_map");
+  if (t.objective->teacher_signals() == std::vector<std::string>{"logits"}) {
+    const VocabularySignal signal =
+        choose_vocabulary_signal(t, r.text("teacher.signal", "auto", {"auto", "logits", "hidden"}));
+    t.signal = signal.name;
+    t.objective = make_objective(signal.name);
+    t.notes.push_back(describe_teacher(t, mode == "auto"));
+    t.notes.push_back(describe_signal(signal));
+    return;
+  }
   t.notes.push_back(describe_teacher(t, mode == "auto"));
 }
 
@@ -255,6 +272,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.path = path;
   t.layout = read_layout(r, "layout");
   t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
+  t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
   t.schedule = r.text("layout.schedule", "1f1b", schedule_names());
 
   t.init_from = r.text("student.init_from", "");
@@ -288,8 +306,12 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   }
   loss.student_layers = t.student.num_layers;
-  t.objective = objective_registry().at(objective)(loss);
-  if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
+  const auto make_objective = [&](const std::string& signal) {
+    loss.teacher_signal = signal;
+    return objective_registry().at(objective)(loss);
+  };
+  t.objective = make_objective("logits");
+  if (!t.objective->teacher_signals().empty()) read_teacher(r, t, make_objective);
 
   // A new student has its teacher's tokens.
   if (t.init_from.empty() && t.teacher)
@@ -315,7 +337,6 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
 
   t.out = read_path(r, "run.out");
   t.resume = r.text("run.resume", "auto");
-  t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
   require(t.device != "cpu" || t.activations != "bf16",
           "{}: run.activations = \"bf16\" with run.device = \"cpu\": the CPU computes in f32", path);
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));

@@ -9,6 +9,7 @@
 #include "parallel/mesh.h"
 #include "parallel/optimizer.h"
 #include "runtime/config.h"
+#include "runtime/device_memory.h"
 
 namespace wuneng {
 
@@ -33,9 +34,10 @@ struct TrainRecipe {
   // [teacher]; none where the objective needs no signals
   std::string teacher_path;
   DType teacher_dtype = DType::f32;
-  bool teacher_streams = true;     // on ranks of its own, or in the student's processes
-  std::vector<int64_t> layer_map;  // the teacher's layer of each of the student's: model/layer_map.h
-  DType stream_dtype = DType::f32;
+  bool teacher_streams = true;        // on ranks of its own, or in the student's processes
+  std::vector<int64_t> layer_map;     // the teacher's layer of each of the student's: model/layer_map.h
+  std::optional<DType> stream_dtype;  // what hidden states and logits are rounded to; none: not
+  std::string signal;                 // of a divergence over the vocabulary: vocabulary_signal.h; else empty
   int credits = 2;
   std::string precomputed;   // a file of its log-probabilities (logprob_file.h), in place of a teacher; empty
   Layout precompute_layout;  // of the ranks that make the file: teacher.layout
@@ -76,6 +78,11 @@ struct TrainRecipe {
   bool has_teacher() const { return teacher.has_value(); }
   int64_t steps() const { return learning_rate.steps; }
   int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch
+  // The kind of device that a rank computes on.
+  DeviceKind device_kind() const {
+    const bool gpu = device == "cuda" || (device == "auto" && cuda_device_count() > 0);
+    return gpu ? DeviceKind::cuda : DeviceKind::cpu;
+  }
   // Of a model whose weights are of type `weights`: f32 on the CPU; on a GPU the weights', if not said.
   DType activations_on(Device place, DType weights) const {
     if (activations != "auto") return parse_dtype(activations);

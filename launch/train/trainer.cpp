@@ -3,9 +3,11 @@
 #include <chrono>
 #include <cmath>
 
+#include "launch/train/checkpoint_weights.h"
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/precomputed_teacher.h"
 #include "launch/train/teacher_service.h"
+#include "model/teacher_head.h"
 #include "parallel/replicas.h"
 #include "runtime/collective_error.h"
 #include "runtime/signals.h"
@@ -42,19 +44,41 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
       trace_(trace),
       saved_(start.step),
       optimizer_bytes_(state_.most_optimizer_bytes()) {
-  if (mesh.teacher)
+  const Parameter* colocated_head = nullptr;
+  if (mesh.teacher) {
     teacher_ =
         std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
-  else if (!recipe.precomputed.empty())
+  } else if (!recipe.precomputed.empty()) {
     teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
-  else if (recipe.has_teacher())
-    teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+  } else if (recipe.has_teacher()) {
+    auto colocated = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+    colocated_head = colocated->head();
+    teacher_ = std::move(colocated);
+  }
+  if (objective_.needs_teacher_head()) hold_teacher_head(colocated_head);
   reporter_.line(fmt::format(
       "optimizer: {:.1f} MiB of moments and masters on a rank{}", double(optimizer_bytes_) / (1 << 20),
       state_.shares_optimizer() ? fmt::format(", 1 / {} of a replica's (optimizer.zero = 1)", mesh.layout.dp)
                                 : ""));
   if (!state_.resumed_from.empty())
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
+}
+
+void Trainer::hold_teacher_head(const Parameter* colocated) {
+  double copied = 0;
+  if (objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp)) {
+    const Range columns = shared_columns(state_.model.head()->held, *recipe_.teacher);
+    const bool is_here = colocated && columns.size() > 0 && columns == columns.common(colocated->held);
+    teacher_head_ = is_here ? rows_of_head(*colocated, columns)
+                            : load_teacher_head(*open_weights(recipe_.teacher_path), columns,
+                                                recipe_.teacher_dtype, state_.model.placement().device);
+    if (!is_here) copied = double(teacher_head_->var.value().bytes());
+  }
+  const double most = mesh_.role_comm.all_reduce(copied, Reduce::max, "bytes of the teacher's output matrix");
+  reporter_.line(most > 0 ? fmt::format("teacher's output matrix: at most {:.1f} MiB of frozen rows on a "
+                                        "student rank",
+                                        most / (1 << 20))
+                          : "teacher's output matrix: the colocated teacher's own rows");
 }
 
 RunEnd Trainer::run() {
@@ -219,7 +243,8 @@ StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const S
                              return signals;
                            },
                            .has_loss = objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp),
-                           .loss_tokens = loss_tokens};
+                           .loss_tokens = loss_tokens,
+                           .teacher_head = teacher_head_ ? &*teacher_head_ : nullptr};
   StageOutputs out = objective_.forward(tape, inputs, sums);
   if (teacher_) teacher_->release();
   return out;

@@ -45,6 +45,8 @@ class Trainer {
   StageOutputs forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
                        const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
 
+  // Loads this rank's rows of the teacher's output matrix, or takes them from a colocated teacher's.
+  void hold_teacher_head(const Parameter* colocated);
   bool is_logging_rank() const;
   double loss_count() const;
 
@@ -56,6 +58,7 @@ class Trainer {
   PassReader reader_;
   std::vector<MicroBatch> batches_;         // of the pass under way
   std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
+  std::optional<Parameter> teacher_head_;  // this rank's rows of it, where the objective multiplies with them
   Reporter reporter_;
   StopAgreement stop_;
   StepTrace& trace_;

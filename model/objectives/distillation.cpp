@@ -8,6 +8,18 @@
 namespace wuneng {
 namespace {
 
+TeacherDistribution of_logits(const ObjectiveInputs& in) { return {.logits = in.teacher.of("logits")}; }
+
+TeacherDistribution of_hidden(const ObjectiveInputs& in) {
+  const auto& parts = in.teacher.of("hidden");
+  WUNENG_ASSERT(parts.size() == 1 && in.teacher_head != nullptr);  // gathered
+  return {.hidden = parts[0], .head = in.teacher_head};
+}
+
+// By the name of the teacher signal.
+const std::map<std::string, TeacherDistribution (*)(const ObjectiveInputs&)> kDistributions = {
+    {"logits", of_logits}, {"hidden", of_hidden}};
+
 class DistillationObjective : public OutputObjective {
  public:
   DistillationObjective(std::string name, const LossOptions& options, float beta)
@@ -15,12 +27,13 @@ class DistillationObjective : public OutputObjective {
     options_.beta = beta;
   }
 
-  std::vector<std::string> teacher_signals() const override { return {"logits"}; }
+  std::vector<std::string> teacher_signals() const override { return {options_.teacher_signal}; }
+  bool needs_teacher_head() const override { return options_.teacher_signal == "hidden"; }
   std::vector<std::string> sums() const override { return vocabulary_loss_sums(); }
 
   Var loss(Tape& tape, const ObjectiveInputs& in, const Tensor& sums) const override {
     return vocabulary_loss(tape, in.student.placement().tp, in.hidden, in.student.head(), in.batch.labels,
-                           in.teacher.of("logits"), options_, in.loss_tokens, sums);
+                           kDistributions.at(options_.teacher_signal)(in), options_, in.loss_tokens, sums);
   }
 
   std::vector<Metric> metrics(const std::vector<double>& sums) const override {

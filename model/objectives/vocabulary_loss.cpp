@@ -91,29 +91,15 @@ class ChunkLoss {
   Divergence divergence_;
 };
 
-// The teacher's logits in order of their columns; an error where one lies outside the head's.
-std::vector<SignalPart> in_order(std::vector<SignalPart> parts, const Parameter* head, int64_t T) {
-  for (const SignalPart& s : parts)
-    require(s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.rows == Range{0, T} &&
-                s.values.shape() == Shape{T, s.columns.size()},
-            "teacher's logits, rows {}..{}, columns {}..{} of shape {}: expected all {} rows inside the "
-            "student's columns {}..{}",
-            s.rows.begin, s.rows.end, s.columns.begin, s.columns.end, to_string(s.values.shape()), T,
-            head->held.begin, head->held.end);
-  std::sort(parts.begin(), parts.end(),
-            [](const SignalPart& a, const SignalPart& b) { return a.columns.begin < b.columns.begin; });
-  return parts;
-}
-
 }  // namespace
 
 std::vector<std::string> vocabulary_loss_sums() { return {"divergence", "ce", "tokens"}; }
 
 Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
-                    const Tensor& labels, const std::vector<SignalPart>& teacher, const LossOptions& options,
+                    const Tensor& labels, const TeacherDistribution& teacher, const LossOptions& options,
                     double loss_tokens, const Tensor& sums) {
   const int64_t T = hidden.dim(0), d = hidden.dim(1), V = head->var.dim(0);
-  const std::vector<SignalPart> parts = in_order(teacher, head, T);
+  TeacherLogits teacher_logits(teacher, head->held, T);
   const bool wanted = tape.recording() && (hidden.needs_grad() || head->var.needs_grad());
   const Device device = tape.stream().device;
   const Tensor labels_here = labels.to(device);
@@ -129,12 +115,11 @@ Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Paramet
   for (int64_t begin = 0; begin < T; begin += size) {
     const int64_t end = std::min(begin + size, T), count = end - begin;
     const Tensor h = hidden.value().rows(begin, end), g = gradient.rows(0, count);
-    LossInputs in{.logits = logits.rows(0, count),
-                  .inverse_temperature = 1 / options.temperature,
-                  .labels = labels_here.rows(begin, end),
-                  .begin = head->held.begin};
-    for (const SignalPart& s : parts)
-      in.teacher.push_back({s.values, begin, s.columns.begin - head->held.begin});
+    const LossInputs in{.logits = logits.rows(0, count),
+                        .teacher = teacher_logits.chunk(tape.stream(), begin, end),
+                        .inverse_temperature = 1 / options.temperature,
+                        .labels = labels_here.rows(begin, end),
+                        .begin = head->held.begin};
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
     ChunkLoss chunk(tape.stream(), in);
     chunk.reduce(tp);

@@ -9,7 +9,7 @@ namespace {
 class LabelLogprobSource : public SignalSource {
  public:
   // Sums of thousands of log-probabilities are compared: bf16 would leave no digit of their difference.
-  std::vector<TeacherSignal> signals(const SignalEnds& ends, DType) const override {
+  std::vector<TeacherSignal> signals(const SignalEnds& ends) const override {
     const Layout &teacher = ends.teacher_layout, &student = ends.student_layout;
     return {{"label_logprob", 1, DType::f32, replicated_columns(teacher.pp - 1, teacher.tp, 1),
              gathered_columns(student.pp - 1, student.tp, 1)}};
@@ -33,6 +33,8 @@ class LabelLogprobSource : public SignalSource {
 
 }  // namespace
 
-std::unique_ptr<SignalSource> make_label_logprob_source() { return std::make_unique<LabelLogprobSource>(); }
+std::unique_ptr<SignalSource> make_label_logprob_source(const SignalOptions&) {
+  return std::make_unique<LabelLogprobSource>();
+}
 
 }  // namespace wuneng

@@ -3,6 +3,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,12 @@ struct SignalEnds {
   std::vector<int64_t> layer_map;     // model/layer_map.h
 };
 
+// What a run asks of its signals besides their names.
+struct SignalOptions {
+  DType activations = DType::f32;     // the teacher's: of hidden states, and of what mixers take and give
+  std::optional<DType> rounded_to{};  // what hidden states and logits are sent as; none: as they are
+};
+
 // What a stage of the teacher has computed of a micro-batch.
 struct TeacherOutputs {
   const Decoder& model;  // that stage
@@ -32,8 +39,8 @@ struct TeacherOutputs {
 class SignalSource {
  public:
   virtual ~SignalSource() = default;
-  // The signals, each from one teacher stage to one student stage, their values of type `dtype`.
-  virtual std::vector<TeacherSignal> signals(const SignalEnds& ends, DType dtype) const = 0;
+  // The signals, each from one teacher stage to one student stage.
+  virtual std::vector<TeacherSignal> signals(const SignalEnds& ends) const = 0;
   // What the tensor-parallel ranks of a signal's stage compute together for write(), which each calls for the
   // parts that it sends. Collective, once a micro-batch and signal. Undefined: nothing.
   virtual Tensor make(const TeacherOutputs&) const { return {}; }
@@ -42,7 +49,7 @@ class SignalSource {
                      const SignalPart& part) const = 0;
 };
 
-using SignalSourceMaker = std::unique_ptr<SignalSource> (*)();
+using SignalSourceMaker = std::unique_ptr<SignalSource> (*)(const SignalOptions&);
 // By the name that objectives ask for. Sources from outside this folder add themselves before a recipe is
 // read.
 std::map<std::string, SignalSourceMaker>& signal_source_registry();
@@ -54,13 +61,14 @@ struct SourcedSignal {
 };
 // Of all names, in order; throws where a name is unknown.
 std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names, const SignalEnds& ends,
-                                           DType dtype);
+                                           const SignalOptions& options);
 // What a stage is to fill for these signals of its own.
 MixerTaps taps_of(const std::vector<SourcedSignal>& signals);
 
-std::unique_ptr<SignalSource> make_logits_source();
-std::unique_ptr<SignalSource> make_label_logprob_source();
-std::unique_ptr<SignalSource> make_mixer_input_source();
-std::unique_ptr<SignalSource> make_mixer_output_source();
+std::unique_ptr<SignalSource> make_logits_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_hidden_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_label_logprob_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_mixer_input_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_mixer_output_source(const SignalOptions& options);
 
 }  // namespace wuneng
