@@ -105,7 +105,7 @@ void precompute(const TrainRecipe& r, const TrainingData& data) {
       MixerTaps none;
       const StageState out = model.forward(tape, batches[m], input, none);
       if (!mesh.last_stage()) return out;
-      const Tensor made = source->make({model, batches[m], out.hidden.value(), none});
+      const Tensor made = source->make({model, batches[m], out.hidden.value(), none})[0];
       if (keeps) store(batches[m], made, values);
       return out;
     };

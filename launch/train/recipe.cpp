@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "data/batches/pair_corpus.h"
+#include "kernels/top_k.h"
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/context_length.h"
 #include "launch/train/recipe_checks.h"
@@ -135,13 +136,32 @@ ModelConfig read_model(std::string& path, TrainRecipe& t) {
 }
 
 std::optional<DType> read_stream_dtype(Recipe& r) {
-  const std::string name = r.text("teacher.stream_dtype", "exact", {"exact", "f32", "bf16"});
-  return name == "exact" ? std::nullopt : std::optional<DType>(parse_dtype(name));
+  const std::map<std::string, std::optional<DType>> types = {
+      {"exact", std::nullopt}, {"f32", DType::f32}, {"bf16", DType::bf16}, {"int8", DType::i8}};
+  std::vector<std::string> names;
+  for (const auto& [name, type] : types) names.push_back(name);
+  return types.at(r.text("teacher.stream_dtype", "exact", names));
 }
 
-// make_objective: of a divergence over the vocabulary, from this teacher signal.
-void read_teacher(Recipe& r, TrainRecipe& t,
-                  const std::function<std::shared_ptr<const Objective>(const std::string&)>& make_objective) {
+// What the teacher sends for a divergence over the vocabulary. Returns what there is to say of it.
+std::string read_signal(Recipe& r, TrainRecipe& t) {
+  const VocabularySignal signal =
+      choose_vocabulary_signal(t, r.text("teacher.signal", "auto", {"auto", "logits", "hidden", "top_k"}));
+  t.loss.teacher_signal = signal.name;
+  t.loss.shared_vocabulary = std::min(t.teacher->vocab_size, t.student.vocab_size);
+  if (signal.name == "top_k") {
+    t.top_k = r.integer("teacher.top_k", 64, 1, kernels::kMostTopK);
+    require(t.top_k < t.loss.shared_vocabulary,
+            "{}: teacher.top_k = {}: expected fewer than the {} tokens that both vocabularies share",
+            r.path(), t.top_k, t.loss.shared_vocabulary);
+    require(!t.stream_dtype || *t.stream_dtype == DType::f32,
+            "{}: teacher.stream_dtype = \"{}\": expected \"exact\" for teacher.signal = \"top_k\"", r.path(),
+            r.text("teacher.stream_dtype", "exact"));
+  }
+  return describe_signal(t, signal);
+}
+
+void read_teacher(Recipe& r, TrainRecipe& t, ObjectiveMaker make_objective) {
   t.teacher_path = read_path(r, "teacher.path");
   t.teacher = read_model(t.teacher_path, t);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
@@ -169,16 +189,13 @@ void read_teacher(Recipe& r, TrainRecipe& t,
   t.layer_map = r.integers("teacher.layer_map", spread_layers(t.student.num_layers, t.teacher->num_layers), 0,
                            ModelConfig::kMaxLayers);
   check_layer_map(t.layer_map, t.student.num_layers, t.teacher->num_layers, r.path() + ": teacher.layer_map");
+  std::string of_signal;
   if (t.objective->teacher_signals() == std::vector<std::string>{"logits"}) {
-    const VocabularySignal signal =
-        choose_vocabulary_signal(t, r.text("teacher.signal", "auto", {"auto", "logits", "hidden"}));
-    t.signal = signal.name;
-    t.objective = make_objective(signal.name);
-    t.notes.push_back(describe_teacher(t, mode == "auto"));
-    t.notes.push_back(describe_signal(signal));
-    return;
+    of_signal = read_signal(r, t);
+    t.objective = make_objective(t.loss);
   }
   t.notes.push_back(describe_teacher(t, mode == "auto"));
+  if (!of_signal.empty()) t.notes.push_back(of_signal);
 }
 
 // What the paths are, where the recipe does not say: token files are known by an index.
@@ -292,7 +309,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   std::vector<std::string> objectives;
   for (const auto& [name, make] : objective_registry()) objectives.push_back(name);
   const std::string objective = r.text("loss.objective", "kl", objectives);
-  LossOptions loss;
+  LossOptions& loss = t.loss;
   if (objective == "dpo") {
     loss.beta = r.number("loss.beta", 0.1, 1e-6, 1e6);
     loss.label_smoothing = r.number("loss.label_smoothing", 0, 0, 0.5);
@@ -306,11 +323,8 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   }
   loss.student_layers = t.student.num_layers;
-  const auto make_objective = [&](const std::string& signal) {
-    loss.teacher_signal = signal;
-    return objective_registry().at(objective)(loss);
-  };
-  t.objective = make_objective("logits");
+  const ObjectiveMaker make_objective = objective_registry().at(objective);
+  t.objective = make_objective(loss);
   if (!t.objective->teacher_signals().empty()) read_teacher(r, t, make_objective);
 
   // A new student has its teacher's tokens.

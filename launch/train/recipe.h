@@ -37,7 +37,7 @@ struct TrainRecipe {
   bool teacher_streams = true;        // on ranks of its own, or in the student's processes
   std::vector<int64_t> layer_map;     // the teacher's layer of each of the student's: model/layer_map.h
   std::optional<DType> stream_dtype;  // what hidden states and logits are rounded to; none: not
-  std::string signal;                 // of a divergence over the vocabulary: vocabulary_signal.h; else empty
+  int64_t top_k = 0;                  // of the teacher signal "top_k"
   int credits = 2;
   std::string precomputed;   // a file of its log-probabilities (logprob_file.h), in place of a teacher; empty
   Layout precompute_layout;  // of the ranks that make the file: teacher.layout
@@ -55,6 +55,7 @@ struct TrainRecipe {
   uint64_t data_seed = 0;
   int data_threads = 1;
   // [loss], [optimizer]
+  LossOptions loss;  // teacher_signal: of teacher.signal, see vocabulary_signal.h
   std::shared_ptr<const Objective> objective;
   AdamwOptions adamw;
   LearningRate learning_rate;
@@ -67,7 +68,8 @@ struct TrainRecipe {
   std::string on_nan;  // "stop" or "skip" an update whose gradient is not finite
   int64_t max_skipped = 0, check_replicas_every = 0;
   std::vector<int64_t> trace_steps;  // first and last, or none
-  double gpu_memory = 0.9;           // share of a GPU's free memory: reserve_gpu_memory
+  static constexpr double kGpuMemory = 0.9;
+  double gpu_memory = kGpuMemory;  // share of a GPU's free memory: reserve_gpu_memory
   bool recompute = false, overlap = true, async_checkpoints = true;
   double hang_timeout = 600;
 

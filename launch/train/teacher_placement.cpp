@@ -1,18 +1,11 @@
 #include "launch/train/teacher_placement.h"
 
 #include "model/layer_map.h"
+#include "parallel/stream_plan.h"
 #include "runtime/launcher.h"
 
 namespace wuneng {
 namespace {
-
-// What the student's ranks want of a signal of one token, in bytes, each wanted byte once.
-double bytes_a_token(const TeacherSignal& signal) {
-  int64_t columns = 0;
-  for (const Range& wanted : signal.student.columns) columns += wanted.size();
-  if (signal.student.gathered) columns = signal.student.columns[0].size();
-  return double(columns) * double(size_of(signal.dtype));
-}
 
 // The type of the teacher's hidden states.
 DType activations_of_teacher(const TrainRecipe& r) {
@@ -24,7 +17,10 @@ std::vector<SourcedSignal> signals_named(const TrainRecipe& r, const std::vector
   const std::vector<Range> stages = r.teacher_streams
                                         ? stages_of(*r.teacher, at.pp)
                                         : colocated_stages(r.layer_map, at.pp, r.teacher->num_layers);
-  SignalOptions options{.activations = activations_of_teacher(r)};
+  SignalOptions options{.activations = activations_of_teacher(r),
+                        .top_k = r.top_k,
+                        .shared_vocabulary = r.loss.shared_vocabulary,
+                        .temperature = r.loss.temperature};
   if (r.teacher_streams) options.rounded_to = r.stream_dtype;
   return teacher_signals(names, {*r.teacher, r.student, at, r.layout, stages, r.layer_map}, options);
 }
@@ -64,8 +60,14 @@ std::vector<SourcedSignal> teacher_signals_of(const TrainRecipe& r) {
 }
 
 double signal_bytes_a_token(const TrainRecipe& r, const std::vector<std::string>& names) {
+  constexpr int64_t kRows = 1 << 20;
+  std::vector<TeacherSignal> signals;
+  for (const SourcedSignal& s : signals_named(r, names)) signals.push_back(s.signal);
   double out = 0;
-  for (const SourcedSignal& s : signals_named(r, names)) out += bytes_a_token(s.signal);
+  for (const Transfer& t : stream_transfers(signals, kRows)) {
+    const DType dtype = signals[t.signal].dtype;
+    out += double(t.rows.size() * sent_columns(dtype, t.columns.size()) * size_of(dtype)) / kRows;
+  }
   return out;
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "launch/train/teacher_placement.h"
-#include "runtime/format.h"
 
 namespace wuneng {
 namespace {
@@ -31,9 +30,19 @@ VocabularySignal choose_vocabulary_signal(const TrainRecipe& r, const std::strin
                       hidden, logits, flops / 1e6, pays ? "no more" : "more", balance)};
 }
 
-std::string describe_signal(const VocabularySignal& signal) {
+std::string describe_signal(const TrainRecipe& r, const VocabularySignal& signal) {
+  if (signal.name == "top_k")
+    return fmt::format(
+        "teacher's signal: its {} most probable tokens and the mass of all others; the loss is biased: a "
+        "lower bound of the divergence, which leaves the student's proportions among the others as they are",
+        r.top_k);
+  std::string how;
+  if (r.teacher_streams && r.stream_dtype && *r.stream_dtype != DType::f32)
+    how = fmt::format(", rounded to {}", *r.stream_dtype == DType::i8 ? "8 bits with a scale for each row"
+                                                                      : to_string(*r.stream_dtype));
+  if (!signal.why.empty()) how += fmt::format(" ({})", signal.why);
   return fmt::format("teacher's signal: {}{}", signal.name == "hidden" ? "its final hidden state" : "logits",
-                     signal.why.empty() ? "" : fmt::format(" ({})", signal.why));
+                     how);
 }
 
 }  // namespace wuneng

@@ -1,5 +1,6 @@
-// What a teacher sends for a divergence over the vocabulary (teacher.signal): its logits, or its final hidden
-// state, which the student's ranks multiply with a frozen shard of its output matrix.
+// What a teacher sends for a divergence over the vocabulary (teacher.signal): its logits; its final hidden
+// state, which the student's ranks multiply with a frozen shard of its output matrix; or its most probable
+// tokens and the mass of all others.
 #pragma once
 #include <string>
 
@@ -19,6 +20,7 @@ struct VocabularySignal {
 // else logits. That is, where the product costs less time than the bytes that it saves.
 VocabularySignal choose_vocabulary_signal(const TrainRecipe& recipe, const std::string& asked);
 
-std::string describe_signal(const VocabularySignal& signal);  // for the user
+// For the user; names what makes it differ from the teacher's distribution.
+std::string describe_signal(const TrainRecipe& recipe, const VocabularySignal& signal);
 
 }  // namespace wuneng

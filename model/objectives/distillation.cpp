@@ -8,17 +8,31 @@
 namespace wuneng {
 namespace {
 
-TeacherDistribution of_logits(const ObjectiveInputs& in) { return {.logits = in.teacher.of("logits")}; }
+// The one part of a signal that is gathered.
+const SignalPart& whole(const ObjectiveInputs& in, const char* signal) {
+  const auto& parts = in.teacher.of(signal);
+  WUNENG_ASSERT(parts.size() == 1);
+  return parts[0];
+}
 
-TeacherDistribution of_hidden(const ObjectiveInputs& in) {
-  const auto& parts = in.teacher.of("hidden");
-  WUNENG_ASSERT(parts.size() == 1 && in.teacher_head != nullptr);  // gathered
-  return {.hidden = parts[0], .head = in.teacher_head};
+TeacherDistribution of_logits(const ObjectiveInputs& in, const LossOptions&) {
+  return {.logits = in.teacher.of("logits")};
+}
+
+TeacherDistribution of_hidden(const ObjectiveInputs& in, const LossOptions&) {
+  WUNENG_ASSERT(in.teacher_head != nullptr);
+  return {.hidden = whole(in, "hidden"), .head = in.teacher_head};
+}
+
+TeacherDistribution of_top_k(const ObjectiveInputs& in, const LossOptions& options) {
+  return {.ids = whole(in, "top_k.ids").values,
+          .logprobs = whole(in, "top_k.logprobs").values,
+          .shared = options.shared_vocabulary};
 }
 
 // By the name of the teacher signal.
-const std::map<std::string, TeacherDistribution (*)(const ObjectiveInputs&)> kDistributions = {
-    {"logits", of_logits}, {"hidden", of_hidden}};
+const std::map<std::string, TeacherDistribution (*)(const ObjectiveInputs&, const LossOptions&)>
+    kDistributions = {{"logits", of_logits}, {"hidden", of_hidden}, {"top_k", of_top_k}};
 
 class DistillationObjective : public OutputObjective {
  public:
@@ -33,7 +47,8 @@ class DistillationObjective : public OutputObjective {
 
   Var loss(Tape& tape, const ObjectiveInputs& in, const Tensor& sums) const override {
     return vocabulary_loss(tape, in.student.placement().tp, in.hidden, in.student.head(), in.batch.labels,
-                           kDistributions.at(options_.teacher_signal)(in), options_, in.loss_tokens, sums);
+                           kDistributions.at(options_.teacher_signal)(in, options_), options_, in.loss_tokens,
+                           sums);
   }
 
   std::vector<Metric> metrics(const std::vector<double>& sums) const override {

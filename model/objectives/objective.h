@@ -46,6 +46,7 @@ struct LossOptions {
   bool length_normalised = false;  // mean log-probabilities of answers in place of sums
   int64_t student_layers = 0;
   std::string teacher_signal = "logits";  // that a divergence over the vocabulary is formed from
+  int64_t shared_vocabulary = 0;          // columns that both vocabularies share
 };
 
 // What the loss of a step is a mean over: rows with a label, or preference pairs, which the data must then

@@ -8,11 +8,13 @@
 
 namespace wuneng {
 
-// What a vocabulary loss gets of the teacher: nothing, one of its signals "logits" and "hidden".
+// What a vocabulary loss gets of the teacher: nothing, or one of its signals "logits", "hidden" and "top_k".
 struct TeacherDistribution {
   std::vector<SignalPart> logits;   // that tile the shared columns, each over all rows
   SignalPart hidden;                // [T, the teacher's d], with
   const Parameter* head = nullptr;  // the shared columns' rows of the teacher's output matrix
+  Tensor ids, logprobs;             // [T, k] i32, and [T, k + 1] f32: model/teacher_signals/top_k.cpp
+  int64_t shared = 0;               // of ids: the vocabulary columns that both models share
 };
 
 class TeacherLogits {

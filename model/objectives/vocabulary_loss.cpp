@@ -1,10 +1,9 @@
 #include "model/objectives/vocabulary_loss.h"
 
 #include <algorithm>
-#include <utility>
 
-#include "kernels/loss.h"
 #include "kernels/matmul.h"
+#include "model/objectives/chunk_loss.h"
 
 namespace wuneng {
 namespace {
@@ -33,62 +32,6 @@ struct Scales {
     kl = Tensor::from(k, labels.shape()).to(device);
     ce = Tensor::from(c, labels.shape()).to(device);
   }
-};
-
-// One chunk's logits, with the statistics of all ranks once reduce() is done.
-class ChunkLoss {
- public:
-  ChunkLoss(const Stream& stream, LossInputs in) : stream_(stream), in_(std::move(in)) {
-    const int64_t C = in_.logits.dim(0);
-    maxima_ = Tensor::empty({3, C}, DType::f32, in_.logits.device());
-    sums_ = Tensor::empty({5, C}, DType::f64, in_.logits.device());
-    loss_statistics(stream_, {.in = in_, .maxima = maxima_, .sums = sums_});
-  }
-
-  void reduce(const Comm& tp) {
-    if (tp.size() == 1) return;
-    const Tensor mine = std::exchange(maxima_, maxima_.clone());
-    tp.all_reduce(maxima_, Reduce::max, "loss: largest logits");
-    loss_rebase(stream_, {.from = mine, .to = maxima_, .sums = sums_});
-    tp.all_reduce(sums_, Reduce::sum, "loss: sums of exponentials");
-  }
-
-  // After reduce(): what a divergence other than KL(teacher || student) needs.
-  void form_divergence(const Comm& tp, float beta) {
-    divergence_.beta = beta;
-    divergence_.sums = Tensor::empty({2, in_.logits.dim(0)}, DType::f64, in_.logits.device());
-    loss_divergence(stream_, {.in = in_, .maxima = maxima_, .sums = sums_, .divergence = divergence_});
-    tp.all_reduce(divergence_.sums, Reduce::sum, "loss: divergence");
-  }
-
-  void add_to(const Tensor& totals, const Tensor& loss, const LossOptions& options,
-              double loss_tokens) const {
-    loss_totals(stream_, {.maxima = maxima_,
-                          .sums = sums_,
-                          .labels = in_.labels,
-                          .temperature = options.temperature,
-                          .ce_weight = options.ce_weight,
-                          .loss_tokens = loss_tokens,
-                          .totals = totals,
-                          .loss = loss,
-                          .divergence = divergence_});
-  }
-
-  void gradient(const Tensor& kl_scale, const Tensor& ce_scale, const Tensor& out) const {
-    loss_gradient(stream_, {.in = in_,
-                            .maxima = maxima_,
-                            .sums = sums_,
-                            .kl_scale = kl_scale,
-                            .ce_scale = ce_scale,
-                            .gradient = out,
-                            .divergence = divergence_});
-  }
-
- private:
-  Stream stream_;
-  LossInputs in_;
-  Tensor maxima_, sums_;
-  Divergence divergence_;
 };
 
 }  // namespace
@@ -121,13 +64,16 @@ Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Paramet
                         .labels = labels_here.rows(begin, end),
                         .begin = head->held.begin};
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
-    ChunkLoss chunk(tape.stream(), in);
-    chunk.reduce(tp);
-    if (options.beta > 0 && options.ce_weight < 1)
-      chunk.form_divergence(tp, static_cast<float>(options.beta));
-    chunk.add_to(sums, loss, options, loss_tokens);
+    const std::unique_ptr<ChunkLoss> chunk =
+        teacher.ids.defined()
+            ? make_top_k_chunk_loss(tape.stream(), options, in, teacher.ids.rows(begin, end),
+                                    teacher.logprobs.rows(begin, end),
+                                    head->held.common({0, teacher.shared}).size())
+            : make_full_chunk_loss(tape.stream(), options, in);
+    chunk->reduce(tp);
+    chunk->add_to(sums, loss, loss_tokens);
     if (!wanted) continue;
-    chunk.gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);
+    chunk->gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);
     matmul(tape.stream(), {.a = g, .b = head->var.value(), .c = dhidden.rows(begin, end)});
     if (head->var.needs_grad())
       matmul(tape.stream(), {.a = g,

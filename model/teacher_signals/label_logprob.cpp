@@ -15,7 +15,7 @@ class LabelLogprobSource : public SignalSource {
              gathered_columns(student.pp - 1, student.tp, 1)}};
   }
 
-  Tensor make(const TeacherOutputs& outputs) const override {
+  std::vector<Tensor> make(const TeacherOutputs& outputs) const override {
     const Decoder& model = outputs.model;
     const LabelLogprobs logprobs(model.stream(), model.placement().tp, outputs.hidden, model.head(),
                                  outputs.batch.labels, 0);
@@ -23,11 +23,11 @@ class LabelLogprobSource : public SignalSource {
     const Tensor out = Tensor::zeros({outputs.batch.rows(), 1});
     for (size_t i = 0; i < logprobs.rows().size(); ++i)
       out.f32()[logprobs.rows()[i]] = static_cast<float>(values.data<double>()[i]);
-    return out.to(model.placement().device);
+    return {out.to(model.placement().device)};
   }
 
   void write(const TeacherSignal&, const TeacherOutputs& outputs, const SignalPart& part) const override {
-    part.values.copy_from(outputs.made.rows(part.rows.begin, part.rows.end));
+    part.values.copy_from(outputs.made[0].rows(part.rows.begin, part.rows.end));
   }
 };
 

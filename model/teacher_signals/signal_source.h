@@ -1,6 +1,7 @@
 // Signal sources: what a teacher can give of a micro-batch (parallel/teacher_signal.h). One file here and a
 // line in registry.cpp make a new one (docs/extending.md); the stream moves any of them.
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -25,15 +26,19 @@ struct SignalEnds {
 struct SignalOptions {
   DType activations = DType::f32;     // the teacher's: of hidden states, and of what mixers take and give
   std::optional<DType> rounded_to{};  // what hidden states and logits are sent as; none: as they are
+  // Of "top_k": how many tokens, of the softmax of logits / temperature over the columns that both
+  // vocabularies share.
+  int64_t top_k = 0, shared_vocabulary = 0;
+  float temperature = 1;
 };
 
 // What a stage of the teacher has computed of a micro-batch.
 struct TeacherOutputs {
   const Decoder& model;  // that stage
   const MicroBatch& batch;
-  const Tensor& hidden;   // [T, d], the stage's output; on the last stage after the final norm
-  const MixerTaps& taps;  // of the layers that the stage's signals name (TeacherSignal::layer)
-  Tensor made = {};       // by SignalSource::make
+  const Tensor& hidden;           // [T, d], the stage's output; on the last stage after the final norm
+  const MixerTaps& taps;          // of the layers that the stage's signals name (TeacherSignal::layer)
+  std::vector<Tensor> made = {};  // by SignalSource::make
 };
 
 class SignalSource {
@@ -42,9 +47,10 @@ class SignalSource {
   // The signals, each from one teacher stage to one student stage.
   virtual std::vector<TeacherSignal> signals(const SignalEnds& ends) const = 0;
   // What the tensor-parallel ranks of a signal's stage compute together for write(), which each calls for the
-  // parts that it sends. Collective, once a micro-batch and signal. Undefined: nothing.
-  virtual Tensor make(const TeacherOutputs&) const { return {}; }
-  // Fills part.values [part.rows, part.columns] of `signal`, one of the stage that this rank has.
+  // parts that it sends. Collective, once a micro-batch.
+  virtual std::vector<Tensor> make(const TeacherOutputs&) const { return {}; }
+  // Fills part.values [part.rows, part.columns] of `signal`, one of the stage that this rank has, in its
+  // type; of a signal in i8 in f32.
   virtual void write(const TeacherSignal& signal, const TeacherOutputs& outputs,
                      const SignalPart& part) const = 0;
 };
@@ -64,10 +70,16 @@ std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names
                                            const SignalOptions& options);
 // What a stage is to fill for these signals of its own.
 MixerTaps taps_of(const std::vector<SourcedSignal>& signals);
+// Calls `give` for each of a stage's signals, in order, with what fills a part of it, packed where the signal
+// is in i8. Collective over tp.
+using FillPart = std::function<void(const SignalPart& part)>;
+void give_signals(const std::vector<SourcedSignal>& signals, TeacherOutputs outputs,
+                  const std::function<void(const TeacherSignal& signal, const FillPart& fill)>& give);
 
 std::unique_ptr<SignalSource> make_logits_source(const SignalOptions& options);
 std::unique_ptr<SignalSource> make_hidden_source(const SignalOptions& options);
 std::unique_ptr<SignalSource> make_label_logprob_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_top_k_source(const SignalOptions& options);
 std::unique_ptr<SignalSource> make_mixer_input_source(const SignalOptions& options);
 std::unique_ptr<SignalSource> make_mixer_output_source(const SignalOptions& options);
 

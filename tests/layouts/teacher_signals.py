@@ -1,5 +1,6 @@
 """What a teacher sends for a divergence over the vocabulary: a run whose teacher sends its final hidden state
-is a run that gets logits, under different layouts of both, vocabularies and output matrices."""
+is a run that gets logits, under different layouts of both, vocabularies and output matrices; and one whose
+teacher sends its most probable tokens is the same under all of them."""
 import os
 
 import numpy as np
@@ -12,19 +13,40 @@ LOGITS, HIDDEN = {"teacher.signal": "logits"}, {"teacher.signal": "hidden"}
 REVERSE = {"loss.objective": "reverse_kl", "loss.temperature": 0.7}
 JSD = {"loss.objective": "jsd", "loss.beta": 0.3}
 UNTIED = {"student.tie_word_embeddings": False}
+BF16, INT8 = {"teacher.stream_dtype": "bf16"}, {"teacher.stream_dtype": "int8"}
 
-# name, the teacher's output matrix is its embedding, settings, (student, teacher where it streams)
+
+def top_k(k):
+    return {"teacher.signal": "top_k", "teacher.top_k": k}
+
+
+# name; whether the teacher's output matrix is its embedding; settings; what the teacher of one rank sends, and
+# of the others, which must train alike; (student, teacher where it streams) of those
 CASES = [
-    ("KL", False, {}, [
-        (ONE, ONE), (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), Layout(pp=2)),
+    ("hidden state, KL", False, {}, LOGITS, HIDDEN, [
+        (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), Layout(pp=2)),
         (Layout(pp=2), Layout(dp=2, tp=2)), (Layout(tp=2), None)]),
-    ("reverse KL, a rank without columns of the teacher's", True, REVERSE | {"student.vocab_size": 360},
+    ("hidden state, reverse KL, a rank without columns of the teacher's", True,
+     REVERSE | {"student.vocab_size": 360}, LOGITS, HIDDEN,
      [(Layout(tp=4), Layout(tp=2)), (Layout(tp=3), None)]),
-    ("Jensen-Shannon, equal vocabularies", True, JSD | UNTIED | {"student.vocab_size": 263},
+    ("hidden state, Jensen-Shannon, equal vocabularies", True, JSD | UNTIED | {"student.vocab_size": 263},
+     LOGITS, HIDDEN,
      [(Layout(tp=2), None), (Layout(pp=2), None), (Layout(dp=2, tp=2), Layout(tp=2, pp=2))]),
-    ("KL, bf16 weights of the teacher", False, {"teacher.dtype": "bf16", "student.vocab_size": 263},
+    ("hidden state, KL, bf16 weights of the teacher", False,
+     {"teacher.dtype": "bf16", "student.vocab_size": 263}, LOGITS, HIDDEN,
      [(Layout(tp=3), ONE), (Layout(tp=2), None)]),
+    ("all tokens but one are all tokens", False, {}, LOGITS, top_k(258), [(Layout(tp=2), Layout(tp=2))]),
+    ("10 tokens, KL", False, {}, top_k(10), top_k(10), [
+        (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2), Layout(pp=2, tp=2)), (Layout(tp=3), None)]),
+    # The last of the teacher's ranks has fewer shared columns than tokens are sent.
+    ("80 tokens, Jensen-Shannon", True, JSD | {"student.vocab_size": 270}, top_k(80), top_k(80),
+     [(Layout(tp=2), Layout(tp=4))]),
+    ("8-bit rows of the hidden state", False, {}, HIDDEN | INT8, HIDDEN | INT8,
+     [(Layout(tp=2), Layout(tp=3)), (Layout(dp=2, pp=2), Layout(pp=2))]),
+    ("8-bit rows in alignment", False, parity.ALIGN, INT8, INT8, [(Layout(tp=2, pp=2), Layout(tp=2))]),
 ]
+# What the teacher sends, and how far the losses may be from the exact ones (about three times what they are).
+ROUNDED = [(LOGITS | BF16, 1e-2), (LOGITS | INT8, 1e-2), (HIDDEN | BF16, 1e-2), (HIDDEN | INT8, 1e-2)]
 
 
 def teachers(root):
@@ -46,10 +68,19 @@ def check(runs, tally):
                       for number, signal in enumerate((LOGITS, HIDDEN)))
     tally.check("hidden state: on one rank equal to logits to the bit",
                 not results.identical(logits, hidden, runs.steps))
-    for number, (name, tied, settings, layouts) in enumerate(CASES):
+    tally.check("the run says what the teacher sends, and what a rank holds for it",
+                not ("teacher's signal: its final hidden state" in runs.printed
+                     and "128 bytes a token to the student" in runs.printed
+                     and "at most 0.0 MiB of frozen rows on a student rank" in runs.printed), runs.printed)
+    for sent, bound in ROUNDED:
+        rounded = runs.run("rounded", ONE, ONE, whole | sent | {"run.resume": "none"})
+        far = results.relative(results.losses(logits), results.losses(rounded))
+        tally.check(f"losses of {sent['teacher.signal']} in {sent['teacher.stream_dtype']}",
+                    not 0 < far <= bound, f"{far:.1e}")
+    for number, (name, tied, settings, first, second, layouts) in enumerate(CASES):
         settings = settings | {"teacher.path": paths[tied]}
-        one = runs.run(f"logits{number}", ONE, ONE, settings | LOGITS)
+        one = runs.run(f"one{number}", ONE, ONE, settings | first)
         for student, teacher in layouts:
-            other = runs.run("hidden", student, teacher, settings | HIDDEN | {"run.resume": "none"})
-            where = f"student {student}, teacher {teacher or 'colocated'}"
-            tally.check(f"hidden state: {name}, {where}", *parity.compare(one, other, runs.steps))
+            other = runs.run("other", student, teacher, settings | second | {"run.resume": "none"})
+            tally.check(f"{name}, student {student}, teacher {teacher or 'colocated'}",
+                        *parity.compare(one, other, runs.steps))
