@@ -66,10 +66,10 @@ TEST(BackendParity, TopKLoss) {
                             .labels = side.table(side.whole_numbers(C, -300, 100 + V)),
                             .begin = 100};
         const TopKColumns columns{ids, shared};
-        const Tensor before = in.logits.clone(), maxima = side.out({3, C}, DType::f32),
-                     sums = side.out({5, C}, DType::f64), chosen = side.out({C, k}, DType::f32);
+        const Tensor maxima = side.out({3, C}, DType::f32), sums = side.out({5, C}, DType::f64),
+                     chosen = side.out({C, k}, DType::f32);
         top_k_statistics(side.stream, {in, columns, maxima, sums, chosen});
-        side.remember(in.logits);
+        side.remember(in.logits.clone());
         if (shared == 0) return;  // another rank has all of the rest
         const Tensor divergence = side.out({C}, DType::f64), slopes = side.out({C, k + 1}, DType::f32);
         top_k_divergence(side.stream, {.maxima = maxima,
@@ -86,7 +86,7 @@ TEST(BackendParity, TopKLoss) {
         for (const auto& [kl, ce] : {std::pair(some, some), {some, zero}, {zero, some}})
           top_k_gradient(side.stream, {in, columns, maxima, sums, chosen, slopes, kl, ce, side.out({C, V})});
         top_k_gradient(side.stream,
-                       {in, columns, maxima, sums, chosen, slopes, some, some, side.remember(before)});
+                       {in, columns, maxima, sums, chosen, slopes, some, some, side.remember(in.logits)});
       });
 }
 
