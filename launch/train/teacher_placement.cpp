@@ -22,17 +22,20 @@ std::vector<SourcedSignal> signals_named(const TrainRecipe& r, const std::vector
                         .shared_vocabulary = r.loss.shared_vocabulary,
                         .temperature = r.loss.temperature};
   if (r.teacher_streams) options.rounded_to = r.stream_dtype;
-  return teacher_signals(names, {*r.teacher, r.student, at, r.layout, stages, r.layer_map}, options);
+  return teacher_signals(
+      names, {*r.teacher, r.student, at, r.layout, stages, r.layer_map, r.virtual_stages().last_stage()},
+      options);
 }
 
 // Of a colocated teacher everything stays on the rank.
 void check_colocated(const TrainRecipe& r, const TeacherSignal& signal) {
+  const int on_stage = r.virtual_stages().position(signal.teacher.stage, r.chunks - 1);
   require(
-      signal.teacher.stage == signal.student.stage,
+      on_stage == signal.student.stage,
       "{}: teacher.mode = \"colocated\": signal '{}' is made on stage {} and wanted on stage {}: expected "
       "teacher.layer_map to change to another layer of the teacher from stage to stage; or use mode = "
       "\"stream\"",
-      r.path, signal.name, signal.teacher.stage, signal.student.stage);
+      r.path, signal.name, on_stage, signal.student.stage);
   for (int rank = 0; rank < r.layout.tp; ++rank) {
     const Range held = signal.teacher.columns[rank], wanted = signal.student.columns[rank];
     require(wanted.size() == 0 || (held.begin <= wanted.begin && wanted.end <= held.end),

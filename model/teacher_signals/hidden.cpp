@@ -15,7 +15,7 @@ class HiddenSource : public SignalSource {
     const Layout &teacher = ends.teacher_layout, &student = ends.student_layout;
     const int64_t width = ends.teacher.hidden_size;
     return {{"hidden", width, dtype_, replicated_columns(teacher.pp - 1, teacher.tp, width),
-             gathered_columns(student.pp - 1, student.tp, width)}};
+             gathered_columns(ends.output_stage, student.tp, width)}};
   }
 
   void write(const TeacherSignal&, const TeacherOutputs& outputs, const SignalPart& part) const override {

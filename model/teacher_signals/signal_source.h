@@ -20,6 +20,7 @@ struct SignalEnds {
   Layout teacher_layout, student_layout;
   std::vector<Range> teacher_stages;  // the layers of each: stages_of(), or those of a colocated teacher
   std::vector<int64_t> layer_map;     // model/layer_map.h
+  int output_stage;                   // of the student: which has its output
 };
 
 // What a run asks of its signals besides their names.

@@ -23,7 +23,7 @@ class TopKSource : public SignalSource {
     const Layout &teacher = ends.teacher_layout, &student = ends.student_layout;
     const auto signal = [&](const char* name, int64_t width, DType dtype) {
       return TeacherSignal{name, width, dtype, replicated_columns(teacher.pp - 1, teacher.tp, width),
-                           gathered_columns(student.pp - 1, student.tp, width)};
+                           gathered_columns(ends.output_stage, student.tp, width)};
     };
     return {signal(kIds, options_.top_k, DType::i32),
             signal("top_k.logprobs", options_.top_k + 1, DType::f32)};
