@@ -277,7 +277,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
     Device device;
     check_on_all_ranks([&] { device = parse_device(generation_device, Runtime::local_rank()); });
     if (tp.size() > 1) {
-      reserve_gpu_memory(tp, device, TrainRecipe{}.gpu_memory);
+      reserve_gpu_memory(tp, device, TrainRecipe::kGpuMemory);
       tp.connect(device);
     }
     std::function<void()> work;

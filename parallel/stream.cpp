@@ -27,7 +27,7 @@ Header header_of(const StreamItem& item, const Transfer& t, const TeacherSignal&
           .row_end = t.rows.end,
           .column_begin = t.columns.begin,
           .column_end = t.columns.end,
-          .bytes = t.rows.size() * t.columns.size() * size_of(signal.dtype),
+          .bytes = t.rows.size() * sent_columns(signal.dtype, t.columns.size()) * size_of(signal.dtype),
           .signal = t.signal,
           .micro_batch = item.micro_batch,
           .student_dp = item.student_dp,
@@ -39,7 +39,7 @@ std::string describe(const Header& h, const std::vector<TeacherSignal>& signals)
   std::string name = fmt::format("of an unknown name, hash {:016x}", h.name_hash);
   for (const TeacherSignal& s : signals)
     if (hash_of(s.name) == h.name_hash) name = "'" + s.name + "'";
-  const bool known = 0 <= h.dtype && h.dtype <= static_cast<int32_t>(DType::u8);
+  const bool known = 0 <= h.dtype && h.dtype <= static_cast<int32_t>(DType::i8);
   return fmt::format(
       "signal {} {} pass {} micro-batch {} replica {} rows {}..{} columns {}..{} of {} ({} bytes)", h.signal,
       name, h.pass, h.micro_batch, h.student_dp, h.row_begin, h.row_end, h.column_begin, h.column_end,
@@ -147,8 +147,7 @@ void TeacherSender::send(const std::string& name, const StreamItem& item, const 
     auto part = std::find_if(written.begin(), written.end(),
                              [&](const SignalPart& p) { return p.rows == t.rows && p.columns == t.columns; });
     if (part == written.end()) {
-      const Tensor values = Tensor::empty({t.rows.size(), t.columns.size()}, signal.dtype, options_.device);
-      part = written.insert(part, {t.rows, t.columns, values});
+      part = written.insert(part, SignalPart::empty(signal, t.rows, t.columns, options_.device));
       write(*part);
     }
     const Header header = header_of(item, t, signal);
@@ -200,13 +199,10 @@ int64_t StreamedTeacher::groups_of(int replica, int64_t begin, int64_t end) cons
 
 StreamedTeacher::Group StreamedTeacher::empty_group(const Sender& sender) const {
   Group out;
-  for (const Transfer& t : sender.transfers)
-    out.push_back(
-        {&t,
-         header_buffer(),
-         Tensor::empty({t.rows.size(), t.columns.size()}, options_.signals[t.signal].dtype, options_.device),
-         {},
-         {}});
+  for (const Transfer& t : sender.transfers) {
+    const SignalPart part = SignalPart::empty(options_.signals[t.signal], t.rows, t.columns, options_.device);
+    out.push_back({&t, header_buffer(), part.values, {}, {}});
+  }
   return out;
 }
 
@@ -252,8 +248,7 @@ const SignalParts& StreamedTeacher::take(int64_t pass, int micro_batch) {
     taken_.emplace_back(&sender, std::move(group));
   }
   for (const TeacherSignal& signal : options_.signals)
-    if (signal.student.stage == mesh_.pp_rank && signal.student.gathered && mesh_.tp.size() > 1)
-      gather(signal);
+    if (signal.student.stage == mesh_.pp_rank && signal.student.gathered) gather(signal);
   // Start the copies to this device of what has already arrived.
   for (Sender& sender : senders_)
     for (Group& group : sender.posted)
@@ -263,21 +258,22 @@ const SignalParts& StreamedTeacher::take(int64_t pass, int micro_batch) {
 
 void StreamedTeacher::gather(const TeacherSignal& signal) {
   const int tp = mesh_.tp.size();
+  if (tp == 1 && parts_.of(signal.name).size() == 1) return;
   const Range columns = signal.student.columns[mesh_.tp_rank];
   const auto share = [&](int rank) { return gathered_rows(options_.rows, tp, rank); };
-  const int64_t most = (options_.rows + tp - 1) / tp;
+  const int64_t most = (options_.rows + tp - 1) / tp, width = sent_columns(signal.dtype, columns.size());
   const auto fresh = [&](Shape shape) {
     return Tensor::empty(std::move(shape), signal.dtype, options_.device);
   };
-  const Tensor mine = fresh({most, columns.size()}), all = fresh({tp, most, columns.size()});
+  const Tensor mine = fresh({most, width}), all = fresh({tp, most, width});
   for (const SignalPart& part : parts_.of(signal.name))
     mine.rows(part.rows.begin - share(mesh_.tp_rank).begin, part.rows.end - share(mesh_.tp_rank).begin)
         .copy_from(part.values);
   mesh_.tp.all_gather(mine, all, "teacher signal");
-  SignalPart whole{{0, options_.rows}, columns, fresh({options_.rows, columns.size()})};
+  SignalPart whole{{0, options_.rows}, columns, fresh({options_.rows, width})};
   for (int rank = 0; rank < tp; ++rank)
     whole.values.rows(share(rank).begin, share(rank).end)
-        .copy_from(all.view({tp * most, columns.size()}).rows(rank * most, rank * most + share(rank).size()));
+        .copy_from(all.view({tp * most, width}).rows(rank * most, rank * most + share(rank).size()));
   parts_.replace(signal.name, std::move(whole));
 }
 

@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/row_scaled.h"
 #include "parallel/parameter.h"
 
 namespace wuneng {
@@ -38,6 +39,12 @@ inline SignalLayout gathered_columns(int stage, int tp, int64_t width) {
   return out;
 }
 
+// How wide a tensor is with some columns of a signal: in i8 each row's scale follows them
+// (kernels/row_scaled.h).
+inline int64_t sent_columns(DType dtype, int64_t columns) {
+  return dtype == DType::i8 ? columns + kernels::kScaleBytes : columns;
+}
+
 struct TeacherSignal {
   std::string name;  // "logits", "final_hidden", "layer.3.mixer_output", "label_logprob"
   int64_t width = 0;
@@ -49,7 +56,21 @@ struct TeacherSignal {
 // A rectangle of one signal of one micro-batch.
 struct SignalPart {
   Range rows, columns;
-  Tensor values;  // [rows.size(), columns.size()]
+  Tensor values;  // [rows.size(), sent_columns(its type, columns.size())]
+
+  // An uninitialised one of a signal's type.
+  static SignalPart empty(const TeacherSignal& signal, Range rows, Range columns, Device device) {
+    const int64_t width = sent_columns(signal.dtype, columns.size());
+    return {rows, columns, Tensor::empty({rows.size(), width}, signal.dtype, device)};
+  }
+  // [end - begin, columns.size()]: rows of `values` in floating-point numbers, a copy of those in i8.
+  Tensor numbers(const Stream& stream, int64_t begin, int64_t end) const {
+    const Tensor some = values.rows(begin, end);
+    if (some.dtype() != DType::i8) return some;
+    const Tensor out = Tensor::empty({end - begin, columns.size()}, DType::f32, some.device());
+    kernels::unpack_scaled(stream, {.packed = some, .x = out});
+    return out;
+  }
 };
 
 // What a student's rank gets of one micro-batch: of every signal for its stage, the parts that tile the

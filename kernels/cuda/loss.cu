@@ -1,75 +1,11 @@
 // One thread block per token; each pass reads the token's logits once.
+#include "kernels/cuda/common/loss_rows.h"
 #include "kernels/loss.h"
-#include "runtime/cuda/elements.h"
 
 namespace wuneng::kernels::cuda {
 namespace {
 
 using namespace wuneng::cuda;
-
-constexpr int kWarps = kBlock / kWarp;
-constexpr int kTogether =
-    4;  // logits that a thread reads at once: 16 bytes of f32, one update of its maximum
-using Logits = FloatVector<kTogether>;
-
-// The maximum, and the f64 sum, of x over the block, in all its threads. Their shared memory may be reused
-// when they return.
-__device__ float block_max(float x) {
-  __shared__ float of_warp[kWarps];
-  x = warp_max(x);
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  float best = of_warp[0];
-  for (int w = 1; w < kWarps; ++w) best = fmaxf(best, of_warp[w]);
-  __syncthreads();
-  return best;
-}
-__device__ double block_sum(double x) {
-  __shared__ double of_warp[kWarps];
-  x = warp_sum(x);
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  double sum = 0;
-  for (int w = 0; w < kWarps; ++w) sum += of_warp[w];
-  __syncthreads();
-  return sum;
-}
-
-// Online softmax of one thread: the running maximum, the sums of e^(x - maximum) and of e^(x - maximum) y.
-struct Running {
-  float maximum = -INFINITY, sum = 0, weighted = 0;
-
-  // Propagates NaN: it does not change the maximum, and its exponential is NaN.
-  __device__ void update(const Logits& xs, const Logits& ys) {
-    const auto& x = xs.x;
-    const auto& y = ys.x;
-    float best = maximum;
-#pragma unroll
-    for (int j = 0; j < kTogether; ++j) best = fmaxf(best, x[j]);
-    if (best > maximum) {
-      const float keep = expf(maximum - best);  // 0 at first
-      sum *= keep, weighted *= keep;
-      maximum = best;
-    }
-    if (maximum == -INFINITY) return;
-#pragma unroll
-    for (int j = 0; j < kTogether; ++j) {
-      const float e = expf(x[j] - maximum);
-      sum += e;
-      if (e != 0) weighted += e * y[j];
-    }
-  }
-
-  // Over the whole block.
-  __device__ void reduce(float& largest, double& total, double& total_weighted) const {
-    largest = block_max(maximum);
-    const double keep = maximum == largest     ? 1.0
-                        : maximum == -INFINITY ? 0.0
-                                               : exp(double(maximum) - largest);
-    total = block_sum(sum * keep);
-    total_weighted = block_sum(weighted * keep);
-  }
-};
 
 // Column ranges as a kernel argument: those of the teacher's slices, then those without a teacher.
 struct Ranges {
@@ -90,52 +26,8 @@ struct Ranges {
   }
 };
 
-struct Row {
-  const float* logits;
-  int64_t V, begin;
-  const int32_t* labels;
-  float inverse;
-
-  __device__ const float* x() const { return logits + blockIdx.x * V; }
-  // The local column of the token's label; -1: not on this rank.
-  __device__ int64_t label() const {
-    const int32_t label = labels[blockIdx.x];
-    return label >= begin && label < begin + V ? label - begin : -1;
-  }
-};
-Row row_of(const LossInputs& in) {
-  return {in.logits.f32(), in.logits.dim(1), in.begin, in.labels.data<int32_t>(), in.inverse_temperature};
-}
-
-// Elements [c, c + kTogether) of x [columns]; -inf past the end.
-template <class T>
-__device__ Logits logits_at(const T* x, int64_t c, int64_t columns) {
-  if (c + kTogether <= columns && is_aligned<kTogether>(x + c)) return load<kTogether>(x + c);
-  Logits some;
-#pragma unroll
-  for (int j = 0; j < kTogether; ++j) some.x[j] = c + j < columns ? as_float(x[c + j]) : -INFINITY;
-  return some;
-}
-__device__ Logits logits_at(const FloatPointer& x, int64_t c, int64_t columns) {
-  return x.is_bf16 ? logits_at(static_cast<const bf16*>(x.data), c, columns)
-                   : logits_at(static_cast<const float*>(x.data), c, columns);
-}
-
-// Stores the elements below `columns`.
-template <class T>
-__device__ void store_logits(T* to, int64_t c, int64_t columns, const Logits& value) {
-  if (c + kTogether <= columns && is_aligned<kTogether>(to + c)) return store(to + c, value);
-#pragma unroll
-  for (int j = 0; j < kTogether; ++j)
-    if (c + j < columns) assign(to[c + j], value.x[j]);
-}
-__device__ void store_logits(const FloatPointer& to, int64_t c, int64_t columns, const Logits& value) {
-  to.is_bf16 ? store_logits(static_cast<bf16*>(to.data), c, columns, value)
-             : store_logits(static_cast<float*>(to.data), c, columns, value);
-}
-
 __global__ void __launch_bounds__(kBlock)
-    statistics_kernel(Row row, Ranges ranges, int64_t C, float* maxima, double* sums) {
+    statistics_kernel(LossRow row, Ranges ranges, int64_t C, float* maxima, double* sums) {
   const int64_t i = blockIdx.x;
   Running student, teacher, all;
   for (int r = 0; r < ranges.count; ++r) {
@@ -185,8 +77,8 @@ struct Mixture {
 };
 
 __global__ void __launch_bounds__(kBlock)
-    divergence_kernel(Row row, Ranges ranges, int64_t C, const float* maxima, const double* sums, float beta,
-                      double* divergence) {
+    divergence_kernel(LossRow row, Ranges ranges, int64_t C, const float* maxima, const double* sums,
+                      float beta, double* divergence) {
   const int64_t i = blockIdx.x;
   const Mixture mixture(maxima, sums, i, C, row.inverse, beta);
   double of_teacher = 0, of_student = 0;
@@ -230,7 +122,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 __global__ void __launch_bounds__(kBlock)
-    gradient_kernel(Row row, Ranges ranges, int64_t C, const float* maxima, const double* sums,
+    gradient_kernel(LossRow row, Ranges ranges, int64_t C, const float* maxima, const double* sums,
                     const float* kl_scale, const float* ce_scale, float beta, const double* divergence,
                     FloatPointer gradient) {
   const int64_t i = blockIdx.x, label = row.label();

@@ -1,6 +1,7 @@
 #include "launch/plan/dry_rank.h"
 
 #include "launch/train/colocated_teacher.h"
+#include "launch/train/held_teacher_head.h"
 #include "launch/train/student_pass.h"
 #include "launch/train/teacher_service.h"
 #include "launch/train/trainable.h"
@@ -113,14 +114,19 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
 
   const std::vector<MicroBatch> batches(r.accumulation, longest_documents(r));
   std::unique_ptr<TeacherSource> teacher;
-  if (r.teacher_layout)
-    teacher = std::make_unique<DryStream>(r, mesh, device);
-  else if (r.has_teacher() && r.precomputed.empty())
-    teacher = std::make_unique<ColocatedTeacher>(r, mesh, batches, device);
+  if (r.teacher_layout) teacher = std::make_unique<DryStream>(r, mesh, device);
+  const Parameter* colocated_head = nullptr;
+  if (!teacher && r.has_teacher() && r.precomputed.empty()) {
+    auto colocated = std::make_unique<ColocatedTeacher>(r, mesh, batches, device);
+    colocated_head = colocated->head();
+    teacher = std::move(colocated);
+  }
+  std::optional<Parameter> head;
+  if (r.objective->needs_teacher_head()) head = teacher_head(r, model, colocated_head);
   use.teacher = growth.take();
 
   dry_run::take();
-  StudentPass(r, mesh, model, gradients, batches, teacher.get()).run(0, true, 1);
+  StudentPass(r, mesh, model, gradients, batches, teacher.get(), head ? &*head : nullptr).run(0, true, 1);
   gradients.finish();
   optimizer.step(gradients.norm(), 1);
   if (weights) weights->run();

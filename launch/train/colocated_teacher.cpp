@@ -69,18 +69,16 @@ const SignalParts& ColocatedTeacher::take(int64_t, int micro_batch) {
   const StageState out =
       model_.forward(silent, batch, pp_.rank() == 0 ? StageState{} : receive(batch.rows()), taps);
   if (pp_.rank() + 1 < pp_.size()) send(out);
-  TeacherOutputs outputs{model_, batch, out.hidden.value(), taps};
-  for (const auto& [signal, source] : signals_) {
-    // What this rank wants it holds itself: teacher_signals_of checks it.
-    const Range rows = {0, batch.rows()}, columns = signal.student.columns[tp_rank_];
-    parts_.expect(signal.name);
-    outputs.made = source->make(outputs);
-    if (columns.size() == 0) continue;
-    const SignalPart part{
-        rows, columns, Tensor::empty({rows.size(), columns.size()}, signal.dtype, model_.placement().device)};
-    source->write(signal, outputs, part);
-    parts_.add(signal.name, part);
-  }
+  give_signals(signals_, {model_, batch, out.hidden.value(), taps},
+               [&](const TeacherSignal& signal, const FillPart& fill) {
+                 // What this rank wants it holds itself: teacher_signals_of checks it.
+                 const Range rows = {0, batch.rows()}, columns = signal.student.columns[tp_rank_];
+                 parts_.expect(signal.name);
+                 if (columns.size() == 0) return;
+                 const SignalPart part = SignalPart::empty(signal, rows, columns, model_.placement().device);
+                 fill(part);
+                 parts_.add(signal.name, part);
+               });
   return parts_;
 }
 

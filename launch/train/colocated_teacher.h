@@ -17,6 +17,8 @@ class ColocatedTeacher : public TeacherSource {
   ColocatedTeacher(const TrainRecipe& recipe, const Mesh& mesh, const std::vector<MicroBatch>& batches,
                    Device device);
 
+  // This rank's rows of the teacher's output matrix; null but on the last stage.
+  const Parameter* head() const { return model_.head(); }
   // Waits for the stage before this one to take the same micro-batch, for no other stage.
   const SignalParts& take(int64_t pass, int micro_batch) override;
   void release() override { parts_.clear(); }

@@ -80,7 +80,7 @@ void precompute(const TrainRecipe& r, const TrainingData& data) {
       Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device, r.activations_on(device, r.teacher_dtype)},
       r.teacher_dtype);
   load_weights(model, *open_weights(r.teacher_path), 0);
-  const std::unique_ptr<SignalSource> source = signal_source_registry().at("label_logprob")();
+  const std::unique_ptr<SignalSource> source = signal_source_registry().at("label_logprob")({});
 
   // Replicas take turns; the last stage's ranks keep what they make, and each row is made by one replica.
   const std::vector<Item> items = items_of(data, r.micro_batch);
@@ -105,7 +105,7 @@ void precompute(const TrainRecipe& r, const TrainingData& data) {
       MixerTaps none;
       const StageState out = model.forward(tape, batches[m], input, none);
       if (!mesh.last_stage()) return out;
-      const Tensor made = source->make({model, batches[m], out.hidden.value(), none});
+      const Tensor made = source->make({model, batches[m], out.hidden.value(), none})[0];
       if (keeps) store(batches[m], made, values);
       return out;
     };

@@ -4,10 +4,12 @@
 #include <filesystem>
 
 #include "data/batches/pair_corpus.h"
+#include "kernels/top_k.h"
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/context_length.h"
 #include "launch/train/recipe_checks.h"
 #include "launch/train/teacher_placement.h"
+#include "launch/train/vocabulary_signal.h"
 #include "model/families.h"
 #include "model/layer_map.h"
 #include "model/mixers/registry.h"
@@ -134,7 +136,33 @@ ModelConfig read_model(std::string& path, TrainRecipe& t, TrainRecipe::Use use) 
   return weights->config();
 }
 
-void read_teacher(Recipe& r, TrainRecipe& t, TrainRecipe::Use use) {
+std::optional<DType> read_stream_dtype(Recipe& r) {
+  const std::map<std::string, std::optional<DType>> types = {
+      {"exact", std::nullopt}, {"f32", DType::f32}, {"bf16", DType::bf16}, {"int8", DType::i8}};
+  std::vector<std::string> names;
+  for (const auto& [name, type] : types) names.push_back(name);
+  return types.at(r.text("teacher.stream_dtype", "exact", names));
+}
+
+// What the teacher sends for a divergence over the vocabulary. Returns what there is to say of it.
+std::string read_signal(Recipe& r, TrainRecipe& t) {
+  const VocabularySignal signal =
+      choose_vocabulary_signal(t, r.text("teacher.signal", "auto", {"auto", "logits", "hidden", "top_k"}));
+  t.loss.teacher_signal = signal.name;
+  t.loss.shared_vocabulary = std::min(t.teacher->vocab_size, t.student.vocab_size);
+  if (signal.name == "top_k") {
+    t.top_k = r.integer("teacher.top_k", 64, 1, kernels::kMostTopK);
+    require(t.top_k < t.loss.shared_vocabulary,
+            "{}: teacher.top_k = {}: expected fewer than the {} tokens that both vocabularies share",
+            r.path(), t.top_k, t.loss.shared_vocabulary);
+    require(!t.stream_dtype || *t.stream_dtype == DType::f32,
+            "{}: teacher.stream_dtype = \"{}\": expected \"exact\" for teacher.signal = \"top_k\"", r.path(),
+            r.text("teacher.stream_dtype", "exact"));
+  }
+  return describe_signal(t, signal);
+}
+
+void read_teacher(Recipe& r, TrainRecipe& t, ObjectiveMaker make_objective, TrainRecipe::Use use) {
   t.teacher_path = read_path(r, "teacher.path");
   t.teacher = read_model(t.teacher_path, t, use);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
@@ -146,7 +174,7 @@ void read_teacher(Recipe& r, TrainRecipe& t, TrainRecipe::Use use) {
                       "still read");
     mode = "colocated";
   }
-  t.stream_dtype = read_dtype(r, "teacher.stream_dtype", "f32");
+  t.stream_dtype = read_stream_dtype(r);
   t.credits = static_cast<int>(r.integer("teacher.credits", 2, 1, 1024));
   const Layout layout = read_layout(r, "teacher.layout");
   if (mode == "precomputed") {
@@ -162,7 +190,13 @@ void read_teacher(Recipe& r, TrainRecipe& t, TrainRecipe::Use use) {
   t.layer_map = r.integers("teacher.layer_map", spread_layers(t.student.num_layers, t.teacher->num_layers), 0,
                            ModelConfig::kMaxLayers);
   check_layer_map(t.layer_map, t.student.num_layers, t.teacher->num_layers, r.path() + ": teacher.layer_map");
+  std::string of_signal;
+  if (t.objective->teacher_signals() == std::vector<std::string>{"logits"}) {
+    of_signal = read_signal(r, t);
+    t.objective = make_objective(t.loss);
+  }
   t.notes.push_back(describe_teacher(t, mode == "auto"));
+  if (!of_signal.empty()) t.notes.push_back(of_signal);
 }
 
 // What the paths are, where the recipe does not say: token files are known by an index.
@@ -287,6 +321,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.layout = read_layout(r, "layout");
   t.recompute = r.boolean("run.recompute", false);
   t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
+  t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
 
   t.init_from = r.text("student.init_from", "");
   if (t.init_from.empty())
@@ -305,7 +340,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   std::vector<std::string> objectives;
   for (const auto& [name, make] : objective_registry()) objectives.push_back(name);
   const std::string objective = r.text("loss.objective", "kl", objectives);
-  LossOptions loss;
+  LossOptions& loss = t.loss;
   if (objective == "dpo") {
     loss.beta = r.number("loss.beta", 0.1, 1e-6, 1e6);
     loss.label_smoothing = r.number("loss.label_smoothing", 0, 0, 0.5);
@@ -319,10 +354,11 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
   }
   loss.student_layers = t.student.num_layers;
-  t.objective = objective_registry().at(objective)(loss);
+  const ObjectiveMaker make_objective = objective_registry().at(objective);
+  t.objective = make_objective(loss);
   t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
   read_schedule(r, t);
-  if (!t.objective->teacher_signals().empty()) read_teacher(r, t, use);
+  if (!t.objective->teacher_signals().empty()) read_teacher(r, t, make_objective, use);
 
   // A new student has its teacher's tokens.
   if (t.init_from.empty() && t.teacher)
@@ -348,7 +384,6 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
 
   t.out = read_path(r, "run.out");
   t.resume = r.text("run.resume", "auto");
-  t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
   require(t.device != "cpu" || t.activations != "bf16",
           "{}: run.activations = \"bf16\" with run.device = \"cpu\": the CPU computes in f32", path);
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));

@@ -10,6 +10,7 @@
 #include "parallel/optimizer.h"
 #include "parallel/schedule.h"
 #include "runtime/config.h"
+#include "runtime/device_memory.h"
 
 namespace wuneng {
 
@@ -34,9 +35,10 @@ struct TrainRecipe {
   // [teacher]; none where the objective needs no signals
   std::string teacher_path;
   DType teacher_dtype = DType::f32;
-  bool teacher_streams = true;     // on ranks of its own, or in the student's processes
-  std::vector<int64_t> layer_map;  // the teacher's layer of each of the student's: model/layer_map.h
-  DType stream_dtype = DType::f32;
+  bool teacher_streams = true;        // on ranks of its own, or in the student's processes
+  std::vector<int64_t> layer_map;     // the teacher's layer of each of the student's: model/layer_map.h
+  std::optional<DType> stream_dtype;  // what hidden states and logits are rounded to; none: not
+  int64_t top_k = 0;                  // of the teacher signal "top_k"
   int credits = 2;
   std::string precomputed;   // a file of its log-probabilities (logprob_file.h), in place of a teacher; empty
   Layout precompute_layout;  // of the ranks that make the file: teacher.layout
@@ -55,6 +57,7 @@ struct TrainRecipe {
   uint64_t data_seed = 0;
   int data_threads = 1;
   // [loss], [optimizer]
+  LossOptions loss;  // teacher_signal: of teacher.signal, see vocabulary_signal.h
   std::shared_ptr<const Objective> objective;
   AdamwOptions adamw;
   LearningRate learning_rate;
@@ -67,7 +70,8 @@ struct TrainRecipe {
   std::string on_nan;  // "stop" or "skip" an update whose gradient is not finite
   int64_t max_skipped = 0, check_replicas_every = 0;
   std::vector<int64_t> trace_steps;  // first and last, or none
-  double gpu_memory = 0.9;           // share of a GPU's free memory: reserve_gpu_memory
+  static constexpr double kGpuMemory = 0.9;
+  double gpu_memory = kGpuMemory;  // share of a GPU's free memory: reserve_gpu_memory
   bool recompute = false, overlap = true, async_checkpoints = true;
   double hang_timeout = 600;
 
@@ -87,6 +91,11 @@ struct TrainRecipe {
   }
   int64_t steps() const { return learning_rate.steps; }
   int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch
+  // The kind of device that a rank computes on.
+  DeviceKind device_kind() const {
+    const bool gpu = device == "cuda" || (device == "auto" && cuda_device_count() > 0);
+    return gpu ? DeviceKind::cuda : DeviceKind::cpu;
+  }
   // Of a model whose weights are of type `weights`: f32 on the CPU; on a GPU the weights', if not said.
   DType activations_on(Device place, DType weights) const {
     if (activations != "auto") return parse_dtype(activations);

@@ -49,13 +49,22 @@ bool trains_a_part(const TrainRecipe& r) {
   return !r.freeze.empty() || r.train != all || r.objective->trains() != all;
 }
 
+// Of the teacher's output matrix, on a rank of the student's last stage that holds rows of it.
+double teacher_head_bytes(const TrainRecipe& r) {
+  if (!r.has_teacher() || !r.teacher_streams || !r.objective->needs_teacher_head()) return 0;
+  return double(r.loss.shared_vocabulary) * double(r.teacher->hidden_size) *
+         double(size_of(r.teacher_dtype)) / r.layout.tp;
+}
+
 // What a rank certainly needs on a CPU: its weights and, where they are trained, their gradients, and its
 // part of moments and masters, in f32. A GPU's memory is asked for when its weights are made.
 void check_memory(const TrainRecipe& r) {
   const double state = r.student_dtype == DType::f32 ? 8 : 12,
                trained = trains_a_part(r) ? 0 : 4 + state / (r.zero ? r.layout.dp : 1),
                bytes_each = double(size_of(r.student_dtype)) + trained,
-               needed = double(parameter_count(r.student)) * bytes_each / (double(r.layout.pp) * r.layout.tp),
+               needed =
+                   double(parameter_count(r.student)) * bytes_each / (double(r.layout.pp) * r.layout.tp) +
+                   teacher_head_bytes(r),
                installed = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
   constexpr double kGiB = 1024.0 * 1024 * 1024;
   require(r.device == "cuda" || installed <= 0 || needed <= installed,

@@ -69,7 +69,8 @@ StageOutputs StudentPass::forward(Tape& tape, int64_t pass, int micro_batch, int
                              return signals;
                            },
                            .has_loss = objective_.has_loss(on.at(mesh_.pp_rank, chunk), on.count()),
-                           .loss_tokens = loss_tokens};
+                           .loss_tokens = loss_tokens,
+                           .teacher_head = teacher_head_};
   StageOutputs out = objective_.forward(tape, inputs, sums);
   if (teaches) teacher_->release();
   return out;

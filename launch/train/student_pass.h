@@ -14,17 +14,19 @@ namespace wuneng {
 
 class StudentPass {
  public:
-  // batches: those of the pass that run() is called for. teacher: null where the run has none. All outlive
+  // batches: those of the pass that run() is called for. teacher: null where the run has none. teacher_head:
+  // this rank's rows of the teacher's output matrix, where the objective multiplies with them. All outlive
   // this.
   StudentPass(const TrainRecipe& recipe, const Mesh& mesh, ModelChunks& model, GradientSums& gradients,
-              const std::vector<MicroBatch>& batches, TeacherSource* teacher)
+              const std::vector<MicroBatch>& batches, TeacherSource* teacher, const Parameter* teacher_head)
       : recipe_(recipe),
         mesh_(mesh),
         objective_(*recipe.objective),
         model_(model),
         gradients_(gradients),
         batches_(batches),
-        teacher_(teacher) {}
+        teacher_(teacher),
+        teacher_head_(teacher_head) {}
 
   // Collective over the student's ranks. loss_tokens: what the loss is a mean over. Returns the objective's
   // sums over micro-batches, replicas and stages, known on the logging rank.
@@ -44,6 +46,7 @@ class StudentPass {
   GradientSums& gradients_;
   const std::vector<MicroBatch>& batches_;
   TeacherSource* const teacher_;
+  const Parameter* const teacher_head_;
   double teacher_wait_ = 0;
 };
 

@@ -1,17 +1,30 @@
 #include "launch/train/teacher_placement.h"
 
 #include "model/layer_map.h"
+#include "parallel/stream_plan.h"
 #include "runtime/launcher.h"
 
 namespace wuneng {
 namespace {
 
-// What the student's ranks want of a signal of one token, in bytes, each wanted byte once.
-double bytes_a_token(const TeacherSignal& signal) {
-  int64_t columns = 0;
-  for (const Range& wanted : signal.student.columns) columns += wanted.size();
-  if (signal.student.gathered) columns = signal.student.columns[0].size();
-  return double(columns) * double(size_of(signal.dtype));
+// The type of the teacher's hidden states.
+DType activations_of_teacher(const TrainRecipe& r) {
+  return r.activations_on({r.device_kind(), 0}, r.teacher_dtype);
+}
+
+std::vector<SourcedSignal> signals_named(const TrainRecipe& r, const std::vector<std::string>& names) {
+  const Layout at = r.teacher_streams ? *r.teacher_layout : r.layout;
+  const std::vector<Range> stages = r.teacher_streams
+                                        ? stages_of(*r.teacher, at.pp)
+                                        : colocated_stages(r.layer_map, at.pp, r.teacher->num_layers);
+  SignalOptions options{.activations = activations_of_teacher(r),
+                        .top_k = r.top_k,
+                        .shared_vocabulary = r.loss.shared_vocabulary,
+                        .temperature = r.loss.temperature};
+  if (r.teacher_streams) options.rounded_to = r.stream_dtype;
+  return teacher_signals(
+      names, {*r.teacher, r.student, at, r.layout, stages, r.layer_map, r.virtual_stages().last_stage()},
+      options);
 }
 
 // Of a colocated teacher everything stays on the rank.
@@ -43,16 +56,21 @@ bool teacher_streams(const std::string& mode, const Layout& student, const Layou
 }
 
 std::vector<SourcedSignal> teacher_signals_of(const TrainRecipe& r) {
-  const Layout at = r.teacher_streams ? *r.teacher_layout : r.layout;
-  const std::vector<Range> stages = r.teacher_streams
-                                        ? stages_of(*r.teacher, at.pp)
-                                        : colocated_stages(r.layer_map, at.pp, r.teacher->num_layers);
-  std::vector<SourcedSignal> out = teacher_signals(
-      r.objective->teacher_signals(),
-      {*r.teacher, r.student, at, r.layout, stages, r.layer_map, r.virtual_stages().last_stage()},
-      r.teacher_streams ? r.stream_dtype : DType::f32);
+  std::vector<SourcedSignal> out = signals_named(r, r.objective->teacher_signals());
   if (!r.teacher_streams)
     for (const SourcedSignal& s : out) check_colocated(r, s.signal);
+  return out;
+}
+
+double signal_bytes_a_token(const TrainRecipe& r, const std::vector<std::string>& names) {
+  constexpr int64_t kRows = 1 << 20;
+  std::vector<TeacherSignal> signals;
+  for (const SourcedSignal& s : signals_named(r, names)) signals.push_back(s.signal);
+  double out = 0;
+  for (const Transfer& t : stream_transfers(signals, kRows)) {
+    const DType dtype = signals[t.signal].dtype;
+    out += double(t.rows.size() * sent_columns(dtype, t.columns.size()) * size_of(dtype)) / kRows;
+  }
   return out;
 }
 
@@ -64,17 +82,12 @@ std::string describe_teacher(const TrainRecipe& r, bool chosen_here) {
                         r.teacher_streams ? "not" : "just")
           : "";
   if (!r.teacher_streams) {
-    const int64_t element = r.activations == "bf16" || (r.activations == "auto" && r.device != "cpu" &&
-                                                        r.teacher_dtype == DType::bf16)
-                                ? 2
-                                : 4;
+    const int64_t element = size_of(activations_of_teacher(r));
     return fmt::format("teacher: colocated{}; {} bytes a token from stage to stage", why,
                        r.layout.pp == 1 ? 0 : r.teacher->hidden_size * element);
   }
-  double bytes = 0;
-  for (const SourcedSignal& s : teacher_signals_of(r)) bytes += bytes_a_token(s.signal);
   return fmt::format("teacher: on {} ranks of its own{}; {:.0f} bytes a token to the student",
-                     r.teacher_layout->size(), why, bytes);
+                     r.teacher_layout->size(), why, signal_bytes_a_token(r, r.objective->teacher_signals()));
 }
 
 }  // namespace wuneng

@@ -14,6 +14,8 @@ bool teacher_streams(const std::string& mode, const Layout& student, const Layou
 // The signals of the recipe's objective, between the ranks where the recipe has both models. Throws where a
 // colocated teacher's rank does not hold what the student's rank wants.
 std::vector<SourcedSignal> teacher_signals_of(const TrainRecipe& recipe);
+// What a streaming teacher's ranks send the student's of these signals of one token, in bytes.
+double signal_bytes_a_token(const TrainRecipe& recipe, const std::vector<std::string>& names);
 // For the user: where the teacher is, why, and the bytes a token that go from rank to rank for it.
 std::string describe_teacher(const TrainRecipe& recipe, bool chosen_here);
 

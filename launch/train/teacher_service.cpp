@@ -79,13 +79,11 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
       MixerTaps taps = taps_of(signals);
       const StageState out = model.forward(tape, batches[m], input, taps);
-      TeacherOutputs outputs{model, batches[m], out.hidden.value(), taps};
-      for (const auto& [signal, source] : signals) {
-        outputs.made = source->make(outputs);
-        const trace::Span span(trace::Kind::stream, signal.name);
-        sender.send(signal.name, items[m],
-                    [&](const SignalPart& part) { source->write(signal, outputs, part); });
-      }
+      give_signals(signals, {model, batches[m], out.hidden.value(), taps},
+                   [&](const TeacherSignal& signal, const FillPart& fill) {
+                     const trace::Span span(trace::Kind::stream, signal.name);
+                     sender.send(signal.name, items[m], fill);
+                   });
       return out;
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);

@@ -53,6 +53,7 @@ bool train(const TrainRecipe& recipe, TrainingData& data) {
   require_same(mesh.world, "fingerprint of the data", data.fingerprint());
   require_same(mesh.world, "student.init_from", recipe.init_from);  // a root's newest checkpoint may change
   require_same(mesh.world, "teacher.path", recipe.teacher_path);
+  require_same(mesh.world, "teacher.signal", recipe.loss.teacher_signal);  // "auto" looks at the device
   RunDirectory directory(recipe, mesh.world);
   if (mesh.world.rank() == 0) {
     for (const std::string& note : recipe.notes) std::printf("%s\n", note.c_str());

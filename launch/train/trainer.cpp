@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "launch/train/colocated_teacher.h"
+#include "launch/train/held_teacher_head.h"
 #include "launch/train/precomputed_teacher.h"
 #include "launch/train/teacher_service.h"
 #include "parallel/replicas.h"
@@ -42,20 +43,37 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
       trace_(trace),
       saved_(start.step),
       optimizer_bytes_(state_.most_optimizer_bytes()) {
-  if (mesh.teacher)
+  const Parameter* colocated_head = nullptr;
+  if (mesh.teacher) {
     teacher_ =
         std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
-  else if (!recipe.precomputed.empty())
+  } else if (!recipe.precomputed.empty()) {
     teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
-  else if (recipe.has_teacher())
-    teacher_ = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
-  student_pass_.emplace(recipe, mesh, state_.model, *state_.gradients, batches_, teacher_.get());
+  } else if (recipe.has_teacher()) {
+    auto colocated = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
+    colocated_head = colocated->head();
+    teacher_ = std::move(colocated);
+  }
+  if (objective_.needs_teacher_head()) hold_teacher_head(colocated_head);
+  student_pass_.emplace(recipe, mesh, state_.model, *state_.gradients, batches_, teacher_.get(),
+                        teacher_head_ ? &*teacher_head_ : nullptr);
   reporter_.line(fmt::format(
       "optimizer: {:.1f} MiB of moments and masters on a rank{}", double(optimizer_bytes_) / (1 << 20),
       state_.shares_optimizer() ? fmt::format(", 1 / {} of a replica's (optimizer.zero = 1)", mesh.layout.dp)
                                 : ""));
   if (!state_.resumed_from.empty())
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
+}
+
+void Trainer::hold_teacher_head(const Parameter* colocated) {
+  const double before = double(memory_use(state_.model.device().kind).current);
+  teacher_head_ = teacher_head(recipe_, state_.model, colocated);
+  const double copied = double(memory_use(state_.model.device().kind).current) - before,
+               most = mesh_.role_comm.all_reduce(copied, Reduce::max, "bytes of the teacher's output matrix");
+  reporter_.line(most > 0 ? fmt::format("teacher's output matrix: at most {:.1f} MiB of frozen rows on a "
+                                        "student rank",
+                                        most / (1 << 20))
+                          : "teacher's output matrix: the colocated teacher's own rows");
 }
 
 RunEnd Trainer::run() {

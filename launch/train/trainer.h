@@ -38,6 +38,8 @@ class Trainer {
   Waited meet(int64_t next_pass);
   void save();
   void end_early(int64_t pass);
+  // Loads this rank's rows of the teacher's output matrix, or takes them from a colocated teacher's.
+  void hold_teacher_head(const Parameter* colocated);
   bool is_logging_rank() const;
   double loss_count() const;
 
@@ -49,6 +51,7 @@ class Trainer {
   PassReader reader_;
   std::vector<MicroBatch> batches_;         // of the pass under way
   std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
+  std::optional<Parameter> teacher_head_;  // this rank's rows of it, where the objective multiplies with them
   std::optional<StudentPass> student_pass_;
   Reporter reporter_;
   StopAgreement stop_;

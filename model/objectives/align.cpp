@@ -39,7 +39,7 @@ class AlignObjective : public Objective {
         {}};
     const std::vector<Var> outputs = in.student.mixers(
         tape, in.batch,
-        [&](int64_t layer) { return Var(whole(teacher, "mixer_input", layer).to(activations)); },
+        [&](int64_t layer) { return Var(whole(tape, teacher, "mixer_input", layer).to(activations)); },
         out.state.carried, in.completed);
     const Tensor labels = in.batch.labels.to(device);
     std::vector<Tensor> gradients;
@@ -48,7 +48,7 @@ class AlignObjective : public Objective {
       gradients.push_back(tape.wants(a) ? like(a) : Tensor());
       kernels::row_distance(tape.stream(),
                             {.student = a.value(),
-                             .teacher = whole(teacher, "mixer_output", i),
+                             .teacher = whole(tape, teacher, "mixer_output", i),
                              .labels = labels,
                              .scale = static_cast<float>(1 / (in.loss_tokens * double(layers_))),
                              .total = sums.rows(i, i + 1),
@@ -76,10 +76,10 @@ class AlignObjective : public Objective {
 
  private:
   // [T, the teacher's d]
-  static Tensor whole(const SignalParts& teacher, const char* signal, int64_t layer) {
+  static Tensor whole(const Tape& tape, const SignalParts& teacher, const char* signal, int64_t layer) {
     const auto& parts = teacher.of(fmt::format("{}.{}", signal, layer));
     WUNENG_ASSERT(parts.size() == 1);  // gathered
-    return parts[0].values;
+    return parts[0].numbers(tape.stream(), 0, parts[0].rows.size());
   }
 
   int64_t layers_;

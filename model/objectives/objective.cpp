@@ -14,7 +14,8 @@ StageOutputs OutputObjective::forward(Tape& tape, const StageInputs& in, const T
   StageOutputs out{in.student.forward(tape, in.batch, in.state, in.completed), {}};
   const SignalParts& teacher = in.teacher();
   if (in.has_loss)
-    out.loss = loss(tape, {in.student, out.state.hidden, in.batch, teacher, in.loss_tokens}, sums);
+    out.loss =
+        loss(tape, {in.student, out.state.hidden, in.batch, teacher, in.loss_tokens, in.teacher_head}, sums);
   return out;
 }
 

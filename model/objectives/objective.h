@@ -22,7 +22,8 @@ struct StageInputs {
   const Stage::Completed& completed;                  // see Stage::forward
   const std::function<const SignalParts&()> teacher;  // waits for the signals of this micro-batch
   bool has_loss;                                      // on this stage
-  double loss_tokens;  // Objective::count of the whole step: what a loss is a mean over
+  double loss_tokens;                       // Objective::count of the whole step: what a loss is a mean over
+  const Parameter* teacher_head = nullptr;  // this rank's rows of it, where Objective::needs_teacher_head
 };
 struct StageOutputs {
   StageState state;  // to pass on
@@ -44,6 +45,8 @@ struct LossOptions {
   double label_smoothing = 0;  // of preference_loss.h
   bool length_normalised = false;  // mean log-probabilities of answers in place of sums
   int64_t student_layers = 0;
+  std::string teacher_signal = "logits";  // that a divergence over the vocabulary is formed from
+  int64_t shared_vocabulary = 0;          // columns that both vocabularies share
 };
 
 // What the loss of a step is a mean over: rows with a label, or preference pairs, which the data must then
@@ -55,6 +58,8 @@ class Objective {
   virtual ~Objective() = default;
   // By name (model/teacher_signals/). Empty: the run has no teacher.
   virtual std::vector<std::string> teacher_signals() const = 0;
+  // Do the student's ranks that have a loss multiply with rows of the teacher's output matrix?
+  virtual bool needs_teacher_head() const { return false; }
   // Name patterns with * of the parameters that the loss has a gradient for; the others stay as they are.
   virtual std::vector<std::string> trains() const { return {"*"}; }
   // Is there a loss on this pipeline stage of the student?
@@ -83,6 +88,7 @@ struct ObjectiveInputs {
   const MicroBatch& batch;     // tokens, labels, documents
   const SignalParts& teacher;  // the signals that are for this stage
   double loss_tokens;          // see StageInputs
+  const Parameter* teacher_head = nullptr;
 };
 
 // An objective whose loss is of what a stage puts out.

@@ -1,10 +1,9 @@
 #include "model/objectives/vocabulary_loss.h"
 
 #include <algorithm>
-#include <utility>
 
-#include "kernels/loss.h"
 #include "kernels/matmul.h"
+#include "model/objectives/chunk_loss.h"
 
 namespace wuneng {
 namespace {
@@ -35,85 +34,15 @@ struct Scales {
   }
 };
 
-// One chunk's logits, with the statistics of all ranks once reduce() is done.
-class ChunkLoss {
- public:
-  ChunkLoss(const Stream& stream, LossInputs in) : stream_(stream), in_(std::move(in)) {
-    const int64_t C = in_.logits.dim(0);
-    maxima_ = Tensor::empty({3, C}, DType::f32, in_.logits.device());
-    sums_ = Tensor::empty({5, C}, DType::f64, in_.logits.device());
-    loss_statistics(stream_, {.in = in_, .maxima = maxima_, .sums = sums_});
-  }
-
-  void reduce(const Comm& tp) {
-    if (tp.size() == 1) return;
-    const Tensor mine = std::exchange(maxima_, maxima_.clone());
-    tp.all_reduce(maxima_, Reduce::max, "loss: largest logits");
-    loss_rebase(stream_, {.from = mine, .to = maxima_, .sums = sums_});
-    tp.all_reduce(sums_, Reduce::sum, "loss: sums of exponentials");
-  }
-
-  // After reduce(): what a divergence other than KL(teacher || student) needs.
-  void form_divergence(const Comm& tp, float beta) {
-    divergence_.beta = beta;
-    divergence_.sums = Tensor::empty({2, in_.logits.dim(0)}, DType::f64, in_.logits.device());
-    loss_divergence(stream_, {.in = in_, .maxima = maxima_, .sums = sums_, .divergence = divergence_});
-    tp.all_reduce(divergence_.sums, Reduce::sum, "loss: divergence");
-  }
-
-  void add_to(const Tensor& totals, const Tensor& loss, const LossOptions& options,
-              double loss_tokens) const {
-    loss_totals(stream_, {.maxima = maxima_,
-                          .sums = sums_,
-                          .labels = in_.labels,
-                          .temperature = options.temperature,
-                          .ce_weight = options.ce_weight,
-                          .loss_tokens = loss_tokens,
-                          .totals = totals,
-                          .loss = loss,
-                          .divergence = divergence_});
-  }
-
-  void gradient(const Tensor& kl_scale, const Tensor& ce_scale, const Tensor& out) const {
-    loss_gradient(stream_, {.in = in_,
-                            .maxima = maxima_,
-                            .sums = sums_,
-                            .kl_scale = kl_scale,
-                            .ce_scale = ce_scale,
-                            .gradient = out,
-                            .divergence = divergence_});
-  }
-
- private:
-  Stream stream_;
-  LossInputs in_;
-  Tensor maxima_, sums_;
-  Divergence divergence_;
-};
-
-// The teacher's logits in order of their columns; an error where one lies outside the head's.
-std::vector<SignalPart> in_order(std::vector<SignalPart> parts, const Parameter* head, int64_t T) {
-  for (const SignalPart& s : parts)
-    require(s.columns.begin >= head->held.begin && s.columns.end <= head->held.end && s.rows == Range{0, T} &&
-                s.values.shape() == Shape{T, s.columns.size()},
-            "teacher's logits, rows {}..{}, columns {}..{} of shape {}: expected all {} rows inside the "
-            "student's columns {}..{}",
-            s.rows.begin, s.rows.end, s.columns.begin, s.columns.end, to_string(s.values.shape()), T,
-            head->held.begin, head->held.end);
-  std::sort(parts.begin(), parts.end(),
-            [](const SignalPart& a, const SignalPart& b) { return a.columns.begin < b.columns.begin; });
-  return parts;
-}
-
 }  // namespace
 
 std::vector<std::string> vocabulary_loss_sums() { return {"divergence", "ce", "tokens"}; }
 
 Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Parameter* head,
-                    const Tensor& labels, const std::vector<SignalPart>& teacher, const LossOptions& options,
+                    const Tensor& labels, const TeacherDistribution& teacher, const LossOptions& options,
                     double loss_tokens, const Tensor& sums) {
   const int64_t T = hidden.dim(0), d = hidden.dim(1), V = head->var.dim(0);
-  const std::vector<SignalPart> parts = in_order(teacher, head, T);
+  TeacherLogits teacher_logits(teacher, head->held, T);
   const bool wanted = tape.recording() && (hidden.needs_grad() || head->var.needs_grad());
   const Device device = tape.stream().device;
   const Tensor labels_here = labels.to(device);
@@ -129,20 +58,22 @@ Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Paramet
   for (int64_t begin = 0; begin < T; begin += size) {
     const int64_t end = std::min(begin + size, T), count = end - begin;
     const Tensor h = hidden.value().rows(begin, end), g = gradient.rows(0, count);
-    LossInputs in{.logits = logits.rows(0, count),
-                  .inverse_temperature = 1 / options.temperature,
-                  .labels = labels_here.rows(begin, end),
-                  .begin = head->held.begin};
-    for (const SignalPart& s : parts)
-      in.teacher.push_back({s.values, begin, s.columns.begin - head->held.begin});
+    const LossInputs in{.logits = logits.rows(0, count),
+                        .teacher = teacher_logits.chunk(tape.stream(), begin, end),
+                        .inverse_temperature = 1 / options.temperature,
+                        .labels = labels_here.rows(begin, end),
+                        .begin = head->held.begin};
     matmul(tape.stream(), {.a = h, .b = head->var.value(), .c = in.logits, .transpose_b = true});
-    ChunkLoss chunk(tape.stream(), in);
-    chunk.reduce(tp);
-    if (options.beta > 0 && options.ce_weight < 1)
-      chunk.form_divergence(tp, static_cast<float>(options.beta));
-    chunk.add_to(sums, loss, options, loss_tokens);
+    const std::unique_ptr<ChunkLoss> chunk =
+        teacher.ids.defined()
+            ? make_top_k_chunk_loss(tape.stream(), options, in, teacher.ids.rows(begin, end),
+                                    teacher.logprobs.rows(begin, end),
+                                    head->held.common({0, teacher.shared}).size())
+            : make_full_chunk_loss(tape.stream(), options, in);
+    chunk->reduce(tp);
+    chunk->add_to(sums, loss, loss_tokens);
     if (!wanted) continue;
-    chunk.gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);
+    chunk->gradient(scales.kl.rows(begin, end), scales.ce.rows(begin, end), g);
     matmul(tape.stream(), {.a = g, .b = head->var.value(), .c = dhidden.rows(begin, end)});
     if (head->var.needs_grad())
       matmul(tape.stream(), {.a = g,

@@ -9,22 +9,29 @@ namespace {
 
 class LogitsSource : public SignalSource {
  public:
-  std::vector<TeacherSignal> signals(const SignalEnds& ends, DType dtype) const override {
+  explicit LogitsSource(const SignalOptions& options) : dtype_(options.rounded_to.value_or(DType::f32)) {}
+
+  std::vector<TeacherSignal> signals(const SignalEnds& ends) const override {
     const int64_t held = ends.teacher.vocab_size, shared = std::min(held, ends.student.vocab_size);
     const Layout &teacher = ends.teacher_layout, &student = ends.student_layout;
     SignalLayout wanted = sharded_columns(ends.output_stage, student.tp, ends.student.vocab_size);
     for (Range& columns : wanted.columns)
       columns = {std::min(columns.begin, shared), std::min(columns.end, shared)};
-    return {{"logits", held, dtype, sharded_columns(teacher.pp - 1, teacher.tp, held), wanted}};
+    return {{"logits", held, dtype_, sharded_columns(teacher.pp - 1, teacher.tp, held), wanted}};
   }
 
   void write(const TeacherSignal&, const TeacherOutputs& outputs, const SignalPart& part) const override {
     outputs.model.logits(outputs.hidden.rows(part.rows.begin, part.rows.end), part.columns, part.values);
   }
+
+ private:
+  DType dtype_;
 };
 
 }  // namespace
 
-std::unique_ptr<SignalSource> make_logits_source() { return std::make_unique<LogitsSource>(); }
+std::unique_ptr<SignalSource> make_logits_source(const SignalOptions& options) {
+  return std::make_unique<LogitsSource>(options);
+}
 
 }  // namespace wuneng

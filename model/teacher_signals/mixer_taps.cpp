@@ -9,9 +9,10 @@ namespace {
 
 class MixerTapSource : public SignalSource {
  public:
-  MixerTapSource(const char* name, Var MixerTap::*tap) : name_(name), tap_(tap) {}
+  MixerTapSource(const char* name, Var MixerTap::*tap, const SignalOptions& options)
+      : name_(name), tap_(tap), dtype_(options.rounded_to.value_or(options.activations)) {}
 
-  std::vector<TeacherSignal> signals(const SignalEnds& ends, DType dtype) const override {
+  std::vector<TeacherSignal> signals(const SignalEnds& ends) const override {
     const Layout &teacher = ends.teacher_layout, &student = ends.student_layout;
     const int64_t width = ends.teacher.hidden_size;
     std::vector<TeacherSignal> out;
@@ -19,7 +20,7 @@ class MixerTapSource : public SignalSource {
       const int64_t layer = ends.layer_map.at(i);
       const int from = stage_of_layer(ends.teacher_stages, layer),
                 to = stage_of_layer(stages_of(ends.student, student.pp), i);
-      out.push_back({fmt::format("{}.{}", name_, i), width, dtype,
+      out.push_back({fmt::format("{}.{}", name_, i), width, dtype_,
                      replicated_columns(from, teacher.tp, width), gathered_columns(to, student.tp, width),
                      layer});
     }
@@ -35,16 +36,17 @@ class MixerTapSource : public SignalSource {
  private:
   const char* name_;
   Var MixerTap::*tap_;
+  DType dtype_;
 };
 
 }  // namespace
 
-std::unique_ptr<SignalSource> make_mixer_input_source() {
-  return std::make_unique<MixerTapSource>("mixer_input", &MixerTap::input);
+std::unique_ptr<SignalSource> make_mixer_input_source(const SignalOptions& options) {
+  return std::make_unique<MixerTapSource>("mixer_input", &MixerTap::input, options);
 }
 
-std::unique_ptr<SignalSource> make_mixer_output_source() {
-  return std::make_unique<MixerTapSource>("mixer_output", &MixerTap::output);
+std::unique_ptr<SignalSource> make_mixer_output_source(const SignalOptions& options) {
+  return std::make_unique<MixerTapSource>("mixer_output", &MixerTap::output, options);
 }
 
 }  // namespace wuneng

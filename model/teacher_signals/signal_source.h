@@ -1,8 +1,10 @@
 // Signal sources: what a teacher can give of a micro-batch (parallel/teacher_signal.h). One file here and a
 // line in registry.cpp make a new one (docs/extending.md); the stream moves any of them.
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,29 +23,40 @@ struct SignalEnds {
   int output_stage;                   // of the student: which has its output
 };
 
+// What a run asks of its signals besides their names.
+struct SignalOptions {
+  DType activations = DType::f32;     // the teacher's: of hidden states, and of what mixers take and give
+  std::optional<DType> rounded_to{};  // what hidden states and logits are sent as; none: as they are
+  // Of "top_k": how many tokens, of the softmax of logits / temperature over the columns that both
+  // vocabularies share.
+  int64_t top_k = 0, shared_vocabulary = 0;
+  float temperature = 1;
+};
+
 // What a stage of the teacher has computed of a micro-batch.
 struct TeacherOutputs {
   const Decoder& model;  // that stage
   const MicroBatch& batch;
-  const Tensor& hidden;   // [T, d], the stage's output; on the last stage after the final norm
-  const MixerTaps& taps;  // of the layers that the stage's signals name (TeacherSignal::layer)
-  Tensor made = {};       // by SignalSource::make
+  const Tensor& hidden;           // [T, d], the stage's output; on the last stage after the final norm
+  const MixerTaps& taps;          // of the layers that the stage's signals name (TeacherSignal::layer)
+  std::vector<Tensor> made = {};  // by SignalSource::make
 };
 
 class SignalSource {
  public:
   virtual ~SignalSource() = default;
-  // The signals, each from one teacher stage to one student stage, their values of type `dtype`.
-  virtual std::vector<TeacherSignal> signals(const SignalEnds& ends, DType dtype) const = 0;
+  // The signals, each from one teacher stage to one student stage.
+  virtual std::vector<TeacherSignal> signals(const SignalEnds& ends) const = 0;
   // What the tensor-parallel ranks of a signal's stage compute together for write(), which each calls for the
-  // parts that it sends. Collective, once a micro-batch and signal. Undefined: nothing.
-  virtual Tensor make(const TeacherOutputs&) const { return {}; }
-  // Fills part.values [part.rows, part.columns] of `signal`, one of the stage that this rank has.
+  // parts that it sends. Collective, once a micro-batch.
+  virtual std::vector<Tensor> make(const TeacherOutputs&) const { return {}; }
+  // Fills part.values [part.rows, part.columns] of `signal`, one of the stage that this rank has, in its
+  // type; of a signal in i8 in f32.
   virtual void write(const TeacherSignal& signal, const TeacherOutputs& outputs,
                      const SignalPart& part) const = 0;
 };
 
-using SignalSourceMaker = std::unique_ptr<SignalSource> (*)();
+using SignalSourceMaker = std::unique_ptr<SignalSource> (*)(const SignalOptions&);
 // By the name that objectives ask for. Sources from outside this folder add themselves before a recipe is
 // read.
 std::map<std::string, SignalSourceMaker>& signal_source_registry();
@@ -55,13 +68,20 @@ struct SourcedSignal {
 };
 // Of all names, in order; throws where a name is unknown.
 std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names, const SignalEnds& ends,
-                                           DType dtype);
+                                           const SignalOptions& options);
 // What a stage is to fill for these signals of its own.
 MixerTaps taps_of(const std::vector<SourcedSignal>& signals);
+// Calls `give` for each of a stage's signals, in order, with what fills a part of it, packed where the signal
+// is in i8. Collective over tp.
+using FillPart = std::function<void(const SignalPart& part)>;
+void give_signals(const std::vector<SourcedSignal>& signals, TeacherOutputs outputs,
+                  const std::function<void(const TeacherSignal& signal, const FillPart& fill)>& give);
 
-std::unique_ptr<SignalSource> make_logits_source();
-std::unique_ptr<SignalSource> make_label_logprob_source();
-std::unique_ptr<SignalSource> make_mixer_input_source();
-std::unique_ptr<SignalSource> make_mixer_output_source();
+std::unique_ptr<SignalSource> make_logits_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_hidden_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_label_logprob_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_top_k_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_mixer_input_source(const SignalOptions& options);
+std::unique_ptr<SignalSource> make_mixer_output_source(const SignalOptions& options);
 
 }  // namespace wuneng

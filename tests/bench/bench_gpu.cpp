@@ -171,9 +171,9 @@ void losses(Bench& b) {
               fmt::format("T {} d {} V {}, {} tokens together", T, d, V, chunk), 0, flops, [&] {
                 Tape tape(b.stream);
                 const Var h(hidden, true);
-                const Var loss = vocabulary_loss(tape, Comm(), h, &head, labels, {{{0, T}, {0, V}, teacher}},
-                                                 {.chunk_tokens = chunk}, double(T),
-                                                 Tensor::zeros({3}, DType::f64, b.stream.device));
+                const Var loss = vocabulary_loss(
+                    tape, Comm(), h, &head, labels, {.logits = {{{0, T}, {0, V}, teacher}}},
+                    {.chunk_tokens = chunk}, double(T), Tensor::zeros({3}, DType::f64, b.stream.device));
                 loss.set_grad(Tensor::from<float>({1.0f}, {1}));
                 tape.backward();
               });

@@ -33,7 +33,7 @@ void bench(float beta, int64_t T, int64_t d, int64_t V, int rounds) {
     Tape tape;
     const Var h(hidden, true);
     const Var loss =
-        vocabulary_loss(tape, Comm(), h, &head, labels, {{{0, T}, {0, V}, teacher}},
+        vocabulary_loss(tape, Comm(), h, &head, labels, {.logits = {{{0, T}, {0, V}, teacher}}},
                         {.beta = beta, .chunk_tokens = 128}, double(T), Tensor::zeros({3}, DType::f64));
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();

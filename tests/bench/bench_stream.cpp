@@ -69,9 +69,9 @@ class Student {
     Tape tape;
     const Tensor totals = Tensor::zeros({3}, DType::f64);
     const Var hidden = model_.forward(tape, batch_, {}).hidden;
-    const Var loss =
-        vocabulary_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
-                        teacher.take(pass, 0).of("logits"), {}, double(batch_.tokens.numel()), totals);
+    const Var loss = vocabulary_loss(tape, Comm(), hidden, model_.head(), batch_.labels,
+                                     {.logits = teacher.take(pass, 0).of("logits")}, {},
+                                     double(batch_.tokens.numel()), totals);
     teacher.release();
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();

@@ -7,6 +7,10 @@ CASES = [  # name, settings, ranks to start, what the message says
     ("unknown key", {"optimizer.lrr": 1}, 2, "did you mean optimizer.lr"),
     ("wrong type", {"data.seq_len": "abc"}, 1, "expected a whole number"),
     ("wrong number of ranks", {"layout.pp": 2}, 3, "recipe asks for 2 ranks"),
+    ("more tokens than there are", {"teacher.signal": "top_k", "teacher.top_k": 259}, 1,
+     "teacher.top_k = 259: expected fewer than the 259 tokens that both vocabularies share"),
+    ("tokens in 8 bits", {"teacher.signal": "top_k", "teacher.stream_dtype": "int8"}, 1,
+     'teacher.stream_dtype = "int8": expected "exact" for teacher.signal = "top_k"'),
     ("missing file", {"teacher.path": "nowhere"}, 1, "nowhere/config.json"),
 ]
 

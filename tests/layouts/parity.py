@@ -106,7 +106,7 @@ MODELS = [
     # The teacher has two layers, the student three: layers of two stages are aligned with the same one.
     Model("alignment", ALIGN, [
         (Layout(dp=2, tp=2), ONE), (Layout(tp=3), Layout(tp=2, pp=2)), (Layout(pp=3), Layout(pp=2)),
-        (Layout(tp=2, pp=2), Layout(dp=2, tp=3)), (ONE, ONE)], 1),
+        (Layout(tp=2, pp=2), Layout(dp=2, tp=3)), (ONE, ONE), (ONE, Layout(tp=2))], 1),
     Model("alignment, colocated", ALIGN | {"student.layers": 2, "student.heads": 5, "student.kv_heads": 5},
           [
         (Layout(tp=3), None), (Layout(pp=2, tp=2), None), (Layout(dp=2, pp=2), None),

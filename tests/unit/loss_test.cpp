@@ -19,12 +19,14 @@ struct Case {
   LossOptions options;
   std::vector<Range> slices;  // of the teacher's columns; none: no teacher
   DType teacher = DType::f32;
+  bool hidden = false;  // the teacher gives its hidden state, and slices[0] are the rows of its matrix here
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
 
 class Loss : public testing::TestWithParam<Case> {
  protected:
   static constexpr int64_t T = 11, d = 6, V = 40, kBegin = 100;  // this rank's columns: [100, 140)
+  static constexpr int64_t D = 9;                                // the teacher's hidden size
 
   Loss() {
     std::mt19937 random(3);
@@ -35,6 +37,16 @@ class Loss : public testing::TestWithParam<Case> {
     };
     hidden_ = fill(Tensor::empty({T, d}));
     teacher_ = fill(Tensor::empty({T, V})).to(GetParam().teacher).to(DType::f32);
+    if (GetParam().hidden) {
+      teacher_hidden_ = fill(Tensor::empty({T, D})).to(GetParam().teacher);
+      teacher_matrix_ = fill(Tensor::empty({V, D})).to(GetParam().teacher);
+      const Tensor h = teacher_hidden_.to(DType::f32), w = teacher_matrix_.to(DType::f32);
+      for (int64_t i = 0; i < T * V; ++i) {
+        double sum = 0;
+        for (int64_t j = 0; j < D; ++j) sum += double(h.f32()[i / V * D + j]) * w.f32()[i % V * D + j];
+        teacher_.f32()[i] = static_cast<float>(sum);
+      }
+    }
     head_.held = head_.owned = {kBegin, kBegin + V};
     head_.var = Var(fill(Tensor::empty({V, d})), true);
     labels_ = Tensor::from<int32_t>({100, 139, -100, 110, 120, 101, -100, 100, 133, 105, 110}, {T});
@@ -50,7 +62,7 @@ class Loss : public testing::TestWithParam<Case> {
     return {p, largest + std::log(sum)};
   }
 
-  Tensor hidden_, teacher_, labels_;
+  Tensor hidden_, teacher_, labels_, teacher_hidden_, teacher_matrix_;
   Parameter head_;
 };
 
@@ -69,13 +81,21 @@ TEST_P(Loss, AgreesWithThePlainOne) {
   const Case& c = GetParam();
   const double t = c.options.temperature, share = c.options.ce_weight, loss_tokens = 7;
   const size_t shared = c.slices.empty() ? 0 : c.slices.back().end - kBegin;
-  std::vector<SignalPart> parts;
+  TeacherDistribution teacher;
+  Parameter rows;
+  if (c.hidden) {
+    const Range r = c.slices[0];
+    rows.held = rows.owned = r;
+    rows.var = Var(teacher_matrix_.rows(r.begin - kBegin, r.end - kBegin), false);
+    teacher = {.hidden = {{0, T}, {0, D}, teacher_hidden_}, .head = &rows};
+  }
   for (const Range& r : c.slices) {
+    if (c.hidden) break;
     const Tensor part = Tensor::empty({T, r.size()});
     for (int64_t i = 0; i < T; ++i)
       for (int64_t j = 0; j < r.size(); ++j)
         part.f32()[i * r.size() + j] = teacher_.f32()[i * V + r.begin - kBegin + j];
-    parts.insert(parts.begin(), {{0, T}, r, part.to(c.teacher)});  // in no order
+    teacher.logits.insert(teacher.logits.begin(), {{0, T}, r, part.to(c.teacher)});  // in no order
   }
   // The direct loss.
   Matrix dh(T, std::vector<double>(d, 0.0)), dw(V, std::vector<double>(d, 0.0));
@@ -130,7 +150,7 @@ TEST_P(Loss, AgreesWithThePlainOne) {
   const Var hidden(hidden_, true);
   const Tensor totals = Tensor::zeros({3}, DType::f64);
   const Var found =
-      vocabulary_loss(tape, Comm(), hidden, &head_, labels_, parts, c.options, loss_tokens, totals);
+      vocabulary_loss(tape, Comm(), hidden, &head_, labels_, teacher, c.options, loss_tokens, totals);
   found.set_grad(Tensor::from<float>({1.0f}, {1}));
   tape.backward();
   const double* const sums = totals.data<double>();
@@ -158,7 +178,15 @@ INSTANTIATE_TEST_SUITE_P(
              {.temperature = 0.5f, .ce_weight = 0.3f, .beta = 0.9, .chunk_tokens = 4},
              {{100, 117}, {117, 139}}},
         Case{"jsd_near_kl", {.temperature = 3, .beta = 0.1}, {{100, 120}, {120, 140}}, DType::bf16},
-        Case{"narrow_teacher", {.ce_weight = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16}),
+        Case{"narrow_teacher", {.ce_weight = 0.1f}, {{100, 120}, {120, 140}}, DType::bf16},
+        Case{"hidden", {.ce_weight = 0.2f, .chunk_tokens = 4}, {{100, 140}}, DType::f32, true},
+        Case{"hidden_narrow", {.temperature = 2}, {{100, 140}}, DType::bf16, true},
+        Case{"hidden_jsd_of_fewer_columns",
+             {.temperature = 0.5f, .ce_weight = 0.3f, .beta = 0.4, .chunk_tokens = 3},
+             {{100, 129}},
+             DType::f32,
+             true},
+        Case{"hidden_reverse_kl", {.beta = 1, .chunk_tokens = 5}, {{100, 140}}, DType::bf16, true}),
     [](const auto& info) { return std::string(info.param.name); });
 
 // TRL's own numbers (tests/reference/make_divergence_golden.py). With the unit matrix as output matrix the
@@ -185,9 +213,9 @@ TEST(DivergenceGolden, AgreesWithTrl) {
       Tape tape;
       const Var hidden(student.clone(), true);
       const LossOptions options{.temperature = float(temperature), .beta = beta, .chunk_tokens = 4};
-      const Var loss =
-          vocabulary_loss(tape, Comm(), hidden, &unit, Tensor::from<int32_t>(labels, {T}),
-                          {{{0, T}, {0, V}, teacher}}, options, tokens, Tensor::zeros({3}, DType::f64));
+      const Var loss = vocabulary_loss(tape, Comm(), hidden, &unit, Tensor::from<int32_t>(labels, {T}),
+                                       {.logits = {{{0, T}, {0, V}, teacher}}}, options, tokens,
+                                       Tensor::zeros({3}, DType::f64));
       loss.set_grad(Tensor::from<float>({1.0f}, {1}));
       tape.backward();
       const double square = temperature * temperature;
