@@ -66,7 +66,7 @@ struct TrainRecipe {
   int64_t max_skipped = 0, check_replicas_every = 0;
   std::vector<int64_t> trace_steps;  // first and last, or none
   double gpu_memory = 0.9;           // share of a GPU's free memory: reserve_gpu_memory
-  bool recompute = false, overlap = true, async_checkpoints = true;
+  bool recompute = false, overlap = true, async_checkpoints = true, time_products = false;
   double hang_timeout = 600;
 
   std::string path;                // of the recipe, for messages

@@ -3,6 +3,7 @@
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/teacher_placement.h"
 #include "parallel/pipeline.h"
+#include "parallel/product_choices.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
@@ -86,6 +87,8 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
         sender.send(signal.name, items[m],
                     [&](const SignalPart& part) { source->write(signal, outputs, part); });
       }
+      // Ranks of tp are at the same place of their programs; what is under way to others ends without them.
+      if (r.time_products && pass == options.first_pass && m == 0) time_products(mesh.tp, model.stream());
       return out;
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);

@@ -6,6 +6,7 @@
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/precomputed_teacher.h"
 #include "launch/train/teacher_service.h"
+#include "parallel/product_choices.h"
 #include "parallel/replicas.h"
 #include "runtime/collective_error.h"
 #include "runtime/signals.h"
@@ -60,8 +61,10 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
 RunEnd Trainer::run() {
   const int64_t end = static_cast<int64_t>(data_.passes().size());
   int64_t pass = first_pass(data_.passes(), state_.step);
-  for (meet(pass); pass < end && stop_signal_ == 0; ++pass)
+  for (meet(pass); pass < end && stop_signal_ == 0; ++pass) {
     data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
+    if (recipe_.time_products) time_products(pass);
+  }
   if (saved_ < state_.step) save();
   state_.finish_saving();
   if (teacher_) teacher_->finish();
@@ -77,6 +80,16 @@ void Trainer::save() {
   const trace::Span span(trace::Kind::saving, "checkpoint");
   state_.save();
   saved_ = state_.step;
+}
+
+void Trainer::time_products(int64_t pass) {
+  if (std::exchange(timed_[data_.passes()[pass].trains], true)) return;
+  watchdog::enter("timing matrix products");
+  const TimedProducts found = wuneng::time_products(mesh_.role_comm, state_.model.stream());
+  if (found.products > 0)
+    reporter_.line(
+        fmt::format("products: {} kinds timed, {} have another algorithm now than cublasLt's first",
+                    found.products, found.changed));
 }
 
 void Trainer::end_early(int64_t pass) {

@@ -7,6 +7,15 @@
 #include <functional>
 #include <map>
 
+#ifdef WUNENG_EMULATED
+#include <cublasLt.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/matmul.h"
+#include "parallel/product_choices.h"
+#endif
 #include "runtime/comm.h"
 #include "tests/error_of.h"
 #include "tests/mpi/gpus.h"
@@ -237,6 +246,41 @@ TEST_P(DeviceComm, SendsDoNotWaitForReceives) {
     expect_values(in[2 * m + 1], of(next()));
   }
 }
+
+#ifdef WUNENG_EMULATED
+// Another algorithm is the fastest on each rank, and gives other bits.
+TEST_P(DeviceComm, RanksAgreeOnTheAlgorithmsOfProducts) {
+  const int rank = group_.rank(), K = 700;
+  const Tensor a = on_gpu(8 * K, [](int64_t i) { return std::sin(double(i)); }).view({8, K}),
+               b = on_gpu(16 * K, [](int64_t i) { return std::cos(double(i)); }).view({16, K});
+  const Stream stream = compute_stream(gpu());
+  const auto product = [&](int64_t rows) {
+    const Tensor c = Tensor::zeros({rows, 16}, DType::f32, gpu());
+    kernels::matmul(stream, {.a = a.rows(0, rows), .b = b, .c = c, .transpose_b = true});
+    return c.to(Device{});
+  };
+  const auto same = [](const Tensor& x, const Tensor& y) {
+    return std::memcmp(x.raw(), y.raw(), x.bytes()) == 0;
+  };
+  const int64_t rows = 2 + static_cast<int>(GetParam());
+  const Tensor before = product(rows);
+  if (rank == 1) product(6);  // which rank 0 has not computed
+  const Tensor sixth = product(7);
+  emulator::set_fastest_algorithm((rank + 1) % emulator::kAlgorithms);
+  const TimedProducts timed = time_products(group_, stream);
+  EXPECT_GE(timed.products, rank == 1 ? 3 : 2);
+  EXPECT_GE(timed.changed, 2);
+  EXPECT_FALSE(same(product(rows), before));
+  EXPECT_EQ(time_products(group_, stream).products, 0);
+
+  const Tensor mine = product(rows).to(gpu()),
+               all = Tensor::empty({group_.size(), rows * 16}, DType::f32, gpu());
+  group_.all_gather(mine.view({rows * 16}), all, "products");
+  const Tensor host = all.to(Device{});
+  for (int r = 1; r < group_.size(); ++r) EXPECT_TRUE(same(host.rows(r, r + 1), host.rows(0, 1))) << r;
+  emulator::set_fastest_algorithm(0);
+}
+#endif
 
 // A message that is never received: it lives on, and on all ranks so does its group, which they would leave
 // together.
