@@ -279,9 +279,6 @@ Var add(Tape& tape, const Var& a, const Var& b, const Tensor& to) {
 Var silu(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::silu, x, {}, {}); }
 Var tanh(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::tanh, x, {}, {}); }
 Var sigmoid(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::sigmoid, x, {}, {}); }
-Var swiglu(Tape& tape, const Var& gate, const Var& up) {
-  return pointwise(tape, Pointwise::swiglu, gate, up, {});
-}
 Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) {
   return pointwise(tape, Pointwise::mix, a, b, gate);
 }

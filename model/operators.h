@@ -20,6 +20,9 @@ using P = const Parameter*;
 
 // [T, I] -> [T, O], weight [O, I], bias [O], base [T, O]: x W^T + bias + base.
 Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base = {});
+// The same with two weights [O, I] each: [T, 2 O], one product where they lie together
+// (Parameter::joins_next).
+Var linear_pair(Tape& tape, const Var& x, P first, P second);
 Var add_bias(Tape& tape, const Var& x, P bias);  // [T, C]
 // [T, H, I] -> [T, H, O], weight [H, O, I], base [T, H, O]: x_h W_h^T + base_h, in `to` if it is given.
 Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {}, const Tensor& to = {});
@@ -48,7 +51,7 @@ Var add(Tape& tape, const Var& a, const Var& b, const Tensor& to = {});  // in `
 Var silu(Tape& tape, const Var& x);
 Var tanh(Tape& tape, const Var& x);
 Var sigmoid(Tape& tape, const Var& x);
-Var swiglu(Tape& tape, const Var& gate, const Var& up);            // silu(gate) up
+Var swiglu(Tape& tape, const Var& x);  // silu(a) b of x = (a, b): [T, 2 F] -> [T, F]
 Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b);  // gate a + (1 - gate) b
 Var gate(Tape& tape, const Var& a, const Var& b);                  // a (1 + b)
 Var concat(Tape& tape, const Var& a, const Var& b);                // along the last dimension

@@ -12,6 +12,7 @@
 #include "kernels/rope.h"
 #include "kernels/row_distance.h"
 #include "kernels/rows.h"
+#include "kernels/swiglu.h"
 #include "model/rope_settings.h"
 #include "tests/unit/backends.h"
 
@@ -93,8 +94,8 @@ TEST(BackendParity, RowDistance) {
 // Gradients that are overwritten, accumulated in place, and accumulated to a separate base. Whole vectors, a
 // tail, and unaligned tensors.
 TEST(BackendParity, Pointwise) {
-  for (const auto f : {Pointwise::silu, Pointwise::tanh, Pointwise::sigmoid, Pointwise::swiglu,
-                       Pointwise::mix, Pointwise::add, Pointwise::gate})
+  for (const auto f : {Pointwise::silu, Pointwise::tanh, Pointwise::sigmoid, Pointwise::mix, Pointwise::add,
+                       Pointwise::gate})
     for (const int64_t skipped : {0, 1, 8})
       expect_backends_agree([&](Side& side) {
         const int64_t n = 16 * 37 + (skipped ? 5 : 0);
@@ -106,13 +107,23 @@ TEST(BackendParity, Pointwise) {
         pointwise(side.stream, {.function = f, .a = a, .b = b, .c = c, .y = y});
         PointwiseBackwardArgs back{.function = f, .a = a, .b = b, .c = c, .y = y, .dy = dy};
         back.da = view(side.sum({n + skipped})), back.db = back.dc = {};
-        if (f == Pointwise::swiglu || f == Pointwise::mix || f == Pointwise::add)
-          back.db = {view(side.out({n + skipped})), kept};
+        if (f == Pointwise::mix || f == Pointwise::add) back.db = {view(side.out({n + skipped})), kept};
         if (f == Pointwise::mix) back.dc = {view(side.out({n + skipped})), {}};
         pointwise_backward(side.stream, back);
         back.da = {view(side.out({n + skipped})), {}}, back.db = back.dc = {};
         pointwise_backward(side.stream, back);
       });
+}
+
+// Rows of whole vectors and others.
+TEST(BackendParity, Swiglu) {
+  for (const int64_t F : {32, 37, 4, 1})
+    expect_backends_agree([&](Side& side) {
+      const Tensor x = side.normal({T, 2 * F}), dy = side.normal({T, F});
+      swiglu(side.stream, {.x = x, .y = side.out({T, F})});
+      swiglu_backward(side.stream, {.x = x, .dy = dy, .dx = {side.out({T, 2 * F}), {}}});
+      swiglu_backward(side.stream, {.x = x, .dy = dy, .dx = side.sum({T, 2 * F})});
+    });
 }
 
 TEST_P(Weights, Bias) {
