@@ -91,12 +91,12 @@ struct Ranges {
 };
 
 struct Row {
-  const float* logits;
+  FloatPointer logits;
   int64_t V, begin;
   const int32_t* labels;
   float inverse;
 
-  __device__ const float* x() const { return logits + blockIdx.x * V; }
+  __device__ FloatPointer x() const { return logits.from(blockIdx.x * V); }
   // The local column of the token's label; -1: not on this rank.
   __device__ int64_t label() const {
     const int32_t label = labels[blockIdx.x];
@@ -104,7 +104,8 @@ struct Row {
   }
 };
 Row row_of(const LossInputs& in) {
-  return {in.logits.f32(), in.logits.dim(1), in.begin, in.labels.data<int32_t>(), in.inverse_temperature};
+  return {float_pointer(in.logits), in.logits.dim(1), in.begin, in.labels.data<int32_t>(),
+          in.inverse_temperature};
 }
 
 // Elements [c, c + kTogether) of x [columns]; -inf past the end.
@@ -140,7 +141,7 @@ __global__ void __launch_bounds__(kBlock)
   Running student, teacher, all;
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
-    const float* x = row.x() + range.first;
+    const FloatPointer x = row.x().from(range.first);
     const FloatPointer t =
         range.teacher ? range.teacher.from((range.row + i) * range.columns) : FloatPointer();
     for (int64_t c = threadIdx.x * kTogether; c < range.columns; c += kTogether * kBlock) {
@@ -161,7 +162,7 @@ __global__ void __launch_bounds__(kBlock)
   for (int m = 0; m < 3; ++m) maxima[m * C + i] = largest[m];
   const int64_t label = row.label();
   sums[i] = total[0], sums[C + i] = total[1], sums[2 * C + i] = weighted[1], sums[3 * C + i] = total[2];
-  sums[4 * C + i] = label >= 0 ? row.x()[label] : 0.0;
+  sums[4 * C + i] = label >= 0 ? double(row.x()[label]) : 0.0;
 }
 
 // p and q of a token, and log(p / m): see Divergence. The same formulas as the CPU's.
@@ -193,7 +194,7 @@ __global__ void __launch_bounds__(kBlock)
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
     if (!range.teacher) continue;
-    const float* x = row.x() + range.first;
+    const FloatPointer x = row.x().from(range.first);
     const FloatPointer t = range.teacher.from((range.row + i) * range.columns);
     for (int64_t c = threadIdx.x; c < range.columns; c += kBlock) {
       const float own = x[c], other = t[c], ratio = mixture.log_ratio(own, other),
@@ -241,7 +242,7 @@ __global__ void __launch_bounds__(kBlock)
   const float u_factor = kl == 0 ? 0.0f : static_cast<float>(kl / sums[C + i]);
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
-    const float* x = row.x() + range.first;
+    const FloatPointer x = row.x().from(range.first);
     const FloatPointer g = gradient.from(i * row.V + range.first);
     const FloatPointer t =
         range.teacher ? range.teacher.from((range.row + i) * range.columns) : FloatPointer();

@@ -286,6 +286,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
     if (objective == "jsd") loss.beta = r.number("loss.beta", 0.5, 0, 1);
     loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
+    loss.bf16_logits = r.boolean("loss.bf16_logits", false);
   }
   loss.student_layers = t.student.num_layers;
   t.objective = objective_registry().at(objective)(loss);
@@ -318,6 +319,11 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
   require(t.device != "cpu" || t.activations != "bf16",
           "{}: run.activations = \"bf16\" with run.device = \"cpu\": the CPU computes in f32", path);
+  require(!loss.bf16_logits ||
+              (t.device != "cpu" && t.activations_on({DeviceKind::cuda}, t.student_dtype) == DType::bf16),
+          "{}: loss.bf16_logits: expected a GPU and activations in bf16, found run.device = \"{}\", "
+          "run.activations = \"{}\", student.dtype = \"{}\"",
+          path, t.device, t.activations, to_string(t.student_dtype));
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));
   t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
   t.keep = r.integer("run.keep", 3, 0);
