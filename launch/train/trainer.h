@@ -7,6 +7,7 @@
 #include "launch/train/training_state.h"
 #include "parallel/pipeline.h"
 #include "parallel/teacher_signal.h"
+#include "runtime/host_copy.h"
 
 namespace wuneng {
 
@@ -42,7 +43,7 @@ class Trainer {
   void end_early(int64_t pass);
   // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
   // replicas and stages, known on the logging rank.
-  std::vector<double> run_pass(int64_t pass, bool trains, double loss_tokens);
+  HostCopy run_pass(int64_t pass, bool trains, double loss_tokens);
   // One micro-batch through this stage.
   StageOutputs forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
                        const Stage::Completed& completed, double loss_tokens, const Tensor& sums);

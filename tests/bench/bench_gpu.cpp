@@ -196,7 +196,7 @@ void passes(Bench& b) {
     swiglu_backward(b.stream, {.x = pair, .dy = u, .dx = {dpair, {}}});
   });
   const int64_t many = b.size(500'000'000, 70'000);
-  AdamwArgs args{.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = 1, .step = 10};
+  AdamwArgs args{.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = {}, .step = 10};
   for (int i = 0; i < 4; ++i)
     args.tensors.push_back({.master = b.f32({many / 4}),
                             .m = b.f32({many / 4}),

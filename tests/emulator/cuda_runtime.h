@@ -82,6 +82,8 @@ void count_launch();
 void spend(cudaStream_t stream, float milliseconds);  // as cudaEventElapsedTime() has it
 // Copies between a GPU and memory of the host that is not pinned: they make the host wait.
 int64_t pageable_copies();
+int64_t waits();  // of the host for a stream, or for an event that had not completed
+void count_wait();
 void* shared_memory();  // the block's dynamic shared memory
 void barrier();         // all live threads of the block
 // Warp shuffle: by all live lanes of the warp; returns the value of lane `source`.

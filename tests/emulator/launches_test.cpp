@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "model/decoder.h"
+#include "parallel/gradients.h"
+#include "parallel/optimizer.h"
 #include "runtime/device_memory.h"
+#include "runtime/host_copy.h"
 
 namespace wuneng::launches_test {
 namespace {
@@ -73,6 +76,29 @@ TEST(EmulatedLaunches, AreAsDocumented) {
   const Launches three = of_layer("full", 3);
   expect("a layer of full with three chunk steps", three, 69, 141);
   expect("a further chunk step", of_layer("full", 4) - three, 10, 24);
+}
+
+// A gradient's norm, clipping and the update are queued before the host knows the norm.
+TEST(EmulatedLaunches, AnUpdateDoesNotWaitForTheHost) {
+  const Device gpu{DeviceKind::cuda, 0};
+  Parameter p;
+  p.name = "w";
+  p.global_shape = {2};
+  p.held = p.owned = {0, 2};
+  p.var = Var(Tensor::from<float>({1, 2}, {2}).to(gpu), true);
+  const GradientSums sums({&p}, {});
+  Optimizer optimizer({&p}, {}, compute_stream(gpu));
+  for (int step = 0; step < 2; ++step) {
+    p.var.grad().copy_from(Tensor::from<float>({3, 4}, {2}));
+    const int64_t waits = emulator::waits(), copies = emulator::pageable_copies();
+    const Tensor squared_norm = sums.squared_norm();
+    const HostCopy squares(squared_norm);
+    optimizer.step(1e-2, clip_scale(squared_norm, 1));
+    if (step > 0) EXPECT_EQ(emulator::waits() - waits, 0);  // the first one makes its tables
+    EXPECT_EQ(emulator::pageable_copies(), copies);
+    EXPECT_EQ(squares.read("test").data<double>()[0], 25);
+    EXPECT_FLOAT_EQ(optimizer.states()[0].m.to(Device{}).f32()[0], step == 0 ? 0.06f : 0.114f);
+  }
 }
 
 }  // namespace

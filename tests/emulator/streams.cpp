@@ -32,7 +32,7 @@ namespace emulator {
 namespace {
 
 EmulatedStream* g_first = nullptr;
-int64_t g_launches = 0;
+int64_t g_launches = 0, g_waits = 0;
 std::recursive_mutex g_queues;  // work may wait for other work
 
 // Work may wait for work in other streams, never for later work in its own.
@@ -80,6 +80,8 @@ void spend(cudaStream_t stream, float milliseconds) { stream->time += millisecon
 
 int64_t launches() { return g_launches; }
 void count_launch() { ++g_launches; }
+int64_t waits() { return g_waits; }
+void count_wait() { ++g_waits; }
 
 }  // namespace emulator
 
@@ -97,6 +99,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return catch_up(stream), cudaSuccess;
 }  // events name it
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  count_wait();
   if (is_recorded(stream)) return returned(cudaErrorStreamCaptureUnsupported);
   return catch_up(stream), cudaSuccess;
 }
@@ -157,6 +160,7 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
 // The first query returns cudaErrorNotReady, so that callers must handle that.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event->stream->ended >= event->position) return cudaSuccess;
+  count_wait();
   run_until(event->stream, event->position);
   return returned(cudaErrorNotReady);
 }

@@ -3,6 +3,7 @@
 #include "kernels/adamw.h"
 #include "kernels/bonus.h"
 #include "kernels/channel.h"
+#include "kernels/clip.h"
 #include "kernels/label_logprob.h"
 #include "kernels/loss.h"
 #include "kernels/matmul.h"
@@ -394,12 +395,12 @@ TEST_P(Weights, Embedding) {
 
 // Teacher slices of either type, with row and column offsets, for a student's shard; without a teacher; and
 // in place.
-TEST_P(Weights, Losses) {
-  expect_backends_agree([](Side& side) {
+void compare_losses(bool rounded_logits, DType teacher_type) {
+  expect_backends_agree([&](Side& side) {
     const int64_t n = 9, V = 2100;
-    LossInputs in{.logits = side.normal({n, V}, DType::f32),
-                  .teacher = {{side.normal({n + 3, 1170}, GetParam()), 3, 40},
-                              {side.normal({n, 5}, GetParam()), 0, 1210}},
+    LossInputs in{.logits = rounded_logits ? side.normal({n, V}) : side.normal({n, V}, DType::f32),
+                  .teacher = {{side.normal({n + 3, 1170}, teacher_type), 3, 40},
+                              {side.normal({n, 5}, teacher_type), 0, 1210}},
                   .inverse_temperature = 0.5f,
                   .labels = side.table(std::vector<int32_t>{100, 2199, -100, 99, 2200, 250, 101, 0, 300}),
                   .begin = 100};
@@ -437,13 +438,16 @@ TEST_P(Weights, Losses) {
   });
 }
 
+TEST_P(Weights, Losses) { compare_losses(false, GetParam()); }
+TEST_P(Weights, LossesOfLogitsInTheTypeOfActivations) { compare_losses(true, GetParam()); }
+
 // Tensors smaller and larger than one block's elements, and an unaligned one; memory after them is compared
 // too.
 TEST(BackendParity, Adamw) {
   for (const bool narrow : {false, true})
     expect_backends_agree([&](Side& side) {
       AdamwArgs args{
-          .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = 0.5f, .step = 3};
+          .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = {}, .step = 3};
       for (const auto& [n, skipped] :
            {std::pair<int64_t, int64_t>{1, 0}, {C, 0}, {70'000, 0}, {70'001, 0}, {500, 1}}) {
         const auto view = [&](const Tensor& all) { return all.rows(skipped, n + skipped); };
@@ -456,6 +460,18 @@ TEST(BackendParity, Adamw) {
       }
       adamw(side.stream, args);
       args.step = 4;
+      // Clipped, then not finite: no update.
+      const Tensor squares = Tensor::from<double>({9}, {1}).to(side.stream.device);
+      for (const double most : {1.5, 0.0, 4.0}) {
+        args.gradient_scale = side.out({1}, DType::f32);
+        clip_scale(side.stream, {.squares = squares, .max_norm = most, .scale = args.gradient_scale});
+        for (const AdamwTensors& one : args.tensors) one.gradient.copy_from(one.m);
+        adamw(side.stream, args);
+      }
+      clip_scale(side.stream, {.squares = Tensor::from<double>({INFINITY}, {1}).to(side.stream.device),
+                               .max_norm = 1,
+                               .scale = args.gradient_scale});
+      for (const AdamwTensors& one : args.tensors) one.gradient.copy_from(one.m);
       adamw(side.stream, args);
     });
 }
