@@ -78,6 +78,7 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.carried_in = [&](int /*chunk*/) { return model.carried_in(); };
     work.carried_out = [&](int /*chunk*/) { return model.carried_out(); };
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
+      sender.meet();
       MixerTaps taps = taps_of(signals);
       const StageState out = model.forward(tape, batches[m], input, taps);
       TeacherOutputs outputs{model, batches[m], out.hidden.value(), taps};

@@ -9,6 +9,7 @@
 
 #ifdef WUNENG_EMULATED
 #include <cublasLt.h>
+#include <nccl.h>
 
 #include <cmath>
 #include <cstring>
@@ -244,6 +245,52 @@ TEST_P(DeviceComm, SendsDoNotWaitForReceives) {
     };
     expect_values(in[2 * m], of(before()));
     expect_values(in[2 * m + 1], of(next()));
+  }
+}
+
+// A send that waits for its receiver: until that asks for the message nothing is enqueued, and then the
+// sender goes on in whatever it waits for.
+TEST_P(DeviceComm, SendsBeginWhenTheirReceiverIsReady) {
+  if (group_.size() == 1 || GetParam() != How::connected) GTEST_SKIP() << "needs 2 ranks with a GPU each";
+  const int rank = group_.rank();
+  const Comm pair = group_.split(rank < 2 ? 0 : 1, rank, "waiting pair");
+  if (rank > 1) return;
+  pair.connect_messages(gpu(), {{0, 1}}, 1, true);
+  EXPECT_TRUE(pair.sends_wait_for_receivers());
+  constexpr int kMessages = 3;
+  const auto value = [](int m) { return [m](int64_t i) { return static_cast<double>(i % 100 + 1000 * m); }; };
+  const Tensor flag = Tensor::zeros({1});
+  for (int turn = 0; turn < 2; ++turn) {
+    std::vector<Request> messages;
+    if (rank == 0) {
+#ifdef WUNENG_EMULATED
+      const int64_t before = emulator::nccl_sends();
+#endif
+      for (int m = 0; m < kMessages; ++m)
+        messages.push_back(pair.isend(on_gpu(9000, value(m)), 1, 7, "frame"));
+      for (int i = 0; i < 1000; ++i)
+        for (Request& r : messages) EXPECT_FALSE(r.done());
+#ifdef WUNENG_EMULATED
+      EXPECT_EQ(emulator::nccl_sends(), before);
+#endif
+      pair.send(flag, 1, 8, "receive");
+      // The receiver answers when it has all: in this wait the sends begin.
+      turn == 0 ? pair.recv(flag, 1, 9, "received") : pair.barrier("received");
+#ifdef WUNENG_EMULATED
+      EXPECT_EQ(emulator::nccl_sends(), before + kMessages);
+#endif
+      for (Request& r : messages) r.wait();
+    } else {
+      std::vector<Tensor> in;
+      for (int m = 0; m < kMessages; ++m) {
+        in.push_back(Tensor::empty({9000}, DType::f32, gpu()));
+        messages.push_back(pair.irecv(in.back(), 0, 7, "frame"));
+      }
+      pair.recv(flag, 0, 8, "receive");
+      for (Request& r : messages) r.wait();
+      for (int m = 0; m < kMessages; ++m) expect_values(in[m], value(m));
+      turn == 0 ? pair.send(flag, 0, 9, "received") : pair.barrier("received");
+    }
   }
 }
 
