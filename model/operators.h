@@ -9,6 +9,7 @@
 #include "kernels/attention.h"
 #include "kernels/pointwise.h"
 #include "kernels/rows.h"
+#include "model/joint_gradients.h"
 #include "parallel/parameter.h"
 #include "runtime/comm.h"
 #include "runtime/tape.h"
@@ -25,7 +26,9 @@ Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base
 Var linear_pair(Tape& tape, const Var& x, P first, P second);
 Var add_bias(Tape& tape, const Var& x, P bias);  // [T, C]
 // [T, H, I] -> [T, H, O], weight [H, O, I], base [T, H, O]: x_h W_h^T + base_h, in `to` if it is given.
-Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {}, const Tensor& to = {});
+// joint: where its weight's gradient is formed, with those of other calls.
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {}, const Tensor& to = {},
+                const JointGradientsPtr& joint = nullptr);
 // [T, d] with weight [d], or [T, H, D] with [H D]. normed: the result, where it is there already.
 Var rms_norm(Tape& tape, const Var& x, P weight, float eps, const Tensor& normed = {});
 // a + b, and its norm: one pass.

@@ -116,6 +116,18 @@ TEST(BackendParity, Pointwise) {
       });
 }
 
+// Of any size and alignment.
+TEST(BackendParity, CopiesOfTensors) {
+  expect_backends_agree([](Side& side) {
+    CopyTensorsArgs args;
+    for (const int64_t n : {1, 3, 8, 4000, 70'001})
+      for (const int64_t skipped : {0, 1})
+        args.copies.push_back(
+            {side.normal({n + 1}).rows(skipped, n + skipped), side.out({n + 1}).rows(skipped, n + skipped)});
+    copy_tensors(side.stream, args);
+  });
+}
+
 // Rows of whole vectors and others.
 TEST(BackendParity, Swiglu) {
   for (const int64_t F : {32, 37, 4, 1})
