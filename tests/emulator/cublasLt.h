@@ -65,8 +65,10 @@ using cublasLtMatrixLayout_t = cublasLtMatrixLayoutOpaque_t*;
 using cublasLtMatmulPreference_t = cublasLtMatmulPreferenceOpaque_t*;
 
 namespace emulator {
-constexpr int kAlgorithms = 3;           // for each product
-void set_fastest_algorithm(int number);  // of this process, by cudaEventElapsedTime; 0 at first
+constexpr int kAlgorithms = 3;  // for each product
+// Of this process, by cudaEventElapsedTime; 0 at first, with WUNENG_EMULATOR_FASTEST_BY_RANK another on each
+// rank.
+void set_fastest_algorithm(int number);
 }  // namespace emulator
 
 const char* cublasLtGetStatusString(cublasStatus_t);
