@@ -19,9 +19,12 @@ constexpr float kWorthIt = 0.97f;  // of the first one's time
 
 using KeyNumbers = std::array<int64_t, sizeof(ProductKey) / sizeof(int64_t)>;
 
-std::string text_of(const Stream& stream, const ProductKey& key) {
-  return fmt::format("{} | {} | {}", device_name(stream.device), cublasLtGetVersion(),
-                     fmt::join(std::bit_cast<KeyNumbers>(key), " "));
+// A product's text begins with what an algorithm may depend on besides the product, and ends with its key.
+std::string begin_of_texts(const Stream& stream) {
+  return fmt::format("{} | {} | ", device_name(stream.device), cublasLtGetVersion());
+}
+std::string text_of(const ProductKey& key) {
+  return fmt::format("{}", fmt::join(std::bit_cast<KeyNumbers>(key), " "));
 }
 
 std::string text_of(const cublasLtMatmulAlgo_t& algorithm) {
@@ -47,8 +50,10 @@ cublasLtMatmulAlgo_t algorithm_of(const std::string& text) {
 // The choice that a text names; null: this stream has not computed that product.
 std::pair<const ProductKey, BlasContext::Choice>* choice_of(const Stream& stream, BlasContext& context,
                                                             const std::string& product) {
+  const std::string begin = begin_of_texts(stream);
+  if (!product.starts_with(begin)) return nullptr;
   for (auto& one : context.choices)
-    if (text_of(stream, one.first) == product) return &one;
+    if (product.compare(begin.size(), std::string::npos, text_of(one.first)) == 0) return &one;
   return nullptr;
 }
 
@@ -138,9 +143,10 @@ std::optional<Operands> operands_if_there_is_room(Device device, const ProductKe
 
 std::vector<std::string> untimed_products(const Stream& stream) {
   const std::lock_guard lock(BlasContext::mutex());
+  const std::string begin = begin_of_texts(stream);
   std::vector<std::string> out;
   for (const auto& [key, choice] : BlasContext::of(stream).choices)
-    if (choice.found && !choice.timed) out.push_back(text_of(stream, key));
+    if (choice.found && !choice.timed) out.push_back(begin + text_of(key));
   return out;
 }
 

@@ -143,8 +143,9 @@ TEST(Gradient, OfAGateAndWhatItGatesInOneProduct) {
       }
     for (int64_t i = 0; i < T * d; ++i) EXPECT_NEAR(in.grad().f32()[i], dx[i], 1e-4) << i;
     for (int64_t i = 0; i < F * d; ++i) {
-      if (c != Case::frozen)
+      if (c != Case::frozen) {
         EXPECT_NEAR(a.var.grad().f32()[i], da[i] + (accumulates ? before.f32()[i] : 0), 1e-4) << i;
+      }
       EXPECT_NEAR(b.var.grad().f32()[i], db[i] + (accumulates ? before.f32()[F * d + i] : 0), 1e-4) << i;
     }
   }
