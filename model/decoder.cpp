@@ -59,9 +59,11 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
     if (!tied)
       head_ = table("lm_head.weight");
     else
-      head_ = placement.first() ? embedding_ : table("model.embed_tokens.weight");
+      head_ = placement.first()         ? embedding_
+              : placement.ends_together ? placement.embedding
+                                        : table("model.embed_tokens.weight");
   }
-  if (tied && placement.stages > 1)
+  if (tied && placement.stages > 1 && !placement.ends_together)
     for (Parameter* p : store_.all())
       if (p->name == "model.embed_tokens.weight") {
         p->sum_over_embedding = true;

@@ -18,6 +18,10 @@ struct Placement {
   DType activations = DType::f32;    // bf16 on a GPU alone
   bool allocate = true;              // false: the parameters' names and shapes alone, without values
   std::optional<Range> layers = {};  // of this stage, maybe none; not given: stage_layers()
+  // Of a model of several stages: whether the first and the last are on one rank, and there, for the last,
+  // the first one's table, which a tied output matrix shares.
+  bool ends_together = false;
+  const Parameter* embedding = nullptr;
   bool first() const { return stage == 0; }
   bool last() const { return stage == stages - 1; }
 };
@@ -76,6 +80,7 @@ class Decoder : public Stage {
   bool carries_between_stages() const;
   const Placement& placement() const { return placement_; }
   Stream stream() const { return compute_stream(placement_.device); }
+  const Parameter* embedding() const { return embedding_; }  // [local vocabulary, d]; first stage only
   // The output matrix [local vocabulary, d] that the loss multiplies with; on the last stage only.
   const Parameter* head() const { return head_; }
   // Logits [T, columns.size()] of a final hidden state [T, d], without a tape: of these columns of the

@@ -55,6 +55,7 @@ Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<La
   m.role_comm = world.split(teaches, index, role);
   m.tp = m.role_comm.split(m.dp_rank * m.layout.pp + m.pp_rank, m.tp_rank, role + ".tp");
   m.pp = m.role_comm.split(m.dp_rank * m.layout.tp + m.tp_rank, m.pp_rank, role + ".pp");
+  m.pp_gradients = m.role_comm.split(m.dp_rank * m.layout.tp + m.tp_rank, m.pp_rank, role + ".pp_gradients");
   m.dp = m.role_comm.split(m.pp_rank * m.layout.tp + m.tp_rank, m.dp_rank, role + ".dp");
   const bool ends = m.layout.pp > 1 && (m.first_stage() || m.last_stage());
   m.embedding =
@@ -62,14 +63,16 @@ Mesh Mesh::make(const Comm& world, const Layout& student, const std::optional<La
   return m;
 }
 
-void Mesh::connect(Device device, bool overlap) const {
+void Mesh::connect(Device device, bool overlap, const VirtualStages& student_chunks) const {
   for (const Comm* group : {&tp, &pp, &dp, &embedding}) group->connect(device, overlap);
-  std::vector<Comm::Channel> between_stages;
-  for (int stage = 1; stage < layout.pp; ++stage) {
-    between_stages.push_back({stage - 1, stage});
-    between_stages.push_back({stage, stage - 1});
+  const bool trains = role == Role::student;
+  std::vector<Comm::Channel> forward, backward;
+  for (const auto& [from, to] : (trains ? student_chunks : VirtualStages{layout.pp}).neighbours()) {
+    forward.push_back({from, to});
+    if (trains) backward.push_back({to, from});
   }
-  pp.connect_messages(device, between_stages);
+  pp.connect_messages(device, forward);
+  pp_gradients.connect_messages(device, backward);
 }
 
 }  // namespace wuneng

@@ -3,6 +3,7 @@
 #pragma once
 #include <optional>
 
+#include "parallel/schedule.h"
 #include "runtime/comm.h"
 
 namespace wuneng {
@@ -26,11 +27,13 @@ struct Mesh {
   std::optional<Layout> teacher;
   int dp_rank = 0, pp_rank = 0, tp_rank = 0;
   Comm world, role_comm;
-  Comm tp, pp, dp;  // the ranks that differ from this one in that coordinate only
-  Comm embedding;   // first and last pipeline stage with the same dp and tp; itself elsewhere
+  Comm tp, pp, dp;    // the ranks that differ from this one in that coordinate only
+  Comm pp_gradients;  // pp's ranks, for the messages that go to the stage before: see PipelineRanks
+  Comm embedding;     // first and last pipeline stage with the same dp and tp; itself elsewhere
 
   // Collective over the world: this rank computes on `device`; see Comm::connect and connect_messages.
-  void connect(Device device, bool overlap) const;
+  // student_chunks: of the student's pipeline; the teacher has one chunk a stage and goes forward alone.
+  void connect(Device device, bool overlap, const VirtualStages& student_chunks) const;
 
   bool first_stage() const { return pp_rank == 0; }
   bool last_stage() const { return pp_rank == layout.pp - 1; }

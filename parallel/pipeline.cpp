@@ -25,7 +25,7 @@ struct Message {
 // next send when they have ended, so that a slow receiver costs memory rather than time.
 class Link {
  public:
-  Link(const Comm& pp, const VirtualStages& on, Stream stream, DType dtype)
+  Link(const PipelineRanks& pp, const VirtualStages& on, Stream stream, DType dtype)
       : pp_(pp), on_(on), stream_(stream), dtype_(dtype) {}
 
   // Has the next message that will be received come while this stage still computes.
@@ -36,7 +36,7 @@ class Link {
       const int key = tag(message, i);
       if (expected_.contains(key)) continue;
       const Tensor buffer = Tensor::empty({message.rows, message.widths[i]}, dtype_, stream_.device);
-      expected_.emplace(key, Expected{buffer, pp_.irecv(buffer, peer, key, name(message))});
+      expected_.emplace(key, Expected{buffer, ranks(message).irecv(buffer, peer, key, name(message))});
     }
   }
 
@@ -57,7 +57,7 @@ class Link {
     require_shapes(tensors, message, peer);
     std::erase_if(sends_, [](Request& r) { return r.done(); });
     for (size_t i = 0; i < tensors.size(); ++i)
-      sends_.push_back(pp_.isend(tensors[i], peer, tag(message, i), name(message)));
+      sends_.push_back(ranks(message).isend(tensors[i], peer, tag(message, i), name(message)));
   }
 
   void require_shapes(const std::vector<Tensor>& tensors, const Message& message, int peer) const {
@@ -81,6 +81,9 @@ class Link {
     Request request;
   };
 
+  const Comm& ranks(const Message& message) const {
+    return message.direction == Direction::forward ? pp_.activations : pp_.gradients;
+  }
   // The tag tells messages of one pair of ranks apart, whatever the order in which either side names them.
   int tag(const Message& message, size_t tensor) const {
     constexpr int kMostTensors = 8;
@@ -94,7 +97,7 @@ class Link {
     return message.direction == Direction::forward ? "pipeline activation" : "pipeline gradient";
   }
 
-  const Comm& pp_;
+  const PipelineRanks& pp_;
   const VirtualStages& on_;
   Stream stream_;
   DType dtype_;
@@ -316,16 +319,17 @@ const Action* next_receive(const Schedule& schedule, size_t at) {
 
 }  // namespace
 
-Pipeline::Pipeline(const Comm& pp, const VirtualStages& on, int64_t hidden_size, const Stream& stream,
-                   DType activations)
+Pipeline::Pipeline(const PipelineRanks& pp, const VirtualStages& on, int64_t hidden_size,
+                   const Stream& stream, DType activations)
     : pp_(pp), on_(on), hidden_size_(hidden_size), stream_(stream), activations_(activations) {
-  require(on.stages == pp.size(), "pipeline: expected a rank for each of {} stages, found {} ranks",
-          on.stages, pp.size());
+  require(on.stages == pp.activations.size(),
+          "pipeline: expected a rank for each of {} stages, found {} ranks", on.stages,
+          pp.activations.size());
 }
 
 void Pipeline::run(const Schedule& schedule, const PipelineWork& work) const {
   Link link(pp_, on_, stream_, activations_);
-  Run run(on_, pp_.rank(), hidden_size_, work, stream_, link);
+  Run run(on_, pp_.activations.rank(), hidden_size_, work, stream_, link);
   for (size_t at = 0; at < schedule.size(); ++at) {
     if (const Action* const next = next_receive(schedule, at); next && schedule[at].computes())
       run.expect(*next);

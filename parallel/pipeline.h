@@ -22,14 +22,24 @@ struct PipelineWork {
   std::function<std::vector<CarriedTensor>(int chunk)> carried_in = {}, carried_out = {};
 };
 
+// The stages' ranks in order, twice: messages of the one kind do not wait for those of the other.
+struct PipelineRanks {
+  PipelineRanks(const Comm& pp) : PipelineRanks(pp, pp) {}  // NOLINT: for schedules without such an order
+  PipelineRanks(const Comm& to_next, const Comm& to_previous)
+      : activations(to_next), gradients(to_previous) {}
+
+  Comm activations, gradients;
+};
+
 class Pipeline {
  public:
-  // pp: the stages' ranks in order; this rank's stage is pp.rank(). With one stage nothing is sent.
+  // This rank's stage is its rank in pp. With one stage nothing is sent.
   // Hidden states and their gradients are of type `activations`.
-  Pipeline(const Comm& pp, int64_t hidden_size, const Stream& stream = {}, DType activations = DType::f32)
-      : Pipeline(pp, {pp.size()}, hidden_size, stream, activations) {}
+  Pipeline(const PipelineRanks& pp, int64_t hidden_size, const Stream& stream = {},
+           DType activations = DType::f32)
+      : Pipeline(pp, {pp.activations.size()}, hidden_size, stream, activations) {}
   // The same with several model chunks a stage.
-  Pipeline(const Comm& pp, const VirtualStages& on, int64_t hidden_size, const Stream& stream = {},
+  Pipeline(const PipelineRanks& pp, const VirtualStages& on, int64_t hidden_size, const Stream& stream = {},
            DType activations = DType::f32);
 
   // Runs this stage's schedule to its end, sends included. Each chunk of a micro-batch has its own tape;
@@ -39,7 +49,7 @@ class Pipeline {
   void run(const Schedule& schedule, const PipelineWork& work) const;
 
  private:
-  Comm pp_;
+  PipelineRanks pp_;
   VirtualStages on_;
   int64_t hidden_size_;
   Stream stream_;

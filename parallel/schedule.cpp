@@ -7,9 +7,19 @@
 namespace wuneng {
 namespace {
 
-const PipelineSchedule* const registered[] = {&one_f_one_b};
+const PipelineSchedule* const registered[] = {&one_f_one_b, &interleaved_1f1b, &zb_h1, &zb_v};
 
 }  // namespace
+
+std::vector<std::pair<int, int>> VirtualStages::neighbours() const {
+  std::vector<std::pair<int, int>> out;
+  for (int v = 0; v + 1 < count(); ++v) {
+    const std::pair<int, int> pair{stage_of(v), stage_of(v + 1)};
+    if (pair.first != pair.second && std::find(out.begin(), out.end(), pair) == out.end())
+      out.push_back(pair);
+  }
+  return out;
+}
 
 std::string to_string(const Action& action) {
   constexpr const char* names[] = {"receive_activation", "forward",      "send_activation",
@@ -42,6 +52,8 @@ Schedule PipelineSchedule::operator()(const VirtualStages& on, int stage, int mi
           "pipeline schedule {}: stage {} of {} with {} chunks and {} micro-batches: expected "
           "0 <= stage < stages, chunks > 0, micro-batches >= 0",
           name, stage, on.stages, on.chunks, micro_batches);
+  require(takes(on.chunks), "pipeline schedule {}: expected {} model chunks a stage, found {}", name, chunks,
+          on.chunks);
   return with_messages(computations(on, stage, micro_batches), on, stage);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <compare>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace wuneng {
@@ -50,6 +51,11 @@ struct VirtualStages {
   int chunk_of(int virtual_stage) const { return virtual_stage / stages; }
   bool first(int stage, int chunk) const { return at(stage, chunk) == 0; }
   bool last(int stage, int chunk) const { return at(stage, chunk) == count() - 1; }
+  // Which of the virtual stages with this chunk number, in order, is the stage's.
+  int position(int stage, int chunk) const { return mirrored(stage, chunk); }
+  int last_stage() const { return stage_of(count() - 1); }  // which has the last virtual stage
+  // The stages of consecutive virtual stages, each pair once, where they are two.
+  std::vector<std::pair<int, int>> neighbours() const;
 
  private:
   int mirrored(int i, int chunk) const { return placement == v_shaped && chunk % 2 ? stages - 1 - i : i; }
@@ -69,11 +75,15 @@ struct PipelineSchedule {
   // The most micro-batches that a stage holds at a time, each chunk's counted, from a forward until all
   // gradients of its backward are formed. Of schedules that train.
   int (*most_held)(const VirtualStages& on, int stage, int micro_batches);
+  int chunks = 1;  // of a stage; kAnyChunks: any number
+  static constexpr int kAnyChunks = 0;
 
+  int default_chunks() const { return chunks == kAnyChunks ? 2 : chunks; }
+  bool takes(int number) const { return chunks == kAnyChunks ? number > 0 : number == chunks; }
   // All actions of a stage. Throws where the sizes make no sense or are not this schedule's.
   Schedule operator()(const VirtualStages& on, int stage, int micro_batches) const;
 };
-extern const PipelineSchedule one_f_one_b, forward_only;
+extern const PipelineSchedule one_f_one_b, interleaved_1f1b, zb_h1, zb_v, forward_only;
 
 // The schedules that train, which layout.schedule chooses among.
 std::vector<std::string> schedule_names();

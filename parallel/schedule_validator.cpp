@@ -64,6 +64,12 @@ class Simulation {
     size_t sent_at;  // the index of the sender's action
   };
 
+  struct Channel {
+    int from, to;
+    Action::Kind received_as;
+    auto operator<=>(const Channel&) const = default;
+  };
+
   bool finished(int s) const { return progress_[s].next == stages_[s].size(); }
 
   [[noreturn]] void wrong(int s, size_t index, const std::string& why) const {
@@ -115,7 +121,7 @@ class Simulation {
         else
           expect(has(Action::backward) || has(Action::backward_input),
                  "before its backward or backward_input");
-        messages_[{s, to.stage}].push_back({to.action, p.next});
+        messages_[{s, to.stage, to.action.kind}].push_back({to.action, p.next});
         break;
       }
       case Action::forward:
@@ -146,7 +152,7 @@ class Simulation {
 
   bool receive(int s, const Action& a) {
     const End from = other_end_of(s, a);
-    std::deque<Message>& sent = messages_[{from.stage, s}];
+    std::deque<Message>& sent = messages_[{from.stage, s, a.kind}];
     const auto found = std::find_if(sent.begin(), sent.end(),
                                     [&](const Message& message) { return message.received_as == a; });
     if (found == sent.end()) return false;
@@ -210,9 +216,9 @@ class Simulation {
   }
 
   void require_complete() const {
-    for (const auto& [ranks, messages] : messages_)
+    for (const auto& [channel, messages] : messages_)
       if (!messages.empty())
-        wrong(ranks.first, messages.front().sent_at, fmt::format("stage {} never receives it", ranks.second));
+        wrong(channel.from, messages.front().sent_at, fmt::format("stage {} never receives it", channel.to));
     for (int s = 0; s < on_.stages; ++s)
       for (int chunk = 0; chunk < on_.chunks; ++chunk)
         for (int m = 0; m < micro_batches_; ++m) {
@@ -233,7 +239,7 @@ class Simulation {
   const int micro_batches_;
   const std::vector<Schedule>& stages_;
   std::vector<Progress> progress_;
-  std::map<std::pair<int, int>, std::deque<Message>> messages_;  // on their way, by sender and receiver
+  std::map<Channel, std::deque<Message>> messages_;  // on their way
 };
 
 }  // namespace

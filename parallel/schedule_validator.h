@@ -9,7 +9,9 @@ namespace wuneng {
 // - take every micro-batch through every chunk forward once and, where `schedule` trains, backward once,
 // whole
 //   or in two halves, each after what it needs,
-// - receive what one stage sends to another in the order in which it is sent, as NCCL does,
+// - receive the activations, and the gradients, that one stage sends to another in the order in which they
+// are
+//   sent, as NCCL does,
 // - and hold, where `schedule` trains, at most schedule.most_held micro-batches on each stage.
 void validate(const PipelineSchedule& schedule, const VirtualStages& on, int micro_batches,
               const std::vector<Schedule>& stages);

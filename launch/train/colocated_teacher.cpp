@@ -24,14 +24,15 @@ ColocatedTeacher::ColocatedTeacher(const TrainRecipe& r, const Mesh& mesh,
                                    const std::vector<MicroBatch>& batches, Device device,
                                    const std::vector<Range>& stages)
     : batches_(batches),
-      pp_(mesh.pp.split(0, mesh.pp_rank, "student.teacher_pp")),
+      // In the order of the student's last model chunks, beside which it runs.
+      pp_(mesh.pp.split(0, r.virtual_stages().position(mesh.pp_rank, r.chunks - 1), "student.teacher_pp")),
       model_(*r.teacher,
              Placement{.tp = mesh.tp,
-                       .stage = mesh.pp_rank,
+                       .stage = pp_.rank(),
                        .stages = mesh.layout.pp,
                        .device = device,
                        .activations = r.activations_on(device, r.teacher_dtype),
-                       .layers = stages[mesh.pp_rank]},
+                       .layers = stages[pp_.rank()]},
              r.teacher_dtype),
       tp_rank_(mesh.tp_rank) {
   pp_.connect_messages(device, forward_channels(mesh.layout.pp));

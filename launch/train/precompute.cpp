@@ -73,7 +73,7 @@ void precompute(const TrainRecipe& r, const TrainingData& data) {
   const Mesh mesh = Mesh::make(Comm::world(), r.precompute_layout, std::nullopt);
   const Device device = parse_device(r.device, Runtime::local_rank());
   reserve_gpu_memory(mesh.world, device, r.gpu_memory);
-  mesh.connect(device, r.overlap);
+  mesh.connect(device, r.overlap, {mesh.layout.pp});
   watchdog::enter("loading the model");
   Decoder model(
       *r.teacher,

@@ -7,7 +7,10 @@ namespace wuneng {
 
 PrecomputedTeacher::PrecomputedTeacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data,
                                        const std::vector<MicroBatch>& batches, Device device)
-    : batches_(batches), path_(r.precomputed), wanted_(mesh.last_stage()), device_(device) {
+    : batches_(batches),
+      path_(r.precomputed),
+      wanted_(mesh.pp_rank == r.virtual_stages().last_stage()),
+      device_(device) {
   if (wanted_) values_ = open_logprobs(r, data, false);
 }
 

@@ -11,7 +11,7 @@
 #include "model/families.h"
 #include "model/layer_map.h"
 #include "model/mixers/registry.h"
-#include "parallel/schedule.h"
+#include "parallel/schedule_times.h"
 
 namespace wuneng {
 namespace {
@@ -242,9 +242,39 @@ void read_data(Recipe& r, TrainRecipe& t) {
   }
   t.seq_len = r.integer("data.seq_len", 256, 1, 1 << 24);
   t.micro_batch = r.integer("data.micro_batch", 4, 1, 1 << 20);
-  t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
   t.data_seed = static_cast<uint64_t>(r.integer("data.seed", 0, 0));
   t.data_threads = static_cast<int>(r.integer("data.threads", 1, 1, 256));
+}
+
+void read_schedule(Recipe& r, TrainRecipe& t) {
+  std::vector<std::string> names = schedule_names();
+  names.push_back("auto");
+  const std::string name = r.text("layout.schedule", "1f1b", names);
+  const int micro_batches = static_cast<int>(t.accumulation);
+  // Forward, and the halves of the backward, are about equal; recomputation is a forward more.
+  const ActionTimes times{.backward_input = t.recompute ? 2.0 : 1.0};
+  const bool passes = t.objective->passes_hidden_state();
+  const ChosenSchedule chosen =
+      name == "auto" ? choose_schedule(passes ? t.layout.pp : 1, micro_batches, t.student.num_layers, times)
+                     : ChosenSchedule{&schedule_named(name), 0, 0};
+  t.schedule = chosen.schedule;
+  t.chunks = static_cast<int>(r.integer("layout.chunks", t.schedule->default_chunks(), 1, 1 << 10));
+  require(t.schedule->takes(t.chunks), "{}: layout.chunks = {}: layout.schedule = \"{}\" has {}", r.path(),
+          t.chunks, t.schedule->name, t.schedule->chunks);
+  require(passes || t.chunks == 1,
+          "{}: layout.schedule = \"{}\": expected one model chunk a stage for an objective whose stages pass "
+          "nothing on, so that none waits, found layout.chunks = {}",
+          r.path(), t.schedule->name, t.chunks);
+  if (t.layout.pp == 1 || !passes) return;
+  const auto idle = [&](const PipelineSchedule& schedule, int chunks) {
+    return 100 *
+           simulate(schedule, {t.layout.pp, chunks, schedule.placement}, micro_batches, times).idle_share();
+  };
+  t.notes.push_back(
+      fmt::format("pipeline: {}{}{}: by simulation of equal layers its stages wait for {:.1f}% of a step{}",
+                  t.schedule->name, t.chunks > 1 ? fmt::format(", {} model chunks a stage", t.chunks) : "",
+                  name == "auto" ? " (layout.schedule = \"auto\")" : "", idle(*t.schedule, t.chunks),
+                  t.schedule == &one_f_one_b ? "" : fmt::format(" (1f1b: {:.1f}%)", idle(one_f_one_b, 1))));
 }
 
 }  // namespace
@@ -254,8 +284,8 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   TrainRecipe t;
   t.path = path;
   t.layout = read_layout(r, "layout");
+  t.recompute = r.boolean("run.recompute", false);
   t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
-  t.schedule = r.text("layout.schedule", "1f1b", schedule_names());
 
   t.init_from = r.text("student.init_from", "");
   if (t.init_from.empty())
@@ -290,6 +320,8 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   }
   loss.student_layers = t.student.num_layers;
   t.objective = objective_registry().at(objective)(loss);
+  t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
+  read_schedule(r, t);
   if (!t.objective->teacher_signals().empty()) read_teacher(r, t);
 
   // A new student has its teacher's tokens.
@@ -335,7 +367,6 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.eval_batches = r.integer("run.eval_batches", 8, 0, 1 << 20);
   t.log_every = r.integer("run.log_every", 10, 1);
   t.trace_steps = r.integers("run.trace_steps", {}, 1, INT64_MAX);
-  t.recompute = r.boolean("run.recompute", false);
   t.overlap = r.boolean("run.overlap", true);
   t.time_products = r.boolean("run.time_products", false);
   t.gpu_memory = r.number("run.gpu_memory", 0.9, 0.01, 0.99);

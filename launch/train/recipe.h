@@ -8,6 +8,7 @@
 #include "parallel/learning_rate.h"
 #include "parallel/mesh.h"
 #include "parallel/optimizer.h"
+#include "parallel/schedule.h"
 #include "runtime/config.h"
 
 namespace wuneng {
@@ -43,7 +44,8 @@ struct TrainRecipe {
   // [layout], [teacher.layout]
   Layout layout;
   std::optional<Layout> teacher_layout;
-  std::string schedule;  // of the student's pipeline, by name: see parallel/schedule.h
+  const PipelineSchedule* schedule = nullptr;  // of the student's pipeline
+  int chunks = 1;                              // of the model on each of its stages
   // [data]
   std::vector<DataSource> sources;
   int64_t held_out_every = 0;
@@ -74,6 +76,15 @@ struct TrainRecipe {
   std::string resolved;            // the whole recipe with its defaults, as TOML
 
   bool has_teacher() const { return teacher.has_value(); }
+  VirtualStages virtual_stages() const { return {layout.pp, chunks, schedule->placement}; }
+  // Has the objective a loss on this stage of the student, in one of its model chunks?
+  bool has_loss(int stage) const {
+    const VirtualStages on = virtual_stages();
+    bool any = false;
+    for (int chunk = 0; chunk < on.chunks; ++chunk)
+      any = any || objective->has_loss(on.at(stage, chunk), on.count());
+    return any;
+  }
   int64_t steps() const { return learning_rate.steps; }
   int64_t rows() const { return seq_len * micro_batch; }  // T of a micro-batch
   // Of a model whose weights are of type `weights`: f32 on the CPU; on a GPU the weights', if not said.

@@ -80,6 +80,10 @@ void check_output(const TrainRecipe& r) {
 
 void check_recipe(const TrainRecipe& r) {
   check_stages(r, "layout", r.layout, r.student.num_layers);
+  require(int64_t{r.layout.pp} * r.chunks <= r.student.num_layers,
+          "{}: layout.pp = {} with layout.chunks = {}: expected at most {} model chunks, the number of the "
+          "model's layers",
+          r.path, r.layout.pp, r.chunks, r.student.num_layers);
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
   if (r.has_teacher() && r.precomputed.empty()) teacher_signals_of(r);
   check_sizes(r);

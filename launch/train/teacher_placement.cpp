@@ -16,12 +16,13 @@ double bytes_a_token(const TeacherSignal& signal) {
 
 // Of a colocated teacher everything stays on the rank.
 void check_colocated(const TrainRecipe& r, const TeacherSignal& signal) {
+  const int on_stage = r.virtual_stages().position(signal.teacher.stage, r.chunks - 1);
   require(
-      signal.teacher.stage == signal.student.stage,
+      on_stage == signal.student.stage,
       "{}: teacher.mode = \"colocated\": signal '{}' is made on stage {} and wanted on stage {}: expected "
       "teacher.layer_map to change to another layer of the teacher from stage to stage; or use mode = "
       "\"stream\"",
-      r.path, signal.name, signal.teacher.stage, signal.student.stage);
+      r.path, signal.name, on_stage, signal.student.stage);
   for (int rank = 0; rank < r.layout.tp; ++rank) {
     const Range held = signal.teacher.columns[rank], wanted = signal.student.columns[rank];
     require(wanted.size() == 0 || (held.begin <= wanted.begin && wanted.end <= held.end),
@@ -46,9 +47,10 @@ std::vector<SourcedSignal> teacher_signals_of(const TrainRecipe& r) {
   const std::vector<Range> stages = r.teacher_streams
                                         ? stages_of(*r.teacher, at.pp)
                                         : colocated_stages(r.layer_map, at.pp, r.teacher->num_layers);
-  std::vector<SourcedSignal> out = teacher_signals(r.objective->teacher_signals(),
-                                                   {*r.teacher, r.student, at, r.layout, stages, r.layer_map},
-                                                   r.teacher_streams ? r.stream_dtype : DType::f32);
+  std::vector<SourcedSignal> out = teacher_signals(
+      r.objective->teacher_signals(),
+      {*r.teacher, r.student, at, r.layout, stages, r.layer_map, r.virtual_stages().last_stage()},
+      r.teacher_streams ? r.stream_dtype : DType::f32);
   if (!r.teacher_streams)
     for (const SourcedSignal& s : out) check_colocated(r, s.signal);
   return out;

@@ -13,7 +13,7 @@ std::vector<SourcedSignal> streamed_signals(const TrainRecipe& r) {
   for (const SourcedSignal& s : out) {
     const int stage = s.signal.student.stage, stages = r.layout.pp;
     require(
-        r.objective->has_loss(stage, stages),
+        r.has_loss(stage),
         "loss.objective: it asks for the teacher signal '{}' on student stage {} of {}, expected a stage on "
         "which it has a loss, found none there",
         s.signal.name, stage, stages);

@@ -47,7 +47,7 @@ bool train(const TrainRecipe& recipe, TrainingData& data) {
   const Mesh mesh = Mesh::make(Comm::world(), recipe.layout, recipe.teacher_layout);
   const Device device = parse_device(recipe.device, Runtime::local_rank());
   reserve_gpu_memory(mesh.world, device, recipe.gpu_memory);
-  mesh.connect(device, recipe.overlap);
+  mesh.connect(device, recipe.overlap, recipe.virtual_stages());
 
   // 2. The data, the same on all ranks, and the run's directory.
   require_same(mesh.world, "fingerprint of the data", data.fingerprint());

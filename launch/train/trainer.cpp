@@ -148,8 +148,8 @@ void Trainer::train_step(int64_t pass) {
   const Waited waited = meet(pass + 1);
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), waited.for_data,
-                    waited.for_teacher, memory_use(state_.model.placement().device.kind).peak,
-                    optimizer_bytes_, skipped});
+                    waited.for_teacher, memory_use(state_.model.device().kind).peak, optimizer_bytes_,
+                    skipped});
   const auto due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
   if (due(recipe_.checkpoint_every) && state_.step < recipe_.steps())
     save();  // checks the replicas too
@@ -185,49 +185,55 @@ void Trainer::evaluate(int64_t pass) {
 }
 
 HostCopy Trainer::run_pass(int64_t pass, bool trains, double loss_tokens) {
-  const int stages = mesh_.layout.pp, stage = mesh_.pp_rank, count = static_cast<int>(recipe_.accumulation);
-  const Tensor sums = Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64,
-                                    state_.model.placement().device);
-  const PipelineSchedule& kind = trains ? schedule_named(recipe_.schedule) : forward_only;
+  const int stages = mesh_.layout.pp, count = static_cast<int>(recipe_.accumulation);
+  const Tensor sums =
+      Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64, state_.model.device());
+  const PipelineSchedule& kind = trains ? *recipe_.schedule : forward_only;
   // Where nothing passes between stages each is a pipeline of its own.
   const bool passes = objective_.passes_hidden_state() || state_.model.carries_between_stages();
-  const Schedule schedule = passes ? kind({stages}, stage, count) : kind({1}, 0, count);
+  const VirtualStages on = passes ? recipe_.virtual_stages() : VirtualStages{};
+  const int stage = passes ? mesh_.pp_rank : 0;
+  const Schedule schedule = kind(on, stage, count);
   const Stage::Completed completed = [&](const Parameter* first) { state_.gradients->complete_from(first); };
   PipelineWork work;
   work.train = trains;
   work.rows = [&](int) { return recipe_.rows(); };
-  work.carried_in = [&](int /*chunk*/) { return state_.model.carried_in(); };
-  work.carried_out = [&](int /*chunk*/) { return state_.model.carried_out(); };
-  work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
-    const bool completes = trains && m == last_backward(schedule);
+  work.carried_in = [&](int chunk) { return state_.model[chunk].carried_in(); };
+  work.carried_out = [&](int chunk) { return state_.model[chunk].carried_out(); };
+  work.forward = [&](Tape& tape, int m, int chunk, const StageState& input) {
+    const bool completes = trains && m == last_backward(schedule, chunk);
     const StageOutputs out =
-        forward(tape, pass, m, input, completes ? completed : nullptr, loss_tokens, sums);
-    if (!passes || mesh_.last_stage()) return StageState{out.loss, {}};
-    // The pipeline gives the last stage's loss its gradient; this one's is 1 as well.
+        forward(tape, pass, m, chunk, input, completes ? completed : nullptr, loss_tokens, sums);
+    if (on.last(stage, chunk)) return StageState{out.loss, {}};
+    // The pipeline gives the last virtual stage's loss its gradient; this one's is 1 as well.
     if (tape.recording() && out.loss.defined()) out.loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     return out.state;
   };
-  Pipeline(passes ? mesh_.pp : Comm(), objective_.passes_hidden_state() ? state_.model.hidden_size() : 0,
-           state_.model.stream(), state_.model.placement().activations)
+  Pipeline(passes ? PipelineRanks(mesh_.pp, mesh_.pp_gradients) : Comm(), on,
+           objective_.passes_hidden_state() ? state_.model.hidden_size() : 0, state_.model.stream(),
+           state_.model.activations())
       .run(schedule, work);
 
   // Stages without a loss have nothing to add; where others than the last have one, all stages meet.
   bool elsewhere = false;
-  for (int s = 0; s + 1 < stages; ++s) elsewhere = elsewhere || objective_.has_loss(s, stages);
-  if (objective_.has_loss(stage, stages)) mesh_.dp.all_reduce(sums, Reduce::sum, "objective's sums over dp");
+  for (int s = 0; s < stages; ++s)
+    elsewhere = elsewhere || (recipe_.has_loss(s) && s != recipe_.virtual_stages().last_stage());
+  if (recipe_.has_loss(mesh_.pp_rank)) mesh_.dp.all_reduce(sums, Reduce::sum, "objective's sums over dp");
   if (elsewhere) mesh_.pp.all_reduce(sums, Reduce::sum, "objective's sums over pp");
   return HostCopy(sums);
 }
 
-StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, int chunk, const StageState& input,
                               const Stage::Completed& completed, double loss_tokens, const Tensor& sums) {
   static const SignalParts none;
-  const StageInputs inputs{.student = state_.model,
+  const VirtualStages on = recipe_.virtual_stages();
+  const bool teaches = teacher_ && chunk + 1 == on.chunks;  // once a micro-batch
+  const StageInputs inputs{.student = state_.model[chunk],
                            .batch = batches_[micro_batch],
                            .state = input,
                            .completed = completed,
                            .teacher = [&]() -> const SignalParts& {
-                             if (!teacher_) return none;
+                             if (!teaches) return none;
                              const Clock::time_point begin = Clock::now();
                              // A teacher in this process computes them.
                              const trace::Span span(
@@ -237,16 +243,16 @@ StageOutputs Trainer::forward(Tape& tape, int64_t pass, int micro_batch, const S
                              teacher_wait_ += seconds_since(begin);
                              return signals;
                            },
-                           .has_loss = objective_.has_loss(mesh_.pp_rank, mesh_.layout.pp),
+                           .has_loss = objective_.has_loss(on.at(mesh_.pp_rank, chunk), on.count()),
                            .loss_tokens = loss_tokens};
   StageOutputs out = objective_.forward(tape, inputs, sums);
-  if (teacher_) teacher_->release();
+  if (teaches) teacher_->release();
   return out;
 }
 
 // The last stage, where the sums of all stages are known.
 bool Trainer::is_logging_rank() const {
-  return mesh_.last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0;
+  return mesh_.pp_rank == recipe_.virtual_stages().last_stage() && mesh_.dp_rank == 0 && mesh_.tp_rank == 0;
 }
 
 // What the loss is a mean over, in the whole pass, over all replicas.

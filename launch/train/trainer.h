@@ -44,8 +44,8 @@ class Trainer {
   // Through the pipeline with all micro-batches of a pass. Returns the objective's sums over micro-batches,
   // replicas and stages, known on the logging rank.
   HostCopy run_pass(int64_t pass, bool trains, double loss_tokens);
-  // One micro-batch through this stage.
-  StageOutputs forward(Tape& tape, int64_t pass, int micro_batch, const StageState& input,
+  // One micro-batch through a model chunk of this stage.
+  StageOutputs forward(Tape& tape, int64_t pass, int micro_batch, int chunk, const StageState& input,
                        const Stage::Completed& completed, double loss_tokens, const Tensor& sums);
 
   bool is_logging_rank() const;

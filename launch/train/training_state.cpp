@@ -70,9 +70,10 @@ CheckpointOptions checkpoint_options(const TrainRecipe& recipe, const RunDirecto
 TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
                              const RunDirectory& directory, const RunStart& start, Device device)
     : step(start.step),
-      model(recipe.student,
-            Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device,
-                      recipe.activations_on(device, recipe.student_dtype)},
+      model(recipe.student, recipe.virtual_stages(), mesh.pp_rank,
+            Placement{.tp = mesh.tp,
+                      .device = device,
+                      .activations = recipe.activations_on(device, recipe.student_dtype)},
             recipe.student_dtype, recipe.recompute, recipe.alignment_width()),
       groups{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
       recipe_(recipe),
@@ -123,9 +124,11 @@ void TrainingState::choose_trainable() {
 }
 
 void TrainingState::initialize() {
-  if (!recipe_.init_from.empty())
-    return load_weights(model, *open_weights(recipe_.init_from), recipe_.seed, recipe_.random_mixers);
-  model.initialize_random(recipe_.seed);
+  for (int chunk = 0; chunk < model.size(); ++chunk)
+    if (recipe_.init_from.empty())
+      model[chunk].initialize_random(recipe_.seed);
+    else
+      load_weights(model[chunk], *open_weights(recipe_.init_from), recipe_.seed, recipe_.random_mixers);
 }
 
 void TrainingState::load(CheckpointReader& reader) {
@@ -151,7 +154,7 @@ void TrainingState::update(double lr, const Tensor& gradient_scale) {
   {
     const trace::Span span(trace::Kind::compute, "optimizer");
     optimizer->step(lr, gradient_scale);
-    if (trace::recording()) synchronize(model.placement().device);
+    if (trace::recording()) synchronize(model.device());
   }
   if (weights_) weights_->run();
 }

@@ -6,7 +6,7 @@
 
 #include "launch/train/checkpoint_meta.h"
 #include "launch/train/run_directory.h"
-#include "model/decoder.h"
+#include "model/model_chunks.h"
 #include "parallel/gradients.h"
 #include "parallel/optimizer.h"
 #include "parallel/weight_gather.h"
@@ -35,7 +35,7 @@ class TrainingState {
 
   int64_t step = 0;          // training steps done
   std::string resumed_from;  // the checkpoint's directory; empty for a new run
-  Decoder model;
+  ModelChunks model;
   GradientGroups groups;
   std::optional<GradientSums> gradients;
   std::optional<Optimizer> optimizer;

@@ -12,7 +12,7 @@ class LabelLogprobSource : public SignalSource {
   std::vector<TeacherSignal> signals(const SignalEnds& ends, DType) const override {
     const Layout &teacher = ends.teacher_layout, &student = ends.student_layout;
     return {{"label_logprob", 1, DType::f32, replicated_columns(teacher.pp - 1, teacher.tp, 1),
-             gathered_columns(student.pp - 1, student.tp, 1)}};
+             gathered_columns(ends.output_stage, student.tp, 1)}};
   }
 
   Tensor make(const TeacherOutputs& outputs) const override {

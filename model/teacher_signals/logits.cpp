@@ -12,7 +12,7 @@ class LogitsSource : public SignalSource {
   std::vector<TeacherSignal> signals(const SignalEnds& ends, DType dtype) const override {
     const int64_t held = ends.teacher.vocab_size, shared = std::min(held, ends.student.vocab_size);
     const Layout &teacher = ends.teacher_layout, &student = ends.student_layout;
-    SignalLayout wanted = sharded_columns(student.pp - 1, student.tp, ends.student.vocab_size);
+    SignalLayout wanted = sharded_columns(ends.output_stage, student.tp, ends.student.vocab_size);
     for (Range& columns : wanted.columns)
       columns = {std::min(columns.begin, shared), std::min(columns.end, shared)};
     return {{"logits", held, dtype, sharded_columns(teacher.pp - 1, teacher.tp, held), wanted}};

@@ -18,6 +18,7 @@ struct SignalEnds {
   Layout teacher_layout, student_layout;
   std::vector<Range> teacher_stages;  // the layers of each: stages_of(), or those of a colocated teacher
   std::vector<int64_t> layer_map;     // model/layer_map.h
+  int output_stage;                   // of the student: which has its output
 };
 
 // What a stage of the teacher has computed of a micro-batch.

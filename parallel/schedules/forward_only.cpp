@@ -18,6 +18,7 @@ Schedule computations(const VirtualStages& on, int, int micro_batches) {
 
 }  // namespace
 
-const PipelineSchedule forward_only{"forward_only", false, VirtualStages::interleaved, computations, nullptr};
+const PipelineSchedule forward_only{"forward_only", false,   VirtualStages::interleaved,
+                                    computations,   nullptr, PipelineSchedule::kAnyChunks};
 
 }  // namespace wuneng

@@ -3,13 +3,11 @@
 #include <algorithm>
 
 #include "parallel/schedule.h"
-#include "runtime/error.h"
 
 namespace wuneng {
 namespace {
 
 Schedule computations(const VirtualStages& on, int stage, int micro_batches) {
-  require(on.chunks == 1, "pipeline schedule 1f1b: expected one model chunk a stage, found {}", on.chunks);
   const int ahead = std::min(on.stages - stage - 1, micro_batches);
   Schedule out;
   for (int m = 0; m < ahead; ++m) out.push_back({Action::forward, m});

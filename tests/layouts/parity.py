@@ -68,6 +68,13 @@ MODELS = [
           streamed(Layout(tp=4), Layout(tp=2, pp=2))),
     Model("5 layers on real text", {"student.layers": 5, **REAL_TEXT},
           streamed(Layout(pp=4), Layout(tp=4), Layout(dp=2, tp=2))),
+    # A tied embedding's two uses are on one rank (zb_v) or on two.
+    Model("schedules", {"student.layers": 5, "student.vocab_size": 263}, [
+        (Layout(pp=2, schedule="zb_v"), Layout(pp=2)), (Layout(pp=2, tp=2, schedule="zb_v"), None),
+        (Layout(pp=2, schedule="interleaved"), None), (Layout(pp=2, dp=2, schedule="interleaved"), ONE),
+        (Layout(pp=4, schedule="zb_h1"), ONE), (Layout(schedule="zb_v"), None)], 1),
+    Model("schedules of rwkv7, untied", RWKV7 | {"student.layers": 6, "student.tie_word_embeddings": False}, [
+        (Layout(pp=3, schedule="zb_v"), ONE), (Layout(pp=2, tp=2, schedule="interleaved"), ONE)]),
     Model("chunk 13", {"student.chunk": 13}, streamed(Layout(tp=3), Layout(pp=3))),
     Model("documents of one token", {}, streamed(Layout(dp=2), Layout(tp=2, pp=2)), 1,
           documents=(1, 1, 1, 12)),
@@ -111,7 +118,7 @@ MODELS = [
           1, documents=tuple(range(1, 24)), masked=True),
     Model("preference pairs", DPO | {"loss.label_smoothing": 0.1}, [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), None), (Layout(dp=4), Layout(tp=2, pp=2)),
-        (Layout(pp=2), None), (ONE, Layout(dp=2))], 1, pairs=True),
+        (Layout(pp=2, schedule="zb_h1"), None), (ONE, Layout(dp=2))], 1, pairs=True),
     Model("preference pairs, length-normalised", DPO | {"loss.length_normalised": True, "loss.beta": 2.0}, [
         (Layout(tp=3), Layout(pp=2)), (Layout(dp=2), ONE)], pairs=True),
 ]

@@ -38,16 +38,19 @@ class Layout:
     dp: int = 1
     tp: int = 1
     pp: int = 1
+    schedule: str = "1f1b"  # of the student's pipeline
 
     @property
     def ranks(self):
         return self.dp * self.tp * self.pp
 
     def keys(self, section):
-        return {f"{section}.{k}": v for k, v in dataclasses.asdict(self).items()}
+        degrees = {f"{section}.{k}": getattr(self, k) for k in ("dp", "tp", "pp")}
+        return degrees | ({f"{section}.schedule": self.schedule} if self.schedule != "1f1b" else {})
 
     def __str__(self):
-        return f"dp {self.dp} tp {self.tp} pp {self.pp}"
+        schedule = f" {self.schedule}" if self.schedule != "1f1b" else ""
+        return f"dp {self.dp} tp {self.tp} pp {self.pp}{schedule}"
 
 
 ONE = Layout()

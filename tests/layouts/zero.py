@@ -31,6 +31,8 @@ LIKE_ONE_RANK = [
     ("default", {}, [Layout(dp=2, tp=2, pp=2), Layout(dp=4, tp=2), Layout(dp=4, pp=2), Layout(dp=2, tp=3),
                      Layout(dp=2, pp=3), Layout(dp=4)]),
     ("untied embedding, 5 heads", UNTIED | UNEVEN, [Layout(dp=2, tp=2, pp=2), Layout(dp=2, tp=4)]),
+    ("4 layers", {"student.layers": 4}, [Layout(dp=2, pp=2, schedule="zb_v"),
+                                         Layout(dp=4, pp=2, schedule="interleaved")]),
     ("frozen", FROZEN, [Layout(dp=2, tp=2), Layout(dp=4, pp=2)]),
     ("state tuning", STATES, [Layout(dp=4, tp=2)]),
 ]

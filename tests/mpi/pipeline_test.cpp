@@ -12,7 +12,6 @@
 #include "parallel/parameter.h"
 #include "parallel/schedule_validator.h"
 #include "tests/mpi/gpus.h"
-#include "tests/mpi/hand_written_schedules.h"
 #include "tests/mpi/pseudo.h"
 
 namespace wuneng {
@@ -157,14 +156,13 @@ struct Toy {
 struct Case {
   const PipelineSchedule& schedule;
   int chunks;
-  int micro_batches(int stages) const { return &schedule == &interleaved_1f1b ? 3 * stages : kMicroBatches; }
 };
 class PipelineSchedules : public testing::TestWithParam<Case> {};
 
 TEST_P(PipelineSchedules, AgreeWithOneRankToTheBit) {
   const Comm pp = Comm::world();
   const auto& [schedule, chunks] = GetParam();
-  const int micro_batches = GetParam().micro_batches(pp.size());
+  const int micro_batches = kMicroBatches;
   const VirtualStages on{pp.size(), chunks, schedule.placement};
   ASSERT_LE(on.count(), kLayers);
   validate(schedule, on, micro_batches);
@@ -191,7 +189,7 @@ TEST_P(PipelineSchedules, AgreeWithOneRankToTheBit) {
 TEST_P(PipelineSchedules, HoldNothingAfterARun) {
   const Comm pp = Comm::world();
   const auto& [schedule, chunks] = GetParam();
-  const int micro_batches = GetParam().micro_batches(pp.size());
+  const int micro_batches = kMicroBatches;
   Toy toy(pp, {pp.size(), chunks, schedule.placement});
   toy.run(schedule, micro_batches);  // gradients exist from here on
   pp.barrier("first run over");
@@ -202,10 +200,10 @@ TEST_P(PipelineSchedules, HoldNothingAfterARun) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PipelineSchedules,
-                         testing::Values(Case{one_f_one_b, 1}, Case{halves_1f1b, 1},
-                                         Case{interleaved_1f1b, 2}, Case{v_halves, 2}),
+                         testing::Values(Case{one_f_one_b, 1}, Case{interleaved_1f1b, 1},
+                                         Case{interleaved_1f1b, 2}, Case{zb_h1, 1}, Case{zb_v, 2}),
                          [](const auto& info) {
-                           return std::string(info.param.schedule.name).insert(0, "by_");
+                           return fmt::format("by_{}_{}", info.param.schedule.name, info.param.chunks);
                          });
 
 TEST(PipelineMpi, HalvesRunWhereTheScheduleSays) {
@@ -247,8 +245,10 @@ TEST(PipelineMpi, GradientIsTheDerivative) {  // so that "agrees with one rank" 
 
 // Messages too large for MPI to buffer: with blocking sends, a stage that sends an activation down and one
 // that sends a gradient up would wait for each other.
-void run_with_large_messages(const Comm& pp, Device device, const PipelineSchedule& schedule, int chunks) {
+void run_with_large_messages(const PipelineRanks& ranks, Device device, const PipelineSchedule& schedule,
+                             int chunks) {
   constexpr int64_t kWide = 1 << 18;  // 1 MB a row
+  const Comm& pp = ranks.activations;
   const int micro_batches = 2 * pp.size();
   const VirtualStages on{pp.size(), chunks, schedule.placement};
   int backwards = 0;
@@ -265,7 +265,7 @@ void run_with_large_messages(const Comm& pp, Device device, const PipelineSchedu
     return StageState{y, {}};
   };
   const PipelineWork work{.rows = [](int) { return 1; }, .forward = forward, .train = true};
-  Pipeline(pp, on, kWide, compute_stream(device)).run(schedule(on, pp.rank(), micro_batches), work);
+  Pipeline(ranks, on, kWide, compute_stream(device)).run(schedule(on, pp.rank(), micro_batches), work);
   EXPECT_EQ(backwards, micro_batches * chunks);
 }
 
@@ -279,9 +279,11 @@ TEST(PipelineMpi, OnAGpuByNcclAndThroughTheHost) {
   const Device gpu = of_this_rank({DeviceKind::cuda, 0});
   const Comm world = Comm::world();
   const Mesh mesh = Mesh::make(world, {1, world.size(), 1}, {});
-  mesh.connect(gpu, true);
-  for (int run = 0; run < 2; ++run) run_with_large_messages(mesh.pp, gpu, one_f_one_b, 1);
-  run_with_large_messages(mesh.pp, gpu, v_halves, 2);  // both kinds of messages in one direction
+  mesh.connect(gpu, true, {world.size(), 2, VirtualStages::v_shaped});
+  for (int run = 0; run < 2; ++run)
+    run_with_large_messages({mesh.pp, mesh.pp_gradients}, gpu, one_f_one_b, 1);
+  run_with_large_messages({mesh.pp, mesh.pp_gradients}, gpu, zb_v,
+                          2);  // both kinds of messages in one direction
   if (gpus_of_their_own()) {
     EXPECT_EQ(pinned_bytes(), 0) << "some messages went through the host";
   }

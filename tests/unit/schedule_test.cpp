@@ -6,9 +6,9 @@
 
 #include <algorithm>
 
+#include "parallel/schedule_times.h"
 #include "parallel/schedule_validator.h"
 #include "runtime/error.h"
-#include "tests/mpi/hand_written_schedules.h"
 
 namespace wuneng::schedule_test {
 namespace {
@@ -47,13 +47,57 @@ void expect_refused(const std::vector<Schedule>& stages, int micro_batches, bool
 }
 
 TEST(Schedule, RegisteredSchedulesAreValidForAllSizes) {
-  for (const std::string& name : schedule_names())
-    for (int stages = 1; stages <= 6; ++stages)
-      for (int m = 1; m <= 8; ++m) {
-        SCOPED_TRACE(testing::Message() << name << ", " << stages << " stages, " << m << " micro-batches");
-        EXPECT_NO_THROW(validate(schedule_named(name), {stages}, m));
-      }
+  for (const std::string& name : schedule_names()) {
+    const PipelineSchedule& schedule = schedule_named(name);
+    for (int chunks = 1; chunks <= 3; ++chunks)
+      for (int stages = 1; stages <= 6 && schedule.takes(chunks); ++stages)
+        for (int m = 1; m <= 14; ++m) {
+          SCOPED_TRACE(testing::Message() << name << ", " << stages << " stages of " << chunks << " chunks, "
+                                          << m << " micro-batches");
+          EXPECT_NO_THROW(validate(schedule, {stages, chunks, schedule.placement}, m));
+        }
+  }
   EXPECT_THROW(schedule_named("2f2b"), Error);
+  EXPECT_THROW(one_f_one_b({2, 2}, 0, 3), Error);
+  EXPECT_THROW(zb_v({2, 3, VirtualStages::v_shaped}, 0, 3), Error);
+}
+
+// Simulated, with times that tell F, B and W apart, against what each schedule's source says.
+TEST(Schedule, IdleTimesAreTheirFormulas) {
+  const ActionTimes times{.forward = 2, .backward_input = 2.5, .backward_weight = 1.5};
+  const double F = 2, B = 2.5, W = 1.5;
+  const auto idle = [&](const PipelineSchedule& schedule, int stages, int chunks, int m,
+                        const ActionTimes& t) {
+    const ScheduleTimes found = simulate(schedule, {stages, chunks, schedule.placement}, m, t);
+    for (int s = 0; s < stages; ++s)
+      EXPECT_EQ(found.held[s], schedule.most_held({stages, chunks, schedule.placement}, s, m))
+          << schedule.name << " stage " << s << " of " << stages << ", " << m;
+    return found.all - m * (t.forward + t.backward_input + t.backward_weight);
+  };
+  for (int p = 1; p <= 8; ++p)
+    for (const int m : {2 * p, 3 * p, 5 * p}) {
+      EXPECT_NEAR(idle(one_f_one_b, p, 1, m, times), (p - 1) * (F + B + W), 1e-9) << p << " " << m;
+      EXPECT_NEAR(idle(zb_h1, p, 1, m, times), (p - 1) * (F + B - W), 1e-9) << p << " " << m;
+      for (const int v : {2, 3})
+        EXPECT_NEAR(idle(interleaved_1f1b, p, v, m, times), (p - 1) * (F + B + W) / v, 1e-9) << p << m << v;
+      EXPECT_NEAR(idle(zb_v, p, 2, m, {}), (p - 1) * 0.5, 1e-9) << p << " " << m;
+    }
+}
+
+TEST(Schedule, ALateMessageIsWaitedFor) {
+  // Two stages, one micro-batch: two messages on the way.
+  EXPECT_NEAR(simulate(one_f_one_b, {2}, 1, {.message = 5}).all, 2 * 3 + 2 * 5, 1e-9);
+  EXPECT_NEAR(simulate(one_f_one_b, {2}, 1, {}).idle_share(), 0.5, 1e-9);
+}
+
+TEST(Schedule, ChosenIsTheOneThatWaitsLeast) {
+  const auto name = [](int stages, int m, int64_t layers, const ActionTimes& times = {}) {
+    return std::string(choose_schedule(stages, m, layers, times).schedule->name);
+  };
+  EXPECT_EQ(name(1, 4, 8), "1f1b");  // nothing waits
+  EXPECT_EQ(name(4, 8, 8), "zb_v");
+  EXPECT_EQ(name(4, 8, 7), "zb_h1");  // too few layers for two chunks a stage
+  EXPECT_NEAR(choose_schedule(4, 8, 8, {}).idle_share, 1.5 / (8 * 3 + 1.5), 1e-9);
 }
 
 TEST(Schedule, ForwardOnlyIsValidForAllSizes) {
@@ -64,17 +108,6 @@ TEST(Schedule, ForwardOnlyIsValidForAllSizes) {
           SCOPED_TRACE(testing::Message() << stages << " stages, " << m << " micro-batches, " << chunks);
           EXPECT_NO_THROW(validate(forward_only, {stages, chunks, placement}, m));
         }
-}
-
-TEST(Schedule, HandWrittenSchedulesAreValid) {
-  for (int stages = 1; stages <= 4; ++stages)
-    for (int m = 1; m <= 8; ++m) {
-      SCOPED_TRACE(testing::Message() << stages << " stages, " << m << " micro-batches");
-      EXPECT_NO_THROW(validate(halves_1f1b, {stages}, m));
-      EXPECT_NO_THROW(validate(v_halves, {stages, 2, VirtualStages::v_shaped}, m));
-      for (int chunks = 1; chunks <= 3; ++chunks)
-        EXPECT_NO_THROW(validate(interleaved_1f1b, {stages, chunks}, m * stages));
-    }
 }
 
 TEST(Schedule, PlacementOfVirtualStages) {
@@ -172,7 +205,7 @@ TEST(Schedule, ForwardsFirstHoldTooManyMicroBatches) {  // GPipe: correct, but f
 }
 
 TEST(Schedule, AMicroBatchIsHeldUntilItsWeightHalf) {
-  PipelineSchedule as_1f1b = halves_1f1b;  // whose last stage holds one micro-batch
+  PipelineSchedule as_1f1b = zb_h1;  // whose last stage holds one micro-batch
   as_1f1b.most_held = one_f_one_b.most_held;
   expect_refused(as_1f1b, {2}, 3, all_stages(as_1f1b, {2}, 3),
                  "stage 1, action 5 (forward 1): 2 micro-batches held, expected at most 1");
@@ -260,7 +293,7 @@ TEST(Schedule, MessagesWithoutAPartnerAreCaught) {
 TEST(Schedule, HalvesOutOfOrderAreCaught) {
   using enum Action::Kind;
   const auto refused = [](const Schedule& stage, const std::string& text) {
-    expect_refused(halves_1f1b, {1}, 1, {stage}, text);
+    expect_refused(zb_h1, {1}, 1, {stage}, text);
   };
   refused({{forward, 0}, {backward_weight, 0}, {backward_input, 0}},
           "action 1 (backward_weight 0): before its backward_input");
@@ -277,14 +310,35 @@ TEST(Schedule, HalvesOutOfOrderAreCaught) {
   expect_refused(forward_only, {1}, 1, {{{forward, 0}, {backward_input, 0}}},
                  "(backward_input 0): nothing goes backward in a schedule of forwards");
 
-  auto stages = all_stages(halves_1f1b, {2}, 2);
+  auto stages = all_stages(zb_h1, {2}, 2);
   Schedule& last = stages[1];
   std::swap(last[find(last, {backward_input, 1})], last[find(last, {send_gradient, 1})]);
-  expect_refused(halves_1f1b, {2}, 2, stages, "(send_gradient 1): before its backward or backward_input");
-  stages = all_stages(halves_1f1b, {2}, 2);
+  expect_refused(zb_h1, {2}, 2, stages, "(send_gradient 1): before its backward or backward_input");
+  stages = all_stages(zb_h1, {2}, 2);
   erase(stages[0], {receive_gradient, 1});
-  expect_refused(halves_1f1b, {2}, 2, stages, "(backward_input 1): its gradient has not been received");
+  expect_refused(zb_h1, {2}, 2, stages, "(backward_input 1): its gradient has not been received");
 }
+
+// Two chunks in a V: all forwards, then all input halves, each chunk's weight halves after the other chunk's.
+const PipelineSchedule v_halves{
+    "v_halves",
+    true,
+    VirtualStages::v_shaped,
+    [](const VirtualStages&, int, int micro_batches) {
+      Schedule out;
+      const auto all = [&](Action::Kind kind, int chunk) {
+        for (int m = 0; m < micro_batches; ++m) out.push_back({kind, m, chunk});
+      };
+      all(Action::forward, 0);
+      all(Action::forward, 1);
+      all(Action::backward_input, 1);
+      all(Action::backward_input, 0);
+      all(Action::backward_weight, 1);
+      all(Action::backward_weight, 0);
+      return out;
+    },
+    [](const VirtualStages&, int, int micro_batches) { return 2 * micro_batches; },
+    2};
 
 TEST(Schedule, ChunksOutOfOrderAreCaught) {
   using enum Action::Kind;

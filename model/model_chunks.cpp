@@ -1,0 +1,25 @@
+#include "model/model_chunks.h"
+
+namespace wuneng {
+
+ModelChunks::ModelChunks(const ModelConfig& config, const VirtualStages& on, int stage,
+                         const Placement& shared, DType dtype, bool recompute, int64_t alignment_width) {
+  Placement at = shared;
+  at.stages = on.count();
+  at.layers = {};
+  at.ends_together = on.stage_of(0) == on.last_stage();
+  for (int chunk = 0; chunk < on.chunks; ++chunk) {
+    at.stage = on.at(stage, chunk);
+    chunks_.push_back(std::make_unique<Decoder>(config, at, dtype, recompute, alignment_width));
+    if (at.first()) at.embedding = chunks_.back()->embedding();
+  }
+}
+
+Parameters ModelChunks::parameters() {
+  Parameters out;
+  for (const auto& chunk : chunks_)
+    for (Parameter* p : chunk->parameters()) out.push_back(p);
+  return out;
+}
+
+}  // namespace wuneng
