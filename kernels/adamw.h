@@ -21,8 +21,10 @@ struct AdamwTensors {
 struct AdamwArgs {
   std::vector<AdamwTensors> tensors;
   float lr, beta1, beta2, eps;
-  float gradient_scale;  // clipping
-  int64_t step;          // t, from 1
+  // [1] f32, where the tensors are (kernels/clip.h); undefined: 1. NaN: there is no update, only gradients
+  // are set to zero.
+  Tensor gradient_scale;
+  int64_t step;  // t, from 1
 
   float rate() const { return static_cast<float>(lr / (1 - std::pow(double(beta1), double(step)))); }
   // The factor of sqrt(v).

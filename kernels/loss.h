@@ -26,7 +26,7 @@ inline constexpr size_t kMostTeacherSlices = 32;
 
 // Inputs of both passes.
 struct LossInputs {
-  Tensor logits;                        // [C, V] f32
+  Tensor logits;                        // [C, V] f32, on a GPU also bf16
   std::vector<TeacherColumns> teacher;  // in order of their columns, which do not overlap; none: no KL
   float inverse_temperature = 1;
   Tensor labels;      // [C] i32, negative: none

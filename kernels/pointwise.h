@@ -8,7 +8,6 @@ enum class Pointwise {
   silu,     // a sigmoid(a)
   tanh,     // tanh(a)
   sigmoid,  // sigmoid(a)
-  swiglu,   // silu(a) b
   mix,      // c a + (1 - c) b: the gated middle head's input (model.md Eq. 8), c the gate
   add,      // a + b
   gate,     // a (1 + b): the ARWKV student's gate
@@ -21,7 +20,7 @@ struct PointwiseArgs {
 };
 WUNENG_KERNEL(pointwise, PointwiseArgs);
 
-// Gradients of the inputs in the function's formula; those of swiglu, mix, add and gate may be undefined: not
+// Gradients of the inputs in the function's formula; those of mix, add and gate may be undefined: not
 // computed.
 struct PointwiseBackwardArgs {
   Pointwise function;

@@ -38,6 +38,15 @@ struct CopyRowsArgs {
 };
 WUNENG_KERNEL(copy_rows, CopyRowsArgs);
 
+// Copies of whole tensors, all in one launch.
+struct CopyTensorsArgs {
+  struct Copy {
+    Tensor from, to;  // of one type and as many elements
+  };
+  std::vector<Copy> copies;
+};
+WUNENG_KERNEL(copy_tensors, CopyTensorsArgs);
+
 // y[.., :] = [a, b] along the last dimension.
 struct ConcatArgs {
   Tensor a, b, y;  // [.., A], [.., B], [.., A + B]

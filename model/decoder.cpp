@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "kernels/matmul.h"
 #include "model/mixers/registry.h"
@@ -44,8 +45,8 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
     }
     layer.mixer = mixer_type(c.mixer_of(i), at).make({c, i, at + "self_attn.", placement_.tp, store_});
     layer.post_attention_norm = store_.whole(at + "post_attention_layernorm.weight", {d}, ones);
-    layer.gate = store_.sharded_evenly(at + "mlp.gate_proj.weight", {F, d}, matrix, 0);
-    layer.up = store_.sharded_evenly(at + "mlp.up_proj.weight", {F, d}, matrix, 0);
+    std::tie(layer.gate, layer.up) =
+        store_.joined(at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight", {F, d}, matrix);
     layer.down = store_.sharded_evenly(at + "mlp.down_proj.weight", {d, F}, residual, 1);
     for (const CarriedTensor& t : carried_by(c.mixer_of(i)))
       if (const auto before = carried_into(i); std::none_of(
@@ -210,7 +211,7 @@ StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, co
       tap ? ops::add_rms_norm(tape, in.hidden, tap->output, layer.post_attention_norm, eps)
           : add_projections(tape, placement_.tp, in.hidden, mixer, layer.post_attention_norm, eps);
   const Var y = copy_to_tensor_parallel(tape, placement_.tp, normed);
-  const Var inner = ops::swiglu(tape, ops::linear(tape, y, layer.gate), ops::linear(tape, y, layer.up));
+  const Var inner = ops::swiglu(tape, ops::linear_pair(tape, y, layer.gate, layer.up));
   out.hidden = add_projections(tape, placement_.tp, mixed, {{inner, layer.down}});
   return out;
 }

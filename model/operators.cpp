@@ -145,7 +145,8 @@ Var add_bias(Tape& tape, const Var& x, P bias) {
   return out;
 }
 
-Var head_linear(Tape& tape, const Var& x, P weight, const Var& base, const Tensor& to) {
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base, const Tensor& to,
+                const JointGradientsPtr& joint) {
   const Tensor y = to.defined() ? to : like(x, {x.dim(0), x.dim(1), weight->var.dim(1)});
   kernels::head_matmul(tape.stream(), {.x = x.value(),
                                        .w = weight->var.value(),
@@ -154,7 +155,8 @@ Var head_linear(Tape& tape, const Var& x, P weight, const Var& base, const Tenso
                                        .by_row = !tape.recording()});
   const Var out = tape.output(y, tape.wants(x, base, weight->var));
   Tape::WeightGradient backward_weight;
-  if (weight->var.needs_grad())
+  const bool trains = weight->var.needs_grad();
+  if (trains && !joint)
     backward_weight = [=, stream = tape.stream(), x = x.value()](const Tensor& dy) {
       const Tensor dw = weight->var.grad_buffer();
       kernels::head_matmul_weight_grad(stream,
@@ -163,6 +165,7 @@ Var head_linear(Tape& tape, const Var& x, P weight, const Var& base, const Tenso
   tape.record(
       out,
       [=, stream = tape.stream()] {
+        if (trains && joint) joint->leave(weight, out.grad(), x.value());
         if (base.needs_grad()) base.add_grad(out.grad());
         if (!x.needs_grad()) return;
         const Gradient g = x.gradient();
@@ -279,9 +282,6 @@ Var add(Tape& tape, const Var& a, const Var& b, const Tensor& to) {
 Var silu(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::silu, x, {}, {}); }
 Var tanh(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::tanh, x, {}, {}); }
 Var sigmoid(Tape& tape, const Var& x) { return pointwise(tape, Pointwise::sigmoid, x, {}, {}); }
-Var swiglu(Tape& tape, const Var& gate, const Var& up) {
-  return pointwise(tape, Pointwise::swiglu, gate, up, {});
-}
 Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b) {
   return pointwise(tape, Pointwise::mix, a, b, gate);
 }

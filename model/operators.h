@@ -9,6 +9,7 @@
 #include "kernels/attention.h"
 #include "kernels/pointwise.h"
 #include "kernels/rows.h"
+#include "model/joint_gradients.h"
 #include "parallel/parameter.h"
 #include "runtime/comm.h"
 #include "runtime/tape.h"
@@ -20,9 +21,14 @@ using P = const Parameter*;
 
 // [T, I] -> [T, O], weight [O, I], bias [O], base [T, O]: x W^T + bias + base.
 Var linear(Tape& tape, const Var& x, P weight, P bias = nullptr, const Var& base = {});
+// The same with two weights [O, I] each: [T, 2 O], one product where they lie together
+// (Parameter::joins_next).
+Var linear_pair(Tape& tape, const Var& x, P first, P second);
 Var add_bias(Tape& tape, const Var& x, P bias);  // [T, C]
 // [T, H, I] -> [T, H, O], weight [H, O, I], base [T, H, O]: x_h W_h^T + base_h, in `to` if it is given.
-Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {}, const Tensor& to = {});
+// joint: where its weight's gradient is formed, with those of other calls.
+Var head_linear(Tape& tape, const Var& x, P weight, const Var& base = {}, const Tensor& to = {},
+                const JointGradientsPtr& joint = nullptr);
 // [T, d] with weight [d], or [T, H, D] with [H D]. normed: the result, where it is there already.
 Var rms_norm(Tape& tape, const Var& x, P weight, float eps, const Tensor& normed = {});
 // a + b, and its norm: one pass.
@@ -48,7 +54,7 @@ Var add(Tape& tape, const Var& a, const Var& b, const Tensor& to = {});  // in `
 Var silu(Tape& tape, const Var& x);
 Var tanh(Tape& tape, const Var& x);
 Var sigmoid(Tape& tape, const Var& x);
-Var swiglu(Tape& tape, const Var& gate, const Var& up);            // silu(gate) up
+Var swiglu(Tape& tape, const Var& x);  // silu(a) b of x = (a, b): [T, 2 F] -> [T, F]
 Var mix(Tape& tape, const Var& gate, const Var& a, const Var& b);  // gate a + (1 - gate) b
 Var gate(Tape& tape, const Var& a, const Var& b);                  // a (1 + b)
 Var concat(Tape& tape, const Var& a, const Var& b);                // along the last dimension

@@ -43,6 +43,14 @@ const Parameter* ParameterStore::sharded_evenly(std::string name, Shape shape, I
   return sharded_by(std::move(name), std::move(shape), std::move(init), dim, ranges, 1);
 }
 
+std::pair<const Parameter*, const Parameter*> ParameterStore::joined(std::string first, std::string second,
+                                                                     const Shape& shape, const Init& init) {
+  const Parameter* const a = sharded_evenly(std::move(first), shape, init, 0);
+  const Parameter* const b = sharded_evenly(std::move(second), shape, init, 0);
+  join(parameters_[parameters_.size() - 2], parameters_.back());
+  return {a, b};
+}
+
 Parameters ParameterStore::all() {
   Parameters out;
   for (Parameter& p : parameters_) out.push_back(&p);

@@ -23,6 +23,9 @@ class ParameterStore {
                               const std::vector<Range>& ranges, int64_t unit);
   // A tensor sharded evenly along `dim`.
   const Parameter* sharded_evenly(std::string name, Shape shape, Init init, int dim);
+  // Two tensors of this shape, each sharded evenly along dimension 0: Parameter::joins_next.
+  std::pair<const Parameter*, const Parameter*> joined(std::string first, std::string second,
+                                                       const Shape& shape, const Init& init);
 
   Parameters all();
   const Init& init(size_t i) const { return inits_[i]; }  // of all()[i]

@@ -10,6 +10,10 @@ constexpr int64_t kAlignment = 64;  // elements: a parameter and a rank's share 
 
 int64_t aligned(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
+bool stay_together(const Parameter& first, const Parameter& second) {
+  return first.joins_next && first.trainable && second.trainable;
+}
+
 }  // namespace
 
 std::vector<ParameterPart> Bucket::parts(Range range) const {
@@ -35,18 +39,25 @@ std::vector<Bucket> make_buckets(const Parameters& parameters, int tp, int dp) {
   std::vector<Bucket> out;
   for (const bool at_the_ends : {false, true}) {
     int64_t room = -1;  // the first parameter begins a bucket, be it empty
-    for (size_t i = parameters.size(); i-- > 0;) {
-      Parameter* const p = parameters[i];
-      if (!p->trainable || p->sum_over_embedding != at_the_ends) continue;
-      if (size(p) > room) {
+    for (size_t end = parameters.size(), first = 0; end > 0; end = first) {
+      first = end - 1;
+      while (first > 0 && stay_together(*parameters[first - 1], *parameters[first])) --first;
+      if (!parameters[first]->trainable || parameters[first]->sum_over_embedding != at_the_ends) continue;
+      int64_t count = 0;
+      for (size_t i = first; i < end; ++i) count += size(parameters[i]);
+      if (count > room) {
         out.push_back({.at_the_ends = at_the_ends});
         room = std::min(kBucket, all / kLeastBuckets);
       }
-      room = std::max<int64_t>(0, room - size(p));
+      room = std::max<int64_t>(0, room - count);
       Bucket& bucket = out.back();
-      bucket.first = i;
-      bucket.places.push_back({p, {bucket.size, bucket.size + p->var.value().numel()}});
-      bucket.size = aligned(bucket.places.back().elements.end, kAlignment);
+      bucket.first = first;
+      for (size_t i = first; i < end; ++i) {
+        const int64_t begin = bucket.size;
+        bucket.size += parameters[i]->var.value().numel();
+        bucket.places.push_back({parameters[i], {begin, bucket.size}});
+      }
+      bucket.size = aligned(bucket.size, kAlignment);
     }
   }
   for (Bucket& bucket : out) bucket.size = aligned(bucket.size, kAlignment * dp);

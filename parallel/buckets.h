@@ -24,9 +24,10 @@ struct Bucket {
   Tensor zeros(DType dtype) const;
 };
 
-// In the order in which a backward pass completes them, from the last parameter to the first; those of the
-// pipeline's ends come last. Which elements share a bucket is the same on all ranks of a tensor-parallel
-// group of `tp` ranks, but for their shards' sizes, and of a data-parallel group of `dp`.
+// In the order in which a backward pass completes them, from the last parameter to the first, but for those
+// that are joined (Parameter::joins_next), which stay together; those of the pipeline's ends come last. Which
+// elements share a bucket is the same on all ranks of a tensor-parallel group of `tp` ranks, but for their
+// shards' sizes, and of a data-parallel group of `dp`.
 std::vector<Bucket> make_buckets(const Parameters& parameters, int tp, int dp);
 
 }  // namespace wuneng

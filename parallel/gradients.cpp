@@ -1,7 +1,6 @@
 #include "parallel/gradients.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/reduce.h"
 
@@ -99,14 +98,16 @@ void GradientSums::pass_on(bool wait) {
 }
 
 // Each rank of dp measures its share, whichever sums it has: the norm is the same to the bit.
-double GradientSums::norm() const {
+Tensor GradientSums::squared_norm() const {
   std::vector<ParameterPart> mine;
   for (const Bucket& bucket : buckets_)
     for (const ParameterPart& part : bucket.parts(share_of(bucket))) mine.push_back(part);
-  return gradient_norm(mine, groups_);
+  const Device device = parameters_.empty() ? Device{} : parameters_[0]->var.value().device();
+  return squared_gradient_norm(mine, groups_, device);
 }
 
-double gradient_norm(const std::vector<ParameterPart>& parts, const GradientGroups& groups) {
+Tensor squared_gradient_norm(const std::vector<ParameterPart>& parts, const GradientGroups& groups,
+                             Device device) {
   std::vector<Tensor> mine;
   for (const ParameterPart& part : parts) {
     const ParameterPart owned = part.owned();
@@ -114,16 +115,12 @@ double gradient_norm(const std::vector<ParameterPart>& parts, const GradientGrou
     if (part.parameter->trainable && owned.elements.size() > 0 && var.has_grad())
       mine.push_back(owned.of(var.grad()));
   }
-  double sum = 0;
-  if (!mine.empty()) {
-    const Device device = mine[0].device();
-    const Tensor squares = Tensor::zeros({1}, DType::f64, device);
-    kernels::sum_of_squares(compute_stream(device), {.x = mine, .sum = squares});
-    sum = squares.to(Device{}).data<double>()[0];
-  }
-  sum = groups.tp.all_reduce(sum, Reduce::sum, "grad norm over tp");
-  sum = groups.dp.all_reduce(sum, Reduce::sum, "grad norm over dp");
-  return std::sqrt(groups.pp.all_reduce(sum, Reduce::sum, "grad norm over pp"));
+  const Tensor squares = Tensor::zeros({1}, DType::f64, device);
+  if (!mine.empty()) kernels::sum_of_squares(compute_stream(device), {.x = mine, .sum = squares});
+  groups.tp.all_reduce(squares, Reduce::sum, "grad norm over tp");
+  groups.dp.all_reduce(squares, Reduce::sum, "grad norm over dp");
+  groups.pp.all_reduce(squares, Reduce::sum, "grad norm over pp");
+  return squares;
 }
 
 }  // namespace wuneng

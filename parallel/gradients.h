@@ -39,9 +39,10 @@ class GradientSums {
   const std::vector<Bucket>& buckets() const { return buckets_; }
   // What this rank has the sums of, and updates.
   std::vector<ParameterPart> updates() const;
-  // The global L2 norm over owned elements, each counted once, the same on all ranks: it depends on the
-  // layout's cut, but on no rank's thread count. Call after finish().
-  double norm() const;
+  // The square of the global L2 norm over owned elements, each counted once, [1] f64 where the gradients are,
+  // the same on all ranks: it depends on the layout's cut, but on no rank's thread count. Call after
+  // finish().
+  Tensor squared_norm() const;
 
  private:
   // A gradient of which tp's ranks hold shares.
@@ -72,8 +73,9 @@ class GradientSums {
   size_t begun_ = 0, passed_ = 0;  // buckets whose sums over tp, over dp have begun
 };
 
-// The L2 norm of the gradients of parts of which each element is one rank's of dp, counted where it is owned;
-// the same on all ranks.
-double gradient_norm(const std::vector<ParameterPart>& parts, const GradientGroups& groups);
+// The squared L2 norm of the gradients of parts of which each element is one rank's of dp, counted where it
+// is owned, [1] f64 on the parts' device; the same on all ranks.
+Tensor squared_gradient_norm(const std::vector<ParameterPart>& parts, const GradientGroups& groups,
+                             Device device);
 
 }  // namespace wuneng

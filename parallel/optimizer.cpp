@@ -1,6 +1,7 @@
 #include "parallel/optimizer.h"
 
 #include "kernels/adamw.h"
+#include "kernels/clip.h"
 
 namespace wuneng {
 
@@ -20,13 +21,13 @@ Optimizer::Optimizer(const std::vector<ParameterPart>& parts, const AdamwOptions
   }
 }
 
-void Optimizer::step(double lr, double gradient_scale) {
+void Optimizer::step(double lr, const Tensor& gradient_scale) {
   ++steps_;
   kernels::AdamwArgs args{.lr = static_cast<float>(lr),
                           .beta1 = options_.beta1,
                           .beta2 = options_.beta2,
                           .eps = options_.eps,
-                          .gradient_scale = static_cast<float>(gradient_scale),
+                          .gradient_scale = gradient_scale,
                           .step = steps_};
   for (const State& s : states_) {
     const Parameter& p = *s.part.parameter;
@@ -38,10 +39,6 @@ void Optimizer::step(double lr, double gradient_scale) {
                             .decay = p.decays ? options_.weight_decay : 0.0f});
   }
   kernels::adamw(stream_, args);
-}
-
-void Optimizer::clear_gradients() {
-  for (const State& s : states_) s.part.of(s.part.parameter->var.grad_buffer()).zero();
 }
 
 std::vector<Optimizer::NamedTensor> Optimizer::named_tensors() const {
@@ -64,6 +61,14 @@ int64_t Optimizer::bytes() const {
 void Optimizer::write_back() const {
   for (const State& s : states_)
     if (s.has_master()) s.part.of(s.part.parameter->var.value()).copy_from(s.master);
+}
+
+Tensor clip_scale(const Tensor& squared_norm, double max_norm) {
+  const Device device = squared_norm.device();
+  const Tensor scale = Tensor::empty({1}, DType::f32, device);
+  kernels::clip_scale(compute_stream(device),
+                      {.squares = squared_norm, .max_norm = max_norm, .scale = scale});
+  return scale;
 }
 
 }  // namespace wuneng

@@ -16,10 +16,11 @@ class Optimizer {
   // Holds state for the trainable ones of `parts`, which are f32 or bf16. The first update is step 1.
   Optimizer(const std::vector<ParameterPart>& parts, const AdamwOptions& options, const Stream& stream = {});
 
-  // One update with every gradient multiplied by gradient_scale (clipping); then the parts' gradients are
-  // zero.
-  void step(double lr, double gradient_scale = 1.0);
-  void clear_gradients();  // in place of an update
+  // One update with every gradient multiplied by gradient_scale, [1] f32 where the parts are (clip_scale);
+  // undefined: 1. Then the parts' gradients are zero. Where the scale is NaN nothing else changes, and
+  // was_skipped() is to be called when that is known.
+  void step(double lr, const Tensor& gradient_scale = {});
+  void was_skipped() { --steps_; }
   int64_t steps_done() const { return steps_; }
   void set_steps_done(int64_t steps) { steps_ = steps; }
 
@@ -52,10 +53,8 @@ class Optimizer {
   int64_t steps_ = 0;
 };
 
-// The factor that brings a gradient of this norm down to at most max_norm; 1 where it is below, or max_norm
-// is 0 (no clipping).
-inline double clip_factor(double norm, double max_norm) {
-  return max_norm > 0 && norm > max_norm ? max_norm / norm : 1.0;
-}
+// The factor that brings a gradient with this squared norm, [1] f64, down to a norm of at most max_norm (0:
+// no clipping), [1] f32: see kernels/clip.h.
+Tensor clip_scale(const Tensor& squared_norm, double max_norm);
 
 }  // namespace wuneng

@@ -1,6 +1,7 @@
 #include "parallel/parameter.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace wuneng {
 
@@ -10,6 +11,24 @@ Shape Parameter::local_shape() const {
   Shape shape = global_shape;
   shape[shard_dim] = held.size();
   return shape;
+}
+
+void join(Parameter& first, Parameter& second) {
+  first.joins_next = true;
+  if (!first.var.defined()) return;  // names and shapes alone
+  const auto moved = [](const Tensor& a, const Tensor& b) {
+    Shape shape = a.shape();
+    shape[0] += b.dim(0);
+    const Tensor both = Tensor::empty(shape, a.dtype(), a.device());
+    both.rows(0, a.dim(0)).copy_from(a);
+    both.rows(a.dim(0), shape[0]).copy_from(b);
+    return std::pair(both.rows(0, a.dim(0)), both.rows(a.dim(0), shape[0]));
+  };
+  const auto [a, b] = moved(first.var.value(), second.var.value());
+  first.var = Var(a, first.var.needs_grad(), DType::f32);
+  second.var = Var(b, second.var.needs_grad(), DType::f32);
+  if (first.row_scale.defined())
+    std::tie(first.row_scale, second.row_scale) = moved(first.row_scale, second.row_scale);
 }
 
 int64_t Parameter::owned_elements() const {

@@ -39,6 +39,9 @@ struct Parameter {
       false;           // a tied embedding that the first and the last pipeline stage both hold: sum over both
   bool decays = true;  // weight decay applies (not to norms, biases, scalars)
   bool trainable = true;  // false: frozen, no gradient, no optimizer state
+  // Its rows and those of the next parameter are in one tensor, so that one product multiplies with both; so
+  // are their gradients where both are trained.
+  bool joins_next = false;
   // Of a matrix in i8 [O, I], for inference alone: [O] f32, row o is row_scale[o] times its elements.
   Tensor row_scale;
   Var var;  // the shard [.., held.size() at shard_dim, ..] in f32 or bf16, and its f32 gradient
@@ -48,6 +51,9 @@ struct Parameter {
   // Where the shard begins in the logical tensor.
   Shape held_begin() const;
 };
+
+// Moves the values of both, and the scales of their rows, into one tensor each. Sets first.joins_next.
+void join(Parameter& first, Parameter& second);
 
 using Parameters = std::vector<Parameter*>;
 

@@ -92,7 +92,7 @@ std::vector<Comm::Channel> stream_channels(const Mesh& mesh, const StreamOptions
 }
 
 void connect_stream(const Comm& stream, const Mesh& mesh, const StreamOptions& options) {
-  stream.connect_messages(options.device, stream_channels(mesh, options), 1);
+  stream.connect_messages(options.device, stream_channels(mesh, options), 1, true);
 }
 
 TeacherSender::TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options)
@@ -118,6 +118,10 @@ int TeacherSender::next_signal(const std::string& name, const StreamItem& item) 
       item.pass, item.micro_batch, item.student_dp);
   sent_ = (sent_ + 1) % signals_.size();
   return next;
+}
+
+void TeacherSender::meet() const {
+  if (stream_.sends_wait_for_receivers()) mesh_.tp.barrier("tensor-parallel ranks before a micro-batch");
 }
 
 void TeacherSender::take_credit(int rank, Receiver& receiver) {

@@ -51,7 +51,8 @@ StreamShape stream_shape(const Mesh& mesh, int micro_batches);
 // Whom frames go from and to, by world rank, each pair once.
 std::vector<Comm::Channel> stream_channels(const Mesh& mesh, const StreamOptions& options);
 // Collective over `stream`, which spans the world: frames go by NCCL (Comm::connect_messages). A frame has
-// one multiprocessor: the teacher is ahead, so that several of them wait for their receivers.
+// one multiprocessor, and only when its receiver is ready: the teacher is ahead, so that several of them
+// wait.
 void connect_stream(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
 
 class TeacherSender {
@@ -60,6 +61,10 @@ class TeacherSender {
   TeacherSender(const Comm& stream, const Mesh& mesh, const StreamOptions& options);
   // Fills part.values [part.rows, part.columns], of the signal's type on options.device.
   using Write = std::function<void(const SignalPart& part)>;
+  // Collective over the stage's tp ranks, before each item's forward. Where sends wait for their receivers
+  // they go on in this host's calls. Launches may block the host while the GPU waits for another tp rank's;
+  // that one must not be waiting for a credit then, which may need this rank's sends.
+  void meet() const;
   // Sends what this rank owes of one of its stage's signals: calls `write` for each part, and waits before it
   // while the receiver has no credit left. For each item every signal of the stage is sent, in the order of
   // options.signals.

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "runtime/comm_impl.h"
 #include "runtime/cuda/device.h"
@@ -141,9 +142,15 @@ void Comm::connect(Device device, bool overlap) const {
 
 // One channel after the other, in the same order on all ranks. A rank waits only for the peer of its own
 // channels, so the first channel that is not connected yet has both its ranks waiting for it: no deadlock.
-void Comm::connect_messages(Device device, const std::vector<Channel>& channels, int blocks) const {
+void Comm::connect_messages(Device device, const std::vector<Channel>& channels, int blocks,
+                            bool when_ready) const {
   if (!cuda::kHasNccl || size() == 1 || device.kind == DeviceKind::cpu) return;
   const std::vector<std::string> locations = all_gather_text(gpu_location(device), "GPU locations");
+  // Where ranks share a GPU they may block each other's hosts in collective calls.
+  const std::set<std::string> gpus(locations.begin(), locations.end());
+  const bool waits = when_ready && gpus.size() == locations.size();
+  if (waits && impl_->ready == MPI_COMM_NULL)
+    mpi::check(MPI_Comm_dup(impl_->comm, &impl_->ready), "connecting messages on " + name());
   for (const Channel& channel : channels) {
     const bool sends = channel.from == rank();
     if ((!sends && channel.to != rank()) || locations.at(channel.from) == locations.at(channel.to)) continue;
@@ -157,9 +164,12 @@ void Comm::connect_messages(Device device, const std::vector<Channel>& channels,
     const watchdog::Waiting waiting(call.text(), needed);
     impl_->channels.push_back(
         std::make_shared<cuda::NcclChannel>(to_id(bytes), sends, device, blocks, call.text()));
-    (sends ? impl_->channels_to : impl_->channels_from)[peer] = impl_->channels.back();
+    (sends ? impl_->ways_to : impl_->ways_from)[peer] = std::make_shared<MessageWay>(
+        MessageWay{impl_->channels.back(), waits ? impl_->ready : MPI_COMM_NULL});
   }
 }
+
+bool Comm::sends_wait_for_receivers() const { return impl_->ready != MPI_COMM_NULL; }
 
 Request Comm::under_way(const Tensor& written, const std::string& call, const cuda::Event& ended,
                         const Tensor& read) const {
@@ -291,7 +301,7 @@ Request Comm::iall_gather(const Tensor& mine, const Tensor& all, const char* wha
 
 void Comm::barrier(const char* what) const {
   const CallGuard call(*impl_, {.operation = "barrier", .what = what});
-  if (!call.alone()) call(MPI_Barrier(impl_->comm));
+  if (!call.alone()) call.barrier();
 }
 
 std::vector<std::string> Comm::all_gather_text(const std::string& mine, const char* what) const {

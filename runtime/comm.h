@@ -68,10 +68,15 @@ class Comm {
   // message on a channel must be on GPUs, and receives must be waited for in the order of the sends. Has no
   // effect for two ranks that share a GPU, and in the cases listed at connect. blocks: thread blocks, each on
   // a multiprocessor of its own, that a message has until it is received.
+  // when_ready: a message has them only when what it sends is there and its receiver waits for it, or has
+  // asked whether it has come (Request::done): until then the send is not begun. It goes on in the sender's
+  // own calls and waits (runtime/progress.h). Only where no two ranks of the group share a GPU.
   struct Channel {
     int from, to;
   };
-  void connect_messages(Device device, const std::vector<Channel>& channels, int blocks = 4) const;
+  void connect_messages(Device device, const std::vector<Channel>& channels, int blocks = 4,
+                        bool when_ready = false) const;
+  bool sends_wait_for_receivers() const;  // connected when_ready
 
   // what: names the call in reports, e.g. "grad norm". Tensors of any type and length, for reductions f32,
   // bf16, f64, i32 or i64; shapes must be equal on all ranks (compared before each call with

@@ -4,8 +4,10 @@
 #include <atomic>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "runtime/dry_run.h"
+#include "runtime/progress.h"
 #include "runtime/trace.h"
 
 namespace wuneng {
@@ -22,6 +24,15 @@ void check(int code, const std::string& call) {
   int length = 0;
   MPI_Error_string(code, text, &length);
   fail("{}: {}", call, std::string(text, length));
+}
+
+int wait(MPI_Request& request, MPI_Status* status) {
+  if (progress::none()) return MPI_Wait(&request, status);
+  for (int ended = 0;;) {
+    if (const int code = MPI_Test(&request, &ended, status); code != MPI_SUCCESS || ended) return code;
+    progress::make();
+    std::this_thread::yield();
+  }
 }
 
 MPI_Datatype type_of(DType type) {
@@ -58,17 +69,19 @@ Comm::Impl::Impl(MPI_Comm group, std::string group_name) : comm(group), name(std
 
 Comm::Impl::~Impl() {
   nccl.reset();
-  channels_to.clear();
-  channels_from.clear();
+  ways_to.clear();
+  ways_from.clear();
   for (auto& channel : channels)
     channel.reset();  // in the same order on all ranks: destroying a channel waits for its peer
   int finalized = 0;
-  if (comm == MPI_COMM_NULL || comm == MPI_COMM_WORLD) return;
-  if (MPI_Finalized(&finalized) == MPI_SUCCESS && !finalized) MPI_Comm_free(&comm);
+  if (MPI_Finalized(&finalized) != MPI_SUCCESS || finalized) return;
+  if (ready != MPI_COMM_NULL) MPI_Comm_free(&ready);
+  if (comm != MPI_COMM_NULL && comm != MPI_COMM_WORLD) MPI_Comm_free(&comm);
 }
 
 Comm::CallGuard::CallGuard(const Impl& group, const Call& call) : group_(group) {
   check(call);
+  progress::make();
   if (group_.dry && call.tensor && call.tensor->device().dry) dry_run::count_sent(group_.name, sent(call));
   if (alone() && (call.collective || group_.dry)) return;
   static std::atomic<int64_t> calls = 0;
@@ -93,7 +106,13 @@ double Comm::CallGuard::sent(const Call& c) const {
 // so the same calls.
 void Comm::CallGuard::trace_waiting() const {
   const trace::Span span(trace::Kind::waiting, "until all ranks are in the call");
-  mpi::check(MPI_Barrier(group_.comm), text_);
+  barrier();
+}
+
+void Comm::CallGuard::barrier() const {
+  MPI_Request request;
+  mpi::check(MPI_Ibarrier(group_.comm, &request), text_);
+  mpi::check(mpi::wait(request), text_);
 }
 
 std::vector<std::string> Comm::CallGuard::gather_text(const std::string& mine) const {
@@ -148,7 +167,10 @@ void Comm::CallGuard::check(const Call& c) const {
 void Comm::CallGuard::check_collectives(const std::string& mine) const {
   const uint64_t hash = std::hash<std::string>{}(mine);
   std::vector<uint64_t> hashes(group_.size);
-  mpi::check(MPI_Allgather(&hash, 1, MPI_UINT64_T, hashes.data(), 1, MPI_UINT64_T, group_.comm), text_);
+  MPI_Request request;
+  mpi::check(MPI_Iallgather(&hash, 1, MPI_UINT64_T, hashes.data(), 1, MPI_UINT64_T, group_.comm, &request),
+             text_);
+  mpi::check(mpi::wait(request), text_);
   if (std::all_of(hashes.begin(), hashes.end(), [&](uint64_t h) { return h == hashes[0]; })) return;
   const std::vector<std::string> all = gather_text(mine);
   for (int r = 0; r < group_.size; ++r)

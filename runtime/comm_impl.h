@@ -10,6 +10,14 @@
 
 namespace wuneng {
 
+// One end of a way for messages by NCCL.
+struct MessageWay {
+  std::shared_ptr<cuda::NcclChannel> channel;
+  MPI_Comm ready = MPI_COMM_NULL;  // where the receiver says that it is; null: sends do not wait for that
+  int64_t messages = 0,
+          envelopes = 0;  // that wait for it or have: handed over, and announced to the receiver
+};
+
 struct Comm::Call {
   const char* operation;
   const char* what;
@@ -46,15 +54,15 @@ struct Comm::Impl {
   std::string members = std::to_string(mpi::state().world_rank);  // "0-2", for messages
   std::unique_ptr<cuda::NcclGroup> nccl;                          // after connect()
 
-  using Channels = std::map<int, std::shared_ptr<cuda::NcclChannel>>;  // by peer
-  Channels channels_to, channels_from;                                 // after connect_messages()
-  std::vector<std::shared_ptr<cuda::NcclChannel>> channels;            // in the order of their creation
+  using Ways = std::map<int, std::shared_ptr<MessageWay>>;   // by peer
+  Ways ways_to, ways_from;                                   // after connect_messages()
+  std::vector<std::shared_ptr<cuda::NcclChannel>> channels;  // in the order of their creation
+  MPI_Comm ready = MPI_COMM_NULL;                            // of all ways that have it
 
   bool by_nccl(const Tensor& tensor) const { return nccl && tensor.device().kind == DeviceKind::cuda; }
-  static std::shared_ptr<cuda::NcclChannel> channel(const Channels& channels, const Tensor& tensor,
-                                                    int peer) {
-    const auto found = tensor.device().kind == DeviceKind::cuda ? channels.find(peer) : channels.end();
-    return found == channels.end() ? nullptr : found->second;
+  static std::shared_ptr<MessageWay> way(const Ways& ways, const Tensor& tensor, int peer) {
+    const auto found = tensor.device().kind == DeviceKind::cuda ? ways.find(peer) : ways.end();
+    return found == ways.end() ? nullptr : found->second;
   }
 
   Impl() = default;
@@ -73,6 +81,7 @@ class Comm::CallGuard {
   const std::string& text() const { return text_; }
   void operator()(int code) const { mpi::check(code, text_); }
 
+  void barrier() const;
   // The texts of all ranks, by rank.
   std::vector<std::string> gather_text(const std::string& mine) const;
 

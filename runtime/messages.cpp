@@ -1,14 +1,17 @@
 // Messages between two ranks: Comm's point-to-point calls and their requests.
 //
 // A message by NCCL (see Comm::connect_messages) has an envelope: an MPI message with its tag, sent after the
-// ncclSend has been enqueued on the sender's GPU. The receiver enqueues its ncclRecv when the envelope has
-// arrived. So a missing send is detected by the watchdog as it is without NCCL, and the envelope allows
-// checks that NCCL lacks: that both sides mean the same message, of the same size.
+// ncclSend has been enqueued on the sender's GPU or, where sends wait for their receivers, before. The
+// receiver enqueues its ncclRecv when the envelope has arrived. So a missing send is detected by the watchdog
+// as it is without NCCL, and the envelope allows checks that NCCL lacks: that both sides mean the same
+// message, of the same size.
 #include <array>
 #include <cstdio>
 #include <exception>
+#include <thread>
 
 #include "runtime/comm_impl.h"
+#include "runtime/progress.h"
 #include "runtime/request.h"
 #include "runtime/staged.h"
 
@@ -95,7 +98,7 @@ class Message : public Request::Impl {
   bool mpi_ended(bool wait) {
     int flag = 1;
     MPI_Status status;
-    const int code = wait ? MPI_Wait(&request_, &status) : MPI_Test(&request_, &flag, &status);
+    const int code = wait ? mpi::wait(request_, &status) : MPI_Test(&request_, &flag, &status);
     if (code == MPI_SUCCESS && !flag) return false;
     pending_ = false;  // even if it throws
     int error = MPI_SUCCESS;
@@ -129,17 +132,17 @@ class HostMessage : public Message {
   Staged staged_;
 };
 
-using Channel = std::shared_ptr<cuda::NcclChannel>;
+using Way = std::shared_ptr<MessageWay>;
 
-// number: of messages sent before it on the channel.
+// number: of messages sent before it on the way.
 Tensor make_envelope(int64_t number, int64_t bytes) { return Tensor::from<int64_t>({number, bytes}, {2}); }
 
 class GpuSend : public Message {
  public:
-  GpuSend(const Tensor& tensor, const Channel& channel, const std::string& call, const Route& route)
-      : Message(tensor, call, route), channel_(channel) {
-    const Tensor envelope = make_envelope(channel->count(), tensor.bytes());
-    sent_ = channel->send(tensor, call);
+  GpuSend(const Tensor& tensor, const Way& way, const std::string& call, const Route& route)
+      : Message(tensor, call, route) {
+    const Tensor envelope = make_envelope(way->channel->count(), tensor.bytes());
+    sent_ = way->channel->send(tensor, call);
     pending_ = true;
     post(true, envelope, route);
   }
@@ -150,15 +153,72 @@ class GpuSend : public Message {
     if (wait) sent_.block(compute_stream(tensor_.device()).handle);
     return wait || sent_.completed();
   }
-  Channel channel_;
   cuda::Event sent_;
+};
+
+// A send that begins when the receiver is ready. Its envelope goes when the tensor has been computed; the
+// receiver enqueues its receive then and answers, and the send is enqueued. So the receive waits on its GPU
+// for the time of an answer, and the send not at all.
+class ReadySend : public Request::Impl {
+ public:
+  ReadySend(const Tensor& tensor, const Way& way, const std::string& call, const Route& route)
+      : Impl(tensor, call, {route.world_rank}),
+        way_(way),
+        route_(route),
+        number_(way->messages++),
+        computed_(cuda::Event::record(compute_stream(tensor.device()).handle)) {
+    buffer_ = make_envelope(number_, tensor.bytes());
+    mpi::check(MPI_Irecv(nullptr, 0, MPI_BYTE, route.peer, 0, way->ready, &ready_), call);
+    pending_ = true;
+    progress_ = progress::add([this] { advance(); });
+  }
+  ~ReadySend() override { progress::remove(progress_); }
+
+ private:
+  // In the order of the messages on this way.
+  void advance() {
+    if (!announced_ && number_ == way_->envelopes && computed_.completed()) {
+      mpi::check(MPI_Isend(buffer_.raw(), static_cast<int>(buffer_.bytes()), MPI_BYTE, route_.peer,
+                           route_.tag, route_.comm, &envelope_),
+                 call);
+      announced_ = true;
+      ++way_->envelopes;
+    }
+    if (!announced_ || begun_ || number_ != way_->channel->count()) return;
+    int is_ready = 0;
+    mpi::check(MPI_Test(&ready_, &is_ready, MPI_STATUS_IGNORE), call);
+    if (!is_ready) return;
+    sent_ = way_->channel->send(tensor_, call);
+    begun_ = true;
+  }
+
+  bool finish(bool wait) override {
+    advance();
+    while (wait && !begun_) {
+      progress::make();
+      std::this_thread::yield();
+    }
+    if (!begun_) return false;
+    mpi::check(mpi::wait(envelope_), call);  // which the receiver has answered
+    if (wait) sent_.block(compute_stream(tensor_.device()).handle);
+    return wait || sent_.completed();
+  }
+
+  Way way_;
+  Route route_;
+  int64_t number_;
+  cuda::Event computed_, sent_;
+  MPI_Request ready_ = MPI_REQUEST_NULL, envelope_ = MPI_REQUEST_NULL;
+  bool announced_ = false, begun_ = false;
+  int progress_ = 0;
 };
 
 class GpuReceive : public Message {
  public:
-  GpuReceive(const Tensor& tensor, const Channel& channel, const std::string& call, const Route& route)
+  GpuReceive(const Tensor& tensor, const Way& way, const std::string& call, const Route& route)
       : Message(tensor, call, route),
-        channel_(channel),
+        way_(way),
+        peer_(route.peer),
         ready_(cuda::Event::record(compute_stream(tensor.device()).handle)),
         envelope_(make_envelope(0, 0)) {
     post(false, envelope_, route);
@@ -177,19 +237,25 @@ class GpuReceive : public Message {
 
   // In the order of the sends, by which alone NCCL matches messages.
   bool start(bool must) {
-    const int64_t number = envelope_.data<int64_t>()[0];
-    if (!must && number != channel_->count()) return false;
-    pending_ = number == channel_->count();
+    const int64_t number = envelope_.data<int64_t>()[0], count = way_->channel->count();
+    if (!must && number != count) return false;
+    pending_ = number == count;
     require(
         pending_,
         "{}: it is message {} from that GPU, but message {} has not been waited for: messages between GPUs "
         "must be waited for in the order in which they were sent",
-        call, number, channel_->count());
-    arrived_ = channel_->receive(tensor_, ready_, call);
+        call, number, count);
+    arrived_ = way_->channel->receive(tensor_, ready_, call);
+    if (way_->ready != MPI_COMM_NULL) {
+      MPI_Request answer;
+      mpi::check(MPI_Isend(nullptr, 0, MPI_BYTE, peer_, 0, way_->ready, &answer), call);
+      MPI_Request_free(&answer);
+    }
     return started_ = true;
   }
 
-  Channel channel_;
+  Way way_;
+  int peer_;
   cuda::Event ready_, arrived_;
   Tensor envelope_;
   bool started_ = false;
@@ -217,8 +283,11 @@ Request Comm::isend(const Tensor& tensor, int peer, int tag, const char* what) c
   if (impl_->dry) return {};
   const Route route = {peer, impl_->world_ranks[peer], tag, impl_->comm};
   Request out;
-  if (const auto channel = impl_->channel(impl_->channels_to, tensor, peer))
-    out.impl_ = std::make_shared<GpuSend>(tensor, channel, call.text(), route);
+  const Way way = impl_->way(impl_->ways_to, tensor, peer);
+  if (way && way->ready != MPI_COMM_NULL)
+    out.impl_ = std::make_shared<ReadySend>(tensor, way, call.text(), route);
+  else if (way)
+    out.impl_ = std::make_shared<GpuSend>(tensor, way, call.text(), route);
   else
     out.impl_ = std::make_shared<HostMessage>(true, tensor, call.text(), route);
   return out;
@@ -229,8 +298,8 @@ Request Comm::irecv(const Tensor& tensor, int peer, int tag, const char* what) c
   if (impl_->dry) return {};
   const Route route = {peer, impl_->world_ranks[peer], tag, impl_->comm};
   Request out;
-  if (const auto channel = impl_->channel(impl_->channels_from, tensor, peer))
-    out.impl_ = std::make_shared<GpuReceive>(tensor, channel, call.text(), route);
+  if (const Way way = impl_->way(impl_->ways_from, tensor, peer))
+    out.impl_ = std::make_shared<GpuReceive>(tensor, way, call.text(), route);
   else
     out.impl_ = std::make_shared<HostMessage>(false, tensor, call.text(), route);
   return out;

@@ -24,6 +24,9 @@ State& state();
 // Throws with MPI's error text on failure; `call` describes the call.
 void check(int code, const std::string& call);
 
+// MPI_Wait, which goes on with what progress.h has meanwhile. Returns MPI's code.
+int wait(MPI_Request& request, MPI_Status* status = MPI_STATUS_IGNORE);
+
 MPI_Datatype type_of(DType type);  // of f32, f64, i32 and i64
 
 }  // namespace wuneng::mpi

@@ -82,6 +82,17 @@ Tensor Tensor::view(Shape shape) const {
   return t;
 }
 
+Tensor Tensor::together(const Tensor& first, const Tensor& second) {
+  const bool alike = first.defined() && second.defined() && first.storage_ == second.storage_ &&
+                     first.dtype_ == second.dtype_ && first.ndim() > 0 && first.ndim() == second.ndim() &&
+                     std::equal(first.shape_.begin() + 1, first.shape_.end(), second.shape_.begin() + 1);
+  if (!alike || static_cast<char*>(first.data_) + first.bytes() != second.data_) return {};
+  Tensor all = first;
+  all.shape_[0] += second.shape_[0];
+  all.numel_ += second.numel_;
+  return all;
+}
+
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
   if (ndim() == 0 || begin < 0 || begin > end || end > shape_[0])
     fail("rows [{}, {}) of tensor {}: out of range", begin, end, to_string(shape_));

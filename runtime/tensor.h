@@ -51,9 +51,11 @@ class Tensor {
 
   Tensor view(Shape shape) const;                 // same elements, another shape
   Tensor rows(int64_t begin, int64_t end) const;  // rows [begin, end) of the first dimension, sharing storage
-  void zero() const;                              // every byte 0
-  void copy_from(const Tensor& source) const;     // same shape, from any device; converts f32 to bf16,
-                                                  // on the CPU to f16; bf16, f16, f64 to f32, bf16
+  // The rows of both, where those of `second` lie behind those of `first` in one block; else undefined.
+  static Tensor together(const Tensor& first, const Tensor& second);
+  void zero() const;                           // every byte 0
+  void copy_from(const Tensor& source) const;  // same shape, from any device; converts f32 to bf16,
+                                               // on the CPU to f16; bf16, f16, f64 to f32, bf16
   Tensor clone() const;
   Tensor to(DType dtype) const;    // itself if it has that type
   Tensor to(Device device) const;  // itself if it is on that device

@@ -40,6 +40,11 @@ void update(const Pass& pass, int64_t begin, int64_t end) {
 }  // namespace
 
 void adamw(const Stream&, const AdamwArgs& args) {
+  const float scale = args.gradient_scale.defined() ? args.gradient_scale.f32()[0] : 1;
+  if (std::isnan(scale)) {
+    for (const AdamwTensors& one : args.tensors) one.gradient.zero();
+    return;
+  }
   for (const AdamwTensors& one : args.tensors) {
     const int64_t n = one.master.numel();
     for (const Tensor* t : {&one.m, &one.v, &one.gradient}) WUNENG_ASSERT(t->numel() == n);
@@ -52,7 +57,7 @@ void adamw(const Stream&, const AdamwArgs& args) {
                     .b1 = args.beta1,
                     .b2 = args.beta2,
                     .eps = args.eps,
-                    .scale = args.gradient_scale,
+                    .scale = scale,
                     .rate = args.rate(),
                     .correction = args.correction(),
                     .shrink = args.lr * one.decay};

@@ -31,8 +31,6 @@ void pointwise(const Stream&, const PointwiseArgs& args) {
       return for_each(n, [=](int64_t i) { y[i] = tanh_fast(a[i]); });
     case Pointwise::sigmoid:
       return for_each(n, [=](int64_t i) { y[i] = sigmoid(a[i]); });
-    case Pointwise::swiglu:
-      return for_each(n, [=](int64_t i) { y[i] = silu(a[i]) * b[i]; });
     case Pointwise::mix:
       return for_each(n, [=](int64_t i) { y[i] = c[i] * a[i] + (1 - c[i]) * b[i]; });
     case Pointwise::add:
@@ -70,12 +68,6 @@ void pointwise_backward(const Stream&, const PointwiseBackwardArgs& args) {
       return to_a([=](int64_t i, auto sum_a) { sum_a(i, dy[i] * (1 - y[i] * y[i])); });
     case Pointwise::sigmoid:
       return to_a([=](int64_t i, auto sum_a) { sum_a(i, dy[i] * y[i] * (1 - y[i])); });
-    case Pointwise::swiglu:
-      return to_both([=](int64_t i, auto sum_a, auto sum_b) {
-        const float s = sigmoid(a[i]);
-        sum_a(i, dy[i] * b[i] * s * (1 + a[i] * (1 - s)));
-        sum_b(i, dy[i] * a[i] * s);
-      });
     case Pointwise::mix:
       add_to(dc, [&](auto sum_c) { for_each(n, [=](int64_t i) { sum_c(i, dy[i] * (a[i] - b[i])); }); });
       return to_both([=](int64_t i, auto sum_a, auto sum_b) {

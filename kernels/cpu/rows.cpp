@@ -32,6 +32,16 @@ void move_runs(const RowRunsArgs& args, bool to_packed) {
 
 }  // namespace
 
+void copy_tensors(const Stream&, const CopyTensorsArgs& args) {
+  parallel_for(static_cast<int64_t>(args.copies.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto& [from, to] = args.copies[i];
+      WUNENG_ASSERT(from.bytes() == to.bytes() && from.dtype() == to.dtype());
+      std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.bytes()));
+    }
+  });
+}
+
 void select_heads(const Stream&, const HeadMapArgs& args) {
   const int64_t T = args.x.dim(0), from = args.x.dim(1), D = args.x.dim(2), to = args.y.dim(1);
   add_to({args.y, args.base}, [&](auto sum) {

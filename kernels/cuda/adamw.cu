@@ -18,13 +18,13 @@ struct AdamwPointers {
                        // cached by their bytes (upload.h)
 };
 struct Hyperparameters {
-  float lr, b1, b2, eps, scale, rate, correction;
+  float lr, b1, b2, eps, rate, correction;
 };
 
 // Elements [i, i + N).
 template <int N>
-__device__ void update(const AdamwPointers& s, int64_t i, const Hyperparameters& x) {
-  const FloatVector<N> g = load<N>(s.g + i) * x.scale, before = load<N>(s.w + i);
+__device__ void update(const AdamwPointers& s, int64_t i, const Hyperparameters& x, float scale) {
+  const FloatVector<N> g = load<N>(s.g + i) * scale, before = load<N>(s.w + i);
   const FloatVector<N> m = x.b1 * load<N>(s.m + i) + (1 - x.b1) * g,
                        v = x.b2 * load<N>(s.v + i) + (1 - x.b2) * g * g;
   const FloatVector<N> step = map(m, v, [&x](float mean, float square) {
@@ -39,13 +39,18 @@ __device__ void update(const AdamwPointers& s, int64_t i, const Hyperparameters&
 }
 
 // One thread block for each row of block_table.
-__global__ void __launch_bounds__(kBlock)
-    adamw_kernel(const AdamwPointers* tensors, const int64_t* blocks, Hyperparameters x) {
+__global__ void __launch_bounds__(kBlock) adamw_kernel(const AdamwPointers* tensors, const int64_t* blocks,
+                                                       Hyperparameters x, const float* gradient_scale) {
   const AdamwPointers s = tensors[blocks[2 * blockIdx.x]];
   const int64_t begin = blocks[2 * blockIdx.x + 1], end = min(s.n, begin + kBlockElements);
   const int64_t last = s.vectorized ? begin + (end - begin) / kFour * kFour : begin;
-  for (int64_t i = begin + threadIdx.x * kFour; i < last; i += kBlock * kFour) update<kFour>(s, i, x);
-  for (int64_t i = last + threadIdx.x; i < end; i += kBlock) update<1>(s, i, x);
+  const float scale = gradient_scale ? *gradient_scale : 1;
+  if (scale != scale) {  // NaN
+    for (int64_t i = begin + threadIdx.x; i < end; i += kBlock) s.g[i] = 0;
+    return;
+  }
+  for (int64_t i = begin + threadIdx.x * kFour; i < last; i += kBlock * kFour) update<kFour>(s, i, x, scale);
+  for (int64_t i = last + threadIdx.x; i < end; i += kBlock) update<1>(s, i, x, scale);
 }
 
 }  // namespace
@@ -65,8 +70,8 @@ void adamw(const Stream& stream, const AdamwArgs& args) {
   const Tensor blocks = block_table(sizes, stream.device), table = upload_structs(tensors, stream.device);
   launch(stream, "adamw", adamw_kernel, dim3(blocks.numel() / 2), dim3(kBlock), 0,
          static_cast<const AdamwPointers*>(table.raw()), blocks.data<int64_t>(),
-         Hyperparameters{args.lr, args.beta1, args.beta2, args.eps, args.gradient_scale, args.rate(),
-                         args.correction()});
+         Hyperparameters{args.lr, args.beta1, args.beta2, args.eps, args.rate(), args.correction()},
+         static_cast<const float*>(f32_or_null(args.gradient_scale)));
 }
 
 }  // namespace wuneng::kernels::cuda

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kBlock)
   Running student, teacher, all;
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
-    const float* x = row.x() + range.first;
+    const FloatPointer x = row.x().from(range.first);
     const FloatPointer t =
         range.teacher ? range.teacher.from((range.row + i) * range.columns) : FloatPointer();
     for (int64_t c = threadIdx.x * kTogether; c < range.columns; c += kTogether * kBlock) {
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kBlock)
   for (int m = 0; m < 3; ++m) maxima[m * C + i] = largest[m];
   const int64_t label = row.label();
   sums[i] = total[0], sums[C + i] = total[1], sums[2 * C + i] = weighted[1], sums[3 * C + i] = total[2];
-  sums[4 * C + i] = label >= 0 ? row.x()[label] : 0.0;
+  sums[4 * C + i] = label >= 0 ? double(row.x()[label]) : 0.0;
 }
 
 // p and q of a token, and log(p / m): see Divergence. The same formulas as the CPU's.
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kBlock)
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
     if (!range.teacher) continue;
-    const float* x = row.x() + range.first;
+    const FloatPointer x = row.x().from(range.first);
     const FloatPointer t = range.teacher.from((range.row + i) * range.columns);
     for (int64_t c = threadIdx.x; c < range.columns; c += kBlock) {
       const float own = x[c], other = t[c], ratio = mixture.log_ratio(own, other),
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kBlock)
   const float u_factor = kl == 0 ? 0.0f : static_cast<float>(kl / sums[C + i]);
   for (int r = 0; r < ranges.count; ++r) {
     const Ranges::Range& range = ranges.all[r];
-    const float* x = row.x() + range.first;
+    const FloatPointer x = row.x().from(range.first);
     const FloatPointer g = gradient.from(i * row.V + range.first);
     const FloatPointer t =
         range.teacher ? range.teacher.from((range.row + i) * range.columns) : FloatPointer();

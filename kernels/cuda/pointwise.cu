@@ -25,11 +25,6 @@ void pointwise(const Stream& stream, const PointwiseArgs& args) {
                       [=] __device__(auto i) { y.store(i, map(a[i], [](float x) { return tanhf(x); })); });
     case Pointwise::sigmoid:
       return for_each(stream, "sigmoid", width, n, [=] __device__(auto i) { y.store(i, sigmoid(a[i])); });
-    case Pointwise::swiglu:
-      return for_each(stream, "swiglu", width, n, [=] __device__(auto i) {
-        const auto ai = a[i], bi = b[i];
-        y.store(i, ai * sigmoid(ai) * bi);
-      });
     case Pointwise::mix:
       return for_each(stream, "mix", width, n, [=] __device__(auto i) {
         const auto ai = a[i], bi = b[i], ci = c[i];
@@ -63,12 +58,6 @@ void pointwise_backward(const Stream& stream, const PointwiseBackwardArgs& args)
       return for_each(stream, "sigmoid backward", width, n, [=] __device__(auto i) {
         const auto yi = y[i];
         da.write(i, dy[i] * yi * (1 - yi));
-      });
-    case Pointwise::swiglu:
-      return for_each(stream, "swiglu backward", width, n, [=] __device__(auto i) {
-        const auto ai = a[i], bi = b[i], dyi = dy[i], s = sigmoid(ai);
-        if (da) da.write(i, dyi * bi * s * (1 + ai * (1 - s)));
-        if (db) db.write(i, dyi * ai * s);
       });
     case Pointwise::mix:
       return for_each(stream, "mix backward", width, n, [=] __device__(auto i) {

@@ -47,6 +47,44 @@ void sum_heads(const Stream& stream, const HeadMapArgs& args) {
 
 namespace {
 
+struct Piece {
+  const char* from;
+  char* to;
+  int64_t bytes, in_words;  // in_words: both begin at multiples of 16
+};
+
+// blockIdx.y: the piece.
+__global__ void __launch_bounds__(kBlock) copy_tensors_kernel(const Piece* pieces) {
+  const Piece p = pieces[blockIdx.y];
+  const int64_t words = p.in_words ? p.bytes / 16 : 0, first = int64_t{blockIdx.x} * kBlock + threadIdx.x,
+                step = int64_t{gridDim.x} * kBlock;
+  for (int64_t i = first; i < words; i += step)
+    store_word(reinterpret_cast<uint4*>(p.to)[i], reinterpret_cast<const uint4*>(p.from)[i]);
+  for (int64_t i = 16 * words + 2 * first; i < p.bytes; i += 2 * step)  // elements have 2 bytes or more
+    *reinterpret_cast<uint16_t*>(p.to + i) = *reinterpret_cast<const uint16_t*>(p.from + i);
+}
+
+}  // namespace
+
+void copy_tensors(const Stream& stream, const CopyTensorsArgs& args) {
+  std::vector<Piece> pieces;
+  int64_t most = 0;
+  for (const auto& [from, to] : args.copies) {
+    WUNENG_ASSERT(from.bytes() == to.bytes() && from.dtype() == to.dtype() && from.bytes() % 2 == 0);
+    const auto *a = static_cast<const char*>(from.raw()), *b = static_cast<const char*>(to.raw());
+    pieces.push_back({a, static_cast<char*>(to.raw()), from.bytes(), is_aligned<16>(a) && is_aligned<16>(b)});
+    most = std::max(most, from.bytes());
+  }
+  if (most == 0) return;
+  const Tensor table =
+      upload(pieces.data(), static_cast<int64_t>(pieces.size() * sizeof(Piece)), DType::u8, stream.device);
+  launch(stream, "copy_tensors", copy_tensors_kernel,
+         dim3(std::min(blocks_for(most / 16 + 1, kBlock), 1024u), static_cast<unsigned>(pieces.size())),
+         dim3(kBlock), 0, static_cast<const Piece*>(table.raw()));
+}
+
+namespace {
+
 void move_runs(const Stream& stream, const RowRunsArgs& args, bool to_packed) {
   const int64_t width = args.tall.dim(0) ? args.tall.numel() / args.tall.dim(0) : 0;
   std::vector<int32_t> rows;  // of tall, for each packed row

@@ -128,7 +128,7 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
   dry_run::take();
   StudentPass(r, mesh, model, gradients, batches, teacher.get(), head ? &*head : nullptr).run(0, true, 1);
   gradients.finish();
-  optimizer.step(gradients.norm(), 1);
+  optimizer.step(0, clip_scale(gradients.squared_norm(), r.clip));
   if (weights) weights->run();
   use.peak = dry_memory_use().peak;
   use.counts = dry_run::take();

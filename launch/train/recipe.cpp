@@ -155,6 +155,8 @@ std::string read_signal(Recipe& r, TrainRecipe& t) {
     require(t.top_k < t.loss.shared_vocabulary,
             "{}: teacher.top_k = {}: expected fewer than the {} tokens that both vocabularies share",
             r.path(), t.top_k, t.loss.shared_vocabulary);
+    require(!t.loss.bf16_logits, "{}: loss.bf16_logits: expected false for teacher.signal = \"top_k\"",
+            r.path());
     require(!t.stream_dtype || *t.stream_dtype == DType::f32,
             "{}: teacher.stream_dtype = \"{}\": expected \"exact\" for teacher.signal = \"top_k\"", r.path(),
             r.text("teacher.stream_dtype", "exact"));
@@ -352,6 +354,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
     if (objective != "ce") loss.ce_weight = static_cast<float>(r.number("loss.ce_weight", 0, 0, 0.999));
     if (objective == "jsd") loss.beta = r.number("loss.beta", 0.5, 0, 1);
     loss.chunk_tokens = r.integer("loss.chunk_tokens", 0, 0);
+    loss.bf16_logits = r.boolean("loss.bf16_logits", false);
   }
   loss.student_layers = t.student.num_layers;
   const ObjectiveMaker make_objective = objective_registry().at(objective);
@@ -386,6 +389,11 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.resume = r.text("run.resume", "auto");
   require(t.device != "cpu" || t.activations != "bf16",
           "{}: run.activations = \"bf16\" with run.device = \"cpu\": the CPU computes in f32", path);
+  require(!loss.bf16_logits ||
+              (t.device != "cpu" && t.activations_on({DeviceKind::cuda}, t.student_dtype) == DType::bf16),
+          "{}: loss.bf16_logits: expected a GPU and activations in bf16, found run.device = \"{}\", "
+          "run.activations = \"{}\", student.dtype = \"{}\"",
+          path, t.device, t.activations, to_string(t.student_dtype));
   t.seed = static_cast<uint64_t>(r.integer("run.seed", 0, 0));
   t.checkpoint_every = r.integer("run.checkpoint_every", 0, 0);
   t.keep = r.integer("run.keep", 3, 0);
@@ -398,6 +406,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.log_every = r.integer("run.log_every", 10, 1);
   t.trace_steps = r.integers("run.trace_steps", {}, 1, INT64_MAX);
   t.overlap = r.boolean("run.overlap", true);
+  t.time_products = r.boolean("run.time_products", false);
   t.gpu_memory = r.number("run.gpu_memory", 0.9, 0.01, 0.99);
   t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
   r.finish();

@@ -8,7 +8,7 @@ namespace wuneng {
 
 using Clock = std::chrono::steady_clock;
 
-std::vector<double> StudentPass::run(int64_t pass, bool trains, double loss_tokens) {
+HostCopy StudentPass::run(int64_t pass, bool trains, double loss_tokens) {
   const int stages = mesh_.layout.pp, count = static_cast<int>(recipe_.accumulation);
   const Tensor sums =
       Tensor::zeros({static_cast<int64_t>(objective_.sums().size())}, DType::f64, model_.device());
@@ -43,8 +43,7 @@ std::vector<double> StudentPass::run(int64_t pass, bool trains, double loss_toke
     elsewhere = elsewhere || (recipe_.has_loss(s) && s != recipe_.virtual_stages().last_stage());
   if (recipe_.has_loss(mesh_.pp_rank)) mesh_.dp.all_reduce(sums, Reduce::sum, "objective's sums over dp");
   if (elsewhere) mesh_.pp.all_reduce(sums, Reduce::sum, "objective's sums over pp");
-  const Tensor host = sums.to(Device{});
-  return {host.data<double>(), host.data<double>() + host.numel()};
+  return HostCopy(sums);
 }
 
 StageOutputs StudentPass::forward(Tape& tape, int64_t pass, int micro_batch, int chunk,

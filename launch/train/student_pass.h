@@ -9,6 +9,7 @@
 #include "parallel/mesh.h"
 #include "parallel/pipeline.h"
 #include "parallel/teacher_signal.h"
+#include "runtime/host_copy.h"
 
 namespace wuneng {
 
@@ -30,7 +31,7 @@ class StudentPass {
 
   // Collective over the student's ranks. loss_tokens: what the loss is a mean over. Returns the objective's
   // sums over micro-batches, replicas and stages, known on the logging rank.
-  std::vector<double> run(int64_t pass, bool trains, double loss_tokens);
+  HostCopy run(int64_t pass, bool trains, double loss_tokens);
   // Seconds that this rank has waited for its teacher since the last call.
   double take_teacher_wait() { return std::exchange(teacher_wait_, 0); }
 

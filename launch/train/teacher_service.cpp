@@ -3,6 +3,7 @@
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/teacher_placement.h"
 #include "parallel/pipeline.h"
+#include "parallel/product_choices.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng {
@@ -77,6 +78,7 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.carried_in = [&](int /*chunk*/) { return model.carried_in(); };
     work.carried_out = [&](int /*chunk*/) { return model.carried_out(); };
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
+      sender.meet();
       MixerTaps taps = taps_of(signals);
       const StageState out = model.forward(tape, batches[m], input, taps);
       give_signals(signals, {model, batches[m], out.hidden.value(), taps},
@@ -84,6 +86,8 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
                      const trace::Span span(trace::Kind::stream, signal.name);
                      sender.send(signal.name, items[m], fill);
                    });
+      // Ranks of tp are at the same place of their programs; what is under way to others ends without them.
+      if (r.time_products && pass == options.first_pass && m == 0) time_products(mesh.tp, model.stream());
       return out;
     };
     pipeline.run(forward_only({mesh.layout.pp}, mesh.pp_rank, static_cast<int>(items.size())), work);

@@ -7,6 +7,7 @@
 #include "launch/train/held_teacher_head.h"
 #include "launch/train/precomputed_teacher.h"
 #include "launch/train/teacher_service.h"
+#include "parallel/product_choices.h"
 #include "parallel/replicas.h"
 #include "runtime/collective_error.h"
 #include "runtime/signals.h"
@@ -17,6 +18,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+std::vector<double> values_of(const HostCopy& sums) {
+  const Tensor& host = sums.read("the objective's sums");
+  return {host.data<double>(), host.data<double>() + host.numel()};
+}
 
 // The micro-batches of a replica, in order.
 PassReader::Items micro_batches_of(int dp_rank, int64_t accumulation) {
@@ -79,8 +85,10 @@ void Trainer::hold_teacher_head(const Parameter* colocated) {
 RunEnd Trainer::run() {
   const int64_t end = static_cast<int64_t>(data_.passes().size());
   int64_t pass = first_pass(data_.passes(), state_.step);
-  for (meet(pass); pass < end && stop_signal_ == 0; ++pass)
+  for (meet(pass); pass < end && stop_signal_ == 0; ++pass) {
     data_.passes()[pass].trains ? train_step(pass) : evaluate(pass);
+    if (recipe_.time_products) time_products(pass);
+  }
   if (saved_ < state_.step) save();
   state_.finish_saving();
   if (teacher_) teacher_->finish();
@@ -96,6 +104,16 @@ void Trainer::save() {
   const trace::Span span(trace::Kind::saving, "checkpoint");
   state_.save();
   saved_ = state_.step;
+}
+
+void Trainer::time_products(int64_t pass) {
+  if (std::exchange(timed_[data_.passes()[pass].trains], true)) return;
+  watchdog::enter("timing matrix products");
+  const TimedProducts found = wuneng::time_products(mesh_.role_comm, state_.model.stream());
+  if (found.products > 0)
+    reporter_.line(
+        fmt::format("products: {} kinds timed, {} have another algorithm now than cublasLt's first",
+                    found.products, found.changed));
 }
 
 void Trainer::end_early(int64_t pass) {
@@ -120,22 +138,24 @@ void Trainer::train_step(int64_t pass) {
   const double count = std::max(1.0, loss_count());
 
   // 2. Forward, loss and backward of all micro-batches; gradients summed over the ranks.
-  const std::vector<double> sums = student_pass_->run(pass, true, count);
+  const HostCopy loss_sums = student_pass_->run(pass, true, count);
   state_.gradients->finish();
 
-  // 3. Clip and update. The last stage alone may know the loss; the gradient's norm is known to all, and is
-  // not finite where the loss is not.
-  const double norm = state_.gradients->norm();
+  // 3. Clip and update, on the device, before the host reads what the norm is. The last stage alone may know
+  // the loss; the gradient's norm is known to all, and is not finite where the loss is not: then the update
+  // changes nothing.
+  const Tensor squared_norm = state_.gradients->squared_norm();
+  const HostCopy squares(squared_norm);
   const double lr = recipe_.learning_rate.at(state_.step);
   {
     const trace::Span span(trace::Kind::saving, "copy for the checkpoint before");
     state_.before_update();
   }
+  state_.update(lr, clip_scale(squared_norm, recipe_.clip));
+  const double norm = std::sqrt(squares.read("the gradient's norm").data<double>()[0]);
+  const std::vector<double> sums = values_of(loss_sums);
   const bool skipped = !std::isfinite(norm);
-  if (skipped)
-    skip_update(norm);
-  else
-    state_.update(lr, clip_factor(norm, recipe_.clip));
+  if (skipped) skip_update(norm);
   skipped_in_a_row_ = skipped ? skipped_in_a_row_ + 1 : 0;
   ++state_.step;
 
@@ -157,15 +177,15 @@ void Trainer::train_step(int64_t pass) {
   if (const std::string where = trace_.end(state_.step); !where.empty()) reporter_.line(where);
 }
 
-// A step without an update. The gradient's norm is the same on all ranks, and so is what they do.
+// A step whose update changed nothing. The gradient's norm is the same on all ranks, and so is what they do.
 void Trainer::skip_update(double norm) {
+  state_.optimizer->was_skipped();
   const std::string what = fmt::format("step {}: the gradient's norm is {}", state_.step + 1, norm);
   if (recipe_.on_nan != "skip")
     fail_together(mesh_.role_comm, what + "; parameters were not updated (run.on_nan = \"skip\" goes on)");
   if (skipped_in_a_row_ >= recipe_.max_skipped)
     fail_together(mesh_.role_comm, fmt::format("{}, after {} skipped updates in a row; run.max_skipped = {}",
                                                what, skipped_in_a_row_, recipe_.max_skipped));
-  state_.optimizer->clear_gradients();
   reporter_.line(what + "; parameters were not updated");
 }
 
@@ -175,7 +195,7 @@ void Trainer::evaluate(int64_t pass) {
   batches_ = reader_.next();
   if (planned.part == 0) evaluation_ = {std::vector<double>(objective_.sums().size()), 0};
   evaluation_.count += loss_count();
-  const std::vector<double> sums = student_pass_->run(pass, false, 1);
+  const std::vector<double> sums = values_of(student_pass_->run(pass, false, 1));
   for (size_t i = 0; i < sums.size(); ++i) evaluation_.sums[i] += sums[i];
   if (planned.last_part && is_logging_rank() && evaluation_.count > 0)
     reporter_.evaluation(planned.step, objective_.metrics(evaluation_.sums),

@@ -7,6 +7,7 @@
 #include "launch/train/student_pass.h"
 #include "launch/train/training_state.h"
 #include "parallel/teacher_signal.h"
+#include "runtime/host_copy.h"
 
 namespace wuneng {
 
@@ -37,6 +38,8 @@ class Trainer {
   // what the ranks that waited longest have waited since the last meeting.
   Waited meet(int64_t next_pass);
   void save();
+  // Collective over the student, after a pass: see run.time_products.
+  void time_products(int64_t pass);
   void end_early(int64_t pass);
   // Loads this rank's rows of the teacher's output matrix, or takes them from a colocated teacher's.
   void hold_teacher_head(const Parameter* colocated);
@@ -61,6 +64,7 @@ class Trainer {
   int64_t skipped_in_a_row_ = 0;
   int64_t saved_;            // the step of the newest checkpoint
   int64_t optimizer_bytes_;  // of the rank that holds most of the optimizer's state
+  bool timed_[2] = {};       // are the products of evaluations, of training steps timed?
   double data_wait_ = 0;     // seconds that reader_ had waited at the last meeting
 };
 

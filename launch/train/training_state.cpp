@@ -120,7 +120,7 @@ void TrainingState::load(CheckpointReader& reader) {
   resumed_from = from;
 }
 
-void TrainingState::update(double lr, double gradient_scale) {
+void TrainingState::update(double lr, const Tensor& gradient_scale) {
   {
     const trace::Span span(trace::Kind::compute, "optimizer");
     optimizer->step(lr, gradient_scale);

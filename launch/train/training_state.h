@@ -29,7 +29,7 @@ class TrainingState {
   // Before model or optimizer change after a save.
   void before_update() { writer_.wait_until_captured(); }
   // Optimizer::step; then all ranks have the weights that others have updated.
-  void update(double lr, double gradient_scale);
+  void update(double lr, const Tensor& gradient_scale);
   bool shares_optimizer() const { return weights_.has_value(); }  // each replica has a share of its state
   int64_t most_optimizer_bytes() const;  // collective: of the rank that holds most state of the optimizer
 

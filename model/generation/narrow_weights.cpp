@@ -52,6 +52,9 @@ void narrow_weights(Decoder& model, DType type) {
     }
     p->var = Var(out.to(device));
   }
+  const Parameters all = model.parameters();
+  for (size_t i = 0; i + 1 < all.size(); ++i)
+    if (all[i]->joins_next) join(*all[i], *all[i + 1]);
 }
 
 }  // namespace wuneng

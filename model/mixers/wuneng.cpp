@@ -190,6 +190,9 @@ class WunengMixer : public Mixer {
           ops::scan_group(all.log_w, all.key, all.kappa, all.rate, all.r, segments);
       const Tensor attended = like(all.q);
       std::vector<Var> As;
+      // The weights that every step reads have their gradients of all steps at once.
+      const ops::JointGradientsPtr joint =
+          documents.chunk_steps.size() > 1 ? ops::JointGradients::begin(tape) : nullptr;
       int64_t first = 0;
       StatesBefore before;
       for (size_t j = 0; j < documents.chunk_steps.size(); ++j) {
@@ -200,9 +203,9 @@ class WunengMixer : public Mixer {
         else if (j == 0)
           before.boundary = before.now = initial(tape, step.segments.size());
         const int64_t end = first + documents.chunk_step_rows[j];
-        const Outputs out =
-            chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, keys,
-                               values, step, before, attended.rows(first, end), *scans, cache || !last);
+        const Outputs out = chunk_step_forward(
+            tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, keys, values, step,
+            before, attended.rows(first, end), *scans, cache || !last, joint);
         first = end;
         As.push_back(out.A);
         if (cache)
@@ -299,16 +302,17 @@ class WunengMixer : public Mixer {
   // recurrence is the next of `scans`.
   Outputs chunk_step_forward(Tape& tape, const Inputs& in, const Var& k, const Var& v, const ChunkStep& step,
                              const StatesBefore& before, const Tensor& attended, ops::ScanGroup& scans,
-                             bool want_final) const {
-    const Var zb = before.boundary.defined() ? read_at_boundary(tape, before.boundary, in.r, step) : Var();
+                             bool want_final, const ops::JointGradientsPtr& joint) const {
+    const Var zb =
+        before.boundary.defined() ? read_at_boundary(tape, before.boundary, in.r, step, joint) : Var();
     const Var q = o_.multi_token && zb.defined()
-                      ? ops::rope_of_sum(tape, in.q, ops::head_linear(tape, zb, query_state_), lambda_,
-                                         step.rope_cos_sin)  // Eq. 11
+                      ? ops::rope_of_sum(tape, in.q, ops::head_linear(tape, zb, query_state_, {}, {}, joint),
+                                         lambda_, step.rope_cos_sin)  // Eq. 11
                       : ops::rope(tape, in.q, step.rope_cos_sin);
     const Var A = ops::attention(tape, q, k, v, step.attention, heads_.kv_of_head, window_,
                                  step.attention_table, attended);  // Eq. 12
-    const Var Mb = o_.value_middle ? middle(tape, A, zb) : Var();
-    const Var value = state_value(tape, in.token_value, A, Mb, ops::place_of_value(scans, A.dim(0)));
+    const Var Mb = o_.value_middle ? middle(tape, A, zb, joint) : Var();
+    const Var value = state_value(tape, in.token_value, A, Mb, ops::place_of_value(scans, A.dim(0)), joint);
     const ops::ScanPtr scan = ops::next_scan(
         tape, scans,
         {in.log_w, in.key, value, in.kappa, in.rate, in.r, before.now, step.segments, heads_.state_of_head},
@@ -319,7 +323,8 @@ class WunengMixer : public Mixer {
   // v_s (Eq. 4, 9): the token's value, and what the group's attention and middle heads feed back. Where ranks
   // share a state head each adds its own query heads' part; the token's value is whole on each. to: see
   // place_of_value().
-  Var state_value(Tape& tape, const Var& token, const Var& A, const Var& Mb, const Tensor& to = {}) const {
+  Var state_value(Tape& tape, const Var& token, const Var& A, const Var& Mb, const Tensor& to = {},
+                  const ops::JointGradientsPtr& joint = nullptr) const {
     const bool feeds = value_attention_ || value_middle_;
     if (!feeds) {
       // "middle" may be asked for where there are no middle heads: then nothing feeds the state.
@@ -332,8 +337,10 @@ class WunengMixer : public Mixer {
     const bool begins = heads_.shared_states.empty() && ops::is_identity(heads_.state_of_head, N);
     Var parts = begins ? token : Var();
     if (value_attention_)
-      parts = ops::head_linear(tape, A, value_attention_, parts, begins && !value_middle_ ? to : Tensor());
-    if (value_middle_) parts = ops::head_linear(tape, Mb, value_middle_, parts, begins ? to : Tensor());
+      parts =
+          ops::head_linear(tape, A, value_attention_, parts, begins && !value_middle_ ? to : Tensor(), joint);
+    if (value_middle_)
+      parts = ops::head_linear(tape, Mb, value_middle_, parts, begins ? to : Tensor(), joint);
     if (begins) return parts;
     Var value = ops::sum_heads(tape, parts, heads_.state_of_head, N);
     value = sum_shared_heads(tape, tp_, value, heads_.shared_states, heads_.shared_slots);
@@ -352,32 +359,33 @@ class WunengMixer : public Mixer {
                   : ops::scale_channels(tape, y, state_norm_, std::sqrt(static_cast<float>(c_.head_dim)));
   }
 
-  Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const ChunkStep& step) const {
+  Var read_at_boundary(Tape& tape, const Var& boundary, const Var& r, const ChunkStep& step,
+                       const ops::JointGradientsPtr& joint) const {
     const ops::P norm = o_.rms ? state_norm_ : nullptr;  // in the last reading's pass
     Var y = ops::read_boundary(tape, boundary, r, step.segments, heads_.state_of_head, false,
                                khat_ ? nullptr : norm, o_.norm_eps);
     if (khat_)
-      y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_), step.segments,
+      y = ops::read_boundary(tape, boundary, ops::head_linear(tape, y, khat_, {}, {}, joint), step.segments,
                              heads_.state_of_head, true, norm, o_.norm_eps);
     return norm ? y : normalised(tape, y);
   }
 
   // M_h (Eq. 6, 7, 8); z undefined: zero.
-  Var middle(Tape& tape, const Var& A, const Var& z) const {
+  Var middle(Tape& tape, const Var& A, const Var& z, const ops::JointGradientsPtr& joint = nullptr) const {
+    const auto linear = [&](const Var& x, P weight) {
+      return ops::head_linear(tape, x, weight, {}, {}, joint);
+    };
     if (o_.cross_head == "concat")
-      return ops::silu(
-          tape, ops::head_linear(tape, z.defined() ? ops::add_scaled_heads(tape, A, z, beta_) : A, mid_));
+      return ops::silu(tape, linear(z.defined() ? ops::add_scaled_heads(tape, A, z, beta_) : A, mid_));
     if (o_.cross_head == "additive") {
-      const Var from_attention = ops::head_linear(tape, A, mid_);
+      const Var from_attention = linear(A, mid_);
       if (!z.defined()) return ops::silu(tape, from_attention);
-      return ops::silu(
-          tape, ops::add_scaled_heads(tape, from_attention, ops::head_linear(tape, z, mid_state_), beta_));
+      return ops::silu(tape, ops::add_scaled_heads(tape, from_attention, linear(z, mid_state_), beta_));
     }
     if (!z.defined())
-      return middle(tape, A, Var(Tensor::zeros(A.shape(), A.value().dtype(), tape.stream().device)));
-    const Var g = ops::sigmoid(tape, ops::head_linear(tape, ops::concat(tape, A, z), gate_));
-    return ops::silu(tape,
-                     ops::head_linear(tape, ops::mix(tape, g, A, ops::scale_heads(tape, z, beta_)), mid_));
+      return middle(tape, A, Var(Tensor::zeros(A.shape(), A.value().dtype(), tape.stream().device)), joint);
+    const Var g = ops::sigmoid(tape, linear(ops::concat(tape, A, z), gate_));
+    return ops::silu(tape, linear(ops::mix(tape, g, A, ops::scale_heads(tape, z, beta_)), mid_));
   }
 
   // F of {A + gamma M}, {alpha z}, {M} (Eq. 6), through the output projections: the layer's one sum over

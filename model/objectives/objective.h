@@ -42,6 +42,7 @@ struct LossOptions {
   float ce_weight = 0;         // loss = (1 - ce_weight) D temperature^2 + ce_weight CE, with a divergence D
   double beta = 0;             // of D: kernels/loss.h, Divergence; of rewards: preference_loss.h
   int64_t chunk_tokens = 0;    // tokens whose logits are held at a time; 0: what suits the device
+  bool bf16_logits = false;    // of a training step's student, on a GPU with bf16 activations
   double label_smoothing = 0;  // of preference_loss.h
   bool length_normalised = false;  // mean log-probabilities of answers in place of sums
   int64_t student_layers = 0;

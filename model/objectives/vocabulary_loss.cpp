@@ -48,13 +48,17 @@ Var vocabulary_loss(Tape& tape, const Comm& tp, const Var& hidden, const Paramet
   const Tensor labels_here = labels.to(device);
   const Scales scales(labels, options, loss_tokens, device);
   const Tensor loss = Tensor::zeros({1}, DType::f64, device);
-  // Gradients have the hidden state's type; logits, of which exponentials are summed, are f32. Where both are
-  // f32 one takes the other's place.
-  const DType narrow = hidden.value().dtype();
+  // Gradients have the hidden state's type; logits, of which exponentials are summed, are f32, or in training
+  // bf16 where options say so. Where both have one type a gradient takes its logit's place.
+  const DType narrow = hidden.value().dtype(),
+              of_logits = wanted && options.bf16_logits ? DType::bf16 : DType::f32;
+  require(of_logits == DType::f32 || narrow == DType::bf16,
+          "loss.bf16_logits: expected activations in bf16, found {} on {}", to_string(narrow),
+          to_string(device));
   const auto fresh = [&](Shape shape, DType type) { return Tensor::empty(std::move(shape), type, device); };
   const int64_t size = chunk_size(options, T, device);
-  const Tensor dhidden = wanted ? fresh({T, d}, narrow) : Tensor(), logits = fresh({size, V}, DType::f32),
-               gradient = !wanted || narrow == DType::f32 ? logits : fresh({size, V}, narrow);
+  const Tensor dhidden = wanted ? fresh({T, d}, narrow) : Tensor(), logits = fresh({size, V}, of_logits),
+               gradient = !wanted || narrow == of_logits ? logits : fresh({size, V}, narrow);
   for (int64_t begin = 0; begin < T; begin += size) {
     const int64_t end = std::min(begin + size, T), count = end - begin;
     const Tensor h = hidden.value().rows(begin, end), g = gradient.rows(0, count);

@@ -12,7 +12,11 @@
 // - A send waits for the work that is in the compute stream when it is enqueued, and ends when it has been
 //   received. The compute stream waits for it only if the sender asks for that (Request::wait); the pipeline
 //   does so after its last action.
-// - A receive is enqueued only after its send has been enqueued by the sender: an envelope, sent by MPI
+// - A send that waits for its receiver (Comm::connect_messages, when_ready) is enqueued when the receive has
+//   been, so that it waits for nothing, and the receive for work that is done. Its host does that in all its
+//   waits for other ranks and for its GPU (progress.h); where a launch could block the host, no rank that the
+//   GPU may be waiting for needs the send first (TeacherSender::meet).
+// - Another receive is enqueued only after its send has been enqueued by the sender: an envelope, sent by MPI
 //   after the send, reports that (messages.cpp), in the same order on both sides. So a pending receive only
 //   waits for work that is in the sender's queue already, which in turn waits only for work that was
 //   enqueued before. The hosts enqueue in an order that the schedule validator accepts with sends that do

@@ -7,6 +7,7 @@
 
 #include "runtime/cuda/check.h"
 #include "runtime/cuda/event.h"
+#include "runtime/progress.h"
 #include "runtime/watchdog.h"
 
 namespace wuneng::cuda {
@@ -54,6 +55,7 @@ void wait_until(const Query& query, const std::string& what) {
   const std::string last = background().last_queued();
   const watchdog::Waiting waiting(fmt::format("{}; last communication calls: {}", what, last));
   for (int64_t i = 0; !ended(query()); ++i) {
+    progress::make();
     std::this_thread::yield();
     if (i % 256 != 0) continue;
     if (const std::string found = background().asynchronous_error(); !found.empty())

@@ -79,10 +79,10 @@ void bench(DType dtype, int64_t n, int rounds) {
                         .beta1 = 0.9f,
                         .beta2 = 0.95f,
                         .eps = 1e-8f,
-                        .gradient_scale = 1,
+                        .gradient_scale = {},
                         .step = 10});
   });
-  const double step = fastest(rounds, [&] { optimizer.step(1e-4, 1.0); });
+  const double step = fastest(rounds, [&] { optimizer.step(1e-4); });
   const double copy = copy_seconds(rounds, kernel_bytes), in_place = in_place_seconds(rounds, kernel_bytes);
   fmt::print("{} parameters, {} million, {} threads\n", to_string(dtype), n / 1000000, thread_count());
   report("  adamw kernel", kernel, n, kernel_bytes);

@@ -13,7 +13,7 @@
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
-#include "kernels/pointwise.h"
+#include "kernels/swiglu.h"
 #include "kernels/wkv7.h"
 #include "model/objectives/vocabulary_loss.h"
 
@@ -185,19 +185,18 @@ void passes(Bench& b) {
   const std::string shape = fmt::format("T {} d {}", T, d);
   b.measure("rms_norm", shape, 4.0 * double(n), 0,
             [&] { rms_norm(b.stream, {.x = x, .weight = w, .eps = 1e-6f, .y = y}); });
-  b.measure("swiglu", shape, 6.0 * double(n), 0,
-            [&] { pointwise(b.stream, {.function = Pointwise::swiglu, .a = x, .b = z, .y = y}); });
-  const Tensor u = b.normal({T, d}), dz = b.empty({T, d}), scales = b.f32({d});
+  const Tensor pair = b.normal({T, 2 * d}), dpair = b.empty({T, 2 * d});
+  b.measure("swiglu", shape, 6.0 * double(n), 0, [&] { swiglu(b.stream, {.x = pair, .y = y}); });
+  const Tensor u = b.normal({T, d}), scales = b.f32({d});
   b.measure("rms_norm backward", shape, 8.0 * double(n), 0, [&] {
     rms_norm_backward(b.stream,
                       {.x = x, .weight = w, .eps = 1e-6f, .dy = z, .dx = {y, u}, .dweight = scales});
   });
   b.measure("swiglu backward", shape, 10.0 * double(n), 0, [&] {
-    pointwise_backward(
-        b.stream, {.function = Pointwise::swiglu, .a = x, .b = z, .dy = u, .da = {y, {}}, .db = {dz, {}}});
+    swiglu_backward(b.stream, {.x = pair, .dy = u, .dx = {dpair, {}}});
   });
   const int64_t many = b.size(500'000'000, 70'000);
-  AdamwArgs args{.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = 1, .step = 10};
+  AdamwArgs args{.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = {}, .step = 10};
   for (int i = 0; i < 4; ++i)
     args.tensors.push_back({.master = b.f32({many / 4}),
                             .m = b.f32({many / 4}),

@@ -1,3 +1,5 @@
+#include <cstdlib>
+
 #include "cublasLt.h"
 #include "runtime/dtype.h"
 
@@ -40,10 +42,30 @@ bool sound(const cublasLtMatmulDescOpaque_t& what, const Matrix& a, const Matrix
   return fits;
 }
 
-// Sums in double, rounded once.
-void product(const cublasLtMatmulDescOpaque_t& what, float alpha, const void* a, const Matrix& A,
-             const void* b, const Matrix& B, float beta, const void* c, void* d, const Matrix& D,
-             int64_t at) {
+int g_fastest = [] {
+  const char* const rank = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+  return std::getenv("WUNENG_EMULATOR_FASTEST_BY_RANK") && rank ? std::atoi(rank) % emulator::kAlgorithms : 0;
+}();
+
+// Algorithm 0 sums in double and rounds once; algorithm i > 0 in i parts of f32.
+template <class Term>
+double sum_of(int algorithm, int64_t k, const Term& term) {
+  double sum = 0;
+  if (algorithm == 0) {
+    for (int64_t l = 0; l < k; ++l) sum += term(l);
+    return sum;
+  }
+  for (int part = 0; part < algorithm; ++part) {
+    float of_part = 0;
+    for (int64_t l = part; l < k; l += algorithm) of_part += static_cast<float>(term(l));
+    sum += of_part;
+  }
+  return sum;
+}
+
+void product(int algorithm, const cublasLtMatmulDescOpaque_t& what, float alpha, const void* a,
+             const Matrix& A, const void* b, const Matrix& B, float beta, const void* c, void* d,
+             const Matrix& D, int64_t at) {
   const int64_t k = what.transpose_a ? A.rows : A.columns;
   const auto a_at = [&](int64_t i, int64_t l) {
     return double(element(a, A.type, at * A.step + (what.transpose_a ? l + i * A.ld : i + l * A.ld)));
@@ -53,22 +75,21 @@ void product(const cublasLtMatmulDescOpaque_t& what, float alpha, const void* a,
   };
   for (int64_t j = 0; j < D.columns; ++j) {
     for (int64_t i = 0; i < D.rows; ++i) {
-      double sum = 0;
-      for (int64_t l = 0; l < k; ++l) sum += a_at(i, l) * b_at(l, j);
-      sum *= alpha;
+      double sum = alpha * sum_of(algorithm, k, [&](int64_t l) { return a_at(i, l) * b_at(l, j); });
       const int64_t to = at * D.step + i + j * D.ld;
       if (beta != 0) sum += double(beta) * element(c, D.type, to);
       if (what.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += element(what.bias, D.type, i);
       assign(d, D.type, to, static_cast<float>(sum));
     }
     if (what.epilogue != CUBLASLT_EPILOGUE_BGRADB) continue;
-    double sum = 0;
-    for (int64_t l = 0; l < k; ++l) sum += b_at(l, j);
+    const double sum = sum_of(algorithm, k, [&](int64_t l) { return b_at(l, j); });
     assign(what.bias, D.type, j, static_cast<float>(sum));
   }
 }
 
 }  // namespace
+
+void emulator::set_fastest_algorithm(int number) { g_fastest = number; }
 
 const char* cublasLtGetStatusString(cublasStatus_t s) {
   return s == CUBLAS_STATUS_SUCCESS         ? "success"
@@ -124,8 +145,12 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   if (asked < 1 || !sound(*what, *a, *b, *c, *d)) return CUBLAS_STATUS_INVALID_VALUE;
   // Not supported in some cases, so that the callers' fallback is tested too.
   if (what->epilogue == CUBLASLT_EPILOGUE_BGRADB && d->columns % 4 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-  results[0].algo = {*what, {*a, *b, *c, *d}, *wish};
-  *found = 1;
+  cublasLtMatmulDescOpaque_t without_memory = *what;  // an algorithm is none of a pointer
+  without_memory.bias = nullptr;
+  for (; *found < std::min(asked, emulator::kAlgorithms); ++*found) {
+    std::memset(&results[*found], 0, sizeof results[*found]);  // also between the members
+    results[*found] = {{*found, without_memory, {*a, *b, *c, *d}, *wish}, CUBLAS_STATUS_SUCCESS};
+  }
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -145,8 +170,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t what, const
                       aligned(memory[i], algo->promised.alignments[i]);
   if (!chosen_for_this) return CUBLAS_STATUS_INVALID_VALUE;
   const float scale = *static_cast<const float*>(alpha), accumulate = *static_cast<const float*>(beta);
-  emulator::as_kernel(stream, [=, what = *what, A = *A, B = *B, D = *D] {
-    for (int i = 0; i < D.batch; ++i) product(what, scale, a, A, b, B, accumulate, c, d, D, i);
+  emulator::spend(stream, algo->number == g_fastest ? 1.0f : 2.0f);
+  emulator::as_kernel(stream, [=, what = *what, A = *A, B = *B, D = *D, number = algo->number] {
+    for (int i = 0; i < D.batch; ++i) product(number, what, scale, a, A, b, B, accumulate, c, d, D, i);
   });
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -51,18 +51,28 @@ struct cublasLtMatmulPreferenceOpaque_t {
   uint32_t alignments[4];  // of A, B, C, D
 };
 struct cublasLtMatmulAlgo_t {
+  int number;  // 0: the heuristic's first; others add in another order
   cublasLtMatmulDescOpaque_t what;
   cublasLtMatrixLayoutOpaque_t layouts[4];
   cublasLtMatmulPreferenceOpaque_t promised;
 };
 struct cublasLtMatmulHeuristicResult_t {
   cublasLtMatmulAlgo_t algo;
+  cublasStatus_t state;
 };
 using cublasLtMatmulDesc_t = cublasLtMatmulDescOpaque_t*;
 using cublasLtMatrixLayout_t = cublasLtMatrixLayoutOpaque_t*;
 using cublasLtMatmulPreference_t = cublasLtMatmulPreferenceOpaque_t*;
 
+namespace emulator {
+constexpr int kAlgorithms = 3;  // for each product
+// Of this process, by cudaEventElapsedTime; 0 at first, with WUNENG_EMULATOR_FASTEST_BY_RANK another on each
+// rank.
+void set_fastest_algorithm(int number);
+}  // namespace emulator
+
 const char* cublasLtGetStatusString(cublasStatus_t);
+inline size_t cublasLtGetVersion() { return 0; }
 cublasStatus_t cublasLtCreate(cublasLtHandle_t*);
 cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t, cublasComputeType_t, cudaDataType_t scale);
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t,

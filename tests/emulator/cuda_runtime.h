@@ -79,8 +79,11 @@ bool is_recorded(cudaStream_t stream);
 // Kernels, copies, fills and graphs that this process has launched, without those that were recorded.
 int64_t launches();
 void count_launch();
+void spend(cudaStream_t stream, float milliseconds);  // as cudaEventElapsedTime() has it
 // Copies between a GPU and memory of the host that is not pinned: they make the host wait.
 int64_t pageable_copies();
+int64_t waits();  // of the host for a stream, or for an event that had not completed
+void count_wait();
 void* shared_memory();  // the block's dynamic shared memory
 void barrier();         // all live threads of the block
 // Warp shuffle: by all live lanes of the warp; returns the value of lane `source`.
@@ -214,6 +217,8 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
+// What spend() has put between two events of a stream. They must not be made with cudaEventDisableTiming.
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t);

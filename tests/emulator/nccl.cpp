@@ -21,6 +21,7 @@ namespace {
 constexpr size_t kSlot = 1 << 20;  // bytes of one rank's part of the shared memory
 
 constexpr int kMostRanks = 32;
+int64_t g_sends = 0;
 
 // Shared memory of a communicator: a barrier, the numbers of all-reduces started and messages sent, then a
 // slot for each rank.
@@ -303,9 +304,12 @@ ncclResult_t ncclAllGather(const void* from, void* to, size_t count_each, ncclDa
   return ncclSuccess;
 }
 
+int64_t emulator::nccl_sends() { return g_sends; }
+
 ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream) {
   emulator::catch_up(stream);
+  ++g_sends;
   const std::vector<char> body = copied(from, count * size_of(type));
   std::atomic<int>& sent = comm->shared->sent[comm->rank][peer];
   g_sent.add(comm->message(comm->rank, peer, sent), body);

@@ -10,6 +10,9 @@ enum ncclRedOp_t { ncclSum, ncclMax, ncclMin };
 struct ncclUniqueId {
   char internal[128];
 };
+namespace emulator {
+int64_t nccl_sends();  // that this process has begun
+}
 using ncclComm_t = struct EmulatedNccl*;
 
 struct ncclConfig_t {

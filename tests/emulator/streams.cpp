@@ -17,19 +17,22 @@ struct EmulatedStream {
   EmulatedGraph* recorded = nullptr;  // what is put into the stream goes there
   std::deque<std::function<void()>> waiting;
   int64_t ended = 0;  // number of items removed from `waiting`
+  float time = 0;     // milliseconds that what was put into it takes
 };
 
 struct EmulatedEvent {
   int device = emulator::current_device();
   EmulatedStream* stream = nullptr;
   int64_t position = 0;  // completes when this many items of the stream have ended
+  bool timed = false;
+  float time = 0;
 };
 
 namespace emulator {
 namespace {
 
 EmulatedStream* g_first = nullptr;
-int64_t g_launches = 0;
+int64_t g_launches = 0, g_waits = 0;
 std::recursive_mutex g_queues;  // work may wait for other work
 
 // Work may wait for work in other streams, never for later work in its own.
@@ -73,8 +76,12 @@ bool record(cudaStream_t stream, const std::function<void()>& work) {
   return true;
 }
 
+void spend(cudaStream_t stream, float milliseconds) { stream->time += milliseconds; }
+
 int64_t launches() { return g_launches; }
 void count_launch() { ++g_launches; }
+int64_t waits() { return g_waits; }
+void count_wait() { ++g_waits; }
 
 }  // namespace emulator
 
@@ -92,6 +99,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return catch_up(stream), cudaSuccess;
 }  // events name it
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  count_wait();
   if (is_recorded(stream)) return returned(cudaErrorStreamCaptureUnsupported);
   return catch_up(stream), cudaSuccess;
 }
@@ -127,8 +135,10 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return delete executable, cudaSuccess; }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  return *event = new EmulatedEvent, cudaSuccess;
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  *event = new EmulatedEvent;
+  (*event)->timed = (flags & cudaEventDisableTiming) == 0;
+  return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
@@ -136,12 +146,21 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (is_recorded(stream)) return returned(cudaErrorStreamCaptureUnsupported);
   event->stream = stream;
   event->position = end_of(stream);
+  event->time = stream->time;
   return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (!begin->timed || !end->timed || begin->stream != end->stream)
+    return returned(cudaErrorInvalidResourceHandle);
+  if (end->stream->ended < end->position) return returned(cudaErrorNotReady);
+  return *milliseconds = end->time - begin->time, cudaSuccess;
 }
 
 // The first query returns cudaErrorNotReady, so that callers must handle that.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event->stream->ended >= event->position) return cudaSuccess;
+  count_wait();
   run_until(event->stream, event->position);
   return returned(cudaErrorNotReady);
 }

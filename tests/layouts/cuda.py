@@ -21,7 +21,9 @@ PARITY = [
     ("one rank", ONE, None, {}, UNGUARDED),
     ("through the host", Layout(tp=2, pp=2), Layout(tp=2), {}, UNGUARDED),
     ("by NCCL", Layout(tp=2, pp=2), Layout(tp=2), {}, BY_NCCL),
-    ("by NCCL, recomputation", Layout(dp=2), None, {"run.recompute": True}, BY_NCCL),
+    ("by NCCL, recomputation, timed products", Layout(tp=2), Layout(tp=2),
+     {"run.recompute": True, "run.time_products": True, "run.check_replicas_every": 1},
+     {**BY_NCCL, "WUNENG_EMULATOR_FASTEST_BY_RANK": "1"}),
 ]
 # student, settings, and what differs between runs that must be equal to the bit: each kind of sum that may go
 # beside computation, and whether replicas share the optimizer's state

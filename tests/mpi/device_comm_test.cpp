@@ -7,6 +7,16 @@
 #include <functional>
 #include <map>
 
+#ifdef WUNENG_EMULATED
+#include <cublasLt.h>
+#include <nccl.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/matmul.h"
+#include "parallel/product_choices.h"
+#endif
 #include "runtime/comm.h"
 #include "tests/error_of.h"
 #include "tests/mpi/gpus.h"
@@ -237,6 +247,87 @@ TEST_P(DeviceComm, SendsDoNotWaitForReceives) {
     expect_values(in[2 * m + 1], of(next()));
   }
 }
+
+// A send that waits for its receiver: until that asks for the message nothing is enqueued, and then the
+// sender goes on in whatever it waits for.
+TEST_P(DeviceComm, SendsBeginWhenTheirReceiverIsReady) {
+  if (group_.size() == 1 || GetParam() != How::connected) GTEST_SKIP() << "needs 2 ranks with a GPU each";
+  const int rank = group_.rank();
+  const Comm pair = group_.split(rank < 2 ? 0 : 1, rank, "waiting pair");
+  if (rank > 1) return;
+  pair.connect_messages(gpu(), {{0, 1}}, 1, true);
+  EXPECT_TRUE(pair.sends_wait_for_receivers());
+  constexpr int kMessages = 3;
+  const auto value = [](int m) { return [m](int64_t i) { return static_cast<double>(i % 100 + 1000 * m); }; };
+  const Tensor flag = Tensor::zeros({1});
+  for (int turn = 0; turn < 2; ++turn) {
+    std::vector<Request> messages;
+    if (rank == 0) {
+#ifdef WUNENG_EMULATED
+      const int64_t before = emulator::nccl_sends();
+#endif
+      for (int m = 0; m < kMessages; ++m)
+        messages.push_back(pair.isend(on_gpu(9000, value(m)), 1, 7, "frame"));
+      for (int i = 0; i < 1000; ++i)
+        for (Request& r : messages) EXPECT_FALSE(r.done());
+#ifdef WUNENG_EMULATED
+      EXPECT_EQ(emulator::nccl_sends(), before);
+#endif
+      pair.send(flag, 1, 8, "receive");
+      // The receiver answers when it has all: in this wait the sends begin.
+      turn == 0 ? pair.recv(flag, 1, 9, "received") : pair.barrier("received");
+#ifdef WUNENG_EMULATED
+      EXPECT_EQ(emulator::nccl_sends(), before + kMessages);
+#endif
+      for (Request& r : messages) r.wait();
+    } else {
+      std::vector<Tensor> in;
+      for (int m = 0; m < kMessages; ++m) {
+        in.push_back(Tensor::empty({9000}, DType::f32, gpu()));
+        messages.push_back(pair.irecv(in.back(), 0, 7, "frame"));
+      }
+      pair.recv(flag, 0, 8, "receive");
+      for (Request& r : messages) r.wait();
+      for (int m = 0; m < kMessages; ++m) expect_values(in[m], value(m));
+      turn == 0 ? pair.send(flag, 0, 9, "received") : pair.barrier("received");
+    }
+  }
+}
+
+#ifdef WUNENG_EMULATED
+// Another algorithm is the fastest on each rank, and gives other bits.
+TEST_P(DeviceComm, RanksAgreeOnTheAlgorithmsOfProducts) {
+  const int rank = group_.rank(), K = 700;
+  const Tensor a = on_gpu(12 * K, [](int64_t i) { return std::sin(double(i)); }).view({12, K}),
+               b = on_gpu(16 * K, [](int64_t i) { return std::cos(double(i)); }).view({16, K});
+  const Stream stream = compute_stream(gpu());
+  const auto product = [&](int64_t rows) {
+    const Tensor c = Tensor::zeros({rows, 16}, DType::f32, gpu());
+    kernels::matmul(stream, {.a = a.rows(0, rows), .b = b, .c = c, .transpose_b = true});
+    return c.to(Device{});
+  };
+  const auto same = [](const Tensor& x, const Tensor& y) {
+    return std::memcmp(x.raw(), y.raw(), x.bytes()) == 0;
+  };
+  const int64_t rows = 2 + 3 * static_cast<int>(GetParam());  // others than in tests before
+  const Tensor before = product(rows);
+  if (rank == 1) product(rows + 1);  // which rank 0 has not computed
+  product(rows + 2);
+  emulator::set_fastest_algorithm((rank + 1) % emulator::kAlgorithms);
+  const TimedProducts timed = time_products(group_, stream);
+  EXPECT_GE(timed.products, rank == 1 ? 3 : 2);
+  EXPECT_GE(timed.changed, 2);
+  EXPECT_FALSE(same(product(rows), before));
+  EXPECT_EQ(time_products(group_, stream).products, 0);
+
+  const Tensor mine = product(rows).to(gpu()),
+               all = Tensor::empty({group_.size(), rows * 16}, DType::f32, gpu());
+  group_.all_gather(mine.view({rows * 16}), all, "products");
+  const Tensor host = all.to(Device{});
+  for (int r = 1; r < group_.size(); ++r) EXPECT_TRUE(same(host.rows(r, r + 1), host.rows(0, 1))) << r;
+  emulator::set_fastest_algorithm(0);
+}
+#endif
 
 // A message that is never received: it lives on, and on all ranks so does its group, which they would leave
 // together.

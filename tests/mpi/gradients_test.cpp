@@ -96,6 +96,7 @@ class GradientsMpi : public testing::TestWithParam<Device> {
   }
 
   static Device device() { return of_this_rank(GetParam()); }
+  static double norm_of(const Tensor& squares) { return std::sqrt(squares.to(Device{}).data<double>()[0]); }
 
   // What a rank has of sums that the data-parallel ranks share.
   struct Shared {
@@ -106,7 +107,7 @@ class GradientsMpi : public testing::TestWithParam<Device> {
   static Shared sum_shares(std::deque<Parameter>& own, const GradientGroups& groups) {
     GradientSums shares(pointers(own), groups, SumOverDp::share);
     shares.finish();
-    Shared out{shares.updates(), {}, shares.norm()};
+    Shared out{shares.updates(), {}, norm_of(shares.squared_norm())};
     for (const ParameterPart& part : out.parts) {
       const Tensor sum = part.of(part.parameter->var.grad());
       out.sums.push_back(sum.clone());
@@ -124,7 +125,7 @@ class GradientsMpi : public testing::TestWithParam<Device> {
   // They are those of whole sums, to the bit where communication is through the host.
   static void check_shares(const Shared& shared, const GradientSums& whole) {
     const double bound = GetParam().kind == DeviceKind::cpu ? 0 : 1e-6;
-    EXPECT_NEAR(shared.norm, whole.norm(), bound);
+    EXPECT_NEAR(shared.norm, norm_of(whole.squared_norm()), bound);
     for (size_t i = 0; i < shared.parts.size(); ++i) {
       const ParameterPart& part = shared.parts[i];
       const Tensor found = shared.sums[i].to(Device{}),
@@ -260,7 +261,7 @@ TEST_P(GradientsMpi, NormCountsEachElementOnceAndIsTheSameOnAllRanks) {
     for (int64_t e = 0; e < logical.numel(); ++e) expected += double(logical.f32()[e]) * logical.f32()[e];
     own[i].var.set_grad(logical.rows(own[i].held.begin, own[i].held.end).clone().to(device()));
   }
-  const double norm = gradient_norm(parts(own), {.tp = world});
+  const double norm = norm_of(squared_gradient_norm(parts(own), {.tp = world}, device()));
   EXPECT_NEAR(norm, std::sqrt(expected), 1e-12);
   EXPECT_EQ(world.all_reduce(norm, Reduce::max, "largest norm"),
             world.all_reduce(norm, Reduce::min, "smallest norm"));
@@ -273,7 +274,8 @@ TEST_P(GradientsMpi, NormCountsEachElementOnceAndIsTheSameOnAllRanks) {
     const Tensor g = gradient_of(stage[0], 0, r, 0);
     for (int64_t e = 0; e < 20; ++e) expected += double(g.f32()[e]) * g.f32()[e];
   }
-  EXPECT_NEAR(gradient_norm(parts(stage_own), {.pp = world}), std::sqrt(expected), 1e-12);
+  EXPECT_NEAR(norm_of(squared_gradient_norm(parts(stage_own), {.pp = world}, device())), std::sqrt(expected),
+              1e-12);
 }
 
 // dp and tp at a time, several gradients in flight of both.

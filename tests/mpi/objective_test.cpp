@@ -68,8 +68,7 @@ Expected in_one_process(const TrainRecipe& r, const MicroBatch& batch, int stage
     if (s + 1 < stages) outputs[s].add_grad(inputs[s + 1].grad());
     tapes[s].backward();
     const Parameters all = models[s]->parameters();
-    const double norm = gradient_norm({all.begin(), all.end()}, {});
-    squares += norm * norm;
+    squares += squared_gradient_norm({all.begin(), all.end()}, {}, {}).data<double>()[0];
   }
   return {sums.data<double>()[0], std::sqrt(squares)};
 }

@@ -92,6 +92,7 @@ class Exchange {
     for (int64_t pass = options_.first_pass; pass < options_.end_pass; ++pass) {
       const auto items = items_served(shape_, pass, mesh_.dp_rank);
       run_pipeline(false, static_cast<int>(items.size()), [&](int m) {
+        sender.meet();
         for (const TeacherSignal& signal : options_.signals)
           if (signal.teacher.stage == mesh_.pp_rank)
             sender.send(signal.name, items[m],

@@ -19,8 +19,8 @@ from runs import ONE, RECIPE, Layout, Runs  # noqa: E402
 PROGRAM = os.path.abspath(sys.argv[1])
 WITHIN = 0.03
 SIZES = {"student.hidden_size": 128, "student.intermediate_size": 352, "student.layers": 4,
-         "student.heads": 4, "student.kv_heads": 2, "student.head_dim": 32, "student.vocab_size": 1024, "student.chunk": 64,
-         "data.seq_len": 128, "loss.chunk_tokens": 64, "run.eval_every": 0}
+         "student.heads": 4, "student.kv_heads": 2, "student.head_dim": 32, "student.vocab_size": 1024,
+         "student.chunk": 64, "data.seq_len": 128, "loss.chunk_tokens": 64, "run.eval_every": 0}
 CASES = [
     ("a colocated teacher", ONE, None, {}),
     ("recomputation", ONE, None, {"run.recompute": True}),

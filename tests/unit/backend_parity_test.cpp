@@ -3,6 +3,7 @@
 #include "kernels/adamw.h"
 #include "kernels/bonus.h"
 #include "kernels/channel.h"
+#include "kernels/clip.h"
 #include "kernels/label_logprob.h"
 #include "kernels/loss.h"
 #include "kernels/matmul.h"
@@ -12,6 +13,7 @@
 #include "kernels/rope.h"
 #include "kernels/row_distance.h"
 #include "kernels/rows.h"
+#include "kernels/swiglu.h"
 #include "model/rope_settings.h"
 #include "tests/unit/backends.h"
 
@@ -93,8 +95,8 @@ TEST(BackendParity, RowDistance) {
 // Gradients that are overwritten, accumulated in place, and accumulated to a separate base. Whole vectors, a
 // tail, and unaligned tensors.
 TEST(BackendParity, Pointwise) {
-  for (const auto f : {Pointwise::silu, Pointwise::tanh, Pointwise::sigmoid, Pointwise::swiglu,
-                       Pointwise::mix, Pointwise::add, Pointwise::gate})
+  for (const auto f : {Pointwise::silu, Pointwise::tanh, Pointwise::sigmoid, Pointwise::mix, Pointwise::add,
+                       Pointwise::gate})
     for (const int64_t skipped : {0, 1, 8})
       expect_backends_agree([&](Side& side) {
         const int64_t n = 16 * 37 + (skipped ? 5 : 0);
@@ -106,13 +108,35 @@ TEST(BackendParity, Pointwise) {
         pointwise(side.stream, {.function = f, .a = a, .b = b, .c = c, .y = y});
         PointwiseBackwardArgs back{.function = f, .a = a, .b = b, .c = c, .y = y, .dy = dy};
         back.da = view(side.sum({n + skipped})), back.db = back.dc = {};
-        if (f == Pointwise::swiglu || f == Pointwise::mix || f == Pointwise::add)
-          back.db = {view(side.out({n + skipped})), kept};
+        if (f == Pointwise::mix || f == Pointwise::add) back.db = {view(side.out({n + skipped})), kept};
         if (f == Pointwise::mix) back.dc = {view(side.out({n + skipped})), {}};
         pointwise_backward(side.stream, back);
         back.da = {view(side.out({n + skipped})), {}}, back.db = back.dc = {};
         pointwise_backward(side.stream, back);
       });
+}
+
+// Of any size and alignment.
+TEST(BackendParity, CopiesOfTensors) {
+  expect_backends_agree([](Side& side) {
+    CopyTensorsArgs args;
+    for (const int64_t n : {1, 3, 8, 4000, 70'001})
+      for (const int64_t skipped : {0, 1})
+        args.copies.push_back(
+            {side.normal({n + 1}).rows(skipped, n + skipped), side.out({n + 1}).rows(skipped, n + skipped)});
+    copy_tensors(side.stream, args);
+  });
+}
+
+// Rows of whole vectors and others.
+TEST(BackendParity, Swiglu) {
+  for (const int64_t F : {32, 37, 4, 1})
+    expect_backends_agree([&](Side& side) {
+      const Tensor x = side.normal({T, 2 * F}), dy = side.normal({T, F});
+      swiglu(side.stream, {.x = x, .y = side.out({T, F})});
+      swiglu_backward(side.stream, {.x = x, .dy = dy, .dx = {side.out({T, 2 * F}), {}}});
+      swiglu_backward(side.stream, {.x = x, .dy = dy, .dx = side.sum({T, 2 * F})});
+    });
 }
 
 TEST_P(Weights, Bias) {
@@ -383,12 +407,12 @@ TEST_P(Weights, Embedding) {
 
 // Teacher slices of either type, with row and column offsets, for a student's shard; without a teacher; and
 // in place.
-TEST_P(Weights, Losses) {
-  expect_backends_agree([](Side& side) {
+void compare_losses(bool rounded_logits, DType teacher_type) {
+  expect_backends_agree([&](Side& side) {
     const int64_t n = 9, V = 2100;
-    LossInputs in{.logits = side.normal({n, V}, DType::f32),
-                  .teacher = {{side.normal({n + 3, 1170}, GetParam()), 3, 40},
-                              {side.normal({n, 5}, GetParam()), 0, 1210}},
+    LossInputs in{.logits = rounded_logits ? side.normal({n, V}) : side.normal({n, V}, DType::f32),
+                  .teacher = {{side.normal({n + 3, 1170}, teacher_type), 3, 40},
+                              {side.normal({n, 5}, teacher_type), 0, 1210}},
                   .inverse_temperature = 0.5f,
                   .labels = side.table(std::vector<int32_t>{100, 2199, -100, 99, 2200, 250, 101, 0, 300}),
                   .begin = 100};
@@ -426,13 +450,16 @@ TEST_P(Weights, Losses) {
   });
 }
 
+TEST_P(Weights, Losses) { compare_losses(false, GetParam()); }
+TEST_P(Weights, LossesOfLogitsInTheTypeOfActivations) { compare_losses(true, GetParam()); }
+
 // Tensors smaller and larger than one block's elements, and an unaligned one; memory after them is compared
 // too.
 TEST(BackendParity, Adamw) {
   for (const bool narrow : {false, true})
     expect_backends_agree([&](Side& side) {
       AdamwArgs args{
-          .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = 0.5f, .step = 3};
+          .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .gradient_scale = {}, .step = 3};
       for (const auto& [n, skipped] :
            {std::pair<int64_t, int64_t>{1, 0}, {C, 0}, {70'000, 0}, {70'001, 0}, {500, 1}}) {
         const auto view = [&](const Tensor& all) { return all.rows(skipped, n + skipped); };
@@ -445,6 +472,18 @@ TEST(BackendParity, Adamw) {
       }
       adamw(side.stream, args);
       args.step = 4;
+      // Clipped, then not finite: no update.
+      const Tensor squares = Tensor::from<double>({9}, {1}).to(side.stream.device);
+      for (const double most : {1.5, 0.0, 4.0}) {
+        args.gradient_scale = side.out({1}, DType::f32);
+        clip_scale(side.stream, {.squares = squares, .max_norm = most, .scale = args.gradient_scale});
+        for (const AdamwTensors& one : args.tensors) one.gradient.copy_from(one.m);
+        adamw(side.stream, args);
+      }
+      clip_scale(side.stream, {.squares = Tensor::from<double>({INFINITY}, {1}).to(side.stream.device),
+                               .max_norm = 1,
+                               .scale = args.gradient_scale});
+      for (const AdamwTensors& one : args.tensors) one.gradient.copy_from(one.m);
       adamw(side.stream, args);
     });
 }

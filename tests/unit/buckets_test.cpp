@@ -4,7 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
+
+#include "parallel/gradients.h"
+#include "parallel/weight_gather.h"
 
 namespace wuneng::buckets_test {
 namespace {
@@ -110,6 +114,25 @@ TEST(Buckets, SharesTileTheTrainableParameters) {
     }
     // No rank has more than an equal part, but for what alignment adds.
     EXPECT_LE(most, trained / dp + 64 * static_cast<int64_t>(all.size() + buckets.size()));
+  }
+}
+
+// One product multiplies with both, and forms the gradients of both.
+TEST(Buckets, JoinedParametersStayInOneTensor) {
+  for (const bool frozen : {false, true}) {
+    std::deque<Parameter> all;
+    for (const Shape& shape : {Shape{3, 5}, {4, 5}, {4, 5}, {200, 90}, {6, 7}})
+      all.push_back(make_parameter(shape, 0, {0, shape[0]}));
+    for (size_t i = 0; i < all.size(); ++i) std::fill_n(all[i].var.value().f32(), 15, float(i));
+    join(all[1], all[2]);
+    all[2].trainable = !frozen;
+    Parameters parameters;
+    for (Parameter& p : all) parameters.push_back(&p);
+    const GradientSums sums(parameters, {});
+    const WeightGather weights(sums.buckets(), {});
+    EXPECT_EQ(Tensor::together(all[1].var.value(), all[2].var.value()).defined(), !frozen);
+    EXPECT_TRUE(frozen || Tensor::together(all[1].var.grad(), all[2].var.grad()).defined());
+    for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].var.value().f32()[14], float(i));
   }
 }
 

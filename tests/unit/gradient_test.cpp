@@ -1,6 +1,7 @@
 // Shared gradients: accumulating into one does not modify a tensor that others still read.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 #include "model/operators.h"
@@ -93,6 +94,60 @@ TEST(Gradient, OfASumAndItsNormInOnePassIsThatOfTwo) {
   for (size_t i = 0; i < together.size(); ++i) {
     SCOPED_TRACE(i);
     expect_equal(together[i], apart[i]);
+  }
+}
+
+// y = silu(x A^T) (x B^T) with A and B in one tensor or two, gradients there before or not, and one frozen,
+// against loops in double.
+TEST(Gradient, OfAGateAndWhatItGatesInOneProduct) {
+  constexpr int64_t T = 5, F = 6, d = 7;
+  const Tensor x = numbers({T, d}, 1), dy = numbers({T, F}, 2), before = numbers({2, F, d}, 3);
+  enum class Case { joined, apart, gradients_before, gradients_apart, frozen };
+  for (const Case c :
+       {Case::joined, Case::apart, Case::gradients_before, Case::gradients_apart, Case::frozen}) {
+    SCOPED_TRACE(static_cast<int>(c));
+    const bool accumulates = c == Case::gradients_before || c == Case::gradients_apart;
+    Parameter a, b;
+    a.var = Var(numbers({F, d}, 4), c != Case::frozen);
+    b.var = Var(numbers({F, d}, 5), true);
+    if (c != Case::apart) join(a, b);
+    EXPECT_EQ(Tensor::together(a.var.value(), b.var.value()).defined(), c != Case::apart);
+    const Tensor begun = before.clone(), other = before.clone();
+    if (accumulates) a.var.set_grad(begun.view({2 * F, d}).rows(0, F));
+    if (accumulates)
+      b.var.set_grad((c == Case::gradients_apart ? other : begun).view({2 * F, d}).rows(F, 2 * F));
+
+    Tape tape;
+    const Var in(x, true), y = ops::swiglu(tape, ops::linear_pair(tape, in, &a, &b));
+    y.set_grad(dy);
+    tape.backward();
+    EXPECT_EQ(a.var.has_grad(), c != Case::frozen);
+
+    std::vector<double> dx(T * d), da(F * d), db(F * d);
+    const float *wa = a.var.value().f32(), *wb = b.var.value().f32();
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t f = 0; f < F; ++f) {
+        double gate = 0, up = 0;
+        for (int64_t i = 0; i < d; ++i) {
+          gate += double(wa[f * d + i]) * x.f32()[t * d + i];
+          up += double(wb[f * d + i]) * x.f32()[t * d + i];
+        }
+        const double s = 1 / (1 + std::exp(-gate)), g = dy.f32()[t * F + f];
+        EXPECT_NEAR(y.value().f32()[t * F + f], gate * s * up, 1e-5);
+        const double dgate = g * up * s * (1 + gate * (1 - s)), dup = g * gate * s;
+        for (int64_t i = 0; i < d; ++i) {
+          dx[t * d + i] += dgate * wa[f * d + i] + dup * wb[f * d + i];
+          da[f * d + i] += dgate * x.f32()[t * d + i];
+          db[f * d + i] += dup * x.f32()[t * d + i];
+        }
+      }
+    for (int64_t i = 0; i < T * d; ++i) EXPECT_NEAR(in.grad().f32()[i], dx[i], 1e-4) << i;
+    for (int64_t i = 0; i < F * d; ++i) {
+      if (c != Case::frozen) {
+        EXPECT_NEAR(a.var.grad().f32()[i], da[i] + (accumulates ? before.f32()[i] : 0), 1e-4) << i;
+      }
+      EXPECT_NEAR(b.var.grad().f32()[i], db[i] + (accumulates ? before.f32()[F * d + i] : 0), 1e-4) << i;
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 
 #include "kernels/adamw.h"
@@ -34,6 +35,8 @@ Parameter make_parameter(const std::string& name, const std::vector<float>& valu
   p.var = Var(Tensor::from(values, {n}).to(dtype), true, DType::f32);
   return p;
 }
+
+Tensor scale_of(float scale) { return Tensor::from<float>({scale}, {1}); }
 
 void set_gradient(const Parameter& p, const std::vector<float>& g) {
   p.var.set_grad(Tensor::from(g, {static_cast<int64_t>(g.size())}));
@@ -72,7 +75,7 @@ TEST(Adamw, FollowsDoubleImplementation) {
       const auto g = noise(n, 100 + t);
       const double lr = 1e-2 / (t + 1);
       set_gradient(p, g);
-      optimizer.step(lr, 0.5);
+      optimizer.step(lr, scale_of(0.5f));
       reference.step(g, lr, 0.5, decays);
     }
     const Optimizer::State& s = optimizer.states()[0];
@@ -99,7 +102,7 @@ TEST(Adamw, SmallDecayIsNotRoundedToAFactor) {
            .beta1 = 0.9f,
            .beta2 = 0.95f,
            .eps = 1e-8f,
-           .gradient_scale = 1,
+           .gradient_scale = {},
            .step = 1});
   double before = 0, lost = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -120,7 +123,7 @@ TEST(Adamw, SameBitsForAnyThreadCount) {
       Optimizer optimizer({&p}, {});
       for (int t = 0; t < 3; ++t) {
         set_gradient(p, noise(n, 50 + t));
-        optimizer.step(1e-2, 1);
+        optimizer.step(1e-2);
       }
       const Tensor& master = optimizer.states()[0].master;
       const auto* bytes = static_cast<const uint8_t*>(master.raw());
@@ -140,7 +143,7 @@ TEST(Optimizer, MasterKeepsWhatBf16Loses) {
   const std::vector<float> g(1000, 0.25f);
   for (int t = 0; t < 100; ++t) {  // each update is a tenth of a bf16 ulp below 1
     set_gradient(p, g);
-    optimizer.step(4e-4, 1);
+    optimizer.step(4e-4);
     reference.step(g, 4e-4, 1, false);
   }
   ASSERT_EQ(p.var.value().dtype(), DType::bf16);
@@ -185,7 +188,7 @@ TEST(Optimizer, HoldsStateOfTrainableParametersOnly) {
   EXPECT_EQ(optimizer.bytes(), bytes);
 
   set_gradient(frozen, {5});
-  optimizer.step(1, 1);
+  optimizer.step(1);
   EXPECT_EQ(frozen.var.value().f32()[0], 3);
 }
 
@@ -199,11 +202,11 @@ TEST(Optimizer, PartsAreUpdatedAsTheWhole) {
     EXPECT_EQ(first.bytes() + last.bytes(), one.bytes());
     for (int t = 0; t < 3; ++t) {
       for (const Parameter* p : {&whole, &cut_up}) set_gradient(*p, noise(n, 50 + t));
-      one.step(1e-2, 0.5);
-      last.step(1e-2, 0.5);
+      one.step(1e-2, scale_of(0.5f));
+      last.step(1e-2, scale_of(0.5f));
       EXPECT_EQ(cut_up.var.grad().f32()[cut], 0);
       EXPECT_NE(cut_up.var.grad().f32()[cut - 1], 0);
-      first.step(1e-2, 0.5);
+      first.step(1e-2, scale_of(0.5f));
     }
     const Tensor &a = whole.var.value(), &b = cut_up.var.value();
     EXPECT_EQ(std::memcmp(a.raw(), b.raw(), a.bytes()), 0);
@@ -212,11 +215,41 @@ TEST(Optimizer, PartsAreUpdatedAsTheWhole) {
   }
 }
 
+// As if there had been no step.
+TEST(Optimizer, AGradientThatIsNotFiniteChangesNothing) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const auto good = noise(700, 3);
+    Parameter a = make_parameter("w", noise(700, 2), dtype), b = make_parameter("w", noise(700, 2), dtype);
+    Optimizer with({&a}, {}), without({&b}, {});
+    for (int t = 0; t < 3; ++t) {
+      if (t > 0) {
+        auto bad = noise(700, 9);
+        bad[600] = t == 1 ? std::numeric_limits<float>::infinity() : std::nanf("");
+        set_gradient(a, bad);
+        with.step(1e-2, clip_scale(squared_gradient_norm({&a}, {}, {}), 1));
+        with.was_skipped();
+        for (int i = 0; i < 700; ++i) ASSERT_EQ(a.var.grad().f32()[i], 0) << i;
+      }
+      for (auto [p, optimizer] : {std::pair(&a, &with), {&b, &without}}) {
+        set_gradient(*p, good);
+        optimizer->step(1e-2, clip_scale(squared_gradient_norm({p}, {}, {}), 1));
+      }
+    }
+    const auto equal = [](const Tensor& x, const Tensor& y) {
+      return std::memcmp(x.raw(), y.raw(), x.bytes()) == 0;
+    };
+    EXPECT_TRUE(equal(a.var.value(), b.var.value()));
+    for (size_t i = 0; i < with.named_tensors().size(); ++i)
+      EXPECT_TRUE(equal(with.named_tensors()[i].tensor, without.named_tensors()[i].tensor));
+    EXPECT_EQ(with.steps_done(), 3);
+  }
+}
+
 TEST(Optimizer, GradientsAreZeroAfterAStep) {
   Parameter p = make_parameter("w", {1, 2});
   Optimizer optimizer({&p}, {});
   set_gradient(p, {5, 6});
-  optimizer.step(1e-3, 1);
+  optimizer.step(1e-3);
   EXPECT_EQ(p.var.grad().f32()[0], 0);
   EXPECT_EQ(p.var.grad().f32()[1], 0);
 }
@@ -228,7 +261,7 @@ TEST(Optimizer, ContinuesFromSavedState) {
   const auto steps = [&](const Parameter& p, Optimizer& optimizer, int n) {
     for (int i = 0; i < n; ++i) {
       set_gradient(p, g);
-      optimizer.step(1e-2, 1);
+      optimizer.step(1e-2);
     }
   };
   steps(straight, one, 6);
@@ -269,6 +302,10 @@ TEST(LearningRate, EdgesHaveNoGap) {
   EXPECT_DOUBLE_EQ(only.at(4), 0.1);
 }
 
+double gradient_norm(const std::vector<ParameterPart>& parts) {
+  return std::sqrt(squared_gradient_norm(parts, {}, {}).data<double>()[0]);
+}
+
 TEST(GradientNorm, CountsOwnedElementsOfTrainableParameters) {
   Parameter a = make_parameter("a", {0, 0, 0, 0}), frozen = make_parameter("frozen", {0}),
             other = make_parameter("other", {0});
@@ -279,7 +316,7 @@ TEST(GradientNorm, CountsOwnedElementsOfTrainableParameters) {
   set_gradient(a, {100, 1, 2, 2});
   set_gradient(frozen, {100});
   set_gradient(other, {100});
-  EXPECT_DOUBLE_EQ(gradient_norm({&a, &frozen, &other, &without}, {}), 3.0);
+  EXPECT_DOUBLE_EQ(gradient_norm({&a, &frozen, &other, &without}), 3.0);
 }
 
 TEST(GradientNorm,
@@ -289,16 +326,23 @@ TEST(GradientNorm,
   g[1] = 1e25f;
   Parameter p = make_parameter("w", g);
   set_gradient(p, g);
-  EXPECT_DOUBLE_EQ(gradient_norm({&p}, {}), std::sqrt(1e16 + double(1e25f) * double(1e25f) + (1 << 18) - 2));
+  EXPECT_DOUBLE_EQ(gradient_norm({&p}), std::sqrt(1e16 + double(1e25f) * double(1e25f) + (1 << 18) - 2));
   g[1] = 1;
   set_gradient(p, g);
-  EXPECT_NEAR(gradient_norm({&p}, {}) / std::sqrt(1e16 + (1 << 18) - 1), 1.0, 1e-12);
+  EXPECT_NEAR(gradient_norm({&p}) / std::sqrt(1e16 + (1 << 18) - 1), 1.0, 1e-12);
 }
 
-TEST(ClipFactor, ScalesOnlyWhatIsTooLong) {
-  EXPECT_DOUBLE_EQ(clip_factor(4, 1), 0.25);
-  EXPECT_DOUBLE_EQ(clip_factor(0.5, 1), 1);
-  EXPECT_DOUBLE_EQ(clip_factor(4, 0), 1);
+TEST(ClipScale, ShortensOnlyWhatIsTooLong) {
+  const auto scale = [](double squares, double most) {
+    return clip_scale(Tensor::from<double>({squares}, {1}), most).f32()[0];
+  };
+  EXPECT_EQ(scale(16, 1), 0.25f);
+  EXPECT_EQ(scale(0.25, 1), 1);
+  EXPECT_EQ(scale(16, 0), 1);
+  EXPECT_EQ(scale(1e50, 1), 1e-25f);
+  for (const double most : {0.0, 1.0})
+    for (const double squares : {std::numeric_limits<double>::infinity(), std::nan("")})
+      EXPECT_TRUE(std::isnan(scale(squares, most)));
 }
 
 TEST(GradientSums, OneRankGivesZerosToParametersWithoutAGradient) {

@@ -73,12 +73,12 @@ struct Running {
 };
 
 struct LossRow {
-  const float* logits;
+  FloatPointer logits;
   int64_t V, begin;
   const int32_t* labels;
   float inverse;
 
-  __device__ const float* x() const { return logits + blockIdx.x * V; }
+  __device__ FloatPointer x() const { return logits.from(blockIdx.x * V); }
   // The local column of the token's label; -1: not on this rank.
   __device__ int64_t label() const {
     const int32_t label = labels[blockIdx.x];
@@ -86,7 +86,8 @@ struct LossRow {
   }
 };
 inline LossRow row_of(const LossInputs& in) {
-  return {in.logits.f32(), in.logits.dim(1), in.begin, in.labels.data<int32_t>(), in.inverse_temperature};
+  return {float_pointer(in.logits), in.logits.dim(1), in.begin, in.labels.data<int32_t>(),
+          in.inverse_temperature};
 }
 
 // Elements [c, c + kTogether) of x [columns]; -inf past the end.
