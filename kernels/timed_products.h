@@ -21,7 +21,7 @@ bool choose_algorithm(const Stream& stream, const std::string& product, const st
 #endif
 
 // The products that the stream has computed and whose algorithm has not been chosen by time, in order.
-inline std::vector<std::string> untimed_products(const Stream& stream) {
+inline std::vector<std::string> untimed_products([[maybe_unused]] const Stream& stream) {
 #ifdef WUNENG_WITH_CUDA
   if (stream.device.kind == DeviceKind::cuda) return cuda::untimed_products(stream);
 #endif
