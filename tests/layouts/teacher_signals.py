@@ -20,8 +20,8 @@ def top_k(k):
     return {"teacher.signal": "top_k", "teacher.top_k": k}
 
 
-# name; whether the teacher's output matrix is its embedding; settings; what the teacher of one rank sends, and
-# of the others, which must train alike; (student, teacher where it streams) of those
+# name; whether the teacher's output matrix is its embedding; settings; what the teacher of one rank sends,
+# and of the others, which must train alike; (student, teacher where it streams) of those
 CASES = [
     ("hidden state, KL", False, {}, LOGITS, HIDDEN, [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), Layout(pp=2)),
