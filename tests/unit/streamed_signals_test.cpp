@@ -30,6 +30,7 @@ TEST(StreamedSignals, AreForStagesWithALoss) {
   recipe.student.vocab_size = 16;
   recipe.teacher = recipe.student;
   recipe.layout = {1, 3, 1};
+  recipe.schedule = &one_f_one_b;
   recipe.teacher_layout = Layout{1, 1, 1};
   recipe.objective = std::make_shared<LossOnStage>(2);  // logits are for the last stage
   EXPECT_EQ(streamed_signals(recipe).size(), 1u);
