@@ -46,7 +46,7 @@ struct TrainRecipe {
   // [layout], [teacher.layout]
   Layout layout;
   std::optional<Layout> teacher_layout;
-  const PipelineSchedule* schedule = nullptr;  // of the student's pipeline
+  const PipelineSchedule* schedule = &one_f_one_b;  // of the student's pipeline
   int chunks = 1;                              // of the model on each of its stages
   // [data]
   std::vector<DataSource> sources;

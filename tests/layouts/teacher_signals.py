@@ -20,8 +20,8 @@ def top_k(k):
     return {"teacher.signal": "top_k", "teacher.top_k": k}
 
 
-# name; whether the teacher's output matrix is its embedding; settings; what the teacher of one rank sends, and
-# of the others, which must train alike; (student, teacher where it streams) of those
+# name; whether the teacher's output matrix is its embedding; settings; what the teacher of one rank sends,
+# and of the others, which must train alike; (student, teacher where it streams) of those
 CASES = [
     ("hidden state, KL", False, {}, LOGITS, HIDDEN, [
         (Layout(tp=2, pp=2), Layout(tp=3)), (Layout(dp=2, tp=2), Layout(pp=2)),
@@ -45,6 +45,8 @@ CASES = [
      [(Layout(tp=2), Layout(tp=3)), (Layout(dp=2, pp=2), Layout(pp=2))]),
     ("8-bit rows in alignment", False, parity.ALIGN, INT8, INT8, [(Layout(tp=2, pp=2), Layout(tp=2))]),
 ]
+# A number near the middle between two of 8 bits may be rounded either way.
+STEPS = parity.Bounds(losses=2e-5, norms=2e-4, moments=4e-3, parameters=1e-2)
 # What the teacher sends, and how far the losses may be from the exact ones (about three times what they are).
 ROUNDED = [(LOGITS | BF16, 6e-5), (LOGITS | INT8, 1e-4), (HIDDEN | BF16, 2e-4), (HIDDEN | INT8, 2e-4)]
 
@@ -83,4 +85,5 @@ def check(runs, tally):
         for student, teacher in layouts:
             other = runs.run("other", student, teacher, settings | second | {"run.resume": "none"})
             tally.check(f"{name}, student {student}, teacher {teacher or 'colocated'}",
-                        *parity.compare(one, other, runs.steps))
+                        *parity.compare(one, other, runs.steps,
+                                        STEPS if INT8.items() <= second.items() else parity.ROUNDING))

@@ -66,12 +66,15 @@ TEST(BackendParity, TopKLoss) {
                             .labels = side.table(side.whole_numbers(C, -300, 100 + V)),
                             .begin = 100};
         const TopKColumns columns{ids, shared};
-        const Tensor maxima = side.out({3, C}, DType::f32), sums = side.out({5, C}, DType::f64),
+        const auto f64 = [&](Shape shape) {
+          return side.remember(Tensor::zeros(std::move(shape), DType::f64, side.stream.device));
+        };
+        const Tensor maxima = side.out({3, C}, DType::f32), sums = f64({5, C}),
                      chosen = side.out({C, k}, DType::f32);
         top_k_statistics(side.stream, {in, columns, maxima, sums, chosen});
         side.remember(in.logits.clone());
         if (shared == 0) return;  // another rank has all of the rest
-        const Tensor divergence = side.out({C}, DType::f64), slopes = side.out({C, k + 1}, DType::f32);
+        const Tensor divergence = f64({C}), slopes = side.out({C, k + 1}, DType::f32);
         top_k_divergence(side.stream, {.maxima = maxima,
                                        .sums = sums,
                                        .chosen = chosen,

@@ -142,7 +142,9 @@ TEST_P(TopKLoss, AgreesWithTheFormula) {
   tape.backward();
   EXPECT_NEAR(totals.data<double>()[0], total, 1e-6 * total + 1e-9);
   EXPECT_LT(total, whole * (1 + 1e-9));  // a lower bound
-  if (c.k + 1 == c.shared) EXPECT_NEAR(total, whole, 1e-9 * whole);
+  if (c.k + 1 == c.shared) {
+    EXPECT_NEAR(total, whole, 1e-9 * whole);
+  }
   EXPECT_NEAR(found.value().data<double>()[0], loss, 1e-6 * std::abs(loss));
   expect_near(hidden.grad(), dh, "gradient of the hidden state");
   expect_near(head_.var.grad(), dw, "gradient of the output matrix");
