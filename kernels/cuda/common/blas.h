@@ -19,8 +19,8 @@ struct Factor {
 //
 // a and b are both of `type` (f32 or bf16); out is f32, or bf16 if they are, and starts at the tensor's first
 // element; `from` and bias are of out's type. Accumulation is in f32, and f32 operands are not rounded to
-// tf32. The algorithm is the first one of cublasLt's heuristic, chosen once per shape and cached, until another
-// is chosen by time (kernels/timed_products.h): the same product gives the same bits.
+// tf32. The algorithm is the first one of cublasLt's heuristic, chosen once per shape and cached, until
+// another is chosen by time (kernels/timed_products.h): the same product gives the same bits.
 struct Product {
   DType type;
   int64_t m, n, k, batch = 1;
