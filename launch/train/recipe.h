@@ -47,7 +47,7 @@ struct TrainRecipe {
   Layout layout;
   std::optional<Layout> teacher_layout;
   const PipelineSchedule* schedule = &one_f_one_b;  // of the student's pipeline
-  int chunks = 1;                              // of the model on each of its stages
+  int chunks = 1;                                   // of the model on each of its stages
   // [data]
   std::vector<DataSource> sources;
   int64_t held_out_every = 0;

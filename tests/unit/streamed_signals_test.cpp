@@ -26,12 +26,14 @@ class LossOnStage : public OutputObjective {
 };
 
 TEST(StreamedSignals, AreForStagesWithALoss) {
-  const auto made = std::make_unique<TrainRecipe>();  // on the stack GCC 12 warns of members that nobody reads
+  const auto made =
+      std::make_unique<TrainRecipe>();  // on the stack GCC 12 warns of members that nobody reads
   TrainRecipe& recipe = *made;
   recipe.student.vocab_size = 16;
   recipe.teacher = recipe.student;
   recipe.layout = {1, 3, 1};
   recipe.teacher_layout = Layout{1, 1, 1};
+  recipe.activations = "f32";
   recipe.objective = std::make_shared<LossOnStage>(2);  // logits are for the last stage
   EXPECT_EQ(streamed_signals(recipe).size(), 1u);
   recipe.objective = std::make_shared<LossOnStage>(0);
