@@ -8,8 +8,6 @@
 namespace wuneng {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
-
 // Of the tensor-parallel ranks of a stage, the one that holds most.
 template <class Rank>
 RankUse largest(int tp, const Rank& rank) {

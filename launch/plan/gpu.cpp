@@ -5,8 +5,6 @@
 namespace wuneng {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
-
 // cuBLAS at the sizes of these models, copies, NVLink and a 400 Gb/s port each: figures of others on such
 // cards. Attention and WKV-7: expected of our kernels, counted in docs/gpu.md, not measured.
 const std::vector<Gpu> known = {

@@ -6,6 +6,8 @@
 
 namespace wuneng {
 
+inline constexpr double kGiB = 1024.0 * 1024 * 1024;
+
 struct Gpu {
   std::string name;
   double memory;  // bytes that tensors may have: run.gpu_memory of what libraries leave

@@ -7,8 +7,6 @@
 namespace wuneng {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
-
 // Degrees of parallelism that are tried: powers of two up to `most`.
 std::vector<int> degrees(int64_t most) {
   std::vector<int> out;
