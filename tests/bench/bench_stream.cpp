@@ -75,7 +75,7 @@ class Student {
     teacher.release();
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();
-    optimizer_->step(1e-4, 1);
+    optimizer_->step(1e-4);
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
   }
 

@@ -55,7 +55,7 @@ class Bf16Logits : public testing::Test {
     const Var hidden(hidden_.to(type).to(device), true);
     const Tensor sums = Tensor::zeros({3}, DType::f64, device);
     const Var loss =
-        vocabulary_loss(tape, {}, hidden, &head, labels_, {{{0, T}, {0, V}, teacher_.to(device)}},
+        vocabulary_loss(tape, {}, hidden, &head, labels_, {.logits = {{{0, T}, {0, V}, teacher_.to(device)}}},
                         {.ce_weight = 0.5f, .bf16_logits = rounded}, T, sums);
     loss.set_grad(Tensor::from<float>({1.0f}, {1}));
     tape.backward();
