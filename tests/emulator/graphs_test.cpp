@@ -102,7 +102,8 @@ TEST(EmulatedGraphs, AStepOfGenerationIsAFewLaunches) {
     const int64_t launched = launches_of(recorded);
     // Tokens, where they are, the graph, and the logits back.
     EXPECT_EQ(launched, 4) << mixer;
-    EXPECT_GT(kernels, 40) << mixer;
+    EXPECT_GE(kernels, 40) << mixer;
+    RecordProperty(mixer, static_cast<int>(kernels));
   }
 }
 

@@ -234,7 +234,8 @@ def main():
     global LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN
     if "bf16" in sys.argv[2:]:
         ROUNDINGS, HALF_A_UNIT, TOO_MUCH, LARGEST_SHARE_OF_SENSITIVE_CASES = 16, 2.0 ** -9, 0.03, 1
-        LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN = 1e-2, 1e-3, 5e-2, 5e-2
+        # The gradient of a key's bias is what is left of a sum that would cancel without RoPE.
+        LOGITS_WITHIN, LOSS_WITHIN, GRADIENTS_WITHIN, GOLDEN_WITHIN = 1e-2, 1e-3, 5e-2, 7e-2
     if "cuda" in sys.argv[2:]:
         found = subprocess.run([sys.argv[1], "--device=cuda"], capture_output=True, text=True)
         if "no GPU found" in found.stderr:
