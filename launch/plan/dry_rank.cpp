@@ -122,7 +122,7 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
     teacher = std::move(colocated);
   }
   std::optional<Parameter> head;
-  if (r.objective->needs_teacher_head()) head = teacher_head(r, model, colocated_head);
+  if (r.objective->needs_teacher_head()) head = teacher_head(r, model, colocated_head).rows;
   use.teacher = growth.take();
 
   dry_run::take();

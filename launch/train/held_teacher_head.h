@@ -11,7 +11,10 @@ namespace wuneng {
 // Those of the vocabulary that the rank's part of the student's output matrix has and the teacher too: a
 // colocated teacher's where it holds them, else read from its directory; in a dry run without values. None
 // where the rank has no part.
-std::optional<Parameter> teacher_head(const TrainRecipe& recipe, const ModelChunks& model,
-                                      const Parameter* colocated);
+struct HeldTeacherHead {
+  std::optional<Parameter> rows;
+  int64_t bytes = 0;  // of rows that are not the colocated teacher's
+};
+HeldTeacherHead teacher_head(const TrainRecipe& recipe, const ModelChunks& model, const Parameter* colocated);
 
 }  // namespace wuneng

@@ -72,10 +72,10 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
 }
 
 void Trainer::hold_teacher_head(const Parameter* colocated) {
-  const double before = double(memory_use(state_.model.device().kind).current);
-  teacher_head_ = teacher_head(recipe_, state_.model, colocated);
-  const double copied = double(memory_use(state_.model.device().kind).current) - before,
-               most = mesh_.role_comm.all_reduce(copied, Reduce::max, "bytes of the teacher's output matrix");
+  HeldTeacherHead held = teacher_head(recipe_, state_.model, colocated);
+  teacher_head_ = std::move(held.rows);
+  const double most =
+      mesh_.role_comm.all_reduce(double(held.bytes), Reduce::max, "bytes of the teacher's output matrix");
   reporter_.line(most > 0 ? fmt::format("teacher's output matrix: at most {:.1f} MiB of frozen rows on a "
                                         "student rank",
                                         most / (1 << 20))

@@ -7,6 +7,7 @@
 
 #include "model/objectives/vocabulary_loss.h"
 #include "runtime/safetensors.h"
+#include "tests/unit/expect_near.h"
 #include "tests/unit/golden.h"
 
 namespace wuneng::loss_test {
@@ -65,17 +66,6 @@ class Loss : public testing::TestWithParam<Case> {
   Tensor hidden_, teacher_, labels_, teacher_hidden_, teacher_matrix_;
   Parameter head_;
 };
-
-void expect_near(const Tensor& found, const Matrix& wanted, const char* what) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < wanted.size(); ++i)
-    for (size_t j = 0; j < wanted[i].size(); ++j) {
-      const double x = found.f32()[i * wanted[i].size() + j] - wanted[i][j];
-      error += x * x;
-      norm += wanted[i][j] * wanted[i][j];
-    }
-  EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(norm)) << what;
-}
 
 TEST_P(Loss, AgreesWithThePlainOne) {
   const Case& c = GetParam();

@@ -8,6 +8,7 @@
 
 #include "kernels/top_k.h"
 #include "model/objectives/vocabulary_loss.h"
+#include "tests/unit/expect_near.h"
 
 namespace wuneng::top_k_loss_test {
 namespace {
@@ -80,17 +81,6 @@ double divergence(const Vector& Q, const Vector& P, double beta, Vector& slope) 
                            : (1 - beta) * std::log(P[j] / m);  // terms of m cancel
   }
   return beta == 0 ? of_teacher : beta == 1 ? of_student : beta * of_teacher + (1 - beta) * of_student;
-}
-
-void expect_near(const Tensor& found, const std::vector<Vector>& wanted, const char* what) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < wanted.size(); ++i)
-    for (size_t j = 0; j < wanted[i].size(); ++j) {
-      const double x = found.f32()[i * wanted[i].size() + j] - wanted[i][j];
-      error += x * x;
-      norm += wanted[i][j] * wanted[i][j];
-    }
-  EXPECT_LE(std::sqrt(error), 1e-5 * std::sqrt(norm)) << what;
 }
 
 TEST_P(TopKLoss, AgreesWithTheFormula) {
