@@ -6,6 +6,7 @@
 
 #include "kernels/matmul.h"
 #include "model/mixers/registry.h"
+#include "parallel/sequence_parallel.h"
 
 namespace wuneng {
 
@@ -34,7 +35,7 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
   for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
     const std::string at = fmt::format("model.layers.{}.", i);
     Layer layer;  // its parameters behind those of the layers before it: see forward's marks
-    layer.input_norm = store_.whole(at + "input_layernorm.weight", {d}, ones);
+    layer.input_norm = store_.whole(at + "input_layernorm.weight", {d}, ones, placement.sequence_parallel);
     if (alignment_width) {
       const auto projection = [&](const char* name, int64_t outputs, int64_t inputs) {
         return store_.whole(at + "alignment." + name, {outputs, inputs},
@@ -44,7 +45,8 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
       layer.alignment_output = projection("output_proj.weight", alignment_width, d);
     }
     layer.mixer = mixer_type(c.mixer_of(i), at).make({c, i, at + "self_attn.", placement_.tp, store_});
-    layer.post_attention_norm = store_.whole(at + "post_attention_layernorm.weight", {d}, ones);
+    layer.post_attention_norm =
+        store_.whole(at + "post_attention_layernorm.weight", {d}, ones, placement.sequence_parallel);
     std::tie(layer.gate, layer.up) =
         store_.joined(at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight", {F, d}, matrix);
     layer.down = store_.sharded_evenly(at + "mlp.down_proj.weight", {d, F}, residual, 1);
@@ -133,7 +135,7 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
 }
 
 StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in, MixerTaps& taps) {
-  WUNENG_ASSERT(!tape.recording());
+  WUNENG_ASSERT(!tape.recording() && !placement_.sequence_parallel);
   for (const auto& [layer, tap] : taps)
     WUNENG_ASSERT(layer_range_.begin <= layer && layer < layer_range_.end);
   return forward(tape, batch, in, {}, &taps);
@@ -165,12 +167,17 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
   }
   if (!placement_.last()) return state;
   mark(norm_);
-  return {ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps), {}};
+  const Var hidden = residual_stream(batch.rows()).read_alike(tape, state.hidden);
+  return {ops::rms_norm(tape, hidden, norm_, config_.rms_norm_eps), {}};
+}
+
+int64_t Decoder::hidden_rows(int64_t rows) const {
+  return placement_.sequence_parallel ? rows_of_share(rows, placement_.tp.size()) : rows;
 }
 
 Var Decoder::embed(Tape& tape, const Tensor& tokens) const {
-  return reduce_from_tensor_parallel(tape, placement_.tp,
-                                     ops::embedding(tape, tokens, embedding_, placement_.activations));
+  const Var shares = ops::embedding(tape, tokens, embedding_, placement_.activations);
+  return residual_stream(tokens.dim(0)).sum(tape, shares);
 }
 
 SequenceCache Decoder::make_cache(int64_t slots, int64_t capacity) const {
@@ -203,16 +210,17 @@ Tensor Decoder::extend(const Extension& extension, SequenceCache& cache) const {
 StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents,
                         MixerTap* tap, const LayerCache* cache) const {
   StageState out = in;
-  const Var x = ops::rms_norm(tape, in.hidden, layer.input_norm, config_.rms_norm_eps);
-  const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried, cache);
+  const ResidualStream residual = residual_stream(documents.rows);
   const float eps = config_.rms_norm_eps;
-  if (tap) *tap = {x, project(tape, placement_.tp, mixer)};
+  const Var x = residual.read(tape, ops::rms_norm(tape, in.hidden, layer.input_norm, eps));
+  const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried, cache);
+  if (tap) *tap = {x, residual.project(tape, mixer)};
   const auto [mixed, normed] =
       tap ? ops::add_rms_norm(tape, in.hidden, tap->output, layer.post_attention_norm, eps)
-          : add_projections(tape, placement_.tp, in.hidden, mixer, layer.post_attention_norm, eps);
-  const Var y = copy_to_tensor_parallel(tape, placement_.tp, normed);
+          : residual.add(tape, in.hidden, mixer, layer.post_attention_norm, eps);
+  const Var y = residual.read(tape, normed);
   const Var inner = ops::swiglu(tape, ops::linear_pair(tape, y, layer.gate, layer.up));
-  out.hidden = add_projections(tape, placement_.tp, mixed, {{inner, layer.down}});
+  out.hidden = residual.add(tape, mixed, {{inner, layer.down}});
   return out;
 }
 
@@ -241,6 +249,7 @@ StageState Decoder::recomputed(Tape& tape, const Layer& layer, const StageState&
 std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
                                  const std::function<Var(int64_t layer)>& input, CarriedVars& carried,
                                  const Completed& completed) const {
+  WUNENG_ASSERT(!placement_.sequence_parallel);
   const Layouts layouts = document_layouts(batch);
   make_rope_cos_sin(tape.stream(), layouts);
   std::vector<Var> out;
@@ -265,8 +274,10 @@ std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
 
 Var Decoder::mix(Tape& tape, const Layer& layer, const Var& input, const DocumentLayout& documents,
                  CarriedVars& carried) const {
-  const Var x = layer.alignment_input ? ops::linear(tape, input, layer.alignment_input) : input;
-  const Var out = project(tape, placement_.tp, layer.mixer->forward(tape, x, documents, carried, nullptr));
+  const ResidualStream residual = residual_stream(documents.rows);
+  const Var x =
+      residual.read(tape, layer.alignment_input ? ops::linear(tape, input, layer.alignment_input) : input);
+  const Var out = residual.project(tape, layer.mixer->forward(tape, x, documents, carried, nullptr));
   return layer.alignment_output ? ops::linear(tape, out, layer.alignment_output) : out;
 }
 

@@ -22,6 +22,7 @@ struct Placement {
   // the first one's table, which a tied output matrix shares.
   bool ends_together = false;
   const Parameter* embedding = nullptr;
+  bool sequence_parallel = false;  // hidden states are shares of rows: model/residual_stream.h
   bool first() const { return stage == 0; }
   bool last() const { return stage == stages - 1; }
 };
@@ -46,6 +47,7 @@ class Decoder : public Stage {
   Parameters parameters() override { return store_.all(); }
   const Init& init(size_t i) const { return store_.init(i); }  // of parameters()[i]
   int64_t hidden_size() const override { return config_.hidden_size; }
+  int64_t hidden_rows(int64_t rows) const override;
   std::vector<CarriedTensor> carried_in() const override;
   std::vector<CarriedTensor> carried_out() const override;
   StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in,
@@ -99,6 +101,9 @@ class Decoder : public Stage {
   std::vector<CarriedTensor> carried_by(const std::string& mixer) const;
   Layouts document_layouts(const MicroBatch& batch, const Continuation* continuation = nullptr) const;
   void make_rope_cos_sin(const Stream& stream, const Layouts& layouts) const;
+  ResidualStream residual_stream(int64_t rows) const {
+    return {placement_.tp, placement_.sequence_parallel, rows};
+  }
   Var embed(Tape& tape, const Tensor& tokens) const;
   const std::shared_ptr<DocumentLayout>& layout_of(const Layouts& layouts, const Layer& layer) const;
   StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in, const Completed& completed,

@@ -7,7 +7,7 @@
 #include "model/config.h"
 #include "model/head_shards.h"
 #include "model/parameter_store.h"
-#include "model/projection.h"
+#include "model/residual_stream.h"
 #include "runtime/comm.h"
 
 namespace wuneng {
@@ -15,9 +15,10 @@ namespace wuneng {
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  // x [T, d], normalised, equal on all tensor-parallel ranks -> what is projected back to [T, d], of which
-  // each rank gives its part of the sum. carried: see MixerType. cache: null for whole documents; else
-  // documents continue the sequences that it keeps, which get the new tokens (without a recording tape).
+  // x [T, d], normalised, equal on all tensor-parallel ranks, of whose gradient each rank forms its heads'
+  // share -> what is projected back to [T, d], of which each rank gives its part of the sum. carried: see
+  // MixerType. cache: null for whole documents; else documents continue the sequences that it keeps, which
+  // get the new tokens (without a recording tape).
   virtual Projections forward(Tape& tape, const Var& x, const DocumentLayout& documents, CarriedVars& carried,
                               const LayerCache* cache) const = 0;
   // What the layer keeps of sequences that are continued, on this rank; nothing where no token sees another.

@@ -25,6 +25,7 @@ class ModelChunks {
   DType activations() const { return chunks_[0]->placement().activations; }
   Stream stream() const { return chunks_[0]->stream(); }
   int64_t hidden_size() const { return chunks_[0]->hidden_size(); }
+  int64_t hidden_rows(int64_t rows) const { return chunks_[0]->hidden_rows(rows); }
   bool carries_between_stages() const { return chunks_[0]->carries_between_stages(); }
 
  private:

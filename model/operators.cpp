@@ -5,6 +5,7 @@
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
+#include "parallel/sequence_parallel.h"
 #include "parallel/tensor_parallel.h"
 
 namespace wuneng::ops {
@@ -101,10 +102,14 @@ Var linear(Tape& tape, const Var& x, P weight, P bias, const Var& base) {
   return out;
 }
 
-Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& products) {
-  const auto& [first, weight] = products.front();
-  const Tensor y = like(first, {first.dim(0), weight->var.dim(0)});
-  sum_in_parts(tp, y, [&](int64_t begin, int64_t end) {
+namespace {
+
+// The sum of products [T, O] over the ranks, all of it or this rank's share of its rows.
+Tensor row_parallel_sum(const Tape& tape, const Comm& tp, const std::vector<Product>& products,
+                        bool scatter) {
+  const Var& x = products.front().x;
+  const int64_t T = x.dim(0), O = products.front().weight->var.dim(0);
+  const auto form = [&](const Tensor& y, int64_t begin, int64_t end) {
     for (size_t i = 0; i < products.size(); ++i)
       kernels::matmul(tape.stream(), {.a = flat(products[i].x, products[i].weight).rows(begin, end),
                                       .b = products[i].weight->var.value(),
@@ -113,7 +118,20 @@ Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& product
                                       .accumulate = i > 0 ? 1.0f : 0.0f,
                                       .b_scale = products[i].weight->row_scale,
                                       .by_row = !tape.recording()});
-  });
+  };
+  if (scatter) {
+    const Tensor shares = padded_rows(tp, T, O, x.value().dtype(), x.value().device());
+    form(shares, 0, T);
+    return reduce_scatter_rows(tp, shares, "output of a row-parallel product");
+  }
+  const Tensor y = like(x, {T, O});
+  sum_in_parts(tp, y, [&](int64_t begin, int64_t end) { form(y, begin, end); });
+  return y;
+}
+
+}  // namespace
+
+Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& products, bool scatter) {
   bool wanted = false, trains = false;
   std::vector<std::pair<Tensor, P>> factors;
   for (const Product& p : products) {
@@ -121,14 +139,20 @@ Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& product
     wanted |= tape.wants(p.x, p.weight->var);
     trains |= p.weight->var.needs_grad();
   }
-  const Var out = tape.output(y, wanted);
+  const Var out = tape.output(row_parallel_sum(tape, tp, products, scatter), wanted);
+  const auto gathered = std::make_shared<Tensor>();  // the gradient [T, O] of all shares
   tape.record(
       out,
-      [=, stream = tape.stream()] {
-        for (const Product& p : products) input_gradient(stream, out.grad(), p.x, p.weight);
+      [=, stream = tape.stream(), T = products.front().x.dim(0)] {
+        if (scatter) *gathered = all_gather_rows(tp, out.grad(), T, "gradient of a row-parallel product");
+        for (const Product& p : products)
+          input_gradient(stream, scatter ? *gathered : out.grad(), p.x, p.weight);
+        if (!trains) *gathered = {};
       },
       !trains ? Tape::WeightGradient() : [=, stream = tape.stream()](const Tensor& dy) {
-        for (const auto& [x, weight] : factors) weight_gradient(stream, dy, x, weight);
+        for (const auto& [x, weight] : factors)
+          weight_gradient(stream, scatter ? *gathered : dy, x, weight);
+        *gathered = {};
       });
   return out;
 }

@@ -43,12 +43,13 @@ Var rope_of_sum(Tape& tape, const Var& x, const Var& added, P scale, const Tenso
 Var reshape(Tape& tape, const Var& x, Shape shape);
 
 // The sum of products x [T, I] -> [T, O] whose I are cut over the ranks, over all ranks: equal on each.
-// Formed in parts of rows, one summed while the next is multiplied.
+// Formed in parts of rows, one summed while the next is multiplied. scatter: each rank gets its share of the
+// sum's rows instead, [R, O] (parallel/sequence_parallel.h).
 struct Product {
   Var x;
   P weight;  // [O, I]
 };
-Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& products);
+Var row_parallel(Tape& tape, const Comm& tp, const std::vector<Product>& products, bool scatter = false);
 
 Var add(Tape& tape, const Var& a, const Var& b, const Tensor& to = {});  // in `to` if it is given
 Var silu(Tape& tape, const Var& x);

@@ -12,13 +12,12 @@ namespace {
 
 enum class Direction { forward, backward };
 
-// A state from a virtual stage to the next, or its gradient back: tensors [T, width], the hidden state first.
+// A state from a virtual stage to the next, or its gradient back: the hidden state first.
 struct Message {
   int micro_batch;
   int made_by;  // the virtual stage whose state it is
   Direction direction;
-  int64_t rows;                 // T
-  std::vector<int64_t> widths;  // of the tensors
+  std::vector<Shape> shapes;  // of the tensors
 };
 
 // This stage's messages with other stages. Sent buffers are kept by their requests, which are let go at the
@@ -32,10 +31,10 @@ class Link {
   void expect(const Message& message) {
     const int peer =
         on_.stage_of(message.direction == Direction::forward ? message.made_by : message.made_by + 1);
-    for (size_t i = 0; i < message.widths.size(); ++i) {
+    for (size_t i = 0; i < message.shapes.size(); ++i) {
       const int key = tag(message, i);
       if (expected_.contains(key)) continue;
-      const Tensor buffer = Tensor::empty({message.rows, message.widths[i]}, dtype_, stream_.device);
+      const Tensor buffer = Tensor::empty(message.shapes[i], dtype_, stream_.device);
       expected_.emplace(key, Expected{buffer, ranks(message).irecv(buffer, peer, key, name(message))});
     }
   }
@@ -43,7 +42,7 @@ class Link {
   std::vector<Tensor> receive(const Message& message) {
     expect(message);
     std::vector<Tensor> out;
-    for (size_t i = 0; i < message.widths.size(); ++i) {
+    for (size_t i = 0; i < message.shapes.size(); ++i) {
       auto [buffer, request] = std::move(expected_.extract(tag(message, i)).mapped());
       request.wait();
       out.push_back(buffer);
@@ -62,7 +61,7 @@ class Link {
 
   void require_shapes(const std::vector<Tensor>& tensors, const Message& message, int peer) const {
     for (size_t i = 0; i < tensors.size(); ++i) {
-      const Shape expected = {message.rows, message.widths[i]};
+      const Shape& expected = message.shapes[i];
       require(tensors[i].shape() == expected && tensors[i].dtype() == dtype_,
               "{} of micro-batch {} to stage {}: expected {}{}, found {}{}", name(message),
               message.micro_batch, peer, to_string(dtype_), to_string(expected),
@@ -87,7 +86,7 @@ class Link {
   // The tag tells messages of one pair of ranks apart, whatever the order in which either side names them.
   int tag(const Message& message, size_t tensor) const {
     constexpr int kMostTensors = 8;
-    WUNENG_ASSERT(message.widths.size() <= kMostTensors);
+    WUNENG_ASSERT(message.shapes.size() <= kMostTensors);
     return (2 * (message.micro_batch * on_.chunks + on_.chunk_of(message.made_by)) +
             (message.direction == Direction::backward)) *
                kMostTensors +
@@ -218,9 +217,9 @@ class Run {
   void expect(const Action& receive) {
     const int v = on_.at(stage_, receive.chunk);
     const bool forward = receive.kind == Action::receive_activation;
-    link_.expect({receive.micro_batch, forward ? v - 1 : v,
-                  forward ? Direction::forward : Direction::backward, work_.rows(receive.micro_batch),
-                  widths(forward ? carried_in(receive.chunk) : carried_out(receive.chunk))});
+    link_.expect(
+        {receive.micro_batch, forward ? v - 1 : v, forward ? Direction::forward : Direction::backward,
+         shapes(receive.micro_batch, forward ? carried_in(receive.chunk) : carried_out(receive.chunk))});
   }
 
   void require_done() const {
@@ -236,21 +235,21 @@ class Run {
   InFlight& at(int chunk) { return flight_[{a_->micro_batch, chunk}]; }
   Carried carried_in(int chunk) const { return work_.carried_in ? work_.carried_in(chunk) : Carried(); }
   Carried carried_out(int chunk) const { return work_.carried_out ? work_.carried_out(chunk) : Carried(); }
-  std::vector<int64_t> widths(const Carried& carried) const {
-    std::vector<int64_t> out = {hidden_size_};
-    for (const CarriedTensor& tensor : carried) out.push_back(tensor.width);
+  // Of the hidden state [R, d], and of what is carried [T, width].
+  std::vector<Shape> shapes(int micro_batch, const Carried& carried) const {
+    const int64_t rows = work_.rows(micro_batch);
+    std::vector<Shape> out = {{work_.hidden_rows ? work_.hidden_rows(micro_batch) : rows, hidden_size_}};
+    for (const CarriedTensor& tensor : carried) out.push_back({rows, tensor.width});
     return out;
   }
   bool first() const { return virtual_stage_ == 0; }
   bool last() const { return virtual_stage_ == on_.count() - 1; }
   // The messages with the previous and the next virtual stage.
   Message from_previous(Direction direction) const {
-    return {a_->micro_batch, virtual_stage_ - 1, direction, work_.rows(a_->micro_batch),
-            widths(carried_in(a_->chunk))};
+    return {a_->micro_batch, virtual_stage_ - 1, direction, shapes(a_->micro_batch, carried_in(a_->chunk))};
   }
   Message to_next(Direction direction) const {
-    return {a_->micro_batch, virtual_stage_, direction, work_.rows(a_->micro_batch),
-            widths(carried_out(a_->chunk))};
+    return {a_->micro_batch, virtual_stage_, direction, shapes(a_->micro_batch, carried_out(a_->chunk))};
   }
   // Is the virtual stage v one of this stage's chunks?
   bool here(int v) const { return v >= 0 && v < on_.count() && on_.stage_of(v) == stage_; }

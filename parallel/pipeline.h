@@ -12,7 +12,7 @@ namespace wuneng {
 
 struct PipelineWork {
   std::function<int64_t(int micro_batch)> rows;  // T of a micro-batch, which all stages know
-  // A model chunk of this stage. in.hidden [T, d] is undefined on the first virtual stage. Returns the state
+  // A model chunk of this stage. in.hidden [R, d] is undefined on the first virtual stage. Returns the state
   // to pass on; on the last virtual stage of a training schedule as its hidden state the loss [1], whose
   // gradient is 1, and of a schedule of forwards anything.
   std::function<StageState(Tape&, int micro_batch, int chunk, const StageState& in)> forward;
@@ -20,6 +20,8 @@ struct PipelineWork {
   // What is passed on in addition to the hidden state, to a model chunk of this stage and from it; empty:
   // nothing. The virtual stages on both sides name the same.
   std::function<std::vector<CarriedTensor>(int chunk)> carried_in = {}, carried_out = {};
+  // R of its hidden state; empty: T.
+  std::function<int64_t(int micro_batch)> hidden_rows = {};
 };
 
 // The stages' ranks in order, twice: messages of the one kind do not wait for those of the other.

@@ -12,7 +12,7 @@ namespace wuneng {
 // What passes from layer to layer and from stage to stage.
 using CarriedVars = std::map<std::string, Var>;  // by name
 struct StageState {
-  Var hidden;           // [T, d]
+  Var hidden;           // [R, d]: Stage::hidden_rows
   CarriedVars carried;  // what a layer leaves for later ones in addition, [T, width] each
 };
 struct CarriedTensor {
@@ -26,6 +26,8 @@ class Stage {
   virtual ~Stage() = default;
   virtual Parameters parameters() = 0;
   virtual int64_t hidden_size() const = 0;
+  // R of the hidden state that passes between stages, of a micro-batch of T rows: T, or a share of them.
+  virtual int64_t hidden_rows(int64_t rows) const { return rows; }
   // What a stage before this one has left, and what this one hands on in addition to the hidden state.
   virtual std::vector<CarriedTensor> carried_in() const { return {}; }
   virtual std::vector<CarriedTensor> carried_out() const { return {}; }

@@ -97,10 +97,12 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
   const Mesh mesh = dry_mesh(r, Role::student, stage, tp_rank);
   RankUse use;
   Growth growth;
-  ModelChunks model(
-      r.student, r.virtual_stages(), stage,
-      Placement{.tp = mesh.tp, .device = device, .activations = r.activations_on(device, r.student_dtype)},
-      r.student_dtype, r.recompute, r.alignment_width());
+  ModelChunks model(r.student, r.virtual_stages(), stage,
+                    Placement{.tp = mesh.tp,
+                              .device = device,
+                              .activations = r.activations_on(device, r.student_dtype),
+                              .sequence_parallel = r.sequence_parallel},
+                    r.student_dtype, r.recompute, r.alignment_width());
   use.weights = growth.take();
   choose_trainable(r, model.parameters());
   const bool shares = r.zero > 0 && mesh.layout.dp > 1;

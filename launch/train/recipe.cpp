@@ -361,6 +361,11 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.objective = make_objective(loss);
   t.accumulation = r.integer("data.accumulation", 1, 1, 1 << 20);
   read_schedule(r, t);
+  t.sequence_parallel = r.boolean("layout.sequence_parallel", false);
+  require(!t.sequence_parallel || t.objective->passes_hidden_state(),
+          "{}: layout.sequence_parallel: expected an objective with a hidden state between layers, found "
+          "loss.objective = \"{}\", whose layers have inputs of their own",
+          path, objective);
   if (!t.objective->teacher_signals().empty()) read_teacher(r, t, make_objective, use);
 
   // A new student has its teacher's tokens.

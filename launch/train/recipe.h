@@ -48,6 +48,7 @@ struct TrainRecipe {
   std::optional<Layout> teacher_layout;
   const PipelineSchedule* schedule = &one_f_one_b;  // of the student's pipeline
   int chunks = 1;                                   // of the model on each of its stages
+  bool sequence_parallel = false;                   // the student's: parallel/sequence_parallel.h
   // [data]
   std::vector<DataSource> sources;
   int64_t held_out_every = 0;

@@ -22,6 +22,7 @@ HostCopy StudentPass::run(int64_t pass, bool trains, double loss_tokens) {
   PipelineWork work;
   work.train = trains;
   work.rows = [&](int) { return recipe_.rows(); };
+  work.hidden_rows = [&](int) { return model_.hidden_rows(recipe_.rows()); };
   work.carried_in = [&](int chunk) { return model_[chunk].carried_in(); };
   work.carried_out = [&](int chunk) { return model_[chunk].carried_out(); };
   work.forward = [&](Tape& tape, int m, int chunk, const StageState& input) {

@@ -43,15 +43,13 @@ class AttentionMixer : public Mixer {
  public:
   explicit AttentionMixer(const LayerContext& at)
       : head_dim_(at.config.head_dim),
-        tp_(at.tp),
         heads_(HeadShards::make({at.config.num_heads, at.config.num_kv_heads}, at.tp.size(), at.tp.rank())),
         weights_(AttentionProjections::make(at, heads_)),
         window_(at.config.window_of(at.layer)) {}
 
-  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents, CarriedVars&,
+  Projections forward(Tape& tape, const Var& x, const DocumentLayout& documents, CarriedVars&,
                       const LayerCache* cache) const override {
-    const int64_t T = replicated.dim(0), D = head_dim_, H = heads_.local_heads(), G = heads_.local_kv();
-    const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
+    const int64_t T = x.dim(0), D = head_dim_, H = heads_.local_heads(), G = heads_.local_kv();
     const auto heads = [&](ops::P weight, ops::P bias, int64_t n) {
       return ops::reshape(tape, ops::linear(tape, x, weight, bias), {T, n, D});
     };
@@ -74,7 +72,6 @@ class AttentionMixer : public Mixer {
 
  private:
   int64_t head_dim_;
-  Comm tp_;
   HeadShards heads_;
   AttentionProjections weights_;
   int64_t window_;

@@ -44,8 +44,7 @@ class Rwkv7Mixer : public Mixer {
   explicit Rwkv7Mixer(const LayerContext& at)
       : o_(at.options()),
         hidden_size_(at.config.hidden_size),
-        tp_(at.tp),
-        heads_(shards_of(at.config.hidden_size, o_.head_dim, tp_.size(), tp_.rank())),
+        heads_(shards_of(at.config.hidden_size, o_.head_dim, at.tp.size(), at.tp.rank())),
         first_(is_first(at)) {
     const int64_t C = at.config.hidden_size, D = o_.head_dim;
     const double L = double(at.config.num_layers), from_first = L > 1 ? double(at.layer) / (L - 1) : 0,
@@ -109,10 +108,9 @@ class Rwkv7Mixer : public Mixer {
     o_proj_ = at.store.sharded_by(prefix + "o_proj.weight", {C, C}, added(constant(0)), 1, heads_.heads, D);
   }
 
-  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents,
-                      CarriedVars& carried, const LayerCache* cache) const override {
-    const int64_t T = replicated.dim(0), D = o_.head_dim, H = heads_.local_heads();
-    const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
+  Projections forward(Tape& tape, const Var& x, const DocumentLayout& documents, CarriedVars& carried,
+                      const LayerCache* cache) const override {
+    const int64_t T = x.dim(0), D = o_.head_dim, H = heads_.local_heads();
     const TokenShift shift(tape, x, documents, cache);
     const auto shifted = [&](P mu) { return shift(tape, mu); };
     const auto split = [&](const Var& y) { return ops::reshape(tape, y, {T, H, D}); };
@@ -166,7 +164,6 @@ class Rwkv7Mixer : public Mixer {
   };
   Rwkv7Options o_;
   int64_t hidden_size_;
-  Comm tp_;
   HeadShards heads_;
   bool first_;
   P mu_r_, mu_w_, mu_k_, mu_v_, mu_a_, mu_g_ = nullptr;

@@ -124,11 +124,10 @@ class WunengMixer : public Mixer {
 
   int64_t chunk() const override { return o_.loops() ? o_.chunk : 0; }
 
-  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout& documents, CarriedVars&,
+  Projections forward(Tape& tape, const Var& x, const DocumentLayout& documents, CarriedVars&,
                       const LayerCache* cache) const override {
-    const int64_t T = replicated.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
+    const int64_t T = x.dim(0), D = c_.head_dim, H = heads_.local_heads(), G = heads_.local_kv(),
                   N = heads_.local_states();
-    const Var x = copy_to_tensor_parallel(tape, tp_, replicated);
     const auto split = [&](const Var& y, int64_t n) { return ops::reshape(tape, y, {T, n, D}); };
     std::optional<TokenShift> shift;
     if (o_.token_shift) shift.emplace(tape, x, documents, cache);

@@ -75,6 +75,12 @@ MODELS = [
         (Layout(pp=4, schedule="zb_h1"), ONE), (Layout(schedule="zb_v"), None)], 1),
     Model("schedules of rwkv7, untied", RWKV7 | {"student.layers": 6, "student.tie_word_embeddings": False}, [
         (Layout(pp=3, schedule="zb_v"), ONE), (Layout(pp=2, tp=2, schedule="interleaved"), ONE)]),
+    # 50 rows on 2, 3 or 4 ranks: shares of 25, 17 and 13.
+    Model("sequence parallel", {"student.layers": 4, "data.seq_len": 25}, [
+        (Layout(tp=3, sequence_parallel=True), ONE), (Layout(dp=2, tp=2, sequence_parallel=True), None),
+        (Layout(pp=2, tp=2, schedule="zb_v", sequence_parallel=True), None)], 1),
+    Model("sequence parallel, rwkv7, recomputed", RWKV7 | {"run.recompute": True}, [
+        (Layout(pp=2, tp=2, sequence_parallel=True), ONE)]),
     Model("chunk 13", {"student.chunk": 13}, streamed(Layout(tp=3), Layout(pp=3))),
     Model("documents of one token", {}, streamed(Layout(dp=2), Layout(tp=2, pp=2)), 1,
           documents=(1, 1, 1, 12)),

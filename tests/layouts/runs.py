@@ -39,6 +39,7 @@ class Layout:
     tp: int = 1
     pp: int = 1
     schedule: str = "1f1b"  # of the student's pipeline
+    sequence_parallel: bool = False
 
     @property
     def ranks(self):
@@ -46,11 +47,16 @@ class Layout:
 
     def keys(self, section):
         degrees = {f"{section}.{k}": getattr(self, k) for k in ("dp", "tp", "pp")}
-        return degrees | ({f"{section}.schedule": self.schedule} if self.schedule != "1f1b" else {})
+        if self.schedule != "1f1b":
+            degrees[f"{section}.schedule"] = self.schedule
+        if self.sequence_parallel:
+            degrees[f"{section}.sequence_parallel"] = True
+        return degrees
 
     def __str__(self):
         schedule = f" {self.schedule}" if self.schedule != "1f1b" else ""
-        return f"dp {self.dp} tp {self.tp} pp {self.pp}{schedule}"
+        sequence = " sequence parallel" if self.sequence_parallel else ""
+        return f"dp {self.dp} tp {self.tp} pp {self.pp}{schedule}{sequence}"
 
 
 ONE = Layout()

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "model/operators.h"
+#include "parallel/sequence_parallel.h"
 #include "tests/mpi/gpus.h"
 #include "tests/mpi/pseudo.h"
 
@@ -17,6 +18,7 @@ struct Case {
   Device device;
   bool overlap = true;
   DType type = DType::f32;
+  bool sequence = false;  // each rank has a share of the rows of x and y
 };
 
 // Of columns [begin, end) of a logical weight [O, I] (dim 1), or rows (dim 0).
@@ -62,6 +64,16 @@ class TensorParallelMpi : public testing::TestWithParam<Case> {
   static Device device() { return of_this_rank(GetParam().device); }
   Range mine() const { return shard_range(kInner, tp_.size(), tp_.rank()); }
   Tensor here(const Tensor& t) const { return t.to(GetParam().type).to(device()); }
+  // This rank's rows of t [T, d], with padding, and all rows of such shares.
+  Tensor share(const Tensor& t) const {
+    const int64_t R = rows_of_share(t.dim(0), tp_.size());
+    const Tensor padded = padded_rows(tp_, t.dim(0), t.dim(1), t.dtype(), t.device());
+    padded.rows(0, t.dim(0)).copy_from(t);
+    return padded.rows(tp_.rank() * R, (tp_.rank() + 1) * R);
+  }
+  std::vector<double> whole(const Tensor& t, int64_t T) const {
+    return doubles(GetParam().sequence ? all_gather_rows(tp_, t, T, "rows") : t);
+  }
   Comm tp_;
 };
 
@@ -76,15 +88,17 @@ TEST_P(TensorParallelMpi, ALayerIsTheWholeLayerOnEveryRank) {
                  w3 = pseudo_tensor({kWide, kInner}, 3), dy = pseudo_tensor({T, kWide}, 4);
     const Parameter first = weight_shard(w1, 0, mine(), c), second = weight_shard(w2, 1, mine(), c),
                     third = weight_shard(w3, 1, mine(), c);
-    const Var x(here(pseudo_tensor({T, kWide}, 5)), true);
+    const Tensor whole_x = here(pseudo_tensor({T, kWide}, 5));
+    const Var x(c.sequence ? share(whole_x) : whole_x, true);
     Tape tape(compute_stream(c.device));
-    const Var inner = ops::linear(tape, copy_to_tensor_parallel(tape, tp_, x), &first);
-    const Var y = ops::row_parallel(tape, tp_, {{inner, &second}, {inner, &third}});
-    const std::vector<double> found = doubles(y.value());
-    y.set_grad(here(dy));
+    const Var read = c.sequence ? gather_rows(tape, tp_, x, T) : copy_to_tensor_parallel(tape, tp_, x);
+    const Var inner = ops::linear(tape, read, &first);
+    const Var y = ops::row_parallel(tape, tp_, {{inner, &second}, {inner, &third}}, c.sequence);
+    const std::vector<double> found = whole(y.value(), T);
+    y.set_grad(c.sequence ? share(here(dy)) : here(dy));
     tape.backward();
 
-    const auto one = doubles(w1), two = doubles(w2), three = doubles(w3), xs = doubles(x.value()),
+    const auto one = doubles(w1), two = doubles(w2), three = doubles(w3), xs = doubles(whole_x),
                dys = doubles(dy);
     std::vector<double> both(two.size());
     for (size_t i = 0; i < two.size(); ++i) both[i] = two[i] + three[i];
@@ -99,7 +113,7 @@ TEST_P(TensorParallelMpi, ALayerIsTheWholeLayerOnEveryRank) {
     };
     expect(found, product(hidden, both, T, kInner, kWide, false, true), "y");
     const auto dhidden = product(dys, both, T, kWide, kInner, false, false);
-    expect(doubles(x.grad()), product(dhidden, one, T, kInner, kWide, false, false), "dx");
+    expect(whole(x.grad(), T), product(dhidden, one, T, kInner, kWide, false, false), "dx");
     const auto dw1 = product(dhidden, xs, kInner, T, kWide, true, false),
                dw2 = product(dys, hidden, kWide, T, kInner, true, false);
     const Range r = mine();
@@ -114,13 +128,16 @@ TEST_P(TensorParallelMpi, ALayerIsTheWholeLayerOnEveryRank) {
 
 constexpr Device kGpu{DeviceKind::cuda, 0};
 INSTANTIATE_TEST_SUITE_P(Ways, TensorParallelMpi,
-                         testing::Values(Case{}, Case{kGpu}, Case{kGpu, false},
-                                         Case{kGpu, true, DType::bf16}),
+                         testing::Values(Case{}, Case{kGpu}, Case{kGpu, false}, Case{kGpu, true, DType::bf16},
+                                         Case{.device = {}, .sequence = true},
+                                         Case{kGpu, true, DType::bf16, true}),
                          [](const auto& info) {
                            return info.index == 0   ? std::string("cpu")
                                   : info.index == 1 ? "cuda"
                                   : info.index == 2 ? "cuda_without_overlap"
-                                                    : "cuda_bf16";
+                                  : info.index == 3 ? "cuda_bf16"
+                                  : info.index == 4 ? "sequence"
+                                                    : "cuda_bf16_sequence";
                          });
 
 }  // namespace

@@ -166,7 +166,7 @@ def sensitivity(case, answer):
 
 
 def check_gradients(case, out, rng, every_element):
-    """Returns failures as text. Each tensor along random directions, or element by element."""
+    """Returns failures as text. Each tensor along a random direction, or element by element."""
     failures = []
     c, model = case["c"], case["model"]
     places = [(model, n, {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight",
@@ -195,7 +195,7 @@ def check_gradients(case, out, rng, every_element):
                 wanted[at], got[at] = finite_difference(case, holder, name, unit), ours(unit)
             error, scale = np.linalg.norm(got - wanted), np.linalg.norm(wanted)
         else:
-            directions = [rng.standard_normal(shape) for _ in range(2)]
+            directions = [rng.standard_normal(shape)]
             wanted = np.array([finite_difference(case, holder, name, u) for u in directions])
             got = np.array([ours(u) for u in directions])
             norm = 0.0 if gradient is None else float(np.linalg.norm(gradient))
@@ -275,7 +275,7 @@ def main():
             wanted = ref.forward(case["c"], case["model"], case["tokens"], case["starts"])
             inputs = case["c"], case["model"], case["tokens"], case["starts"]
             logits = lambda: ref.forward(*inputs)  # noqa: E731
-            if sensitivity(case, logits) > TOO_MUCH * np.linalg.norm(wanted):
+            if TOO_MUCH < np.inf and sensitivity(case, logits) > TOO_MUCH * np.linalg.norm(wanted):
                 left_out += 1
                 continue
             error = np.linalg.norm(out["logits"] - wanted) / np.linalg.norm(wanted)

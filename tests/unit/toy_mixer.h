@@ -11,7 +11,7 @@ namespace wuneng {
 
 class ToyMixer : public Mixer {
  public:
-  explicit ToyMixer(const LayerContext& at) : tp_(at.tp) {
+  explicit ToyMixer(const LayerContext& at) {
     const int64_t d = at.config.hidden_size, width = at.options().integer("width");
     const Init matrix = added(normal(1 / std::sqrt(float(d)))), none = added(constant(0));
     v_ = at.store.sharded_evenly(at.prefix + "toy.v.weight", {width, d}, matrix, 0);
@@ -20,9 +20,9 @@ class ToyMixer : public Mixer {
     o_ = at.store.sharded_evenly(at.prefix + "toy.o.weight", {d, width}, matrix, 1);
   }
 
-  Projections forward(Tape& tape, const Var& replicated, const DocumentLayout&, CarriedVars& carried,
+  Projections forward(Tape& tape, const Var& x, const DocumentLayout&, CarriedVars& carried,
                       const LayerCache*) const override {
-    Var v = ops::linear(tape, copy_to_tensor_parallel(tape, tp_, replicated), v_);
+    Var v = ops::linear(tape, x, v_);
     if (const auto first = carried.find("toy_values"); first != carried.end()) {
       const auto as_one_head = [&](const Var& x) { return ops::reshape(tape, x, {x.dim(0), 1, x.dim(1)}); };
       v = ops::reshape(tape, ops::add_scaled_heads(tape, as_one_head(v), as_one_head(first->second), share_),
@@ -59,7 +59,6 @@ class ToyMixer : public Mixer {
   }
 
  private:
-  Comm tp_;
   const Parameter *v_, *share_, *o_;
 };
 
