@@ -32,8 +32,9 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
   };
   if (placement.first()) embedding_ = table("model.embed_tokens.weight");
   for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
-    const std::string at = fmt::format("model.layers.{}.", i);
     Layer layer;  // its parameters behind those of the layers before it: see forward's marks
+    layer.name = fmt::format("model.layers.{}", i);
+    const std::string at = layer.name + ".";
     layer.input_norm = store_.whole(at + "input_layernorm.weight", {d}, ones);
     if (alignment_width) {
       const auto projection = [&](const char* name, int64_t outputs, int64_t inputs) {
@@ -165,12 +166,16 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
   }
   if (!placement_.last()) return state;
   mark(norm_);
-  return {ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps), {}};
+  const Var normed = ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps);
+  tape.name(normed, "model.norm", "output");
+  return {normed, {}};
 }
 
 Var Decoder::embed(Tape& tape, const Tensor& tokens) const {
-  return reduce_from_tensor_parallel(tape, placement_.tp,
-                                     ops::embedding(tape, tokens, embedding_, placement_.activations));
+  const Var out = reduce_from_tensor_parallel(
+      tape, placement_.tp, ops::embedding(tape, tokens, embedding_, placement_.activations));
+  tape.name(out, "model.embed_tokens", "output");
+  return out;
 }
 
 SequenceCache Decoder::make_cache(int64_t slots, int64_t capacity) const {
@@ -204,15 +209,19 @@ StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, co
                         MixerTap* tap, const LayerCache* cache) const {
   StageState out = in;
   const Var x = ops::rms_norm(tape, in.hidden, layer.input_norm, config_.rms_norm_eps);
+  tape.name(x, layer.name, "input of the mixer");
   const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried, cache);
   const float eps = config_.rms_norm_eps;
   if (tap) *tap = {x, project(tape, placement_.tp, mixer)};
   const auto [mixed, normed] =
       tap ? ops::add_rms_norm(tape, in.hidden, tap->output, layer.post_attention_norm, eps)
           : add_projections(tape, placement_.tp, in.hidden, mixer, layer.post_attention_norm, eps);
+  tape.name(mixed, layer.name, "residual after the mixer");
+  tape.name(normed, layer.name, "input of the MLP");
   const Var y = copy_to_tensor_parallel(tape, placement_.tp, normed);
   const Var inner = ops::swiglu(tape, ops::linear_pair(tape, y, layer.gate, layer.up));
   out.hidden = add_projections(tape, placement_.tp, mixed, {{inner, layer.down}});
+  tape.name(out.hidden, layer.name, "residual after the MLP");
   return out;
 }
 
@@ -267,6 +276,7 @@ Var Decoder::mix(Tape& tape, const Layer& layer, const Var& input, const Documen
                  CarriedVars& carried) const {
   const Var x = layer.alignment_input ? ops::linear(tape, input, layer.alignment_input) : input;
   const Var out = project(tape, placement_.tp, layer.mixer->forward(tape, x, documents, carried, nullptr));
+  tape.name(out, layer.name, "output of the mixer");
   return layer.alignment_output ? ops::linear(tape, out, layer.alignment_output) : out;
 }
 

@@ -90,6 +90,7 @@ class Decoder : public Stage {
 
  private:
   struct Layer {
+    std::string name;  // "model.layers.3"
     const Parameter *input_norm, *post_attention_norm, *gate, *up, *down;
     const Parameter *alignment_input = nullptr, *alignment_output = nullptr;
     std::unique_ptr<Mixer> mixer;

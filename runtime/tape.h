@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/gradient.h"
+#include "runtime/observer.h"
 
 namespace wuneng {
 
@@ -53,10 +54,12 @@ class Var {
     Tensor value, grad;
     bool needs_grad;
     DType gradient;
-    std::shared_ptr<Node> whole = {};  // of a slice ...
-    int64_t first_row = 0;             // ... and its first row
+    std::shared_ptr<Node> whole = {};              // of a slice ...
+    int64_t first_row = 0;                         // ... and its first row
+    std::shared_ptr<const std::string> name = {};  // of an observed value
   };
   static Tensor fresh_grad(Node& node);
+  friend class Tape;
   std::shared_ptr<Node> node_;
 };
 
@@ -99,6 +102,14 @@ class Tape {
   // Backwards, `function` runs as soon as what was recorded after it has all its gradients, weights included.
   void mark(std::function<void()> function);
 
+  // What is named from now on is shown to `observer`, with its gradient, also in operators that are tapes.
+  void observe(std::shared_ptr<Observer> observer) { observer_ = std::move(observer); }
+  const std::shared_ptr<Observer>& observer() const { return observer_; }
+  // Names the result of an operator on this tape, "LAYER WHAT", before others use it: each rank names it
+  // alike, and its value and gradient are equal on all tensor-parallel ranks. Does nothing without an
+  // observer.
+  void name(const Var& result, const std::string& layer, const char* what) const;
+
   // Runs the backward pass from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
   // The same in two halves, one after the other; gradients are the same to the bit.
@@ -133,6 +144,7 @@ class Tape {
   void form_waiting();
   Stream stream_;
   bool recording_;
+  std::shared_ptr<Observer> observer_;
   std::vector<Step> steps_;
   int sums_ = 0;                     // among the steps
   std::vector<WeightHalf> waiting_;  // left for later, oldest first
