@@ -416,4 +416,15 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   return t;
 }
 
+std::vector<std::string> replace_settings(std::vector<std::string> overrides,
+                                          const std::vector<std::string>& settings) {
+  const auto key = [](const std::string& setting) { return setting.substr(0, setting.find('=')); };
+  std::erase_if(overrides, [&](const std::string& given) {
+    return std::any_of(settings.begin(), settings.end(),
+                       [&](const std::string& s) { return key(s) == key(given); });
+  });
+  overrides.insert(overrides.end(), settings.begin(), settings.end());
+  return overrides;
+}
+
 }  // namespace wuneng

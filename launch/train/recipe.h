@@ -113,9 +113,14 @@ struct TrainRecipe {
   int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
 
   // plan: for `wuneng plan`, which needs no weights of the models but config.json, and no memory for them.
-  enum class Use { run, plan };
+  // verify: for `wuneng verify`, which writes nothing.
+  enum class Use { run, plan, verify };
   static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides,
                           Use use = Use::run);
 };
+
+// Overrides ("layout.tp=2") of a recipe, with `settings` in the place of those of the same keys.
+std::vector<std::string> replace_settings(std::vector<std::string> overrides,
+                                          const std::vector<std::string>& settings);
 
 }  // namespace wuneng
