@@ -149,8 +149,7 @@ void Tape::backward() {
 }
 
 std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
-  Tape silent(tape.stream(), false);
-  silent.observe(tape.observer());
+  Tape silent = tape.silent();
   std::vector<Var> outputs;
   for (const Var& v : function(silent, inputs)) outputs.emplace_back(v.value(), tape.recording());
   // Inputs with gradients of their own, so that the inner tape never touches the outer one's.

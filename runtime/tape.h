@@ -71,10 +71,21 @@ inline Tensor like(const Var& v) { return like(v, v.shape()); }
 
 class Tape {
  public:
-  explicit Tape(Stream stream = {}, bool recording = true) : stream_(stream), recording_(recording) {}
+  explicit Tape(Stream stream = {}, bool recording = true)
+      : stream_(stream), recording_(recording), by_row_(!recording) {}
 
   const Stream& stream() const { return stream_; }
   bool recording() const { return recording_; }
+  // Are products of few rows computed each row by itself, as generation needs it? Not where a result must be
+  // to the bit that of a tape that records.
+  bool by_row() const { return by_row_; }
+  // One that does not record, of the same stream and observer, with the results of this one.
+  Tape silent() const {
+    Tape out(stream_, false);
+    out.by_row_ = by_row_;
+    out.observer_ = observer_;
+    return out;
+  }
   // Does an output of an operator on these inputs need a gradient?
   template <class... Vars>
   bool wants(const Vars&... vars) const {
@@ -143,7 +154,7 @@ class Tape {
   WeightHalf take_last(bool in_halves);
   void form_waiting();
   Stream stream_;
-  bool recording_;
+  bool recording_, by_row_;
   std::shared_ptr<Observer> observer_;
   std::vector<Step> steps_;
   int sums_ = 0;                     // among the steps

@@ -5,6 +5,7 @@
 #include "data/batches/packing.h"
 #include "model/config.h"
 #include "model/objectives/objective.h"
+#include "model/recompute.h"
 #include "parallel/learning_rate.h"
 #include "parallel/mesh.h"
 #include "parallel/optimizer.h"
@@ -72,7 +73,8 @@ struct TrainRecipe {
   std::vector<int64_t> trace_steps;  // first and last, or none
   static constexpr double kGpuMemory = 0.9;
   double gpu_memory = kGpuMemory;  // share of a GPU's free memory: reserve_gpu_memory
-  bool recompute = false, overlap = true, async_checkpoints = true, time_products = false;
+  Recompute recompute = Recompute::none;
+  bool overlap = true, async_checkpoints = true, time_products = false;
   double hang_timeout = 600;
 
   std::string path;                // of the recipe, for messages
