@@ -70,7 +70,7 @@ void run_student(const TrainRecipe& r, const Mesh& mesh, const TrainingData& dat
               values.rows(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1));
   }
   for (const ParameterPart& part : gradients.updates())
-    out.add("gradient of " + part.parameter->name, part, part.of(part.parameter->var.grad()));
+    out.add(std::string(kGradientOf) + part.parameter->name, part, part.of(part.parameter->var.grad()));
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 namespace wuneng {
 
+inline constexpr std::string_view kGradientOf = "gradient of ";  // before a parameter's name
+
 // Collective over `ranks`, which are those of the recipe's layouts; the step is the run's first. Returns what
 // this rank computed, in the order in which it did:
 //   "student, micro-batch 0 forward: model.layers.1 residual after the mixer"   [T, d]

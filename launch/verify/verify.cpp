@@ -99,12 +99,13 @@ VerifyReference run_reference(const TrainRecipe& r, const Comm& world, Device de
   Observations step = verified_step(r, alone, device);
   std::vector<Observations> noisy;
   for (int i = 0; i < kNoisySteps; ++i) noisy.push_back(verified_step(r, alone, device, unit, i + 1));
-  return {std::move(step), noisy, unit};
+  return {std::move(step), noisy, unit, double(r.tokens_per_step())};
 }
 
 }  // namespace
 
-VerifyReference::VerifyReference(Observations of_step, const std::vector<Observations>& noisy, double unit)
+VerifyReference::VerifyReference(Observations of_step, const std::vector<Observations>& noisy, double unit,
+                                 double tokens)
     : step(std::move(of_step)) {
   for (const std::string& name : step.names()) {
     const Tensor& expected = values(name);
@@ -113,7 +114,8 @@ VerifyReference::VerifyReference(Observations of_step, const std::vector<Observa
       largest = std::max(largest, std::abs(double(expected.f32()[i])));
     for (const Observations& other : noisy)
       moved = std::max(moved, difference(expected, other.parts(name)).size);
-    bounds[name] = kRoundings * std::max(moved, unit * largest);
+    const double longer = name.starts_with(kGradientOf) ? std::sqrt(std::max(1.0, tokens / kTokens)) : 1;
+    bounds[name] = kRoundings * longer * std::max(moved, unit * largest);
   }
 }
 

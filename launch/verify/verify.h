@@ -9,16 +9,17 @@ namespace wuneng {
 
 // How far a tensor may be from the reference's: kRoundings times as far as it moves where every named value
 // and gradient of the reference's step is moved by one unit in the last place, or that unit of its largest
-// element.
-inline constexpr double kRoundings = 64;
+// element. Gradients of parameters are sums over all T tokens of the step, whose rounding grows with the root
+// of T: beyond kTokens theirs are sqrt(T / kTokens) times as much.
+inline constexpr double kRoundings = 64, kTokens = 65536;
 
 // A step on one rank, and each tensor's bound.
 struct VerifyReference {
   Observations step;
   std::map<std::string, double> bounds;
 
-  // noisy: steps with noise. unit: of the last place, relative.
-  VerifyReference(Observations of_step, const std::vector<Observations>& noisy, double unit);
+  // noisy: steps with noise. unit: of the last place, relative. tokens: of the step.
+  VerifyReference(Observations of_step, const std::vector<Observations>& noisy, double unit, double tokens);
   VerifyReference() = default;  // of ranks that do not have it
   const Tensor& values(const std::string& name) const { return step.parts(name).at(0).values; }
 };

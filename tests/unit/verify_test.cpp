@@ -52,10 +52,13 @@ TEST(Verify, TheFirstWrongTensorInTheOrderOfComputationIsNamed) {
   const Tensor moved = numbers({2, 3});
   moved.f32()[0] += 0.25;
   noisy.put("a", moved);
-  const VerifyReference reference(step, {noisy}, 0x1p-23);
+  const VerifyReference reference(step, {noisy}, 0x1p-23, 100);
   EXPECT_EQ(reference.bounds.at("a"), kRoundings * 0.25);
   EXPECT_EQ(reference.bounds.at("b"), kRoundings * 6 * 0x1p-23) << "its largest element's last place";
   EXPECT_EQ(compare(Comm(), reference, step).first_wrong(), nullptr);
+  Observations sum;
+  sum.put("gradient of w", numbers({3}));
+  EXPECT_EQ(VerifyReference(sum, {}, 1, 4 * kTokens).bounds.at("gradient of w"), 2 * kRoundings * 3);
 
   Observations other = step;
   const Tensor wrong = numbers({2, 3});
@@ -95,7 +98,7 @@ class VerifiedSteps : public ScratchTest {
     const TrainRecipe r = TrainRecipe::load(path("recipe.toml"), settings, TrainRecipe::Use::verify);
     return verified_step(r, Comm(), Device{}, noise, 1);
   }
-  VerifyReference reference() const { return {step(), {step({}, 0x1p-23)}, 0x1p-23}; }
+  VerifyReference reference() const { return {step(), {step({}, 0x1p-23)}, 0x1p-23, 96}; }
 };
 
 TEST_F(VerifiedSteps, HaveAllTensorsInTheOrderOfComputation) {
