@@ -12,6 +12,7 @@
 #include "launch/train/logprob_file.h"
 #include "launch/train/precompute.h"
 #include "launch/train/train.h"
+#include "launch/verify/verify.h"
 #include "runtime/collective_error.h"
 #include "runtime/launcher.h"
 #include "runtime/signals.h"
@@ -82,8 +83,8 @@ void start_training(std::optional<wuneng::Runtime>& runtime, int argc, char** ar
   runtime.emplace(&argc, &argv, recipe ? recipe->out : "", !recipe || recipe->sends_messages());
 }
 
-// `train`, `precompute` and, over several ranks, `generate` and `serve` start MPI, which makes `runtime` of
-// several ranks.
+// `train`, `precompute`, `verify` and, over several ranks, `generate` and `serve` start MPI, which makes
+// `runtime` of several ranks.
 int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   using namespace wuneng;
   int exit_code = 0;
@@ -160,6 +161,43 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       ->check(CLI::Range(1, 1 << 16));
   plan_command->add_option("--gpu", p.gpu, "their kind")->check(CLI::IsMember(gpu_names()));
   plan_command->callback([&] { command = [&] { plan(p); }; });
+
+  CLI::App* verify_command = app.add_subcommand(
+      "verify",
+      "Compare a step of a recipe (forward, backward, gradients of parameters) on one rank with the same "
+      "step\n"
+      "under the layouts that the started ranks have room for, the recipe's own among them, and where there "
+      "is\n"
+      "a GPU with one rank on the CPU: mpirun -n 4 wuneng verify RECIPE. Names the first tensor, in the "
+      "order\n"
+      "of computation, that differs by more than 64 times what it moves where each tensor between layers is\n"
+      "moved by one unit in the last place (docs/verify.md). Exit code 1 where one does. Writes nothing.");
+  int64_t micro_batches = 0;
+  verify_command->add_option("recipe", recipe, "the recipe of the training run")->required();
+  verify_command->add_option("overrides", overrides, "settings that replace the recipe's");
+  verify_command
+      ->add_option("--micro-batches", micro_batches,
+                   "of the step, over all replicas; default: what all degrees dp divide, at least 2")
+      ->check(at_least(1));
+  verify_command->callback([&] {
+    command = [&] {
+      std::optional<VerifiedLayouts> layouts;
+      std::exception_ptr problem;
+      try {
+        layouts = verified_layouts(
+            recipe, overrides, launcher::started_this() ? std::max(1, launcher::ranks()) : 1, micro_batches);
+        Runtime::set_hang_timeout(layouts->reference.hang_timeout);
+      } catch (const std::exception&) {
+        problem = std::current_exception();
+      }
+      runtime.emplace(&argc, &argv);
+      check_on_all_ranks([&] {
+        if (problem) std::rethrow_exception(problem);
+        parse_device(layouts->reference.device, Runtime::local_rank());
+      });
+      if (!verify(*layouts, Comm::world())) exit_code = kFailed;
+    };
+  });
 
   TokenizeCommand t;
   CLI::App* tokenize_command = app.add_subcommand(
@@ -387,7 +425,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
   } catch (const CLI::ParseError& e) {  // the same on all ranks: one of them says it
     return launcher::rank() > 0 ? e.get_exit_code() : app.exit(e);
   }
-  const bool on_ranks = train_command->parsed() || precompute_command->parsed() ||
+  const bool on_ranks = train_command->parsed() || precompute_command->parsed() || verify_command->parsed() ||
                         (launcher::ranks() > 1 && (generate_command->parsed() || serve_command->parsed()));
   if (!on_ranks) runtime.emplace();
   command();

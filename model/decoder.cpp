@@ -10,7 +10,7 @@
 
 namespace wuneng {
 
-Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute,
+Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dtype, Recompute recompute,
                  int64_t alignment_width)
     : config_(config),
       placement_(placement),
@@ -33,8 +33,9 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
   };
   if (placement.first()) embedding_ = table("model.embed_tokens.weight");
   for (int64_t i = layer_range_.begin; i < layer_range_.end; ++i) {
-    const std::string at = fmt::format("model.layers.{}.", i);
     Layer layer;  // its parameters behind those of the layers before it: see forward's marks
+    layer.name = fmt::format("model.layers.{}", i);
+    const std::string at = layer.name + ".";
     layer.input_norm = store_.whole(at + "input_layernorm.weight", {d}, ones, placement.sequence_parallel);
     if (alignment_width) {
       const auto projection = [&](const char* name, int64_t outputs, int64_t inputs) {
@@ -158,26 +159,38 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
     if (taps)
       if (const auto it = taps->find(layer_range_.begin + static_cast<int64_t>(i)); it != taps->end())
         tap = &it->second;
-    state = recompute_ && tape.recording()
-                ? recomputed(tape, layer, state,
-                             [this, &layer, documents](Tape& on, const StageState& in) {
-                               return run(on, layer, in, *documents);
-                             })
-                : run(tape, layer, state, *documents, tap);
+    if (recompute_ == Recompute::layer && tape.recording())
+      state.hidden = recomputed(tape, layer, state.hidden, state.carried,
+                                [this, &layer, documents](Tape& on, const Var& in, CarriedVars& carried) {
+                                  const StageState out = run(on, layer, {in, carried}, documents);
+                                  carried = out.carried;
+                                  return std::vector<Var>{out.hidden};
+                                })[0];
+    else
+      state = run(tape, layer, state, documents, tap);
   }
   if (!placement_.last()) return state;
   mark(norm_);
   const Var hidden = residual_stream(batch.rows()).read_alike(tape, state.hidden);
-  return {ops::rms_norm(tape, hidden, norm_, config_.rms_norm_eps), {}};
+  const Var normed = ops::rms_norm(tape, hidden, norm_, config_.rms_norm_eps);
+  tape.name(normed, "model.norm", "output");
+  return {normed, {}};
 }
 
 int64_t Decoder::hidden_rows(int64_t rows) const {
   return placement_.sequence_parallel ? rows_of_share(rows, placement_.tp.size()) : rows;
 }
 
+// A share of rows is not named: it is another tensor than one rank has.
+void Decoder::name(const Tape& tape, const Var& hidden, const std::string& module, const char* what) const {
+  if (!placement_.sequence_parallel) tape.name(hidden, module, what);
+}
+
 Var Decoder::embed(Tape& tape, const Tensor& tokens) const {
   const Var shares = ops::embedding(tape, tokens, embedding_, placement_.activations);
-  return residual_stream(tokens.dim(0)).sum(tape, shares);
+  const Var out = residual_stream(tokens.dim(0)).sum(tape, shares);
+  name(tape, out, "model.embed_tokens", "output");
+  return out;
 }
 
 SequenceCache Decoder::make_cache(int64_t slots, int64_t capacity) const {
@@ -203,47 +216,83 @@ Tensor Decoder::extend(const Extension& extension, SequenceCache& cache) const {
   make_rope_cos_sin(tape.stream(), extension.layouts);
   StageState state{embed(tape, extension.tokens), {}};
   for (size_t i = 0; i < layers_.size(); ++i)
-    state = run(tape, layers_[i], state, *layout_of(extension.layouts, layers_[i]), nullptr, cache.layer(i));
+    state = run(tape, layers_[i], state, layout_of(extension.layouts, layers_[i]), nullptr, cache.layer(i));
   return ops::rms_norm(tape, state.hidden, norm_, config_.rms_norm_eps).value();
 }
 
-StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents,
-                        MixerTap* tap, const LayerCache* cache) const {
-  StageState out = in;
-  const ResidualStream residual = residual_stream(documents.rows);
-  const float eps = config_.rms_norm_eps;
-  const Var x = residual.read(tape, ops::rms_norm(tape, in.hidden, layer.input_norm, eps));
-  const Projections mixer = layer.mixer->forward(tape, x, documents, out.carried, cache);
-  if (tap) *tap = {x, residual.project(tape, mixer)};
-  const auto [mixed, normed] =
-      tap ? ops::add_rms_norm(tape, in.hidden, tap->output, layer.post_attention_norm, eps)
-          : residual.add(tape, in.hidden, mixer, layer.post_attention_norm, eps);
-  const Var y = residual.read(tape, normed);
-  const Var inner = ops::swiglu(tape, ops::linear_pair(tape, y, layer.gate, layer.up));
-  out.hidden = residual.add(tape, mixed, {{inner, layer.down}});
+StageState Decoder::run(Tape& tape, const Layer& layer, const StageState& in,
+                        const std::shared_ptr<DocumentLayout>& documents, MixerTap* tap,
+                        const LayerCache* cache) const {
+  StageState out{{}, in.carried};
+  const Recompute again = tape.recording() ? recompute_ : Recompute::none;
+  Halfway half;
+  if (recomputes_mixer(again)) {
+    const std::vector<Var> made = recomputed(
+        tape, layer, in.hidden, out.carried,
+        [this, &layer, documents](Tape& on, const Var& hidden, CarriedVars& carried) {
+          const Halfway half = mixer_half(on, layer, hidden, *documents, carried, nullptr, nullptr);
+          return std::vector<Var>{half.residual, half.normed};
+        });
+    half = {made[0], made[1]};
+  } else {
+    half = mixer_half(tape, layer, in.hidden, *documents, out.carried, tap, cache);
+  }
+  out.hidden =
+      recomputes_mlp(again)
+          ? recompute(tape, {half.residual, half.normed},
+                      [this, &layer, rows = documents->rows](Tape& on, const std::vector<Var>& given) {
+                        return std::vector<Var>{mlp_half(on, layer, {given[0], given[1]}, rows)};
+                      })[0]
+          : mlp_half(tape, layer, half, documents->rows);
   return out;
 }
 
-StageState Decoder::recomputed(Tape& tape, const Layer& layer, const StageState& in,
-                               const LayerRun& run) const {
+Decoder::Halfway Decoder::mixer_half(Tape& tape, const Layer& layer, const Var& hidden,
+                                     const DocumentLayout& documents, CarriedVars& carried, MixerTap* tap,
+                                     const LayerCache* cache) const {
+  const ResidualStream residual = residual_stream(documents.rows);
+  const float eps = config_.rms_norm_eps;
+  const Var input = ops::rms_norm(tape, hidden, layer.input_norm, eps);
+  name(tape, input, layer.name, "input of the mixer");
+  const Projections mixer = layer.mixer->forward(tape, residual.read(tape, input), documents, carried, cache);
+  if (tap) *tap = {input, residual.project(tape, mixer)};
+  const auto [mixed, normed] =
+      tap ? ops::add_rms_norm(tape, hidden, tap->output, layer.post_attention_norm, eps)
+          : residual.add(tape, hidden, mixer, layer.post_attention_norm, eps);
+  name(tape, mixed, layer.name, "residual after the mixer");
+  name(tape, normed, layer.name, "input of the MLP");
+  return {mixed, normed};
+}
+
+Var Decoder::mlp_half(Tape& tape, const Layer& layer, const Halfway& in, int64_t rows) const {
+  const ResidualStream residual = residual_stream(rows);
+  const Var x = residual.read(tape, in.normed);
+  const Var inner = ops::swiglu(tape, ops::linear_pair(tape, x, layer.gate, layer.up));
+  const Var out = residual.add(tape, in.residual, {{inner, layer.down}});
+  name(tape, out, layer.name, "residual after the MLP");
+  return out;
+}
+
+std::vector<Var> Decoder::recomputed(Tape& tape, const Layer& layer, const Var& in, CarriedVars& carried,
+                                     const LayerPart& part) {
   std::vector<std::string> names;
-  std::vector<Var> inputs = {in.hidden};
-  for (const auto& [name, var] : in.carried) {
+  std::vector<Var> inputs = {in};
+  for (const auto& [name, var] : carried) {
     names.push_back(name);
     inputs.push_back(var);
   }
-  const std::vector<Var> made =
-      recompute(tape, inputs, [&layer, run, names](Tape& inner, const std::vector<Var>& given) {
-        StageState state{given[0], {}};
-        for (size_t i = 0; i < names.size(); ++i) state.carried[names[i]] = given[i + 1];
-        state = run(inner, state);
-        std::vector<Var> outputs = {state.hidden};
-        for (const std::string& name : layer.makes) outputs.push_back(state.carried.at(name));
+  std::vector<Var> outputs =
+      recompute(tape, inputs, [&layer, part, names](Tape& on, const std::vector<Var>& given) {
+        CarriedVars left;
+        for (size_t i = 0; i < names.size(); ++i) left[names[i]] = given[i + 1];
+        std::vector<Var> outputs = part(on, given[0], left);
+        for (const std::string& name : layer.makes) outputs.push_back(left.at(name));
         return outputs;
       });
-  StageState out{made[0], in.carried};
-  for (size_t i = 0; i < layer.makes.size(); ++i) out.carried[layer.makes[i]] = made[i + 1];
-  return out;
+  const size_t count = outputs.size() - layer.makes.size();
+  for (size_t i = 0; i < layer.makes.size(); ++i) carried[layer.makes[i]] = outputs[count + i];
+  outputs.resize(count);
+  return outputs;
 }
 
 std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
@@ -256,17 +305,13 @@ std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     if (completed) tape.mark([completed, first = layer.input_norm] { completed(first); });
-    const LayerRun run = [this, &layer, documents = layout_of(layouts, layer)](Tape& on,
-                                                                               const StageState& in) {
-      StageState state{{}, in.carried};
-      state.hidden = mix(on, layer, in.hidden, *documents, state.carried);
-      return state;
+    const LayerPart part = [this, &layer, documents = layout_of(layouts, layer)](Tape& on, const Var& in,
+                                                                                 CarriedVars& carried) {
+      return std::vector<Var>{mix(on, layer, in, *documents, carried)};
     };
-    const StageState in{input(layer_range_.begin + static_cast<int64_t>(i)), carried};
-    const StageState state =
-        recompute_ && tape.recording() ? recomputed(tape, layer, in, run) : run(tape, in);
-    carried = state.carried;
-    out.push_back(state.hidden);
+    const Var in = input(layer_range_.begin + static_cast<int64_t>(i));
+    const bool again = tape.recording() && (recomputes_mixer(recompute_) || recompute_ == Recompute::layer);
+    out.push_back((again ? recomputed(tape, layer, in, carried, part) : part(tape, in, carried))[0]);
   }
   if (placement_.last() && completed) tape.mark([completed, first = norm_] { completed(first); });
   return out;
@@ -278,6 +323,7 @@ Var Decoder::mix(Tape& tape, const Layer& layer, const Var& input, const Documen
   const Var x =
       residual.read(tape, layer.alignment_input ? ops::linear(tape, input, layer.alignment_input) : input);
   const Var out = residual.project(tape, layer.mixer->forward(tape, x, documents, carried, nullptr));
+  tape.name(out, layer.name, "output of the mixer");
   return layer.alignment_output ? ops::linear(tape, out, layer.alignment_output) : out;
 }
 

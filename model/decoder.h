@@ -6,6 +6,7 @@
 
 #include "model/config.h"
 #include "model/mixer.h"
+#include "model/recompute.h"
 #include "parallel/stage.h"
 
 namespace wuneng {
@@ -39,8 +40,8 @@ class Decoder : public Stage {
   // All parameters are zero; see initialize_random and hugging_face.h. alignment_width: of what mixers()
   // takes and gives where that is not the model's hidden size; then each layer has a projection to the hidden
   // size and one back, which are no part of the model (ModelConfig does not know them).
-  Decoder(const ModelConfig& config, const Placement& placement, DType dtype, bool recompute = false,
-          int64_t alignment_width = 0);
+  Decoder(const ModelConfig& config, const Placement& placement, DType dtype,
+          Recompute recompute = Recompute::none, int64_t alignment_width = 0);
 
   void initialize_random(uint64_t seed);  // a new model
 
@@ -92,6 +93,7 @@ class Decoder : public Stage {
 
  private:
   struct Layer {
+    std::string name;  // "model.layers.3"
     const Parameter *input_norm, *post_attention_norm, *gate, *up, *down;
     const Parameter *alignment_input = nullptr, *alignment_output = nullptr;
     std::unique_ptr<Mixer> mixer;
@@ -108,17 +110,29 @@ class Decoder : public Stage {
   const std::shared_ptr<DocumentLayout>& layout_of(const Layouts& layouts, const Layer& layer) const;
   StageState forward(Tape& tape, const MicroBatch& batch, const StageState& in, const Completed& completed,
                      MixerTaps* taps);
-  StageState run(Tape& tape, const Layer& layer, const StageState& in, const DocumentLayout& documents,
-                 MixerTap* tap = nullptr, const LayerCache* cache = nullptr) const;
+  StageState run(Tape& tape, const Layer& layer, const StageState& in,
+                 const std::shared_ptr<DocumentLayout>& documents, MixerTap* tap = nullptr,
+                 const LayerCache* cache = nullptr) const;
+  void name(const Tape& tape, const Var& hidden, const std::string& module, const char* what) const;
+  // The halves of a layer. Of [R, d]: the layer's input -> residual after the mixer, input of the MLP; these
+  // two -> the layer's output.
+  struct Halfway {
+    Var residual, normed;
+  };
+  Halfway mixer_half(Tape& tape, const Layer& layer, const Var& hidden, const DocumentLayout& documents,
+                     CarriedVars& carried, MixerTap* tap, const LayerCache* cache) const;
+  Var mlp_half(Tape& tape, const Layer& layer, const Halfway& in, int64_t rows) const;
   Var mix(Tape& tape, const Layer& layer, const Var& input, const DocumentLayout& documents,
           CarriedVars& carried) const;
-  using LayerRun = std::function<StageState(Tape&, const StageState&)>;
-  // The same result, with the layer run again in the backward pass.
-  StageState recomputed(Tape& tape, const Layer& layer, const StageState& in, const LayerRun& run) const;
+  // A part of a layer, which may add to what layers leave for later ones.
+  using LayerPart = std::function<std::vector<Var>(Tape&, const Var& in, CarriedVars& carried)>;
+  // The same results, with the part run again in the backward pass.
+  static std::vector<Var> recomputed(Tape& tape, const Layer& layer, const Var& in, CarriedVars& carried,
+                                     const LayerPart& part);
 
   ModelConfig config_;
   Placement placement_;
-  bool recompute_;
+  Recompute recompute_;
   ParameterStore store_;
   Range layer_range_;
   const Parameter *embedding_ = nullptr, *norm_ = nullptr, *head_ = nullptr;

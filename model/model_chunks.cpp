@@ -3,7 +3,7 @@
 namespace wuneng {
 
 ModelChunks::ModelChunks(const ModelConfig& config, const VirtualStages& on, int stage,
-                         const Placement& shared, DType dtype, bool recompute, int64_t alignment_width) {
+                         const Placement& shared, DType dtype, Recompute recompute, int64_t alignment_width) {
   Placement at = shared;
   at.stages = on.count();
   at.layers = {};

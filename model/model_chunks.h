@@ -14,7 +14,7 @@ class ModelChunks {
   // shared: what all chunks of `stage` have in common; its stage, stages and layers are not read. The rest
   // as in Decoder's constructor. Where the model's ends are on one rank and share one table, so do they here.
   ModelChunks(const ModelConfig& config, const VirtualStages& on, int stage, const Placement& shared,
-              DType dtype, bool recompute, int64_t alignment_width);
+              DType dtype, Recompute recompute, int64_t alignment_width);
 
   int size() const { return static_cast<int>(chunks_.size()); }
   Decoder& operator[](int chunk) { return *chunks_[chunk]; }

@@ -87,7 +87,7 @@ Var linear(Tape& tape, const Var& x, P weight, P bias, const Var& base) {
                                   .base = base.defined() ? base.value() : Tensor(),
                                   .bias = bias ? bias->var.value() : Tensor(),
                                   .b_scale = weight->row_scale,
-                                  .by_row = !tape.recording()});
+                                  .by_row = tape.by_row()});
   const Var out = tape.output(y, tape.wants(x, base, weight->var, bias ? bias->var : Var()));
   const bool trains = weight->var.needs_grad() || (bias && bias->var.needs_grad());
   tape.record(
@@ -117,7 +117,7 @@ Tensor row_parallel_sum(const Tape& tape, const Comm& tp, const std::vector<Prod
                                       .transpose_b = true,
                                       .accumulate = i > 0 ? 1.0f : 0.0f,
                                       .b_scale = products[i].weight->row_scale,
-                                      .by_row = !tape.recording()});
+                                      .by_row = tape.by_row()});
   };
   if (scatter) {
     const Tensor shares = padded_rows(tp, T, O, x.value().dtype(), x.value().device());
@@ -176,7 +176,7 @@ Var head_linear(Tape& tape, const Var& x, P weight, const Var& base, const Tenso
                                        .w = weight->var.value(),
                                        .y = y,
                                        .base = base.defined() ? base.value() : Tensor(),
-                                       .by_row = !tape.recording()});
+                                       .by_row = tape.by_row()});
   const Var out = tape.output(y, tape.wants(x, base, weight->var));
   Tape::WeightGradient backward_weight;
   const bool trains = weight->var.needs_grad();
@@ -425,7 +425,7 @@ Var attention(Tape& tape, const Var& q, const Var& k, const Var& v,
                                              .segments = segments,
                                              .kv_head = kv_head,
                                              .window = window,
-                                             .by_row = !tape.recording(),
+                                             .by_row = tape.by_row(),
                                              .table = table});
   const Var out = tape.output(y, tape.wants(q, k, v));
   tape.record(out, [=, stream = tape.stream()] {

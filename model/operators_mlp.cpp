@@ -45,7 +45,7 @@ Var linear_pair(Tape& tape, const Var& x, P first, P second) {
                                   .c = y,
                                   .transpose_b = true,
                                   .b_scale = Tensor::together(first->row_scale, second->row_scale),
-                                  .by_row = !tape.recording()});
+                                  .by_row = tape.by_row()});
   const Var out = tape.output(y, tape.wants(x, first->var, second->var));
   const bool trains = first->var.needs_grad() || second->var.needs_grad();
   tape.record(

@@ -150,7 +150,7 @@ ScanPtr next_scan(Tape& tape, ScanGroup& group, const ScanInputs& inputs, bool w
               inputs.kappa.value(), inputs.rate.value(), inputs.segments};
   group.scans.push_back(scan);
   const bool alone = !group.in.v.defined();
-  if (alone && !tape.recording() && want_final && single_tokens(inputs.segments)) {
+  if (alone && tape.by_row() && want_final && single_tokens(inputs.segments)) {
     step(tape, *scan);
     return scan;
   }

@@ -241,6 +241,16 @@ std::string Recipe::text(const std::string& key, const std::string& fallback,
   return value;
 }
 
+std::string Recipe::text_or_boolean(const std::string& key, const std::string& fallback,
+                                    const std::vector<std::string>& allowed, const std::string& where_false,
+                                    const std::string& where_true) {
+  const Setting* const s = impl_->find(key);
+  if (!s || !s->value.is_boolean()) return text(key, fallback, allowed);
+  const std::string value = s->value.as_boolean() ? where_true : where_false;
+  impl_->read_keys[key] = toml_string(value);
+  return value;
+}
+
 std::vector<std::string> Recipe::texts(const std::string& key, const std::vector<std::string>& fallback,
                                        const std::vector<std::string>& allowed) {
   std::vector<std::string> value = fallback;

@@ -28,6 +28,10 @@ class Recipe {
   bool boolean(const std::string& key, bool fallback);
   std::string text(const std::string& key, const std::string& fallback,
                    const std::vector<std::string>& allowed = {});
+  // A text; where the key was a boolean once, that is still read as one of two of them.
+  std::string text_or_boolean(const std::string& key, const std::string& fallback,
+                              const std::vector<std::string>& allowed, const std::string& where_false,
+                              const std::string& where_true);
   std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& fallback,
                                  const std::vector<std::string>& allowed = {});
   // Accepts old_key, the former name of `key`, and adds a deprecation note to notes(). Must be called before

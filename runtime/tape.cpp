@@ -76,6 +76,13 @@ void Tape::mark(std::function<void()> function) {
   if (recording_) steps_.push_back({{}, {}, [f = std::move(function)](const Tensor&) { f(); }});
 }
 
+void Tape::name(const Var& result, const std::string& layer, const char* what) const {
+  if (!observer_) return;
+  const auto name = std::make_shared<const std::string>(layer + " " + what);
+  observer_->value(*name, result.value());
+  if (recording_) result.node_->name = name;
+}
+
 // Runs the last step's input half; returns its weight half, which alone holds what it reads.
 Tape::WeightHalf Tape::take_last(bool in_halves) {
   Step step = std::move(steps_.back());
@@ -83,6 +90,8 @@ Tape::WeightHalf Tape::take_last(bool in_halves) {
   if (step.end) --sums_;
   if (!step.out.defined()) return {std::move(step.weight_gradient), {}, true};
   if (!step.out.has_grad()) return {};
+  if (observer_ && step.out.node_->name)
+    step.out.set_grad(observer_->gradient(*step.out.node_->name, step.out.grad()));
   WeightHalf rest;
   if (step.weight_gradient) rest = {std::move(step.weight_gradient), step.out.grad()};
   if (step.inner) {
@@ -140,7 +149,7 @@ void Tape::backward() {
 }
 
 std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
-  Tape silent(tape.stream(), false);
+  Tape silent = tape.silent();
   std::vector<Var> outputs;
   for (const Var& v : function(silent, inputs)) outputs.emplace_back(v.value(), tape.recording());
   // Inputs with gradients of their own, so that the inner tape never touches the outer one's.
@@ -148,9 +157,11 @@ std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Rec
   const auto gradients = std::make_shared<std::vector<Tensor>>(outputs.size());  // of the outputs
   tape.record_tape(
       outputs[0],
-      [stream = tape.stream(), inputs, function, first = outputs[0], fresh, gradients] {
+      [stream = tape.stream(), observer = tape.observer(), inputs, function, first = outputs[0], fresh,
+       gradients] {
         (*gradients)[0] = first.grad();
         Tape again(stream);
+        again.observe(observer);
         for (const Var& v : inputs) fresh->emplace_back(v.value(), v.needs_grad());
         const std::vector<Var> results = function(again, *fresh);
         for (size_t i = 0; i < results.size(); ++i)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/gradient.h"
+#include "runtime/observer.h"
 
 namespace wuneng {
 
@@ -53,10 +54,12 @@ class Var {
     Tensor value, grad;
     bool needs_grad;
     DType gradient;
-    std::shared_ptr<Node> whole = {};  // of a slice ...
-    int64_t first_row = 0;             // ... and its first row
+    std::shared_ptr<Node> whole = {};              // of a slice ...
+    int64_t first_row = 0;                         // ... and its first row
+    std::shared_ptr<const std::string> name = {};  // of an observed value
   };
   static Tensor fresh_grad(Node& node);
+  friend class Tape;
   std::shared_ptr<Node> node_;
 };
 
@@ -68,10 +71,21 @@ inline Tensor like(const Var& v) { return like(v, v.shape()); }
 
 class Tape {
  public:
-  explicit Tape(Stream stream = {}, bool recording = true) : stream_(stream), recording_(recording) {}
+  explicit Tape(Stream stream = {}, bool recording = true)
+      : stream_(stream), recording_(recording), by_row_(!recording) {}
 
   const Stream& stream() const { return stream_; }
   bool recording() const { return recording_; }
+  // Are products of few rows computed each row by itself, as generation needs it? Not where a result must be
+  // to the bit that of a tape that records.
+  bool by_row() const { return by_row_; }
+  // One that does not record, of the same stream and observer, with the results of this one.
+  Tape silent() const {
+    Tape out(stream_, false);
+    out.by_row_ = by_row_;
+    out.observer_ = observer_;
+    return out;
+  }
   // Does an output of an operator on these inputs need a gradient?
   template <class... Vars>
   bool wants(const Vars&... vars) const {
@@ -98,6 +112,14 @@ class Tape {
 
   // Backwards, `function` runs as soon as what was recorded after it has all its gradients, weights included.
   void mark(std::function<void()> function);
+
+  // What is named from now on is shown to `observer`, with its gradient, also in operators that are tapes.
+  void observe(std::shared_ptr<Observer> observer) { observer_ = std::move(observer); }
+  const std::shared_ptr<Observer>& observer() const { return observer_; }
+  // Names the result of an operator on this tape, "LAYER WHAT", before others use it: each rank names it
+  // alike, and its value and gradient are equal on all tensor-parallel ranks. Does nothing without an
+  // observer.
+  void name(const Var& result, const std::string& layer, const char* what) const;
 
   // Runs the backward pass from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
@@ -132,7 +154,8 @@ class Tape {
   WeightHalf take_last(bool in_halves);
   void form_waiting();
   Stream stream_;
-  bool recording_;
+  bool recording_, by_row_;
+  std::shared_ptr<Observer> observer_;
   std::vector<Step> steps_;
   int sums_ = 0;                     // among the steps
   std::vector<WeightHalf> waiting_;  // left for later, oldest first

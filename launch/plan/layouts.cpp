@@ -59,14 +59,7 @@ class Planner {
  private:
   // The settings of a layout replace the command line's.
   TrainRecipe load(const std::vector<std::string>& settings) const {
-    const auto key = [](const std::string& setting) { return setting.substr(0, setting.find('=')); };
-    std::vector<std::string> all = overrides_;
-    std::erase_if(all, [&](const std::string& given) {
-      return std::any_of(settings.begin(), settings.end(),
-                         [&](const std::string& s) { return key(s) == key(given); });
-    });
-    all.insert(all.end(), settings.begin(), settings.end());
-    return TrainRecipe::load(path_, all, TrainRecipe::Use::plan);
+    return TrainRecipe::load(path_, replace_settings(overrides_, settings), TrainRecipe::Use::plan);
   }
 
   static std::vector<std::string> keys(const std::string& at, const Layout& l) {

@@ -61,8 +61,8 @@ StepTime step_time(const TrainRecipe& r, const std::vector<RankUse>& student, in
   const RankUse& rank = slowest(student, gpu);
   const ComputeTime compute = compute_time(rank.counts, gpu);
   const double micro_batch = compute.all() / micro_batches, count = double(r.accumulation);
-  // A backward takes twice a forward, and once more where it computes the forward again.
-  const double forward = micro_batch / (r.recompute ? 4 : 3);
+  // A backward takes twice a forward, and what it computes again.
+  const double forward = micro_batch / (3 + repeated_forwards(r.recompute));
   const ActionTimes times{.forward = forward,
                           .backward_input = micro_batch - 2 * forward,
                           .backward_weight = forward,

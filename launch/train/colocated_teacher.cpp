@@ -34,7 +34,9 @@ ColocatedTeacher::ColocatedTeacher(const TrainRecipe& r, const Mesh& mesh,
                        .activations = r.activations_on(device, r.teacher_dtype),
                        .layers = stages[pp_.rank()]},
              r.teacher_dtype),
-      tp_rank_(mesh.tp_rank) {
+      tp_rank_(mesh.tp_rank),
+      dp_rank_(mesh.dp_rank),
+      dp_(mesh.layout.dp) {
   pp_.connect_messages(device, forward_channels(mesh.layout.pp));
   if (!device.dry) load_weights(model_, *open_weights(r.teacher_path), 0);
   for (SourcedSignal& s : teacher_signals_of(r))
@@ -65,6 +67,7 @@ void ColocatedTeacher::send(const StageState& state) {
 const SignalParts& ColocatedTeacher::take(int64_t, int micro_batch) {
   const MicroBatch& batch = batches_[micro_batch];
   Tape silent(model_.stream(), false);
+  if (observers_) silent.observe(observers_(int64_t{micro_batch} * dp_ + dp_rank_));
   MixerTaps taps = taps_of(signals_);
   const StageState out =
       model_.forward(silent, batch, pp_.rank() == 0 ? StageState{} : receive(batch.rows()), taps);

@@ -17,6 +17,7 @@ class ColocatedTeacher : public TeacherSource {
   ColocatedTeacher(const TrainRecipe& recipe, const Mesh& mesh, const std::vector<MicroBatch>& batches,
                    Device device);
 
+  void observe(Observers observers) { observers_ = std::move(observers); }  // as StudentPass
   // This rank's rows of the teacher's output matrix; null but on the last stage.
   const Parameter* head() const { return model_.head(); }
   // Waits for the stage before this one to take the same micro-batch, for no other stage.
@@ -34,7 +35,8 @@ class ColocatedTeacher : public TeacherSource {
   Comm pp_;  // of its own: the student's stages have other messages under way
   Decoder model_;
   std::vector<SourcedSignal> signals_;  // of this stage
-  int tp_rank_;
+  int tp_rank_, dp_rank_, dp_;
+  Observers observers_;
   SignalParts parts_;
   std::deque<Request> sends_;
 };

@@ -288,8 +288,8 @@ void read_schedule(Recipe& r, TrainRecipe& t) {
   names.push_back("auto");
   const std::string name = r.text("layout.schedule", "1f1b", names);
   const int micro_batches = static_cast<int>(t.accumulation);
-  // Forward, and the halves of the backward, are about equal; recomputation is a forward more.
-  const ActionTimes times{.backward_input = t.recompute ? 2.0 : 1.0};
+  // Forward, and the halves of the backward, are about equal.
+  const ActionTimes times{.backward_input = 1 + repeated_forwards(t.recompute)};
   const bool passes = t.objective->passes_hidden_state();
   const ChosenSchedule chosen =
       name == "auto" ? choose_schedule(passes ? t.layout.pp : 1, micro_batches, t.student.num_layers, times)
@@ -321,7 +321,8 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   TrainRecipe t;
   t.path = path;
   t.layout = read_layout(r, "layout");
-  t.recompute = r.boolean("run.recompute", false);
+  t.recompute =
+      recompute_named(r.text_or_boolean("run.recompute", "none", recompute_names(), "none", "layer"));
   t.activations = r.text("run.activations", "auto", {"auto", "f32", "bf16"});
   t.device = r.text("run.device", "auto", {"auto", "cpu", "cuda"});
 
@@ -419,6 +420,17 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.resolved = r.resolved();
   t.notes.insert(t.notes.begin(), r.notes().begin(), r.notes().end());
   return t;
+}
+
+std::vector<std::string> replace_settings(std::vector<std::string> overrides,
+                                          const std::vector<std::string>& settings) {
+  const auto key = [](const std::string& setting) { return setting.substr(0, setting.find('=')); };
+  std::erase_if(overrides, [&](const std::string& given) {
+    return std::any_of(settings.begin(), settings.end(),
+                       [&](const std::string& s) { return key(s) == key(given); });
+  });
+  overrides.insert(overrides.end(), settings.begin(), settings.end());
+  return overrides;
 }
 
 }  // namespace wuneng

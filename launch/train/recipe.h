@@ -5,6 +5,7 @@
 #include "data/batches/packing.h"
 #include "model/config.h"
 #include "model/objectives/objective.h"
+#include "model/recompute.h"
 #include "parallel/learning_rate.h"
 #include "parallel/mesh.h"
 #include "parallel/optimizer.h"
@@ -73,7 +74,8 @@ struct TrainRecipe {
   std::vector<int64_t> trace_steps;  // first and last, or none
   static constexpr double kGpuMemory = 0.9;
   double gpu_memory = kGpuMemory;  // share of a GPU's free memory: reserve_gpu_memory
-  bool recompute = false, overlap = true, async_checkpoints = true, time_products = false;
+  Recompute recompute = Recompute::none;
+  bool overlap = true, async_checkpoints = true, time_products = false;
   double hang_timeout = 600;
 
   std::string path;                // of the recipe, for messages
@@ -114,9 +116,14 @@ struct TrainRecipe {
   int64_t tokens_per_step() const { return rows() * accumulation * layout.dp; }
 
   // plan: for `wuneng plan`, which needs no weights of the models but config.json, and no memory for them.
-  enum class Use { run, plan };
+  // verify: for `wuneng verify`, which writes nothing.
+  enum class Use { run, plan, verify };
   static TrainRecipe load(const std::string& path, const std::vector<std::string>& overrides,
                           Use use = Use::run);
 };
+
+// Overrides ("layout.tp=2") of a recipe, with `settings` in the place of those of the same keys.
+std::vector<std::string> replace_settings(std::vector<std::string> overrides,
+                                          const std::vector<std::string>& settings);
 
 }  // namespace wuneng

@@ -51,6 +51,7 @@ StageOutputs StudentPass::forward(Tape& tape, int64_t pass, int micro_batch, int
                                   const StageState& input, const Stage::Completed& completed,
                                   double loss_tokens, const Tensor& sums) {
   static const SignalParts none;
+  if (observers_) tape.observe(observers_(int64_t{micro_batch} * mesh_.layout.dp + mesh_.dp_rank));
   const VirtualStages on = recipe_.virtual_stages();
   const bool teaches = teacher_ && chunk + 1 == on.chunks;  // once a micro-batch
   const StageInputs inputs{.student = model_[chunk],

@@ -29,6 +29,8 @@ class StudentPass {
         teacher_(teacher),
         teacher_head_(teacher_head) {}
 
+  // From now on, what tapes name of each micro-batch.
+  void observe(Observers observers) { observers_ = std::move(observers); }
   // Collective over the student's ranks. loss_tokens: what the loss is a mean over. Returns the objective's
   // sums over micro-batches, replicas and stages, known on the logging rank.
   HostCopy run(int64_t pass, bool trains, double loss_tokens);
@@ -48,6 +50,7 @@ class StudentPass {
   const std::vector<MicroBatch>& batches_;
   TeacherSource* const teacher_;
   const Parameter* const teacher_head_;
+  Observers observers_;
   double teacher_wait_ = 0;
 };
 

@@ -48,7 +48,7 @@ StopAgreement stop_agreement(const TrainRecipe& r, const Mesh& mesh, const Train
 }
 
 RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
-                     int64_t steps_done, Device device, StepTrace& trace) {
+                     int64_t steps_done, Device device, StepTrace& trace, const Observers& observers) {
   Decoder model(
       *r.teacher,
       Placement{mesh.tp, mesh.pp_rank, mesh.layout.pp, device, r.activations_on(device, r.teacher_dtype)},
@@ -79,6 +79,8 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.carried_out = [&](int /*chunk*/) { return model.carried_out(); };
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
       sender.meet();
+      if (observers)
+        tape.observe(observers(int64_t{items[m].micro_batch} * r.layout.dp + items[m].student_dp));
       MixerTaps taps = taps_of(signals);
       const StageState out = model.forward(tape, batches[m], input, taps);
       give_signals(signals, {model, batches[m], out.hidden.value(), taps},

@@ -20,6 +20,7 @@ StopAgreement stop_agreement(const TrainRecipe& recipe, const Mesh& mesh, const 
 
 // Serves all passes of the run that follow `steps_done` training steps, or up to where the student stops.
 RunEnd serve_teacher(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
-                     const Comm& stream, int64_t steps_done, Device device, StepTrace& trace);
+                     const Comm& stream, int64_t steps_done, Device device, StepTrace& trace,
+                     const Observers& observers = {});
 
 }  // namespace wuneng

@@ -3,9 +3,8 @@
 #include <chrono>
 #include <cmath>
 
-#include "launch/train/colocated_teacher.h"
 #include "launch/train/held_teacher_head.h"
-#include "launch/train/precomputed_teacher.h"
+#include "launch/train/open_teacher.h"
 #include "launch/train/teacher_service.h"
 #include "parallel/product_choices.h"
 #include "parallel/replicas.h"
@@ -49,18 +48,9 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
       trace_(trace),
       saved_(start.step),
       optimizer_bytes_(state_.most_optimizer_bytes()) {
-  const Parameter* colocated_head = nullptr;
-  if (mesh.teacher) {
-    teacher_ =
-        std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
-  } else if (!recipe.precomputed.empty()) {
-    teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
-  } else if (recipe.has_teacher()) {
-    auto colocated = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
-    colocated_head = colocated->head();
-    teacher_ = std::move(colocated);
-  }
-  if (objective_.needs_teacher_head()) hold_teacher_head(colocated_head);
+  OpenTeacher teacher = open_teacher(recipe, mesh, data, stream, start.step, batches_, device);
+  teacher_ = std::move(teacher.source);
+  if (objective_.needs_teacher_head()) hold_teacher_head(teacher.colocated_head);
   student_pass_.emplace(recipe, mesh, state_.model, *state_.gradients, batches_, teacher_.get(),
                         teacher_head_ ? &*teacher_head_ : nullptr);
   reporter_.line(fmt::format(

@@ -86,7 +86,7 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
   gradients.emplace(model.parameters(), groups, shares ? SumOverDp::share : SumOverDp::whole);
   if (shares) weights_.emplace(gradients->buckets(), groups.dp);
   if (start.checkpoint.empty()) {
-    initialize();
+    initialize_student(recipe, model);
     optimizer.emplace(gradients->updates(), recipe.adamw, model.stream());
   } else {
     CheckpointReader reader(start.checkpoint);
@@ -94,12 +94,12 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
   }
 }
 
-void TrainingState::initialize() {
+void initialize_student(const TrainRecipe& recipe, ModelChunks& model) {
   for (int chunk = 0; chunk < model.size(); ++chunk)
-    if (recipe_.init_from.empty())
-      model[chunk].initialize_random(recipe_.seed);
+    if (recipe.init_from.empty())
+      model[chunk].initialize_random(recipe.seed);
     else
-      load_weights(model[chunk], *open_weights(recipe_.init_from), recipe_.seed, recipe_.random_mixers);
+      load_weights(model[chunk], *open_weights(recipe.init_from), recipe.seed, recipe.random_mixers);
 }
 
 void TrainingState::load(CheckpointReader& reader) {

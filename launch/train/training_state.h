@@ -14,6 +14,9 @@
 
 namespace wuneng {
 
+// The weights of a new run: at random by the recipe's seed, or from student.init_from.
+void initialize_student(const TrainRecipe& recipe, ModelChunks& model);
+
 class TrainingState {
  public:
   // Collective over the student's ranks. From the checkpoint of `start`, a new run from the recipe's seed or
@@ -41,7 +44,6 @@ class TrainingState {
   std::optional<Optimizer> optimizer;
 
  private:
-  void initialize();
   void load(CheckpointReader& reader);
   std::vector<CheckpointPiece> pieces();
 

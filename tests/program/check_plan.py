@@ -23,7 +23,8 @@ SIZES = {"student.hidden_size": 128, "student.intermediate_size": 352, "student.
          "student.chunk": 64, "data.seq_len": 128, "loss.chunk_tokens": 64, "run.eval_every": 0}
 CASES = [
     ("a colocated teacher", ONE, None, {}),
-    ("recomputation", ONE, None, {"run.recompute": True}),
+    ("recomputation of layers", ONE, None, {"run.recompute": True}),
+    ("recomputation of mixers and MLPs", ONE, None, {"run.recompute": "mixer+mlp"}),
     ("a streaming teacher", Layout(tp=2), ONE, {}),
     ("ZB-V", Layout(pp=2, schedule="zb_v"), None, parity.SUPERVISED),
     ("ZeRO-1, tp", Layout(dp=2, tp=2), None, parity.SUPERVISED),
@@ -56,7 +57,15 @@ def checks(root):
         yield (f"{name}: {said / held:.4f} of the bytes that a run holds",
                len(stages) == student.pp and abs(said / held - 1) <= WITHIN)
 
-    recipe = os.path.join(root, "run2.toml")
+    # A whole layer's activations are there at a time: of few layers that is more than what halves keep.
+    bytes_of = {again: peaks(plan(os.path.join(root, "run0.toml"), f"run.recompute={again}",
+                                  "student.layers=16").stdout)[0]
+                for again in ("none", "mixer", "mlp", "mixer+mlp", "layer")}
+    yield ("what is recomputed needs no memory: none > a half > both halves > layer",
+           bytes_of["none"] > max(bytes_of["mixer"], bytes_of["mlp"])
+           and min(bytes_of["mixer"], bytes_of["mlp"]) > bytes_of["mixer+mlp"] > bytes_of["layer"])
+
+    recipe = os.path.join(root, "run3.toml")
     known = plan(recipe, "--gpus", "8").stdout
     first = re.search(r"^the first: wuneng train \S+ (.*)$", known, re.M)
     yield "layouts of 8 GPUs", first is not None and len(known.splitlines()) > 4
@@ -65,7 +74,7 @@ def checks(root):
                for degree in ("dp", "pp", "tp")]
     yield ("they have 8 ranks",
            product[0] * product[1] * product[2] + product[3] * product[4] * product[5] == 8)
-    yield "the first is a recipe", plan(recipe.replace("run2", "run0"), *first[1].split()).returncode == 0
+    yield "the first is a recipe", plan(recipe.replace("run3", "run0"), *first[1].split()).returncode == 0
     refused = plan(recipe, "--gpus", "1")
     yield ("one GPU is refused by name",
            refused.returncode == 1 and "expected at least 2 GPUs" in refused.stderr)

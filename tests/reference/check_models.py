@@ -105,7 +105,7 @@ def write_config_before_state_norm(directory):
         json.dump(config, f)
 
 
-def make_case(directory, option, rng, gradient, recompute=False):
+def make_case(directory, option, rng, gradient, recompute="none"):
     c = ref.Config(**{"num_layers": 2, **option})
     model = ref.init_model(c, rng)
     # The file holds float32: the reference must compute with the same numbers.
@@ -250,18 +250,19 @@ def main():
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as root:
         cases = []
-        options = [(o, i % 4 == 0, False) for i, o in enumerate(combinations())]
-        options += [(o, True, False)
+        options = [(o, i % 4 == 0, "none") for i, o in enumerate(combinations())]
+        options += [(o, True, "none")
                     for o in itertools.chain(attention_cases(), families(), head_counts(), presets(),
                                              mixed_layers(), rwkv7(), initial_states())]
         recomputed = itertools.chain(presets(), mixed_layers(), list(rwkv7())[-1:],
                                      list(initial_states())[-1:])
-        options += [(o, True, True) for o in recomputed]
-        options += [({**o, "state_norm": "none"}, True, False) for o in presets()]
+        parts = itertools.cycle(["layer", "mixer+mlp", "mlp", "mixer"])
+        options += [(o, True, part) for o, part in zip(recomputed, parts)]
+        options += [({**o, "state_norm": "none"}, True, "none") for o in presets()]
         small = dict(hidden_size=8, intermediate_size=6, num_layers=1, num_heads=2, num_kv_heads=1,
                      head_dim=4, vocab_size=7, decay_rank=2, rate_rank=2)
-        options += [({**small, **o, "state_heads": 1}, "every", False) for o in presets()]
-        options.append(({**small, "state_heads": 1, "state_norm": "none"}, "every", False))
+        options += [({**small, **o, "state_heads": 1}, "every", "none") for o in presets()]
+        options.append(({**small, "state_heads": 1, "state_norm": "none"}, "every", "none"))
         if "quick" in sys.argv[2:]:
             options = options[::13]
         for i, (option, gradient, recompute) in enumerate(options):

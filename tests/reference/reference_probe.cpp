@@ -20,7 +20,7 @@ void probe(const std::string& directory, Device device, DType activations) {
   const int64_t T = static_cast<int64_t>(tokens.size());
   const ModelConfig config = ModelConfig::from_directory(directory);
   Decoder model(config, Placement{.device = device, .activations = activations}, DType::f32,
-                input.value("recompute", false));
+                recompute_named(input.value("recompute", "none")));
   load_weights(model, *open_hugging_face(directory), 0);
   Tape tape(model.stream());
   const MicroBatch batch{Tensor::from(tokens, {T}), Tensor::from(labels, {T}),

@@ -14,7 +14,9 @@ namespace {
 
 struct Case {
   const char* name;
-  bool wuneng, tied, recompute;
+  bool wuneng, tied;
+  Recompute recompute = Recompute::none;
+  bool rwkv7 = false;  // in the second layer and the third
 };
 
 // A small model of a case, and a micro-batch that goes through it.
@@ -35,7 +37,9 @@ struct Small {
                .vocab_size = 30,
                .tie_word_embeddings = which.tied} {
     ModelConfig& c = config;
+    if (which.rwkv7) c.set_mixer("rwkv7");
     if (which.wuneng) c.set_mixer("wuneng"), c.options["wuneng"]["chunk"] = int64_t{2};
+    if (which.rwkv7) c.layer_mixers = {{1, "rwkv7"}, {2, "rwkv7"}};
     c.check("test");
     model = std::make_unique<Decoder>(c, Placement{}, DType::f32, which.recompute);
     parameters = model->parameters();
@@ -109,10 +113,44 @@ TEST_P(DecoderBackward, HalvesGiveTheSameGradientsToTheBit) {
   }
 }
 
+TEST(DecoderRecomputation, ChangesNoGradientByABitAndKeepsLess) {
+  for (const Case& which : {Case{"attention", false, true}, Case{"wuneng", true, false},
+                            Case{"wuneng and rwkv7", true, true, Recompute::none, true}}) {
+    SCOPED_TRACE(which.name);
+    Small none(which);
+    std::vector<int64_t> kept;  // bytes of activations, by what is recomputed
+    const auto forward = [&](Small& small) {
+      const int64_t before = memory_use(DeviceKind::cpu).current;
+      small.forward();
+      kept.push_back(memory_use(DeviceKind::cpu).current - before);
+    };
+    forward(none);
+    none.tape.backward();
+    for (const Recompute again : {Recompute::mixer, Recompute::mlp, Recompute::parts, Recompute::layer}) {
+      SCOPED_TRACE(recompute_names()[static_cast<size_t>(again)]);
+      Case other = which;
+      other.recompute = again;
+      Small small(other);
+      forward(small);
+      small.tape.backward();
+      for (size_t i = 0; i < small.parameters.size(); ++i) {
+        const Tensor &expected = none.parameters[i]->var.grad(), &found = small.parameters[i]->var.grad();
+        ASSERT_TRUE(expected.defined() && found.defined()) << none.parameters[i]->name;
+        EXPECT_EQ(std::memcmp(expected.raw(), found.raw(), found.bytes()), 0) << none.parameters[i]->name;
+      }
+    }
+    EXPECT_GT(kept[0], std::max(kept[1], kept[2]));
+    EXPECT_GT(std::min(kept[1], kept[2]), kept[3]);
+    EXPECT_GT(kept[3], kept[4]);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, DecoderBackward,
-                         testing::Values(Case{"tied", false, true, false}, Case{"untied", false, false, true},
-                                         Case{"wuneng", true, true, false},
-                                         Case{"wuneng_recomputed", true, false, true}),
+                         testing::Values(Case{"tied", false, true},
+                                         Case{"untied", false, false, Recompute::layer},
+                                         Case{"wuneng", true, true},
+                                         Case{"wuneng_recomputed", true, false, Recompute::layer},
+                                         Case{"wuneng_parts_recomputed", true, true, Recompute::parts}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -222,5 +222,52 @@ TEST(Tape, BetweenTheHalvesItHoldsWhatWeightGradientsRead) {
   }
 }
 
+// Notes what it sees, and doubles gradients.
+struct Doubling : Observer {
+  std::map<std::string, std::vector<float>> seen;
+
+  void value(const std::string& name, const Tensor& value) override {
+    seen[name + " value"] = {value.f32(), value.f32() + value.numel()};
+  }
+  Tensor gradient(const std::string& name, const Tensor& gradient) override {
+    seen[name + " gradient"] = {gradient.f32(), gradient.f32() + gradient.numel()};
+    const Tensor out = gradient.clone();
+    out.add(gradient);
+    return out;
+  }
+};
+
+// z = w1 h + w2 h of h = w0 x, which has a name.
+TEST(Tape, AnObserverSeesAValueAndItsWholeGradient) {
+  for (const bool recomputed : {false, true}) {
+    SCOPED_TRACE(recomputed ? "recomputed" : "recorded");
+    const auto of = [](float v) { return Tensor::from<float>({v}, {1}); };
+    const Var x(of(2), true), w0(of(3), true), w1(of(5), true), w2(of(7), true);
+    const auto observer = std::make_shared<Doubling>();
+    Tape tape;
+    tape.observe(observer);
+    const auto function = [=](Tape& on, const std::vector<Var>& in) {
+      const Var h = product(on, in[0], w0);
+      on.name(h, "layer", "h");
+      const Var a = product(on, h, w1), b = product(on, h, w2);
+      const Var z = on.output(of(a.value().f32()[0] + b.value().f32()[0]), on.wants(a, b));
+      on.record(z, [=] {
+        a.add_grad(z.grad());
+        b.add_grad(z.grad());
+      });
+      return std::vector<Var>{z};
+    };
+    const Var z = (recomputed ? recompute(tape, {x}, function) : function(tape, {x}))[0];
+    z.set_grad(of(1));
+    tape.backward();
+    EXPECT_THAT(observer->seen["layer h value"], ElementsAre(6));
+    EXPECT_THAT(observer->seen["layer h gradient"], ElementsAre(12));
+    EXPECT_EQ(observer->seen.size(), 2);
+    EXPECT_EQ(x.grad().f32()[0], 2 * 12 * 3) << "what the observer returns goes on";
+    EXPECT_EQ(w0.grad().f32()[0], 2 * 12 * 2);
+    EXPECT_EQ(w1.grad().f32()[0], 6);
+  }
+}
+
 }  // namespace
 }  // namespace wuneng::tape_test
