@@ -3,6 +3,8 @@
 #include <chrono>
 #include <cmath>
 
+#include "launch/train/cached_teacher.h"
+#include "launch/train/caching_teacher.h"
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/held_teacher_head.h"
 #include "launch/train/precomputed_teacher.h"
@@ -55,11 +57,17 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
         std::make_unique<StreamedTeacher>(stream, mesh, stream_options(recipe, data, start.step, device));
   } else if (!recipe.precomputed.empty()) {
     teacher_ = std::make_unique<PrecomputedTeacher>(recipe, mesh, data, batches_, device);
+  } else if (recipe.cached) {
+    teacher_ =
+        std::make_unique<CachedTeacher>(recipe, mesh, data, first_pass(data.passes(), start.step), device);
   } else if (recipe.has_teacher()) {
     auto colocated = std::make_unique<ColocatedTeacher>(recipe, mesh, batches_, device);
     colocated_head = colocated->head();
     teacher_ = std::move(colocated);
   }
+  if (adds_to_cache())
+    teacher_ = cache_signals(std::move(teacher_), recipe, mesh, batches_,
+                             [this](const std::string& text) { reporter_.line(text); });
   if (objective_.needs_teacher_head()) hold_teacher_head(colocated_head);
   student_pass_.emplace(recipe, mesh, state_.model, *state_.gradients, batches_, teacher_.get(),
                         teacher_head_ ? &*teacher_head_ : nullptr);
@@ -92,6 +100,7 @@ RunEnd Trainer::run() {
   if (saved_ < state_.step) save();
   state_.finish_saving();
   if (teacher_) teacher_->finish();
+  if (adds_to_cache()) reporter_.line(describe_cached(*teacher_, recipe_, mesh_));
   reporter_.finish();
   const bool stopped = pass < end;
   if (stopped) end_early(pass);
