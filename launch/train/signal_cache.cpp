@@ -24,10 +24,6 @@ std::vector<IdentityField> identity_of_cache(const TrainRecipe& r, const Trainin
       {"teacher.dtype", std::string(to_string(r.teacher_dtype)), "teacher.dtype"},
       {"tokenizer", data.tokenizer(), "tokens of the recipe's tokenizer"},
   };
-  if (r.loss.teacher_signal == "top_k")
-    out.push_back({"top_k",
-                   fmt::format("temperature {}, {} tokens", r.loss.temperature, r.loss.shared_vocabulary),
-                   "loss.temperature and the tokens that both vocabularies share"});
   const std::vector<CachedSignal> signals = cached_signals(r);
   out.push_back({"signals", std::to_string(signals.size()), "as many signals as the objective needs"});
   for (const auto& [signal, kind, bytes] : signals)
@@ -35,6 +31,10 @@ std::vector<IdentityField> identity_of_cache(const TrainRecipe& r, const Trainin
                    fmt::format("{}, {} x {}{}", signal.name, signal.width, to_string(signal.dtype),
                                signal.layer ? fmt::format(", the teacher's layer {}", *signal.layer) : ""),
                    "a signal (teacher.signal, teacher.stream_dtype, teacher.layer_map)"});
+  if (r.loss.teacher_signal == "top_k")
+    out.push_back({"top_k",
+                   fmt::format("temperature {}, {} tokens", r.loss.temperature, r.loss.shared_vocabulary),
+                   "loss.temperature and the tokens that both vocabularies share"});
   return out;
 }
 

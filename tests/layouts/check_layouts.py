@@ -4,8 +4,8 @@
 usage: check_layouts.py WUNENG PART [quick]
 
 PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), zero (replicas
-that share the optimizer's state), signals (what a teacher may send for a divergence), cache
-(its signals on disk), trace (run.trace_steps), or cuda (a few layouts on a GPU, or emulated, against one rank on the CPU).
+that share the optimizer's state), signals (what a teacher may send for a divergence), cache (its signals on
+disk), trace (run.trace_steps), or cuda (a few layouts on a GPU, or emulated, against one rank on the CPU).
 quick: a sample, for sanitizer builds, and of zero for every build.
 """
 import os
