@@ -11,6 +11,7 @@
 #include "launch/plan/gpu.h"
 #include "launch/train/logprob_file.h"
 #include "launch/train/precompute.h"
+#include "launch/train/signal_cache.h"
 #include "launch/train/train.h"
 #include "launch/verify/verify.h"
 #include "runtime/collective_error.h"
@@ -130,6 +131,7 @@ int run(int argc, char** argv, std::optional<wuneng::Runtime>& runtime) {
       data.emplace(*loaded, CheckShare{Comm::world().rank(), Comm::world().size()});
       parse_device(loaded->device, Runtime::local_rank());
       if (trains && !loaded->precomputed.empty()) open_logprobs(*loaded, *data, Comm::world().rank() == 0);
+      if (trains && !loaded->cache.empty() && Comm::world().rank() == 0) prepare_cache(*loaded, *data);
     });
     if (!trains)
       precompute(*loaded, *data);

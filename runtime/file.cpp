@@ -170,6 +170,21 @@ void write_file_durably(const std::string& path, const std::string& content) {
   out.commit();
 }
 
+bool create_file_durably(const std::string& path, const std::string& content) {
+  std::optional<FileDescriptor> file;  // of a name that no other process has
+  for (int number = 0; !file; ++number) file = FileDescriptor::create_new(fmt::format("{}.{}", path, number));
+  file->write(0, content.data(), static_cast<int64_t>(content.size()));
+  file->sync();
+  const std::string partial = file->path();
+  file->close();
+  const bool made = ::link(partial.c_str(), path.c_str()) == 0;
+  const int error = errno;
+  check(::unlink(partial.c_str()) == 0, partial, "removed");
+  if (!made && error != EEXIST) fail_with(error, path, "created");
+  sync_path(parent_directory(path));
+  return made;
+}
+
 std::string read_file(const std::string& path) {
   const FileDescriptor file(path, O_RDONLY);
   std::string out;

@@ -24,6 +24,9 @@ std::string parent_directory(const std::string& path);
 void rename_durably(const std::string& from, const std::string& to);
 // Replaces path atomically: writes PATH.partial, syncs it, renames it over path, syncs the directory.
 void write_file_durably(const std::string& path, const std::string& content);
+// Makes a file that nobody sees before it is complete and on the disk; false where there is one, which stays,
+// also where another process makes it at the same time.
+bool create_file_durably(const std::string& path, const std::string& content);
 std::string read_file(const std::string& path);
 
 // An open file; closed without a check unless close() was called, so a writer calls it.

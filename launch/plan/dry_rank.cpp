@@ -2,6 +2,7 @@
 
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/held_teacher_head.h"
+#include "launch/train/signal_cache.h"
 #include "launch/train/student_pass.h"
 #include "launch/train/teacher_service.h"
 #include "launch/train/trainable.h"
@@ -89,6 +90,28 @@ class DryStream : public TeacherSource {
   SignalParts parts_;
 };
 
+// The signals of one micro-batch (CachedTeacher), which are read into the host's memory before.
+class DryCache : public TeacherSource {
+ public:
+  DryCache(const TrainRecipe& r, const Mesh& mesh, Device device) : r_(r), device_(device) {
+    signals_ = cached_signals(r, mesh.pp_rank);
+  }
+  const SignalParts& take(int64_t, int) override {
+    for (const CachedSignal& s : signals_) {
+      parts_.expect(s.signal.name);
+      parts_.add(s.signal.name, SignalPart::empty(s.signal, {0, r_.rows()}, {0, s.signal.width}, device_));
+    }
+    return parts_;
+  }
+  void release() override { parts_.clear(); }
+
+ private:
+  const TrainRecipe& r_;
+  Device device_;
+  std::vector<CachedSignal> signals_;
+  SignalParts parts_;
+};
+
 }  // namespace
 
 RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
@@ -118,7 +141,8 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
   std::unique_ptr<TeacherSource> teacher;
   if (r.teacher_layout) teacher = std::make_unique<DryStream>(r, mesh, device);
   const Parameter* colocated_head = nullptr;
-  if (!teacher && r.has_teacher() && r.precomputed.empty()) {
+  if (r.cached) teacher = std::make_unique<DryCache>(r, mesh, device);
+  if (!teacher && r.runs_teacher()) {
     auto colocated = std::make_unique<ColocatedTeacher>(r, mesh, batches, device);
     colocated_head = colocated->head();
     teacher = std::move(colocated);

@@ -35,7 +35,7 @@ class Planner {
   Planner(const std::string& path, const std::vector<std::string>& overrides, int gpus, const Gpu& gpu)
       : path_(path), overrides_(overrides), gpus_(gpus), gpu_(gpu), base_(load({})) {
     // Of a colocated teacher the plan is for one that streams.
-    separate_ = base_.has_teacher() && base_.precomputed.empty();
+    separate_ = base_.runs_teacher();
     sequences_ = base_.layout.dp * base_.accumulation * base_.micro_batch;
   }
 

@@ -1,6 +1,7 @@
 #include "launch/train/logprob_file.h"
 
 #include "launch/train/checkpoint_weights.h"
+#include "launch/train/identity.h"
 #include "runtime/hash.h"
 #include "runtime/safetensors.h"
 
@@ -14,14 +15,11 @@ std::string name_of(size_t source, Split split) {
   return fmt::format("source{}.{}", source, split == Split::train ? "train" : "held_out");
 }
 
-// What must be the same of the file and of a run that uses it: key -> value, and what to say of it.
-struct Field {
-  std::string key, value, what;
-};
-std::vector<Field> fields_of(const TrainRecipe& r, const TrainingData& data) {
-  std::vector<Field> out = {{"format", kFormat, "this program's log-probabilities of labels"},
-                            {"tokenizer", data.tokenizer(), "tokens of the recipe's tokenizer"},
-                            {"sources", std::to_string(data.sources()), "as many sources as [data] has"}};
+std::vector<IdentityField> identity_of_logprobs(const TrainRecipe& r, const TrainingData& data) {
+  std::vector<IdentityField> out = {
+      {"format", kFormat, "this program's log-probabilities of labels"},
+      {"tokenizer", data.tokenizer(), "tokens of the recipe's tokenizer"},
+      {"sources", std::to_string(data.sources()), "as many sources as [data] has"}};
   for (size_t i = 0; i < data.sources(); ++i)
     out.push_back({fmt::format("data.{}", i), hash_text(data.corpus(i).fingerprint()),
                    fmt::format("the fingerprint of the data of source {}", i)});
@@ -36,7 +34,7 @@ std::string checksum(const Tensor& values) { return hash_text(hash_of(values.raw
 
 void write_logprobs(const TrainRecipe& r, const TrainingData& data, const LogprobTensors& values) {
   std::map<std::string, std::string> metadata = {{"model_path", r.teacher_path}};
-  for (const Field& field : fields_of(r, data)) metadata[field.key] = field.value;
+  for (const IdentityField& field : identity_of_logprobs(r, data)) metadata[field.key] = field.value;
   std::vector<SafetensorsItem> items;
   std::map<std::string, Tensor> by_name;
   for (size_t i = 0; i < values.size(); ++i)
@@ -58,10 +56,8 @@ LogprobTensors open_logprobs(const TrainRecipe& r, const TrainingData& data, boo
     const auto found = file.metadata().find(key);
     return found == file.metadata().end() ? std::string() : found->second;
   };
-  for (const Field& field : fields_of(r, data))
-    require(text(field.key) == field.value,
-            "{}: {}: expected {}, \"{}\", found \"{}\" (wuneng precompute makes the file for a recipe)", at,
-            field.key, field.what, field.value, text(field.key));
+  require_identity(identity_of_logprobs(r, data), file.metadata(), at,
+                   "wuneng precompute makes the file for a recipe");
   LogprobTensors out(data.sources());
   for (size_t i = 0; i < data.sources(); ++i)
     for (const Split split : kSplits) {

@@ -164,12 +164,24 @@ std::string read_signal(Recipe& r, TrainRecipe& t) {
   return describe_signal(t, signal);
 }
 
+void read_cache(Recipe& r, TrainRecipe& t, const std::string& mode) {
+  t.cached = mode == "cached";
+  if (t.cached) r.require_key("teacher.cache");
+  t.cache = r.text("teacher.cache", "");
+  require(!t.cached || !t.cache.empty(), "{}: teacher.mode = \"cached\": expected teacher.cache, a directory",
+          r.path());
+  require(t.cache.empty() || mode != "precomputed",
+          "{}: teacher.cache: expected none with teacher.mode = \"precomputed\", found \"{}\"", r.path(),
+          t.cache);
+  if (!t.cache.empty()) t.cache_gb = r.number("teacher.cache_gb", 100, 1e-6, 1e9);
+}
+
 void read_teacher(Recipe& r, TrainRecipe& t, ObjectiveMaker make_objective, TrainRecipe::Use use) {
   t.teacher_path = read_path(r, "teacher.path");
   t.teacher = read_model(t.teacher_path, t, use);
   t.teacher_dtype = read_dtype(r, "teacher.dtype", "f32");
   std::string mode =
-      r.text("teacher.mode", "auto", {"auto", "stream", "colocated", "in_process", "precomputed"});
+      r.text("teacher.mode", "auto", {"auto", "stream", "colocated", "in_process", "precomputed", "cached"});
   if (mode == "in_process") {
     t.notes.push_back(r.path() +
                       ": teacher.mode: \"in_process\" is now called \"colocated\"; the old name is "
@@ -187,7 +199,8 @@ void read_teacher(Recipe& r, TrainRecipe& t, ObjectiveMaker make_objective, Trai
     t.precomputed = read_path(r, "teacher.precomputed");
     t.precompute_layout = layout;
   }
-  t.teacher_streams = mode != "precomputed" && teacher_streams(mode, t.layout, layout);
+  read_cache(r, t, mode);
+  t.teacher_streams = teacher_streams(mode, t.layout, layout);
   if (t.teacher_streams) t.teacher_layout = layout;
   t.layer_map = r.integers("teacher.layer_map", spread_layers(t.student.num_layers, t.teacher->num_layers), 0,
                            ModelConfig::kMaxLayers);

@@ -43,6 +43,9 @@ struct TrainRecipe {
   int credits = 2;
   std::string precomputed;   // a file of its log-probabilities (logprob_file.h), in place of a teacher; empty
   Layout precompute_layout;  // of the ranks that make the file: teacher.layout
+  std::string cache;         // a directory of its signals (signal_cache.h), which a run adds to; empty: none
+  double cache_gb = 0;       // the most that it may have, in 10^9 bytes
+  bool cached = false;       // all signals are in the cache: there is no teacher
   std::optional<ModelConfig> teacher;
   // [layout], [teacher.layout]
   Layout layout;
@@ -83,6 +86,8 @@ struct TrainRecipe {
   std::string resolved;            // the whole recipe with its defaults, as TOML
 
   bool has_teacher() const { return teacher.has_value(); }
+  // Is it there, on ranks of its own or the student's, or only what it has given before?
+  bool runs_teacher() const { return has_teacher() && precomputed.empty() && !cached; }
   VirtualStages virtual_stages() const { return {layout.pp, chunks, schedule->placement}; }
   // Has the objective a loss on this stage of the student, in one of its model chunks?
   bool has_loss(int stage) const {

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "launch/train/signal_cache.h"
 #include "launch/train/teacher_placement.h"
 #include "model/parameter_count.h"
 #include "runtime/checkpoint/root.h"
@@ -51,7 +52,7 @@ bool trains_a_part(const TrainRecipe& r) {
 
 // Of the teacher's output matrix, on a rank of the student's last stage that holds rows of it.
 double teacher_head_bytes(const TrainRecipe& r) {
-  if (!r.has_teacher() || !r.teacher_streams || !r.objective->needs_teacher_head()) return 0;
+  if (!r.has_teacher() || !(r.teacher_streams || r.cached) || !r.objective->needs_teacher_head()) return 0;
   return double(r.loss.shared_vocabulary) * double(r.teacher->hidden_size) *
          double(size_of(r.teacher_dtype)) / r.layout.tp;
 }
@@ -95,6 +96,7 @@ void check_recipe(const TrainRecipe& r, TrainRecipe::Use use) {
           r.path, r.layout.pp, r.chunks, r.student.num_layers);
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
   if (r.has_teacher() && r.precomputed.empty()) teacher_signals_of(r);
+  if (!r.cache.empty()) check_cacheable(r);
   check_sizes(r);
   if (use == TrainRecipe::Use::plan) return;
   check_memory(r);

@@ -61,10 +61,11 @@ StageOutputs StudentPass::forward(Tape& tape, int64_t pass, int micro_batch, int
                            .teacher = [&]() -> const SignalParts& {
                              if (!teaches) return none;
                              const auto begin = Clock::now();
-                             // A teacher in this process computes them.
-                             const trace::Span span(
-                                 mesh_.teacher ? trace::Kind::stream : trace::Kind::compute,
-                                 "teacher's signals");
+                             // A teacher in this process computes them; without one they are read.
+                             const trace::Span span(mesh_.teacher            ? trace::Kind::stream
+                                                    : recipe_.runs_teacher() ? trace::Kind::compute
+                                                                             : trace::Kind::waiting,
+                                                    "teacher's signals");
                              const SignalParts& signals = teacher_->take(pass, micro_batch);
                              teacher_wait_ += std::chrono::duration<double>(Clock::now() - begin).count();
                              return signals;

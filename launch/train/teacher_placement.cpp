@@ -13,15 +13,16 @@ DType activations_of_teacher(const TrainRecipe& r) {
 }
 
 std::vector<SourcedSignal> signals_named(const TrainRecipe& r, const std::vector<std::string>& names) {
-  const Layout at = r.teacher_streams ? *r.teacher_layout : r.layout;
-  const std::vector<Range> stages = r.teacher_streams
-                                        ? stages_of(*r.teacher, at.pp)
-                                        : colocated_stages(r.layer_map, at.pp, r.teacher->num_layers);
+  // In the cache they are as from a teacher of one rank.
+  const bool apart = r.teacher_streams || r.cached;
+  const Layout at = r.teacher_streams ? *r.teacher_layout : r.cached ? Layout{} : r.layout;
+  const std::vector<Range> stages =
+      apart ? stages_of(*r.teacher, at.pp) : colocated_stages(r.layer_map, at.pp, r.teacher->num_layers);
   SignalOptions options{.activations = activations_of_teacher(r),
                         .top_k = r.top_k,
                         .shared_vocabulary = r.loss.shared_vocabulary,
                         .temperature = r.loss.temperature};
-  if (r.teacher_streams) options.rounded_to = r.stream_dtype;
+  if (apart) options.rounded_to = r.stream_dtype;
   return teacher_signals(
       names, {*r.teacher, r.student, at, r.layout, stages, r.layer_map, r.virtual_stages().last_stage()},
       options);
@@ -57,7 +58,7 @@ bool teacher_streams(const std::string& mode, const Layout& student, const Layou
 
 std::vector<SourcedSignal> teacher_signals_of(const TrainRecipe& r) {
   std::vector<SourcedSignal> out = signals_named(r, r.objective->teacher_signals());
-  if (!r.teacher_streams)
+  if (!r.teacher_streams && !r.cached)
     for (const SourcedSignal& s : out) check_colocated(r, s.signal);
   return out;
 }
@@ -76,6 +77,12 @@ double signal_bytes_a_token(const TrainRecipe& r, const std::vector<std::string>
 
 std::string describe_teacher(const TrainRecipe& r, bool chosen_here) {
   if (!r.precomputed.empty()) return fmt::format("teacher: its log-probabilities are in {}", r.precomputed);
+  if (r.cached)
+    return fmt::format(
+        "teacher: its signals are in the cache {}; {:.0f} bytes a token are read, and of its "
+        "weights {}",
+        r.cache, signal_bytes_a_token(r, r.objective->teacher_signals()),
+        r.objective->needs_teacher_head() ? "the output matrix" : "none");
   const std::string why =
       chosen_here
           ? fmt::format(" (teacher.mode = \"auto\": {} as many ranks were started as layout asks for)",

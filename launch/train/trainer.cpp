@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "launch/train/caching_teacher.h"
 #include "launch/train/held_teacher_head.h"
 #include "launch/train/open_teacher.h"
 #include "launch/train/teacher_service.h"
@@ -50,6 +51,9 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
       optimizer_bytes_(state_.most_optimizer_bytes()) {
   OpenTeacher teacher = open_teacher(recipe, mesh, data, stream, start.step, batches_, device);
   teacher_ = std::move(teacher.source);
+  if (adds_to_cache())
+    teacher_ = cache_signals(std::move(teacher_), recipe, mesh, batches_,
+                             [this](const std::string& text) { reporter_.line(text); });
   if (objective_.needs_teacher_head()) hold_teacher_head(teacher.colocated_head);
   student_pass_.emplace(recipe, mesh, state_.model, *state_.gradients, batches_, teacher_.get(),
                         teacher_head_ ? &*teacher_head_ : nullptr);
@@ -82,6 +86,7 @@ RunEnd Trainer::run() {
   if (saved_ < state_.step) save();
   state_.finish_saving();
   if (teacher_) teacher_->finish();
+  if (adds_to_cache()) reporter_.line(describe_cached(*teacher_, recipe_, mesh_));
   reporter_.finish();
   const bool stopped = pass < end;
   if (stopped) end_early(pass);

@@ -44,6 +44,7 @@ class Trainer {
   // Loads this rank's rows of the teacher's output matrix, or takes them from a colocated teacher's.
   void hold_teacher_head(const Parameter* colocated);
   bool is_logging_rank() const;
+  bool adds_to_cache() const { return !recipe_.cache.empty() && !recipe_.cached; }
   double loss_count() const;
 
   const TrainRecipe& recipe_;

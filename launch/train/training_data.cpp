@@ -141,12 +141,17 @@ void TrainingData::resume_at(const DataCursor& cursor) {
   order_.first_sequence = cursor.sequence;
 }
 
-MicroBatch TrainingData::batch(const Pass& pass, int m, int dp_rank) const {
-  if (pass.trains) return batches_->at(order_.sequence(pass.step, m, dp_rank));
+int64_t TrainingData::first_sequence(const Pass& pass, int m, int dp_rank) const {
+  if (pass.trains) return order_.sequence(pass.step, m, dp_rank);
   // What a last pass has room for beyond the evaluation's end is padding: the same part is held out in every
   // layout.
   const int64_t index = (pass.part * order_.accumulation + m) * order_.dp + dp_rank;
-  return batches_->held_out(index < held_out_ ? index : batches_->held_out_count());
+  return (index < held_out_ ? index : batches_->held_out_count()) * order_.micro_batch;
+}
+
+MicroBatch TrainingData::batch(const Pass& pass, int m, int dp_rank) const {
+  const int64_t first = first_sequence(pass, m, dp_rank);
+  return pass.trains ? batches_->at(first) : batches_->held_out(first / order_.micro_batch);
 }
 
 std::string TrainingData::fingerprint() const { return fmt::format("{:016x}", batches_->fingerprint()); }

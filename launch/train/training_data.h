@@ -31,6 +31,8 @@ class TrainingData {
   void resume_at(const DataCursor& cursor);
 
   MicroBatch batch(const Pass& pass, int micro_batch, int dp_rank) const;
+  // The number of its first sequence, of the training or the held-out data.
+  int64_t first_sequence(const Pass& pass, int micro_batch, int dp_rank) const;
   const std::vector<Pass>& passes() const { return passes_; }
   DataCursor cursor(int64_t step) const { return {step, order_.seen_before(step)}; }
   size_t sources() const { return corpora_.size(); }

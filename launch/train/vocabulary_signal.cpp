@@ -16,6 +16,7 @@ double flops_a_byte(DeviceKind kind) { return kind == DeviceKind::cuda ? 16000 :
 
 VocabularySignal choose_vocabulary_signal(const TrainRecipe& r, const std::string& asked) {
   if (asked != "auto") return {asked, ""};
+  if (!r.cache.empty()) return {"hidden", "teacher.signal = \"auto\": logits are not cached (teacher.cache)"};
   if (!r.teacher_streams)
     return {"hidden", "teacher.signal = \"auto\": nothing is sent, and logits are formed chunk by chunk"};
   const double hidden = signal_bytes_a_token(r, {"hidden"}), logits = signal_bytes_a_token(r, {"logits"}),
@@ -37,7 +38,7 @@ std::string describe_signal(const TrainRecipe& r, const VocabularySignal& signal
         "lower bound of the divergence, which leaves the student's proportions among the others as they are",
         r.top_k);
   std::string how;
-  if (r.teacher_streams && r.stream_dtype && *r.stream_dtype != DType::f32)
+  if ((r.teacher_streams || r.cached) && r.stream_dtype && *r.stream_dtype != DType::f32)
     how = fmt::format(", rounded to {}", *r.stream_dtype == DType::i8 ? "8 bits with a scale for each row"
                                                                       : to_string(*r.stream_dtype));
   if (!signal.why.empty()) how += fmt::format(" ({})", signal.why);

@@ -4,8 +4,8 @@
 usage: check_layouts.py WUNENG PART [quick]
 
 PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), zero (replicas
-that share the optimizer's state), signals (what a teacher may send for a divergence), trace
-(run.trace_steps), or cuda (a few layouts on a GPU, or emulated, against one rank on the CPU).
+that share the optimizer's state), signals (what a teacher may send for a divergence), cache (its signals on
+disk), trace (run.trace_steps), or cuda (a few layouts on a GPU, or emulated, against one rank on the CPU).
 quick: a sample, for sanitizer builds, and of zero for every build.
 """
 import os
@@ -17,6 +17,7 @@ import inputs
 import parity
 import preferences
 import resume
+import signal_cache
 import teacher_signals
 import trace
 import zero
@@ -39,6 +40,8 @@ def main():
             zero.check(runs, tally, quick)
         elif part == "signals":
             teacher_signals.check(runs, tally)
+        elif part == "cache":
+            signal_cache.check(runs, tally)
         elif part == "trace":
             trace.check(runs, tally)
         elif part == "cuda":
@@ -47,7 +50,7 @@ def main():
                 return 77
             cuda.check(runs, tally)
         else:
-            raise SystemExit(f"{part}: expected parity, resume, zero, signals, trace or cuda")
+            raise SystemExit(f"{part}: expected parity, resume, zero, signals, cache, trace or cuda")
     return tally.finish()
 
 
