@@ -108,7 +108,7 @@ TEST(ToyMixer, CarriesValuesOverStagesAndRecomputation) {
         }
   };
 
-  Decoder again(c, {}, DType::f32, true);
+  Decoder again(c, {}, DType::f32, Recompute::layer);
   again.initialize_random(1);
   EXPECT_EQ(run(again, true), expected);
   expect_gradients_of(again);

@@ -15,6 +15,7 @@
 namespace wuneng::recipe_test {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 
 class RecipeTest : public ScratchTest {
@@ -53,6 +54,20 @@ class RecipeTest : public ScratchTest {
   // With a setting of the command line.
   std::string with(const std::string& override) const { return refusal(recipe(), {override}); }
 };
+
+TEST_F(RecipeTest, RecomputationWasABooleanOnce) {
+  write("r.toml", recipe());
+  const auto of = [&](const std::string& value) {
+    return TrainRecipe::load(path("r.toml"), {"run.recompute=" + value});
+  };
+  EXPECT_EQ(of("true").recompute, Recompute::layer);
+  EXPECT_EQ(of("false").recompute, Recompute::none);
+  EXPECT_EQ(of("mixer+mlp").recompute, Recompute::parts);
+  EXPECT_THAT(of("true").resolved, HasSubstr("run.recompute = \"layer\""));
+  EXPECT_THAT(with("run.recompute=attention"),
+              AllOf(HasSubstr("run.recompute"), HasSubstr("one of none, mixer, mlp, mixer+mlp, layer")));
+  EXPECT_THAT(with("run.recompute=1"), HasSubstr("run.recompute"));
+}
 
 TEST_F(RecipeTest, IsAFileOfToml) {
   EXPECT_EQ(refusal(recipe()), "");
