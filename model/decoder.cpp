@@ -72,6 +72,9 @@ Decoder::Decoder(const ModelConfig& config, const Placement& placement, DType dt
         p->sum_over_embedding = true;
         if (placement.last()) p->owned = {p->held.begin, p->held.begin};  // the first stage owns it
       }
+  if (placement.record && runs_chunk_steps() && placement.device.kind == DeviceKind::cuda &&
+      !placement.device.dry)
+    repeated_ = std::make_unique<RepeatedLayouts>(placement.device);
 }
 
 void Decoder::initialize_random(uint64_t seed) {
@@ -125,6 +128,27 @@ void Decoder::make_rope_cos_sin(const Stream& stream, const Layouts& layouts) co
     documents->make_rope_cos_sin(stream, frequencies, rope_attention_factor(config_.rope_scaling));
 }
 
+Decoder::Layouts Decoder::layouts_of(const Tape& tape, const MicroBatch& batch) const {
+  const auto make = [&] {
+    Layouts layouts = document_layouts(batch);
+    make_rope_cos_sin(tape.stream(), layouts);
+    return layouts;
+  };
+  return repeated_ && tape.recording() ? repeated_->of(batch.documents, make) : make();
+}
+
+void Decoder::forget_recordings() {
+  if (repeated_) repeated_->forget();
+}
+
+bool Decoder::runs_chunk_steps() const {
+  return std::any_of(layers_.begin(), layers_.end(), [](const Layer& l) { return l.mixer->chunk() > 0; });
+}
+
+std::vector<std::string> Decoder::take_notes() const {
+  return repeated_ ? repeated_->take_notes() : std::vector<std::string>();
+}
+
 const std::shared_ptr<DocumentLayout>& Decoder::layout_of(const Layouts& layouts, const Layer& layer) const {
   const int64_t chunk = layer.mixer->chunk();
   return chunk ? layouts.at(chunk) : layouts.begin()->second;
@@ -144,8 +168,7 @@ StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageStat
 
 StageState Decoder::forward(Tape& tape, const MicroBatch& batch, const StageState& in,
                             const Completed& completed, MixerTaps* taps) {
-  const Layouts layouts = document_layouts(batch);
-  make_rope_cos_sin(tape.stream(), layouts);
+  const Layouts layouts = layouts_of(tape, batch);
   StageState state = in;
   if (placement_.first()) state.hidden = embed(tape, batch.tokens);
   const auto mark = [&](const Parameter* first) {
@@ -299,8 +322,7 @@ std::vector<Var> Decoder::mixers(Tape& tape, const MicroBatch& batch,
                                  const std::function<Var(int64_t layer)>& input, CarriedVars& carried,
                                  const Completed& completed) const {
   WUNENG_ASSERT(!placement_.sequence_parallel);
-  const Layouts layouts = document_layouts(batch);
-  make_rope_cos_sin(tape.stream(), layouts);
+  const Layouts layouts = layouts_of(tape, batch);
   std::vector<Var> out;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];

@@ -7,6 +7,7 @@
 #include "model/config.h"
 #include "model/mixer.h"
 #include "model/recompute.h"
+#include "model/repeated_layouts.h"
 #include "parallel/stage.h"
 
 namespace wuneng {
@@ -15,9 +16,10 @@ namespace wuneng {
 struct Placement {
   Comm tp;  // the ranks that share this stage's layers
   int stage = 0, stages = 1;
-  Device device = {};                // where its parameters and activations are
-  DType activations = DType::f32;    // bf16 on a GPU alone
-  bool allocate = true;              // false: the parameters' names and shapes alone, without values
+  Device device = {};              // where its parameters and activations are
+  DType activations = DType::f32;  // bf16 on a GPU alone
+  bool record = false;   // on a GPU, in training: chunk steps as CUDA graphs (model/repeated_layouts.h)
+  bool allocate = true;  // false: the parameters' names and shapes alone, without values
   std::optional<Range> layers = {};  // of this stage, maybe none; not given: stage_layers()
   // Of a model of several stages: whether the first and the last are on one rank, and there, for the last,
   // the first one's table, which a tied output matrix shares.
@@ -61,7 +63,7 @@ class Decoder : public Stage {
   Tensor extend(const MicroBatch& batch, const std::vector<int64_t>& slots, SequenceCache& cache) const;
   // The same in two parts, without the cache's new lengths: what extend() makes on the host of where
   // sequences stand, and what it runs with that on the device.
-  using Layouts = std::map<int64_t, std::shared_ptr<DocumentLayout>>;  // by the size of chunks
+  using Layouts = DocumentLayouts;
   struct Extension {
     Tensor tokens;  // [T] i32
     Layouts layouts;
@@ -76,6 +78,11 @@ class Decoder : public Stage {
   // before this stage have left, and what its own leave. completed: see Stage::forward.
   std::vector<Var> mixers(Tape& tape, const MicroBatch& batch, const std::function<Var(int64_t layer)>& input,
                           CarriedVars& carried, const Completed& completed = {}) const;
+
+  void forget_recordings();       // RepeatedLayouts::forget
+  bool runs_chunk_steps() const;  // has it layers that go chunk by chunk?
+  // Lines for the run's log since the last call: of what is recorded as CUDA graphs.
+  std::vector<std::string> take_notes() const;
 
   const ModelConfig& config() const { return config_; }
   Range layers() const { return layer_range_; }
@@ -102,6 +109,8 @@ class Decoder : public Stage {
   std::vector<CarriedTensor> carried_into(int64_t layer) const;
   std::vector<CarriedTensor> carried_by(const std::string& mixer) const;
   Layouts document_layouts(const MicroBatch& batch, const Continuation* continuation = nullptr) const;
+  // With cosines and sines, and in training where they are the same again with recordings.
+  Layouts layouts_of(const Tape& tape, const MicroBatch& batch) const;
   void make_rope_cos_sin(const Stream& stream, const Layouts& layouts) const;
   ResidualStream residual_stream(int64_t rows) const {
     return {placement_.tp, placement_.sequence_parallel, rows};
@@ -137,6 +146,7 @@ class Decoder : public Stage {
   Range layer_range_;
   const Parameter *embedding_ = nullptr, *norm_ = nullptr, *head_ = nullptr;
   std::vector<Layer> layers_;
+  std::unique_ptr<RepeatedLayouts> repeated_;  // null: nothing is recorded
 };
 
 // The layers of pipeline stage `stage`: as equal in number as can be.

@@ -1,6 +1,8 @@
 // DocumentLayout: what a layer needs to know of the documents in a micro-batch, computed once per
 // micro-batch.
 #pragma once
+#include <map>
+#include <memory>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -9,6 +11,8 @@
 #include "parallel/stage.h"
 
 namespace wuneng {
+
+class Recordings;
 
 // The slots of documents' sequences in a cache, the same on a GPU for kernels::RowRunsArgs::rows; undefined
 // unless DocumentLayout::token_places has them.
@@ -65,6 +69,9 @@ struct DocumentLayout {
   std::vector<kernels::RowRun> without_before;  // from rows with the tokens before
   Tensor boundaries_with_before;                // document_boundaries of those
 
+  // Of documents that are cut as those of earlier micro-batches: their CUDA graphs. Null: there are none.
+  std::shared_ptr<Recordings> recordings;
+
   // On a GPU, of one new token of each of n sequences: all that depends on where the sequences stand, in one
   // block, of which positions and the tables above are views. Its contents may be replaced by those of the
   // same number of other sequences. [8, n] i32: positions, slots, rows of the cache, boundary_rows, and four
@@ -84,5 +91,7 @@ struct DocumentLayout {
   void continue_from(const Continuation& continuation, int64_t chunk, Device device);
   Tensor place(int i) const;  // [n], row i of token_places
 };
+
+using DocumentLayouts = std::map<int64_t, std::shared_ptr<DocumentLayout>>;  // by the size of chunks
 
 }  // namespace wuneng

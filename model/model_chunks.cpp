@@ -1,5 +1,7 @@
 #include "model/model_chunks.h"
 
+#include <algorithm>
+
 namespace wuneng {
 
 ModelChunks::ModelChunks(const ModelConfig& config, const VirtualStages& on, int stage,
@@ -13,6 +15,22 @@ ModelChunks::ModelChunks(const ModelConfig& config, const VirtualStages& on, int
     chunks_.push_back(std::make_unique<Decoder>(config, at, dtype, recompute, alignment_width));
     if (at.first()) at.embedding = chunks_.back()->embedding();
   }
+}
+
+bool ModelChunks::runs_chunk_steps() const {
+  return std::any_of(chunks_.begin(), chunks_.end(),
+                     [](const auto& chunk) { return chunk->runs_chunk_steps(); });
+}
+
+void ModelChunks::forget_recordings() {
+  for (const auto& chunk : chunks_) chunk->forget_recordings();
+}
+
+std::vector<std::string> ModelChunks::take_notes() const {
+  std::vector<std::string> out;
+  for (const auto& chunk : chunks_)
+    for (std::string& note : chunk->take_notes()) out.push_back(std::move(note));
+  return out;
 }
 
 Parameters ModelChunks::parameters() {

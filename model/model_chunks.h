@@ -26,6 +26,9 @@ class ModelChunks {
   Stream stream() const { return chunks_[0]->stream(); }
   int64_t hidden_size() const { return chunks_[0]->hidden_size(); }
   int64_t hidden_rows(int64_t rows) const { return chunks_[0]->hidden_rows(rows); }
+  bool runs_chunk_steps() const;                // any of its layers
+  void forget_recordings();                     // of all chunks: Decoder::forget_recordings
+  std::vector<std::string> take_notes() const;  // of all chunks: Decoder::take_notes
   bool carries_between_stages() const { return chunks_[0]->carries_between_stages(); }
 
  private:

@@ -64,13 +64,14 @@ Tensor Tensor::zeros(Shape shape, DType dtype, Device device) {
   return t;
 }
 
-Tensor Tensor::wrap(void* data, Shape shape, DType dtype, std::shared_ptr<void> owner) {
+Tensor Tensor::wrap(void* data, Shape shape, DType dtype, std::shared_ptr<void> owner, Device device) {
   Tensor t;
   t.numel_ = element_count(shape);
   t.shape_ = std::move(shape);
   t.dtype_ = dtype;
   t.storage_ = std::move(owner);
   t.data_ = data;
+  t.device_ = device;
   return t;
 }
 

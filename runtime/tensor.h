@@ -18,9 +18,9 @@ class Tensor {
   Tensor() = default;  // undefined: no storage
   static Tensor empty(Shape shape, DType dtype = DType::f32, Device device = {});
   static Tensor zeros(Shape shape, DType dtype = DType::f32, Device device = {});
-  // A host tensor over external memory that `owner` keeps alive (e.g. a mapped file). Read-only by
-  // convention.
-  static Tensor wrap(void* data, Shape shape, DType dtype, std::shared_ptr<void> owner);
+  // A tensor over memory of `device` that `owner` keeps alive (a mapped file, which is read-only by
+  // convention; a part of a recorded graph's memory).
+  static Tensor wrap(void* data, Shape shape, DType dtype, std::shared_ptr<void> owner, Device device = {});
   template <class T>
   static Tensor from(const std::vector<T>& values, Shape shape) {
     Tensor t = empty(std::move(shape), dtype_of<T>);

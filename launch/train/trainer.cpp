@@ -61,6 +61,11 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
       "optimizer: {:.1f} MiB of moments and masters on a rank{}", double(optimizer_bytes_) / (1 << 20),
       state_.shares_optimizer() ? fmt::format(", 1 / {} of a replica's (optimizer.zero = 1)", mesh.layout.dp)
                                 : ""));
+  // A graph is made by calls of the driver that may wait for the GPU, and so for a message whose other side
+  // waits for this host: runtime/cuda/nccl.h.
+  if (recipe.cuda_graphs && recipe.sends_messages() && device.kind == DeviceKind::cuda &&
+      state_.model.runs_chunk_steps())
+    reporter_.line("chunk steps are launched one by one: ranks send each other messages (run.cuda_graphs)");
   if (!state_.resumed_from.empty())
     reporter_.line(fmt::format("resumed from {} at step {}", state_.resumed_from, start.step));
 }
@@ -105,6 +110,7 @@ void Trainer::time_products(int64_t pass) {
   if (std::exchange(timed_[data_.passes()[pass].trains], true)) return;
   watchdog::enter("timing matrix products");
   const TimedProducts found = wuneng::time_products(mesh_.role_comm, state_.model.stream());
+  if (found.changed > 0) state_.model.forget_recordings();
   if (found.products > 0)
     reporter_.line(
         fmt::format("products: {} kinds timed, {} have another algorithm now than cublasLt's first",
@@ -159,6 +165,7 @@ void Trainer::train_step(int64_t pass) {
     const trace::Span span(trace::Kind::saving, "checkpoint before");
     state_.poll_saving();
   }
+  for (const std::string& note : state_.model.take_notes()) reporter_.line(note);
   const Waited waited = meet(pass + 1);
   if (is_logging_rank())
     reporter_.step({state_.step, objective_.metrics(sums), lr, norm, seconds_since(begin), waited.for_data,

@@ -73,6 +73,7 @@ TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const 
             Placement{.tp = mesh.tp,
                       .device = device,
                       .activations = recipe.activations_on(device, recipe.student_dtype),
+                      .record = recipe.cuda_graphs && !recipe.sends_messages(),
                       .sequence_parallel = recipe.sequence_parallel},
             recipe.student_dtype, recipe.recompute, recipe.alignment_width()),
       groups{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},

@@ -27,7 +27,7 @@ void check_models(const TrainRecipe& r) {
   for (int stage = 0; stage < r.layout.pp; ++stage)
     ModelChunks(r.student, r.virtual_stages(), stage, placement(r.layout.tp), r.student_dtype, r.recompute,
                 r.alignment_width());
-  if (r.has_teacher() && r.precomputed.empty())
+  if (r.runs_teacher())
     Decoder(*r.teacher, placement(r.teacher_layout ? r.teacher_layout->tp : r.layout.tp), r.teacher_dtype);
 }
 
@@ -35,7 +35,7 @@ class Layouts {
  public:
   Layouts(const std::string& path, const std::vector<std::string>& overrides, int ranks)
       : path_(path), overrides_(overrides), ranks_(ranks), own_(load({})) {
-    streams_ = own_.has_teacher() && own_.precomputed.empty();
+    streams_ = own_.runs_teacher();
   }
 
   VerifiedLayouts make(int64_t micro_batches) {

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <tuple>
 
 #include "model/low_rank.h"
 #include "model/mixers/wuneng_options.h"
+#include "model/recordings.h"
 #include "model/state_scan.h"
 
 namespace wuneng {
@@ -170,51 +172,7 @@ class WunengMixer : public Mixer {
     // else at once.
     Var A, z;
     if (o_.loops()) {
-      // The rows of all chunk steps, one step after the other.
-      const auto packed = [&](const Var& y) {
-        return y.defined() ? ops::pack_rows(tape, y, documents.chunk_step_order) : y;
-      };
-      const Inputs all = {packed(in.q),     packed(in.r),    packed(in.key),        packed(in.kappa),
-                          packed(in.log_w), packed(in.rate), packed(in.token_value)};
-      const auto pieces = [&](const Var& y) {
-        return y.defined() ? ops::split_rows(tape, y, documents.chunk_step_rows)
-                           : std::vector<Var>(documents.chunk_steps.size());
-      };
-      const std::vector<Var> q = pieces(all.q), r = pieces(all.r), key = pieces(all.key),
-                             kappa = pieces(all.kappa), log_w = pieces(all.log_w), rates = pieces(all.rate),
-                             token_value = pieces(all.token_value);
-      std::vector<ops::Segments> segments;
-      for (const ChunkStep& step : documents.chunk_steps) segments.push_back(step.segments);
-      const ops::ScanGroupPtr scans =
-          ops::scan_group(all.log_w, all.key, all.kappa, all.rate, all.r, segments);
-      const Tensor attended = like(all.q);
-      std::vector<Var> As;
-      // The weights that every step reads have their gradients of all steps at once.
-      const ops::JointGradientsPtr joint =
-          documents.chunk_steps.size() > 1 ? ops::JointGradients::begin(tape) : nullptr;
-      int64_t first = 0;
-      StatesBefore before;
-      for (size_t j = 0; j < documents.chunk_steps.size(); ++j) {
-        const ChunkStep& step = documents.chunk_steps[j];
-        const bool last = j + 1 == documents.chunk_steps.size();
-        if (cache)
-          before = cached_states(tape, *cache, step);
-        else if (j == 0)
-          before.boundary = before.now = initial(tape, step.segments.size());
-        const int64_t end = first + documents.chunk_step_rows[j];
-        const Outputs out = chunk_step_forward(
-            tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, keys, values, step,
-            before, attended.rows(first, end), *scans, cache || !last, joint);
-        first = end;
-        As.push_back(out.A);
-        if (cache)
-          cache->write(tape.stream(), "state", step.slots, out.final.value());
-        else if (!last)
-          before.boundary = before.now =
-              ops::pack_rows(tape, out.final, documents.chunk_steps[j + 1].continuing);
-      }
-      A = ops::pack_rows(tape, ops::join_rows(tape, As, attended), documents.documents_order);
-      z = ops::pack_rows(tape, read(tape, scans), documents.documents_order);
+      std::tie(A, z) = chunk_steps(tape, in, keys, values, documents, cache);
     } else {
       const Var q = ops::rope(tape, in.q, documents.rope_cos_sin);
       A = ops::attention(tape, q, keys, values, documents.attention, heads_.kv_of_head, window_,
@@ -295,6 +253,80 @@ class WunengMixer : public Mixer {
   StatesBefore cached_states(Tape& tape, const LayerCache& cache, const ChunkStep& step) const {
     cache.copy(tape.stream(), "state", "boundary", step.boundary_rows);
     return {cache.read(tape, "boundary", step.slots), cache.read(tape, "state", step.slots)};
+  }
+
+  // All chunk steps -> A and z: as CUDA graphs where documents are cut as before, and no rank waits for
+  // another meanwhile.
+  std::pair<Var, Var> chunk_steps(Tape& tape, const Inputs& in, const Var& keys, const Var& values,
+                                  const DocumentLayout& documents, const LayerCache* cache) const {
+    if (!documents.recordings || cache || !heads_.shared_states.empty())
+      return chunk_steps_forward(tape, in, keys, values, documents, cache);
+    std::vector<Var> inputs = {keys, values, in.q, in.r, in.key, in.kappa, in.log_w, in.rate};
+    if (in.token_value.defined()) inputs.push_back(in.token_value);
+    const std::vector<Var> out = documents.recordings->run(
+        tape, this, inputs,
+        {initial_state_, state_norm_, beta_, value_attention_, value_middle_, khat_, mid_, mid_state_, gate_,
+         lambda_, query_state_},
+        [&](Tape& on, const std::vector<Var>& given) -> std::vector<Var> {
+          const Inputs of = {given[2],
+                             given[3],
+                             given[4],
+                             given[5],
+                             given[6],
+                             given[7],
+                             given.size() > 8 ? given[8] : Var()};
+          const auto [A, z] = chunk_steps_forward(on, of, given[0], given[1], documents, nullptr);
+          return {A, z};
+        });
+    return {out[0], out[1]};
+  }
+
+  std::pair<Var, Var> chunk_steps_forward(Tape& tape, const Inputs& in, const Var& keys, const Var& values,
+                                          const DocumentLayout& documents, const LayerCache* cache) const {
+    // The rows of all chunk steps, one step after the other.
+    const auto packed = [&](const Var& y) {
+      return y.defined() ? ops::pack_rows(tape, y, documents.chunk_step_order) : y;
+    };
+    const Inputs all = {packed(in.q),     packed(in.r),    packed(in.key),        packed(in.kappa),
+                        packed(in.log_w), packed(in.rate), packed(in.token_value)};
+    const auto pieces = [&](const Var& y) {
+      return y.defined() ? ops::split_rows(tape, y, documents.chunk_step_rows)
+                         : std::vector<Var>(documents.chunk_steps.size());
+    };
+    const std::vector<Var> q = pieces(all.q), r = pieces(all.r), key = pieces(all.key),
+                           kappa = pieces(all.kappa), log_w = pieces(all.log_w), rates = pieces(all.rate),
+                           token_value = pieces(all.token_value);
+    std::vector<ops::Segments> segments;
+    for (const ChunkStep& step : documents.chunk_steps) segments.push_back(step.segments);
+    const ops::ScanGroupPtr scans = ops::scan_group(all.log_w, all.key, all.kappa, all.rate, all.r, segments);
+    const Tensor attended = like(all.q);
+    std::vector<Var> As;
+    // The weights that every step reads have their gradients of all steps at once.
+    const ops::JointGradientsPtr joint =
+        documents.chunk_steps.size() > 1 ? ops::JointGradients::begin(tape) : nullptr;
+    int64_t first = 0;
+    StatesBefore before;
+    for (size_t j = 0; j < documents.chunk_steps.size(); ++j) {
+      const ChunkStep& step = documents.chunk_steps[j];
+      const bool last = j + 1 == documents.chunk_steps.size();
+      if (cache)
+        before = cached_states(tape, *cache, step);
+      else if (j == 0)
+        before.boundary = before.now = initial(tape, step.segments.size());
+      const int64_t end = first + documents.chunk_step_rows[j];
+      const Outputs out =
+          chunk_step_forward(tape, {q[j], r[j], key[j], kappa[j], log_w[j], rates[j], token_value[j]}, keys,
+                             values, step, before, attended.rows(first, end), *scans, cache || !last, joint);
+      first = end;
+      As.push_back(out.A);
+      if (cache)
+        cache->write(tape.stream(), "state", step.slots, out.final.value());
+      else if (!last)
+        before.boundary = before.now =
+            ops::pack_rows(tape, out.final, documents.chunk_steps[j + 1].continuing);
+    }
+    return {ops::pack_rows(tape, ops::join_rows(tape, As, attended), documents.documents_order),
+            ops::pack_rows(tape, read(tape, scans), documents.documents_order)};
   }
 
   // One chunk, or a part of one, of every document that reaches it. attended: where A is written. The step's

@@ -103,9 +103,9 @@ class Gpu {
       put(memory, bytes);
   }
 
-  std::shared_ptr<GraphMemory> begin_recording() {
+  void begin_recording(std::shared_ptr<GraphMemory> memory) {
     const std::lock_guard lock(mutex_);
-    return recording_ = std::make_shared<GraphMemory>();
+    recording_ = std::move(memory);
   }
   void end_recording() {
     const std::lock_guard lock(mutex_);
@@ -114,6 +114,15 @@ class Gpu {
   bool is_recording() {
     const std::lock_guard lock(mutex_);
     return recording_ != nullptr;
+  }
+  void* upload_beside_recording(const void* from, int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    void* const to = take(bytes);
+    if (!beside_)
+      check(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, beside_), "cudaMemcpyAsync");
+    check(cudaStreamSynchronize(beside_), "cudaStreamSynchronize");
+    return to;
   }
   void release(GraphMemory& memory) {
     const std::lock_guard lock(mutex_);
@@ -182,7 +191,7 @@ class Gpu {
 
   int index_;
   int multiprocessors_ = 0, compute_capability_ = 0, kept_free_ = 0;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, beside_ = nullptr;
   std::mutex mutex_;
   Blocks free_;
   std::optional<Reserved> reserved_;
@@ -338,9 +347,15 @@ void reserve(int index, double share) {
 void* allocate(int index, int64_t bytes) { return gpu(index).allocate(bytes); }
 void release(int index, void* memory, int64_t bytes) { gpu(index).release(memory, bytes); }
 
-std::shared_ptr<GraphMemory> begin_graph_memory(int index) { return gpu(index).begin_recording(); }
+std::shared_ptr<GraphMemory> make_graph_memory() { return std::make_shared<GraphMemory>(); }
+void begin_graph_memory(int index, const std::shared_ptr<GraphMemory>& memory) {
+  gpu(index).begin_recording(memory);
+}
 void end_graph_memory(int index) { gpu(index).end_recording(); }
 bool is_recording(int index) { return gpu(index).is_recording(); }
+std::shared_ptr<void> upload_beside_recording(int index, const void* from, int64_t bytes) {
+  return {gpu(index).upload_beside_recording(from, bytes), [=](void* at) { release(index, at, bytes); }};
+}
 void release_graph_memory(int index, const std::shared_ptr<GraphMemory>& memory) {
   gpu(index).release(*memory);
 }

@@ -7,10 +7,13 @@ namespace wuneng::cuda {
 
 struct GraphMemory;
 
-// From now on the GPU's allocations belong to a graph, until end_graph_memory().
-std::shared_ptr<GraphMemory> begin_graph_memory(int index);
+std::shared_ptr<GraphMemory> make_graph_memory();
+// From now on the GPU's allocations are parts of `memory`, until end_graph_memory().
+void begin_graph_memory(int index, const std::shared_ptr<GraphMemory>& memory);
 void end_graph_memory(int index);
 bool is_recording(int index);
+// While work is recorded: a copy of the host's bytes, at once, in memory that is not the graph's.
+std::shared_ptr<void> upload_beside_recording(int index, const void* from, int64_t bytes);
 // Back to the GPU's cache. Every tensor in it has ended.
 void release_graph_memory(int index, const std::shared_ptr<GraphMemory>& memory);
 

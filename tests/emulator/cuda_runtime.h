@@ -64,6 +64,9 @@ int current_device();  // of this thread, as set by cudaSetDevice: 0 in a new th
 // A call of the driver that may wait for all work of the device, and so for messages: aborts while this
 // process has a NCCL communicator.
 void require_no_messages(const char* call);
+// The same of a call that collectives do not matter to, whose ranks have all launched what is waited for:
+// aborts while this process has a communicator, if it has sent or received messages.
+void require_no_channels(const char* call);
 // The most bytes that cudaMalloc and cudaHostAlloc give from now on; < 0: no limit.
 void limit_memory(int64_t device_bytes, int64_t pinned_bytes);
 

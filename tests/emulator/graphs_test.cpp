@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "kernels/rows.h"
 #include "model/generation/recorded_steps.h"
 #include "runtime/cuda/device.h"
 #include "runtime/cuda/graph.h"
@@ -64,6 +65,23 @@ TEST(EmulatedGraphs, KeepTheirMemory) {
   graph.reset();
   const Tensor first = numbers(7, kCount), second = numbers(7, kCount);
   EXPECT_TRUE(first.raw() == inside || second.raw() == inside);
+}
+
+// Tables of pointers are of the recording alone: nobody has asked for them before.
+TEST(EmulatedGraphs, HaveTablesOfTheirOwn) {
+  const Tensor x = numbers(1), y = numbers(2), to_x = numbers(0), to_y = numbers(0);
+  std::optional<cuda::Graph> graph = cuda::Graph::record(0, [&] {
+    x.clone();  // work that writes to memory which is free again
+    const Tensor a = x.clone(), b = y.clone();
+    y.clone();
+    kernels::copy_tensors(compute_stream(kGpu), {{{a, to_x}, {b, to_y}}});
+  });
+  for (const float value : {3.0f, 4.0f}) {
+    x.copy_from(numbers(value));
+    graph->launch();
+    EXPECT_EQ(first_of(to_x), value);
+    EXPECT_EQ(first_of(to_y), 2);
+  }
 }
 
 TEST(EmulatedGraphs, RefuseWhatCannotBeRecorded) {

@@ -40,16 +40,16 @@ ModelConfig config_of(const std::string& student, int64_t layers) {
 }
 
 // Of one micro-batch with a document of `chunks` chunks, gradients of weights being there already.
-Launches of_model(const std::string& student, int64_t layers, int64_t chunks) {
+Launches of_model(const std::string& student, int64_t layers, int64_t chunks, bool record) {
   const Device gpu{DeviceKind::cuda, 0};
   const int64_t T = chunks * kChunk;
-  Decoder model(config_of(student, layers), Placement{.device = gpu, .activations = DType::bf16},
-                DType::bf16);
+  Decoder model(config_of(student, layers),
+                Placement{.device = gpu, .activations = DType::bf16, .record = record}, DType::bf16);
   model.initialize_random(1);
   const MicroBatch batch{Tensor::zeros({T}, DType::i32), Tensor(), {0, T}};
   const Tensor gradient = Tensor::zeros({T, 128}, DType::bf16, gpu);
   Launches counted{};
-  for (int pass = 0; pass < 2; ++pass) {  // the first one uploads tables
+  for (int pass = 0; pass < (record ? 4 : 2); ++pass) {  // earlier ones upload tables, and record
     Tape tape(model.stream());
     const int64_t begin = emulator::launches();
     const Var hidden = model.forward(tape, batch, {}).hidden;
@@ -62,8 +62,8 @@ Launches of_model(const std::string& student, int64_t layers, int64_t chunks) {
 }
 
 // Of one layer.
-Launches of_layer(const std::string& student, int64_t chunks) {
-  return of_model(student, 2, chunks) - of_model(student, 1, chunks);
+Launches of_layer(const std::string& student, int64_t chunks, bool record = false) {
+  return of_model(student, 2, chunks, record) - of_model(student, 1, chunks, record);
 }
 
 TEST(EmulatedLaunches, AreAsDocumented) {
@@ -76,6 +76,8 @@ TEST(EmulatedLaunches, AreAsDocumented) {
   const Launches three = of_layer("full", 3);
   expect("a layer of full with three chunk steps", three, 68, 134);
   expect("a further chunk step", of_layer("full", 4) - three, 10, 20);
+  for (const int64_t chunks : {2, 4})
+    expect("a layer of full whose chunk steps are a CUDA graph", of_layer("full", chunks, true), 42, 80);
 }
 
 // A gradient's norm, clipping and the update are queued before the host knows the norm.

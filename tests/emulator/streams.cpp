@@ -116,6 +116,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return *graph ? cudaSuccess : returned(cudaErrorInvalidValue);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  require_no_channels("cudaGraphInstantiate");
   *executable = new EmulatedGraph(*graph);
   return cudaSuccess;
 }

@@ -16,6 +16,8 @@ BOUNDS = parity.Bounds(losses=1e-5, norms=5e-3, moments=1e-3, parameters=1e-3)
 UNGUARDED = {"WUNENG_EMULATOR_GUARD": "0"}
 BY_NCCL = {**UNGUARDED, "WUNENG_EMULATOR_GPU_PER_RANK": "1"}
 
+GRAPHS = "chunk steps of 2 documents of 24 tokens run as CUDA graphs"
+MESSAGES = "ranks send each other messages"
 # name, student, teacher where it streams, settings, environment
 PARITY = [
     ("one rank", ONE, None, {}, UNGUARDED),
@@ -26,10 +28,11 @@ PARITY = [
      {**BY_NCCL, "WUNENG_EMULATOR_FASTEST_BY_RANK": "1"}),
 ]
 # student, settings, and what differs between runs that must be equal to the bit: each kind of sum that may go
-# beside computation, and whether replicas share the optimizer's state
+# beside computation, whether replicas share the optimizer's state, and whether chunk steps are CUDA graphs
 APART, TOGETHER, WHOLE = {"run.overlap": False}, {"run.overlap": True}, {"optimizer.zero": 0}
+DIRECT = {"run.cuda_graphs": False}
 OVERLAP = [
-    ("f32", Layout(dp=2, tp=2), {}, (APART, TOGETHER)),
+    ("f32", Layout(dp=2, tp=2), {}, (APART, TOGETHER, DIRECT)),
     ("bf16", Layout(dp=2, tp=2), NARROW, (APART, TOGETHER, TOGETHER, WHOLE)),
     ("bf16", Layout(dp=2, pp=2), NARROW, (APART, TOGETHER)),
 ]
@@ -48,6 +51,9 @@ def check(runs, tally):
     for number, (name, student, teacher, settings, environment) in enumerate(PARITY):
         out = runs.run(f"gpu{number}", student, teacher, {**GPU, **settings}, environment=environment)
         tally.check(f"cuda: {name}, student {student}", *parity.compare(cpu, out, STEPS, BOUNDS))
+        expected = MESSAGES if teacher else GRAPHS
+        tally.check(f"cuda: {name}, what is said of CUDA graphs",
+                    [] if runs.printed.count(expected) == 1 else [runs.printed])
     results.rewind(runs.out("gpu2"), runs.out("resumed"), 2)
     name, student, teacher, settings, environment = PARITY[2]
     out = runs.run("resumed", student, teacher, {**GPU, **settings}, environment=environment)
@@ -74,5 +80,5 @@ def check_overlap(runs, tally):
         keys = {**GPU, **settings, "optimizer.steps": 2, "student.vocab_size": 263}
         first, *others = (runs.run(f"overlap{number}_{i}", student, None, {**keys, **choice},
                                    environment=BY_NCCL) for i, choice in enumerate(choices))
-        tally.check(f"cuda: sums beside computation, shared or not, {name}, student {student}",
+        tally.check(f"cuda: sums beside computation, shared or not, CUDA graphs, {name}, student {student}",
                     [f"{other} differs" for other in others if not results.identical(first, other, 2)])

@@ -51,6 +51,8 @@ Tensor upload(const void* values, int64_t count, DType type, Device device) {
   if (!table) {
     const Tensor host = Tensor::empty({count}, type);
     std::memcpy(host.raw(), content.data() + 1, static_cast<size_t>(host.bytes()));
+    if (const Tensor of_graph = wuneng::cuda::table_for_graph(device.index, host); of_graph.defined())
+      return of_graph;
     table = &here.add(content, host.to(device));
   }
   wuneng::cuda::keep_for_graph(device.index, *table);
