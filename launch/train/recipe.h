@@ -72,8 +72,7 @@ struct TrainRecipe {
   std::vector<int64_t> trace_steps;  // first and last, or none
   static constexpr double kGpuMemory = 0.9;
   double gpu_memory = kGpuMemory;  // share of a GPU's free memory: reserve_gpu_memory
-  bool recompute = false, overlap = true, async_checkpoints = true, time_products = false,
-       cuda_graphs = true;
+  bool recompute = false, overlap = true, async_checkpoints = true, time_products = false, cuda_graphs = true;
   double hang_timeout = 600;
 
   std::string path;                // of the recipe, for messages
