@@ -426,7 +426,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
   t.trace_steps = r.integers("run.trace_steps", {}, 1, INT64_MAX);
   t.overlap = r.boolean("run.overlap", true);
   t.time_products = r.boolean("run.time_products", false);
-  t.cuda_graphs = r.boolean("run.cuda_graphs", true);
+  t.cuda_graphs = r.boolean("run.cuda_graphs", false);
   t.gpu_memory = r.number("run.gpu_memory", 0.9, 0.01, 0.99);
   t.hang_timeout = r.number("run.hang_timeout", 600, 0, 1e9);
   r.finish();

@@ -78,7 +78,7 @@ struct TrainRecipe {
   static constexpr double kGpuMemory = 0.9;
   double gpu_memory = kGpuMemory;  // share of a GPU's free memory: reserve_gpu_memory
   Recompute recompute = Recompute::none;
-  bool overlap = true, async_checkpoints = true, time_products = false, cuda_graphs = true;
+  bool overlap = true, async_checkpoints = true, time_products = false, cuda_graphs = false;
   double hang_timeout = 600;
 
   std::string path;                // of the recipe, for messages

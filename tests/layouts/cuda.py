@@ -6,7 +6,7 @@ import ranks
 import results
 from runs import ONE, Layout
 
-GPU = {"run.device": "cuda"}
+GPU = {"run.cuda_graphs": True, "run.device": "cuda"}
 NARROW = {"student.dtype": "bf16", "teacher.dtype": "bf16", "teacher.stream_dtype": "bf16"}
 NARROW_LOSSES = 2e-3  # relative; the CPU's activations are f32
 STEPS = 4
@@ -30,7 +30,7 @@ PARITY = [
 # student, settings, and what differs between runs that must be equal to the bit: each kind of sum that may go
 # beside computation, whether replicas share the optimizer's state, and whether chunk steps are CUDA graphs
 APART, TOGETHER, WHOLE = {"run.overlap": False}, {"run.overlap": True}, {"optimizer.zero": 0}
-DIRECT = {"run.cuda_graphs": False}
+DIRECT = {"run.cuda_graphs": False}  # GPU has it
 OVERLAP = [
     ("f32", Layout(dp=2, tp=2), {}, (APART, TOGETHER, DIRECT)),
     ("bf16", Layout(dp=2, tp=2), NARROW, (APART, TOGETHER, TOGETHER, WHOLE)),
