@@ -97,6 +97,27 @@ TEST(Gradient, OfASumAndItsNormInOnePassIsThatOfTwo) {
   }
 }
 
+// Of a weight that is applied to pieces of rows one after the other, formed at once and piece by piece.
+TEST(Gradient, OfAWeightOfSeveralPiecesFormedAtOnce) {
+  constexpr int64_t T = 7, H = 2, D = 3;
+  Parameter weight;
+  weight.var = Var(numbers({H, D, D}, 1), true);
+  const auto gradient = [&](bool at_once) {
+    weight.var.drop_grad();
+    Tape tape;
+    const ops::JointGradientsPtr joint = at_once ? ops::JointGradients::begin(tape) : nullptr;
+    std::vector<Var> out;
+    for (int piece = 0; piece < 3; ++piece)
+      out.push_back(
+          ops::head_linear(tape, Var(numbers({T - piece, H, D}, 2 + piece)), &weight, {}, {}, joint));
+    for (int piece = 0; piece < 3; ++piece) out[piece].set_grad(numbers({T - piece, H, D}, 5 + piece));
+    tape.backward();
+    return weight.var.grad().clone();
+  };
+  const Tensor together = gradient(true), apart = gradient(false);
+  for (int64_t i = 0; i < together.numel(); ++i) EXPECT_NEAR(together.f32()[i], apart.f32()[i], 1e-5) << i;
+}
+
 // y = silu(x A^T) (x B^T) with A and B in one tensor or two, gradients there before or not, and one frozen,
 // against loops in double.
 TEST(Gradient, OfAGateAndWhatItGatesInOneProduct) {
