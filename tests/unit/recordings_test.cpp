@@ -19,7 +19,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 const Device kGpu{DeviceKind::cuda, 0};
-constexpr int64_t kVocab = 30;
+constexpr int64_t kVocab = 30, kChunk = 8;
 using Documents = std::vector<int64_t>;
 using Numbers = std::vector<std::vector<char>>;
 
@@ -33,10 +33,7 @@ struct Case {
   const char *name, *preset;
   std::map<std::string, OptionValue> options = {};
   DType activations = DType::f32;
-  bool recompute = false;
-  // Products of at most 16 rows, the rows of a step, have a kernel of their own where no gradient is wanted,
-  // as in the first pass of a recomputed layer; recorded ones have not.
-  int64_t chunk = 8;
+  Recompute recompute = Recompute::none;
 };
 
 // A student of two layers with gradients of its own, on the GPU.
@@ -72,7 +69,7 @@ class Student {
   static ModelConfig config(const Case& which) {
     ModelConfig c = small_config("wuneng", kVocab);
     c.set_mixer("wuneng", which.preset);
-    c.options["wuneng"]["chunk"] = which.chunk;
+    c.options["wuneng"]["chunk"] = kChunk;
     for (const auto& [name, value] : which.options) c.options["wuneng"][name] = value;
     c.check("test");
     return c;
@@ -103,12 +100,12 @@ class RecordedChunkSteps : public testing::TestWithParam<Case> {
 };
 
 // One document, and three of which one has one chunk step alone.
-Documents one_document(int64_t chunk) { return {0, 4 * chunk - 4}; }
-Documents three_documents(int64_t chunk) { return {0, 2 * chunk - 4, 2 * chunk - 1, 5 * chunk - 5}; }
+const Documents kOneDocument = {0, 4 * kChunk - 4},
+                kThreeDocuments = {0, 2 * kChunk - 4, 2 * kChunk - 1, 5 * kChunk - 5};
 
 TEST_P(RecordedChunkSteps, AreEqualToTheBit) {
   Student direct(GetParam(), false), recorded(GetParam(), true);
-  const Documents a = one_document(GetParam().chunk), b = three_documents(GetParam().chunk);
+  const Documents a = kOneDocument, b = kThreeDocuments;
   for (Student* student : {&direct, &recorded})
     for (const Documents& documents : {a, b, a, a, b, a, b, b}) student->forward(documents).backward();
   EXPECT_TRUE(recorded.numbers() == direct.numbers());
@@ -119,7 +116,7 @@ TEST_P(RecordedChunkSteps, AreEqualToTheBit) {
 
 INSTANTIATE_TEST_SUITE_P(Models, RecordedChunkSteps,
                          testing::Values(Case{"f32", "full"},
-                                         Case{"recomputed", "full", {}, DType::f32, true, 21},
+                                         Case{"recomputed", "full", {}, DType::f32, Recompute::layer},
                                          Case{"literal", "literal"},
                                          Case{"bf16_with_other_options",
                                               "full",
@@ -135,9 +132,9 @@ TEST_F(RecordedChunkSteps, OfMicroBatchesUnderWayHaveMemoryEach) {
   Student direct({"", "full"}, false), recorded({"", "full"}, true);
   for (Student* student : {&recorded, &direct})
     for (int i = 0; i < 2; ++i) {
-      Tape first = student->forward(one_document(8)), second = student->forward(one_document(8));
+      Tape first = student->forward(kOneDocument), second = student->forward(kOneDocument);
       first.backward();
-      Tape third = student->forward(one_document(8));
+      Tape third = student->forward(kOneDocument);
       second.backward();
       third.backward();
     }
@@ -152,7 +149,7 @@ TEST_F(RecordedChunkSteps, InHalvesGiveAlmostTheSameGradients) {
   Student direct({"", "full"}, false), recorded({"", "full"}, true);
   for (Student* student : {&recorded, &direct})
     for (size_t i = 0; i < kPasses; ++i) {
-      Tape tape = student->forward(one_document(8));
+      Tape tape = student->forward(kOneDocument);
       tape.backward_inputs();
       tape.backward_weights();
     }
