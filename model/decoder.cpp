@@ -204,15 +204,17 @@ int64_t Decoder::hidden_rows(int64_t rows) const {
   return placement_.sequence_parallel ? rows_of_share(rows, placement_.tp.size()) : rows;
 }
 
-// A share of rows is not named: it is another tensor than one rank has.
-void Decoder::name(const Tape& tape, const Var& hidden, const std::string& module, const char* what) const {
-  if (!placement_.sequence_parallel) tape.name(hidden, module, what);
+void Decoder::name(const Tape& tape, const Var& hidden, const std::string& module, const char* what,
+                   int64_t rows) const {
+  const int64_t R = hidden.dim(0);
+  const int64_t first = R == rows ? 0 : std::min(rows, placement_.tp.rank() * R);
+  tape.name(hidden, module, what, first, std::min(R, rows - first));
 }
 
 Var Decoder::embed(Tape& tape, const Tensor& tokens) const {
   const Var shares = ops::embedding(tape, tokens, embedding_, placement_.activations);
   const Var out = residual_stream(tokens.dim(0)).sum(tape, shares);
-  name(tape, out, "model.embed_tokens", "output");
+  name(tape, out, "model.embed_tokens", "output", tokens.dim(0));
   return out;
 }
 
@@ -276,14 +278,14 @@ Decoder::Halfway Decoder::mixer_half(Tape& tape, const Layer& layer, const Var& 
   const ResidualStream residual = residual_stream(documents.rows);
   const float eps = config_.rms_norm_eps;
   const Var input = ops::rms_norm(tape, hidden, layer.input_norm, eps);
-  name(tape, input, layer.name, "input of the mixer");
+  name(tape, input, layer.name, "input of the mixer", documents.rows);
   const Projections mixer = layer.mixer->forward(tape, residual.read(tape, input), documents, carried, cache);
   if (tap) *tap = {input, residual.project(tape, mixer)};
   const auto [mixed, normed] =
       tap ? ops::add_rms_norm(tape, hidden, tap->output, layer.post_attention_norm, eps)
           : residual.add(tape, hidden, mixer, layer.post_attention_norm, eps);
-  name(tape, mixed, layer.name, "residual after the mixer");
-  name(tape, normed, layer.name, "input of the MLP");
+  name(tape, mixed, layer.name, "residual after the mixer", documents.rows);
+  name(tape, normed, layer.name, "input of the MLP", documents.rows);
   return {mixed, normed};
 }
 
@@ -292,7 +294,7 @@ Var Decoder::mlp_half(Tape& tape, const Layer& layer, const Halfway& in, int64_t
   const Var x = residual.read(tape, in.normed);
   const Var inner = ops::swiglu(tape, ops::linear_pair(tape, x, layer.gate, layer.up));
   const Var out = residual.add(tape, in.residual, {{inner, layer.down}});
-  name(tape, out, layer.name, "residual after the MLP");
+  name(tape, out, layer.name, "residual after the MLP", rows);
   return out;
 }
 

@@ -122,7 +122,9 @@ class Decoder : public Stage {
   StageState run(Tape& tape, const Layer& layer, const StageState& in,
                  const std::shared_ptr<DocumentLayout>& documents, MixerTap* tap = nullptr,
                  const LayerCache* cache = nullptr) const;
-  void name(const Tape& tape, const Var& hidden, const std::string& module, const char* what) const;
+  // Shows an observer of the tape a hidden state [R, d] of T = `rows`.
+  void name(const Tape& tape, const Var& hidden, const std::string& module, const char* what,
+            int64_t rows) const;
   // The halves of a layer. Of [R, d]: the layer's input -> residual after the mixer, input of the MLP; these
   // two -> the layer's output.
   struct Halfway {

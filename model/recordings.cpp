@@ -109,7 +109,7 @@ std::vector<Var> Recordings::run(Tape& tape, const void* at, const std::vector<V
         documents_, error.what()));
     return function(tape, inputs);
   }
-  if (!std::exchange(told_, true))
+  if (!std::exchange(reported_, true))
     memory_->notes.push_back(fmt::format("chunk steps of {} run as CUDA graphs", documents_));
   return launch(tape, site->graphs.back(), inputs);
 }

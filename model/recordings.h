@@ -63,7 +63,7 @@ class Recordings {
 
   std::shared_ptr<RecordingMemory> memory_;
   std::string documents_;
-  bool told_ = false;  // the log, that there are graphs
+  bool reported_ = false;  // the log, that there are graphs
   std::map<const void*, std::shared_ptr<Site>> sites_;
 };
 

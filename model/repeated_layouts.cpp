@@ -32,7 +32,7 @@ DocumentLayouts RepeatedLayouts::of(const std::vector<int64_t>& documents,
     return kept_.back().layouts;
   }
   if (before == seen_.end()) {
-    if (!seen_.empty() && !std::exchange(told_, true))
+    if (!seen_.empty() && !std::exchange(reported_, true))
       memory_->notes.push_back(fmt::format(
           "chunk steps are launched one by one, without CUDA graphs, where a micro-batch's documents "
           "are cut as in none of the last {} micro-batches, or beyond the first {} cuts that come "

@@ -17,7 +17,7 @@ class RepeatedLayouts {
 
   // Those of a micro-batch with these documents (MicroBatch::documents); make: what makes them.
   DocumentLayouts of(const std::vector<int64_t>& documents, const std::function<DocumentLayouts()>& make);
-  // What is recorded is made anew: kernels are to be others.
+  // What is recorded is made again: kernels are to be others.
   void forget();
   // Lines for the run's log since the last call.
   std::vector<std::string> take_notes() { return std::exchange(memory_->notes, {}); }
@@ -33,7 +33,7 @@ class RepeatedLayouts {
   std::shared_ptr<RecordingMemory> memory_;
   std::vector<Kept> kept_;
   std::deque<std::vector<int64_t>> seen_;  // once
-  bool told_ = false;                      // the log, of layouts without graphs
+  bool reported_ = false;                  // the log, of layouts without graphs
 };
 
 }  // namespace wuneng

@@ -77,10 +77,27 @@ void Tape::mark(std::function<void()> function) {
 }
 
 void Tape::name(const Var& result, const std::string& layer, const char* what) const {
+  name(result, layer, what, 0, result.dim(0));
+}
+
+void Tape::name(const Var& result, const std::string& layer, const char* what, int64_t first_row,
+                int64_t rows) const {
   if (!observer_) return;
-  const auto name = std::make_shared<const std::string>(layer + " " + what);
-  observer_->value(*name, result.value());
-  if (recording_) result.node_->name = name;
+  const auto name = std::make_shared<const ObservedName>(ObservedName{layer + " " + what, first_row});
+  observer_->value(*name, result.value().rows(0, rows));
+  if (!recording_) return;
+  result.node_->name = name;
+  result.node_->observed_rows = rows;
+}
+
+void Tape::observe_gradient(const Var& out) const {
+  const Var::Node& node = *out.node_;
+  if (!observer_ || !node.name) return;
+  const bool whole = node.observed_rows == node.value.dim(0);
+  const Tensor given = whole ? node.grad : node.grad.rows(0, node.observed_rows),
+               gradient = observer_->gradient(*node.name, given);
+  WUNENG_ASSERT(whole || gradient.raw() == given.raw());
+  if (whole) out.set_grad(gradient);
 }
 
 // Runs the last step's input half; returns its weight half, which alone holds what it reads.
@@ -90,8 +107,7 @@ Tape::WeightHalf Tape::take_last(bool in_halves) {
   if (step.end) --sums_;
   if (!step.out.defined()) return {std::move(step.weight_gradient), {}, true};
   if (!step.out.has_grad()) return {};
-  if (observer_ && step.out.node_->name)
-    step.out.set_grad(observer_->gradient(*step.out.node_->name, step.out.grad()));
+  observe_gradient(step.out);
   WeightHalf rest;
   if (step.weight_gradient) rest = {std::move(step.weight_gradient), step.out.grad()};
   if (step.inner) {

@@ -54,9 +54,10 @@ class Var {
     Tensor value, grad;
     bool needs_grad;
     DType gradient;
-    std::shared_ptr<Node> whole = {};              // of a slice ...
-    int64_t first_row = 0;                         // ... and its first row
-    std::shared_ptr<const std::string> name = {};  // of an observed value
+    std::shared_ptr<Node> whole = {};               // of a slice ...
+    int64_t first_row = 0;                          // ... and its first row
+    std::shared_ptr<const ObservedName> name = {};  // of an observed value ...
+    int64_t observed_rows = 0;                      // ... and those of its rows that are no padding
   };
   static Tensor fresh_grad(Node& node);
   friend class Tape;
@@ -117,9 +118,12 @@ class Tape {
   void observe(std::shared_ptr<Observer> observer) { observer_ = std::move(observer); }
   const std::shared_ptr<Observer>& observer() const { return observer_; }
   // Names the result of an operator on this tape, "LAYER WHAT", before others use it: each rank names it
-  // alike, and its value and gradient are equal on all tensor-parallel ranks. Does nothing without an
+  // alike, and its value and gradient are equal on all tensor-parallel ranks; or `result` has a rank's rows
+  // [first_row, first_row + rows) of what is named, and padding behind them. Does nothing without an
   // observer.
   void name(const Var& result, const std::string& layer, const char* what) const;
+  void name(const Var& result, const std::string& layer, const char* what, int64_t first_row,
+            int64_t rows) const;
 
   // Runs the backward pass from the gradients set on outputs (Var::set_grad). The tape is empty afterwards.
   void backward();
@@ -151,6 +155,7 @@ class Tape {
       if (form) form(out_gradient);
     }
   };
+  void observe_gradient(const Var& out) const;
   WeightHalf take_last(bool in_halves);
   void form_waiting();
   Stream stream_;

@@ -6,6 +6,7 @@
 #include "launch/train/student_pass.h"
 #include "launch/train/teacher_service.h"
 #include "launch/train/trainable.h"
+#include "launch/train/training_state.h"
 #include "parallel/optimizer.h"
 #include "parallel/stream_plan.h"
 #include "parallel/weight_gather.h"
@@ -120,12 +121,10 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
   const Mesh mesh = dry_mesh(r, Role::student, stage, tp_rank);
   RankUse use;
   Growth growth;
-  ModelChunks model(r.student, r.virtual_stages(), stage,
-                    Placement{.tp = mesh.tp,
-                              .device = device,
-                              .activations = r.activations_on(device, r.student_dtype),
-                              .sequence_parallel = r.sequence_parallel},
-                    r.student_dtype, r.recompute, r.alignment_width());
+  Placement placement = student_placement(r, mesh.tp, device);
+  placement.record = false;
+  ModelChunks model(r.student, r.virtual_stages(), stage, placement, r.student_dtype, r.recompute,
+                    r.alignment_width());
   use.weights = growth.take();
   choose_trainable(r, model.parameters());
   const bool shares = r.zero > 0 && mesh.layout.dp > 1;

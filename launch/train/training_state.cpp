@@ -66,15 +66,18 @@ CheckpointOptions checkpoint_options(const TrainRecipe& recipe, const RunDirecto
 
 }  // namespace
 
+Placement student_placement(const TrainRecipe& recipe, const Comm& tp, Device device) {
+  return {.tp = tp,
+          .device = device,
+          .activations = recipe.activations_on(device, recipe.student_dtype),
+          .record = recipe.cuda_graphs && !recipe.sends_messages(),
+          .sequence_parallel = recipe.sequence_parallel};
+}
+
 TrainingState::TrainingState(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData& data,
                              const RunDirectory& directory, const RunStart& start, Device device)
     : step(start.step),
-      model(recipe.student, recipe.virtual_stages(), mesh.pp_rank,
-            Placement{.tp = mesh.tp,
-                      .device = device,
-                      .activations = recipe.activations_on(device, recipe.student_dtype),
-                      .record = recipe.cuda_graphs && !recipe.sends_messages(),
-                      .sequence_parallel = recipe.sequence_parallel},
+      model(recipe.student, recipe.virtual_stages(), mesh.pp_rank, student_placement(recipe, mesh.tp, device),
             recipe.student_dtype, recipe.recompute, recipe.alignment_width()),
       groups{mesh.tp, mesh.pp, mesh.dp, mesh.embedding},
       recipe_(recipe),

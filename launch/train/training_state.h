@@ -14,6 +14,8 @@
 
 namespace wuneng {
 
+// Where the student is on a rank of tp; its stage is ModelChunks' own.
+Placement student_placement(const TrainRecipe& recipe, const Comm& tp, Device device);
 // The weights of a new run: at random by the recipe's seed, or from student.init_from.
 void initialize_student(const TrainRecipe& recipe, ModelChunks& model);
 

@@ -19,19 +19,19 @@ class Recorder : public Observer {
   Recorder(Observations& to, std::string micro_batch, double noise, uint64_t seed)
       : to_(to), micro_batch_(std::move(micro_batch)), noise_(static_cast<float>(noise)), seed_(seed) {}
 
-  void value(const std::string& name, const Tensor& value) override {
-    const std::string full = micro_batch_ + " forward: " + name;
+  void value(const ObservedName& name, const Tensor& value) override {
+    const std::string full = micro_batch_ + " forward: " + name.text;
     if (noise_ != 0) value.copy_from(perturbed(full, value));
-    to_.put(full, value);
+    to_.put(full, value, name.first_row);
   }
-  Tensor gradient(const std::string& name, const Tensor& gradient) override {
-    const std::string full = micro_batch_ + " backward: " + name;
+  Tensor gradient(const ObservedName& name, const Tensor& gradient) override {
+    const std::string full = micro_batch_ + " backward: " + name.text;
     Tensor out = gradient;
     if (noise_ != 0) {  // in a tensor that no other value's gradient shares
       out = Tensor::empty(gradient.shape(), gradient.dtype(), gradient.device());
       out.copy_from(perturbed(full, gradient));
     }
-    to_.put(full, out);
+    to_.put(full, out, name.first_row);
     return out;
   }
 
@@ -60,8 +60,10 @@ std::vector<ObservedPart>& Observations::at(const std::string& name) {
   return entry->second;
 }
 
-void Observations::put(const std::string& name, const Tensor& values) {
-  at(name) = {{Shape(values.shape().size(), 0), host_copy(values)}};
+void Observations::put(const std::string& name, const Tensor& values, int64_t first_row) {
+  Shape begin(values.shape().size(), 0);
+  if (first_row > 0) begin[0] = first_row;
+  at(name) = {{std::move(begin), host_copy(values)}};
 }
 
 void Observations::add(const std::string& name, const ParameterPart& part, const Tensor& values) {

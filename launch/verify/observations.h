@@ -19,8 +19,9 @@ struct ObservedPart {
 
 class Observations {
  public:
-  // A whole tensor of any type, on any device; copied. Replaces what was there by this name.
-  void put(const std::string& name, const Tensor& values);
+  // A tensor of any type, on any device, whole or from `first_row` on; copied. Replaces what was there by
+  // this name.
+  void put(const std::string& name, const Tensor& values, int64_t first_row = 0);
   // The elements of a parameter's part, [part.elements.size()].
   void add(const std::string& name, const ParameterPart& part, const Tensor& values);
 

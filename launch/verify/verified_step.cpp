@@ -29,10 +29,8 @@ void move_parameters(const Parameters& parameters) {
 
 void run_student(const TrainRecipe& r, const Mesh& mesh, const TrainingData& data, const Comm& stream,
                  Device device, const Observers& of_student, const Observers& of_teacher, Observations& out) {
-  ModelChunks model(
-      r.student, r.virtual_stages(), mesh.pp_rank,
-      Placement{.tp = mesh.tp, .device = device, .activations = r.activations_on(device, r.student_dtype)},
-      r.student_dtype, r.recompute, r.alignment_width());
+  ModelChunks model(r.student, r.virtual_stages(), mesh.pp_rank, student_placement(r, mesh.tp, device),
+                    r.student_dtype, r.recompute, r.alignment_width());
   choose_trainable(r, model.parameters());
   check_trainable(r, model.parameters(), mesh.role_comm);
   initialize_student(r, model);

@@ -46,6 +46,12 @@ def checks(root):
     code, lines = verify(runs, 2, ONE, parity.ALIGN)
     print(*lines, sep="\n")
     yield "attention alignment on two ranks", code == 0 and agree(lines, "dp 2", "tp 2", AGREE[-2])
+    # 50 rows on three ranks: shares of 17.
+    code, lines = verify(runs, 3, Layout(tp=3, sequence_parallel=True),
+                         parity.SUPERVISED | {"data.seq_len": 25})
+    print(*lines, sep="\n")
+    yield ("shares of the rows are compared with the whole",
+           code == 0 and agree(lines, "the recipe's own layout", "tp 2"))
     code, lines = verify(runs, 2, Layout(tp=4), parity.SUPERVISED)
     left_out = [line for line in lines if line.startswith("left out")]
     yield ("a recipe for more ranks: its layout is left out and said",

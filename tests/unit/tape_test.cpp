@@ -226,11 +226,11 @@ TEST(Tape, BetweenTheHalvesItHoldsWhatWeightGradientsRead) {
 struct Doubling : Observer {
   std::map<std::string, std::vector<float>> seen;
 
-  void value(const std::string& name, const Tensor& value) override {
-    seen[name + " value"] = {value.f32(), value.f32() + value.numel()};
+  void value(const ObservedName& name, const Tensor& value) override {
+    seen[name.text + " value"] = {value.f32(), value.f32() + value.numel()};
   }
-  Tensor gradient(const std::string& name, const Tensor& gradient) override {
-    seen[name + " gradient"] = {gradient.f32(), gradient.f32() + gradient.numel()};
+  Tensor gradient(const ObservedName& name, const Tensor& gradient) override {
+    seen[name.text + " gradient"] = {gradient.f32(), gradient.f32() + gradient.numel()};
     const Tensor out = gradient.clone();
     out.add(gradient);
     return out;
