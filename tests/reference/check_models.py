@@ -250,7 +250,7 @@ def main():
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as root:
         cases = []
-        options = [(o, i % 4 == 0, "none") for i, o in enumerate(combinations())]
+        options = [(o, i % 7 == 0, "none") for i, o in enumerate(combinations())]
         options += [(o, True, "none")
                     for o in itertools.chain(attention_cases(), families(), head_counts(), presets(),
                                              mixed_layers(), rwkv7(), initial_states())]
