@@ -3,7 +3,7 @@
 of lm-eval on the same model in transformers, and OpenAI's client.
 
 usage: check_serving.py WUNENG
-Ends with status 77 (skipped) where this python has no lm-eval, openai, torch or transformers.
+Ends with status 77 (skipped) where this python has no lm-eval, openai, torch, transformers or accelerate.
 """
 import json
 import os
@@ -15,14 +15,15 @@ sys.path.append(os.path.join(HERE, "..", "serve"))
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error",
                "TOKENIZERS_PARALLELISM": "false", "NO_PROXY": "127.0.0.1"}
 try:
+    import accelerate  # noqa: F401
     import lm_eval
     import lm_eval.tasks
     import openai
     import torch  # noqa: F401
     import transformers  # noqa: F401
 except ImportError as e:
-    print(f"skipped: {e}; cmake -DEVALUATION_PYTHON=... names a python with lm-eval[api], openai, torch and "
-          "transformers")
+    print(f"skipped: {e}; cmake -DEVALUATION_PYTHON=... names a python with lm-eval[api], openai, torch, "
+          "transformers and accelerate")
     sys.exit(77)
 import numpy as np  # noqa: E402
 from models import chat_model  # noqa: E402
