@@ -206,9 +206,10 @@ int64_t Decoder::hidden_rows(int64_t rows) const {
 
 void Decoder::name(const Tape& tape, const Var& hidden, const std::string& module, const char* what,
                    int64_t rows) const {
-  const int64_t R = hidden.dim(0);
-  const int64_t first = R == rows ? 0 : std::min(rows, placement_.tp.rank() * R);
-  tape.name(hidden, module, what, first, std::min(R, rows - first));
+  const Range mine = placement_.sequence_parallel
+                         ? share_of_rows(rows, placement_.tp.size(), placement_.tp.rank())
+                         : Range{0, rows};
+  tape.name(hidden, module, what, mine.begin, mine.size());
 }
 
 Var Decoder::embed(Tape& tape, const Tensor& tokens) const {

@@ -166,7 +166,7 @@ std::vector<Var> Recordings::launch(Tape& tape, const GraphsPtr& graphs,
     out.push_back(tape.output(place.tensor(taken, device), graphs->trains));
 
   const auto half = std::make_shared<RecordingMemory::WeightHalf>(graphs, taken);
-  const auto gradients = std::make_shared<std::vector<Tensor>>(out.size());  // of the outputs
+  const auto gradients = std::make_shared<std::vector<Tensor>>(out.size());
   tape.record(
       out[0],
       [=, stream = tape.stream(), first = out[0]] {
@@ -191,13 +191,7 @@ std::vector<Var> Recordings::launch(Tape& tape, const GraphsPtr& graphs,
           if (graphs->input_gradients[i].data) inputs[i].add_grad(made[next++].to);
       },
       [=](const Tensor&) { memory->form(half); });
-  // Backwards these run before the first output's, which has the gradients of all of them.
-  for (size_t i = 1; i < out.size(); ++i)
-    tape.record(out[i], [i, output = out[i], first = out[0], gradients] {
-      (*gradients)[i] = output.grad();
-      if (!first.has_grad())
-        first.set_grad(Tensor::zeros(first.shape(), first.value().dtype(), first.value().device()));
-    });
+  record_other_results(tape, out, gradients);
   return out;
 }
 

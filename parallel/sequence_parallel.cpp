@@ -1,9 +1,13 @@
 #include "parallel/sequence_parallel.h"
 
+#include <algorithm>
+
 namespace wuneng {
 namespace {
 
-Tensor padded_copy(const Comm& tp, const Tensor& x) {
+// x [T, d] itself where all shares are full.
+Tensor padded(const Comm& tp, const Tensor& x) {
+  if (x.dim(0) % tp.size() == 0) return x;
   const Tensor out = padded_rows(tp, x.dim(0), x.dim(1), x.dtype(), x.device());
   out.rows(0, x.dim(0)).copy_from(x);
   return out;
@@ -20,6 +24,11 @@ Tensor share_of(const Comm& tp, const Tensor& all) {
 }  // namespace
 
 int64_t rows_of_share(int64_t rows, int ranks) { return (rows + ranks - 1) / ranks; }
+
+Range share_of_rows(int64_t rows, int ranks, int rank) {
+  const int64_t R = rows_of_share(rows, ranks);
+  return {std::min(rows, rank * R), std::min(rows, (rank + 1) * R)};
+}
 
 Tensor padded_rows(const Comm& tp, int64_t rows, int64_t channels, DType dtype, Device device) {
   const int64_t all = rows_of_share(rows, tp.size()) * tp.size();
@@ -46,8 +55,7 @@ Var gather_rows(Tape& tape, const Comm& tp, const Var& x, int64_t rows) {
   tape.record_sum(
       out,
       [=] {
-        const bool even = rows % tp.size() == 0;  // then in a tensor that nobody else reads
-        sum->first = even ? out.gradient().begun() : padded_copy(tp, out.grad());
+        sum->first = padded(tp, out.gradient().begun());  // in a tensor that nobody else reads
         sum->second = tp.ireduce_scatter(sum->first, "gradient of a layer's input");
       },
       [=] {
@@ -60,12 +68,18 @@ Var gather_rows(Tape& tape, const Comm& tp, const Var& x, int64_t rows) {
 
 Var gather_rows_for_all(Tape& tape, const Comm& tp, const Var& x, int64_t rows) {
   const Var out = tape.output(all_gather_rows(tp, x.value(), rows, "rows of a hidden state"), tape.wants(x));
-  tape.record(out, [=] { x.add_grad(share_of(tp, padded_copy(tp, out.grad()))); });
+  tape.record(out, [=] {
+    const Range mine = share_of_rows(rows, tp.size(), tp.rank());
+    const Tensor gradient = x.fresh_grad();
+    gradient.rows(0, mine.size()).copy_from(out.grad().rows(mine.begin, mine.end));
+    if (mine.size() < x.dim(0)) gradient.rows(mine.size(), x.dim(0)).zero();
+    x.add_grad(gradient);
+  });
   return out;
 }
 
 Var scatter_sum(Tape& tape, const Comm& tp, const Var& x) {
-  const Tensor sum = reduce_scatter_rows(tp, padded_copy(tp, x.value()), "rows of a sum");
+  const Tensor sum = reduce_scatter_rows(tp, padded(tp, x.value()), "rows of a sum");
   const Var out = tape.output(sum, tape.wants(x));
   tape.record(
       out, [=, rows = x.dim(0)] { x.add_grad(all_gather_rows(tp, out.grad(), rows, "gradient of a sum")); });

@@ -6,12 +6,15 @@
 // A share of T rows has R = ceil(T / tp) rows, rank r's begin at r R. Rows from T on are padding: they are
 // zero, and so are their gradients.
 #pragma once
+#include "parallel/parameter.h"
 #include "runtime/comm.h"
 #include "runtime/tape.h"
 
 namespace wuneng {
 
 int64_t rows_of_share(int64_t rows, int ranks);  // R
+// Those of [0, T) that a rank's share has, without padding; possibly none.
+Range share_of_rows(int64_t rows, int ranks, int rank);
 
 // A tensor [tp R, d] whose rows [0, T) the caller fills; the padding is zero.
 Tensor padded_rows(const Comm& tp, int64_t rows, int64_t channels, DType dtype, Device device);
@@ -25,7 +28,7 @@ Tensor all_gather_rows(const Comm& tp, const Tensor& share, int64_t rows, const 
 Var gather_rows(Tape& tape, const Comm& tp, const Var& x, int64_t rows);
 // The same for what all ranks compute alike, whose gradient all of them have.
 Var gather_rows_for_all(Tape& tape, const Comm& tp, const Var& x, int64_t rows);
-// A share of a sum on each rank, [T, d] -> the sum's rows of this rank [R, d].
+// A share of a sum on each rank, [T, d], which may be overwritten -> the sum's rows of this rank [R, d].
 Var scatter_sum(Tape& tape, const Comm& tp, const Var& x);
 
 }  // namespace wuneng

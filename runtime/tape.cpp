@@ -164,13 +164,22 @@ void Tape::backward() {
   }
 }
 
+void record_other_results(Tape& tape, const std::vector<Var>& results, const ResultGradients& gradients) {
+  for (size_t i = 1; i < results.size(); ++i)
+    tape.record(results[i], [i, result = results[i], first = results[0], gradients] {
+      (*gradients)[i] = result.grad();
+      if (!first.has_grad())
+        first.set_grad(Tensor::zeros(first.shape(), first.value().dtype(), first.value().device()));
+    });
+}
+
 std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Recomputed& function) {
   Tape silent = tape.silent();
   std::vector<Var> outputs;
   for (const Var& v : function(silent, inputs)) outputs.emplace_back(v.value(), tape.recording());
   // Inputs with gradients of their own, so that the inner tape never touches the outer one's.
   const auto fresh = std::make_shared<std::vector<Var>>();
-  const auto gradients = std::make_shared<std::vector<Tensor>>(outputs.size());  // of the outputs
+  const auto gradients = std::make_shared<std::vector<Tensor>>(outputs.size());
   tape.record_tape(
       outputs[0],
       [stream = tape.stream(), observer = tape.observer(), inputs, function, first = outputs[0], fresh,
@@ -188,13 +197,7 @@ std::vector<Var> recompute(Tape& tape, const std::vector<Var>& inputs, const Rec
         for (size_t i = 0; i < inputs.size(); ++i)
           if (inputs[i].needs_grad() && (*fresh)[i].has_grad()) inputs[i].add_grad((*fresh)[i].grad());
       });
-  // Backwards these run before the first output's, which differentiates all of them.
-  for (size_t i = 1; i < outputs.size(); ++i)
-    tape.record(outputs[i], [i, output = outputs[i], first = outputs[0], gradients] {
-      (*gradients)[i] = output.grad();
-      if (!first.has_grad())
-        first.set_grad(Tensor::zeros(first.shape(), first.value().dtype(), first.value().device()));
-    });
+  record_other_results(tape, outputs, gradients);
   return outputs;
 }
 

@@ -166,6 +166,13 @@ class Tape {
   std::vector<WeightHalf> waiting_;  // left for later, oldest first
 };
 
+// Of an operator with several results: their gradients, undefined where none reached one.
+using ResultGradients = std::shared_ptr<std::vector<Tensor>>;
+// Called after the operator has been recorded with results[0] as its output. Backwards the other results run
+// before it: they leave their gradients in `gradients`, and give results[0] a gradient of zero if it has
+// none.
+void record_other_results(Tape& tape, const std::vector<Var>& results, const ResultGradients& gradients);
+
 // Activation checkpointing: runs `function` without recording and keeps only its inputs and outputs; the
 // backward pass runs it again with recording and differentiates it. `function` must compute the same results
 // both times and use no Var with needs_grad except `inputs` and parameters (leaves).

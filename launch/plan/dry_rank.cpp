@@ -121,10 +121,8 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
   const Mesh mesh = dry_mesh(r, Role::student, stage, tp_rank);
   RankUse use;
   Growth growth;
-  Placement placement = student_placement(r, mesh.tp, device);
-  placement.record = false;
-  ModelChunks model(r.student, r.virtual_stages(), stage, placement, r.student_dtype, r.recompute,
-                    r.alignment_width());
+  ModelChunks model(r.student, r.virtual_stages(), stage, student_placement(r, mesh.tp, device),
+                    r.student_dtype, r.recompute, r.alignment_width());
   use.weights = growth.take();
   choose_trainable(r, model.parameters());
   const bool shares = r.zero > 0 && mesh.layout.dp > 1;
