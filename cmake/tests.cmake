@@ -2,7 +2,7 @@
 #
 # wuneng_test(NAME COMMAND arguments...
 #   [PROGRAMS targets...]    what it runs; the target needs.NAME builds them
-#   [LABELS labels...]       asan, tsan, cuda, fuzz: it runs in the build of that kind too; the target
+#   [LABELS labels...]       asan, tsan, cuda: it runs in the build of that kind too; the target
 #                            LABEL_tests builds what all tests of a label run
 #   [RANKS n]                at most, so that ctest -j gives a test of several ranks a small machine to itself
 #   [TIMEOUT seconds] [ENVIRONMENT KEY=VALUE...])
@@ -17,7 +17,7 @@ function(test_program name)
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
 endfunction()
 
-foreach(label asan tsan cuda fuzz)
+foreach(label asan tsan cuda)
   add_custom_target(${label}_tests)
 endforeach()
 

@@ -97,7 +97,8 @@ class Simulation {
   bool step(int s) {
     Progress& p = progress_[s];
     const Action a = stages_[s][p.next];
-    const auto& [kind, m, chunk] = a;
+    const Action::Kind kind = a.kind;
+    const int m = a.micro_batch, chunk = a.chunk;
     const auto expect = [&](bool condition, const std::string& why) {
       if (!condition) wrong(s, p.next, why);
     };

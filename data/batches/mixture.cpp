@@ -17,10 +17,11 @@ Mixture Mixture::of_weights(const std::vector<double>& weights) {
   std::vector<uint64_t> shares;
   for (const double weight : weights) {
     // 2^40: products with a sequence number fit into 128 bits.
-    shares.push_back(static_cast<uint64_t>(std::max(0.0, std::round(weight / total * 0x1p40))));
-    require(weight > 0 && std::isfinite(total) && shares.back() > 0,
+    const double share = std::round(weight / total * 0x1p40);
+    require(weight > 0 && std::isfinite(total) && share > 0 && share <= 0x1p40,
             "data: weight {} of a source: expected a number > 0 of at least 2^-41 of the sum {}", weight,
             total);
+    shares.push_back(static_cast<uint64_t>(share));
   }
   return Mixture(shares);
 }

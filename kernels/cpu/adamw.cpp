@@ -22,8 +22,11 @@ struct Pass {
 // Memory-bound: each element, its bf16 copy included, is read and written once.
 template <bool kStored>
 void update(const Pass& pass, int64_t begin, int64_t end) {
-  const auto [w, m, v, g, stored, b1, b2, eps, scale, rate, correction, shrink] = pass;
-  const float c1 = 1 - b1, c2 = 1 - b2;
+  float *const w = pass.w, *const m = pass.m, *const v = pass.v;
+  const float* const g = pass.g;
+  bf16* const stored = pass.stored;
+  const float b1 = pass.b1, b2 = pass.b2, c1 = 1 - b1, c2 = 1 - b2, eps = pass.eps, scale = pass.scale,
+              rate = pass.rate, correction = pass.correction, shrink = pass.shrink;
 #pragma omp simd
   for (int64_t i = begin; i < end; ++i) {
     const float gi = g[i] * scale;

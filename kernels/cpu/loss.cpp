@@ -243,9 +243,9 @@ void loss_gradient(const Stream&, const LossGradientArgs& args) {
                                                           u_factor * exp_fast(t[c] * inverse - u_max));
         }
       }
-      for (const auto& [first, count] : gaps)
+      for (const auto& gap : gaps)
 #pragma omp simd
-        for (int64_t c = first; c < first + count; ++c) g[c] = x_factor * exp_fast(x[c] - x_max);
+        for (int64_t c = gap.first; c < gap.first + gap.second; ++c) g[c] = x_factor * exp_fast(x[c] - x_max);
       const int64_t label = in.labels.data<int32_t>()[i] - in.begin;
       if (ce != 0 && label >= 0 && label < V) g[label] -= ce;
     }

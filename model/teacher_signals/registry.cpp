@@ -49,12 +49,12 @@ std::vector<SourcedSignal> teacher_signals(const std::vector<std::string>& names
 void give_signals(const std::vector<SourcedSignal>& signals, TeacherOutputs outputs,
                   const std::function<void(const TeacherSignal& signal, const FillPart& fill)>& give) {
   const SignalSource* made_by = nullptr;
-  for (const auto& [signal, source] : signals) {
-    if (source.get() != made_by) outputs.made = source->make(outputs);
-    made_by = source.get();
-    give(signal, [&](const SignalPart& part) {
-      if (signal.dtype == DType::i8) return fill_scaled(*source, signal, outputs, part);
-      source->write(signal, outputs, part);
+  for (const SourcedSignal& s : signals) {
+    if (s.source.get() != made_by) outputs.made = s.source->make(outputs);
+    made_by = s.source.get();
+    give(s.signal, [&](const SignalPart& part) {
+      if (s.signal.dtype == DType::i8) return fill_scaled(*s.source, s.signal, outputs, part);
+      s.source->write(s.signal, outputs, part);
     });
   }
 }
