@@ -4,6 +4,7 @@ AdamW divides a gradient by its own size: an element whose gradient is near zero
 direction that rounding decides. The bounds of parameters and moments are therefore wider than rounding; a
 wrong gradient of any tensor is far beyond them, and losses and gradient norms show what is left of it.
 """
+import concurrent.futures
 import dataclasses
 import os
 import shutil
@@ -155,23 +156,34 @@ def compare(one, other, steps, bounds=ROUNDING):
     return failures, ", ".join(notes)
 
 
+def check_model(runs, model, layouts):
+    """What Tally.check takes, of each check."""
+    checks = []
+    settings = dict(model.settings)
+    if model.documents:
+        settings |= token_sources(runs.root, model.documents, model.masked)
+    if model.pairs:
+        settings |= pair_sources(runs.root)
+    one = runs.run("one", settings=settings)
+    if model.documents:
+        found = runs.printed.count("packing efficiency")
+        checks.append((f"{model.name}: a packing efficiency for each source", found != 2, f"found {found}"))
+    for student, teacher in layouts:
+        other = runs.run("other", student, teacher, settings)
+        checks.append((f"{model.name}, student {student}, teacher {teacher or 'colocated'}",
+                       *compare(one, other, runs.steps)))
+        shutil.rmtree(other)
+    shutil.rmtree(runs.root)
+    return checks
+
+
 def check(runs, tally, quick=False):
-    for model in MODELS:
-        layouts = model.layouts[:model.quick] if quick else model.layouts
-        if not layouts:
-            continue
-        settings = dict(model.settings)
-        if model.documents:
-            settings |= token_sources(runs.root, model.documents, model.masked)
-        if model.pairs:
-            settings |= pair_sources(runs.root)
-        one = runs.run("one", settings=settings)
-        if model.documents:
-            found = runs.printed.count("packing efficiency")
-            tally.check(f"{model.name}: a packing efficiency for each source", found != 2, f"found {found}")
-        for student, teacher in layouts:
-            other = runs.run("other", student, teacher, settings)
-            tally.check(f"{model.name}, student {student}, teacher {teacher or 'colocated'}",
-                        *compare(one, other, runs.steps))
-            shutil.rmtree(other)
-        shutil.rmtree(one)
+    chosen = [(model, model.layouts[:model.quick] if quick else model.layouts) for model in MODELS]
+    chosen = [(model, layouts) for model, layouts in chosen if layouts]
+    # Two at a time: much of a short run is its ranks' start, which leaves the cores idle.
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(check_model, runs.apart(f"model{i}"), model, layouts)
+                 for i, (model, layouts) in enumerate(chosen)]
+        for checks in found:
+            for check_arguments in checks.result():
+                tally.check(*check_arguments)

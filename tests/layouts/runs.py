@@ -74,9 +74,9 @@ class Runs:
     """A program, and a folder for what its runs read and write."""
 
     def __init__(self, program, root, recipe=None, steps=10):
-        self.program, self.root, self.steps = program, root, steps
+        self.program, self.root, self.base, self.steps = program, root, recipe or RECIPE, steps
         # Two checkpoints: each takes longer than several steps.
-        self.recipe = {**(recipe or RECIPE), "optimizer.steps": steps, "run.checkpoint_every": steps // 2}
+        self.recipe = {**self.base, "optimizer.steps": steps, "run.checkpoint_every": steps // 2}
         rng = np.random.default_rng(3)
         self.text = os.path.join(root, "text.txt")
         with open(self.text, "wb") as f:
@@ -86,6 +86,12 @@ class Runs:
         c = ref.Config(mixer="attention", vocab_size=263, hidden_size=32, num_heads=4, num_kv_heads=2)
         self.teacher = os.path.join(root, "teacher")
         write_model(self.teacher, c, ref.init_model(c, rng))
+
+    def apart(self, name):
+        """The same in a folder of its own, for runs at the same time as others."""
+        root = os.path.join(self.root, name)
+        os.mkdir(root)
+        return Runs(self.program, root, self.base, self.steps)
 
     def out(self, name):
         return os.path.join(self.root, name)
