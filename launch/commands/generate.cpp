@@ -11,6 +11,7 @@
 #include "launch/commands/model_codec.h"
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/context_length.h"
+#include "launch/train/end_tokens.h"
 #include "model/generation/decoder_engine.h"
 #include "runtime/file.h"
 

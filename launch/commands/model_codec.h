@@ -1,10 +1,8 @@
 // The tokenizer that a model is used with.
 #pragma once
 #include <string>
-#include <vector>
 
 #include "data/tokenizer/text_codec.h"
-#include "model/config.h"
 
 namespace wuneng {
 
@@ -17,8 +15,5 @@ struct ModelCodec {
 // Throws where there is none and where it has more ids than the model; `what` begins messages.
 ModelCodec open_codec(const std::string& what, const std::string& model, const std::string& tokenizer,
                       const std::string& chat_template, int64_t vocab);
-
-// The tokens at which generation ends: the codec's, and the model's eos_token_id.
-std::vector<int32_t> end_tokens(const TextCodec& codec, const ModelConfig& config);
 
 }  // namespace wuneng

@@ -54,6 +54,8 @@ void print_layouts(const PlanCommand& c) {
                 p.teacher ? text(*p.teacher).c_str() : "-", double(p.student_bytes) / kGiB,
                 double(p.teacher_bytes) / kGiB, p.time.binds.c_str());
   }
+  if (base.on_policy.share > 0)
+    std::printf("on-policy continuations (on_policy.share) take time that is not in these estimates\n");
   std::printf("the first: wuneng train %s %s\n", c.recipe.c_str(),
               fmt::format("{}", fmt::join(plans[0].settings, " ")).c_str());
 }

@@ -10,6 +10,7 @@
 #include "launch/serve/server.h"
 #include "launch/train/checkpoint_weights.h"
 #include "launch/train/context_length.h"
+#include "launch/train/end_tokens.h"
 #include "model/generation/decoder_engine.h"
 #include "runtime/signals.h"
 

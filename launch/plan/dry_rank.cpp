@@ -2,6 +2,7 @@
 
 #include "launch/train/colocated_teacher.h"
 #include "launch/train/held_teacher_head.h"
+#include "launch/train/on_policy.h"
 #include "launch/train/signal_cache.h"
 #include "launch/train/student_pass.h"
 #include "launch/train/teacher_service.h"
@@ -147,6 +148,11 @@ RankUse dry_student_rank(const TrainRecipe& r, int stage, int tp_rank) {
   std::optional<Parameter> head;
   if (r.objective->needs_teacher_head()) head = teacher_head(r, model, colocated_head).rows;
   use.teacher = growth.take();
+  std::optional<SequenceCache> generation;
+  if (r.on_policy.share > 0) {
+    const EngineOptions options = on_policy_engine(r);
+    generation.emplace(model[0].make_cache(options.max_sequences, options.context_length));
+  }
 
   dry_run::take();
   StudentPass(r, mesh, model, gradients, batches, teacher.get(), head ? &*head : nullptr).run(0, true, 1);

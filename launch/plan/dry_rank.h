@@ -12,7 +12,8 @@ struct RankUse {
   int64_t gradients = 0;   // and the buckets that weights and gradients lie in
   int64_t optimizer = 0;   // moments and masters
   int64_t teacher = 0;     // received signals, or a colocated teacher's weights
-  int64_t peak = 0;        // of all, in a step: the rest is activations and what kernels and sums hold
+  int64_t peak = 0;        // of all, in a step: the rest is activations, what kernels and sums hold, and the
+                           // cache of on-policy continuations
   dry_run::Counts counts;  // of one step
 };
 

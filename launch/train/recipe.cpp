@@ -327,6 +327,16 @@ void read_schedule(Recipe& r, TrainRecipe& t) {
                   t.schedule == &one_f_one_b ? "" : fmt::format(" (1f1b: {:.1f}%)", idle(one_f_one_b, 1))));
 }
 
+void read_on_policy(Recipe& r, TrainRecipe& t) {
+  OnPolicyOptions& o = t.on_policy;
+  o.share = r.number("on_policy.share", 0, 0, 1);
+  if (o.share == 0) return;
+  o.prompt_tokens =
+      r.integer("on_policy.prompt_tokens", std::clamp<int64_t>(t.seq_len / 2, 1, 32), 1, t.seq_len);
+  o.temperature = r.number("on_policy.temperature", 1, 0, 100);
+  o.sequences = r.integer("on_policy.sequences", 32, 1, 1 << 16);
+}
+
 }  // namespace
 
 TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::string>& overrides, Use use) {
@@ -392,6 +402,7 @@ TrainRecipe TrainRecipe::load(const std::string& path, const std::vector<std::st
 
   read_data(r, t);
   read_context_length(r, t);
+  read_on_policy(r, t);
 
   t.learning_rate.peak = r.number("optimizer.lr", 3e-4, 0, 10);
   t.learning_rate.floor = r.number("optimizer.min_lr", 0, 0, 10);

@@ -25,6 +25,14 @@ struct DataSource {
   double weight = 1;
 };
 
+// On-policy distillation: on_policy.h.
+struct OnPolicyOptions {
+  double share = 0;           // of the training micro-batches
+  int64_t prompt_tokens = 0;  // of each document that are kept at least
+  double temperature = 1;     // of the continuations
+  int64_t sequences = 0;      // that are continued at the same time
+};
+
 struct TrainRecipe {
   // [student]
   ModelConfig student;
@@ -64,6 +72,7 @@ struct TrainRecipe {
   // [loss], [optimizer]
   LossOptions loss;  // teacher_signal: of teacher.signal, see vocabulary_signal.h
   std::shared_ptr<const Objective> objective;
+  OnPolicyOptions on_policy;
   AdamwOptions adamw;
   LearningRate learning_rate;
   double clip = 1;

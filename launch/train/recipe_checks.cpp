@@ -86,6 +86,26 @@ void check_output(const TrainRecipe& r) {
           toml_string(r.out), at.string());
 }
 
+// On-policy micro-batches are made on one stage, of whole layers, and scored by a teacher that runs.
+void check_on_policy(const TrainRecipe& r, TrainRecipe::Use use) {
+  if (r.on_policy.share == 0) return;
+  const auto expect = [&](bool condition, const std::string& expected) {
+    require(condition, "{}: on_policy.share = {}: expected {}", r.path, r.on_policy.share, expected);
+  };
+  expect(r.objective->mean_over() == MeanOver::tokens && r.objective->passes_hidden_state() &&
+             !r.objective->teacher_signals().empty(),
+         "0 for a loss.objective other than \"kl\", \"reverse_kl\" and \"jsd\"");
+  expect(r.loss.ce_weight == 0, fmt::format("loss.ce_weight = 0, since labels are the student's own tokens, "
+                                            "found {}",
+                                            r.loss.ce_weight));
+  expect(r.runs_teacher(), "a teacher that runs (teacher.mode), found one whose signals are read");
+  expect(r.cache.empty(), "no teacher.cache, since its signals are of no use to later runs");
+  expect(r.layout.pp == 1 && r.chunks == 1,
+         fmt::format("layout.pp = 1 and one model chunk, found {} and {}", r.layout.pp, r.chunks));
+  expect(!r.sequence_parallel, "layout.sequence_parallel = false");
+  expect(use != TrainRecipe::Use::verify, "0 for wuneng verify, which compares micro-batches of data");
+}
+
 }  // namespace
 
 void check_recipe(const TrainRecipe& r, TrainRecipe::Use use) {
@@ -97,6 +117,7 @@ void check_recipe(const TrainRecipe& r, TrainRecipe::Use use) {
   if (r.teacher_layout) check_stages(r, "teacher.layout", *r.teacher_layout, r.teacher->num_layers);
   if (r.has_teacher() && r.precomputed.empty()) teacher_signals_of(r);
   if (!r.cache.empty()) check_cacheable(r);
+  check_on_policy(r, use);
   check_sizes(r);
   if (use == TrainRecipe::Use::plan) return;
   check_memory(r);

@@ -1,6 +1,7 @@
 #include "launch/train/teacher_service.h"
 
 #include "launch/train/checkpoint_weights.h"
+#include "launch/train/on_policy.h"
 #include "launch/train/teacher_placement.h"
 #include "parallel/pipeline.h"
 #include "parallel/product_choices.h"
@@ -71,7 +72,7 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     const Pass& planned = data.passes()[pass];
     if (planned.trains) trace.begin(planned.step + 1);
     const std::vector<StreamItem> items = served(pass);
-    const std::vector<MicroBatch> batches = reader.next();
+    std::vector<MicroBatch> batches = reader.next();
     PipelineWork work;
     work.train = false;
     work.rows = [&](int) { return r.rows(); };
@@ -79,6 +80,7 @@ RunEnd serve_teacher(const TrainRecipe& r, const Mesh& mesh, const TrainingData&
     work.carried_out = [&](int /*chunk*/) { return model.carried_out(); };
     work.forward = [&](Tape& tape, int m, int /*chunk*/, const StageState& input) {
       sender.meet();
+      if (is_on_policy(r, data, items[m])) receive_on_policy(stream, mesh, items[m], batches[m]);
       if (observers)
         tape.observe(observers(int64_t{items[m].micro_batch} * r.layout.dp + items[m].student_dp));
       MixerTaps taps = taps_of(signals);

@@ -10,6 +10,7 @@
 #include "parallel/product_choices.h"
 #include "parallel/replicas.h"
 #include "runtime/collective_error.h"
+#include "runtime/format.h"
 #include "runtime/signals.h"
 #include "runtime/watchdog.h"
 
@@ -57,6 +58,12 @@ Trainer::Trainer(const TrainRecipe& recipe, const Mesh& mesh, const TrainingData
   if (objective_.needs_teacher_head()) hold_teacher_head(teacher.colocated_head);
   student_pass_.emplace(recipe, mesh, state_.model, *state_.gradients, batches_, teacher_.get(),
                         teacher_head_ ? &*teacher_head_ : nullptr);
+  if (recipe.on_policy.share > 0) {
+    on_policy_.emplace(recipe, mesh, data, state_.model[0], stream);
+    reporter_.line(
+        fmt::format("on-policy: {:g}% of the training micro-batches are continuations by the student",
+                    100 * recipe.on_policy.share));
+  }
   reporter_.line(fmt::format(
       "optimizer: {:.1f} MiB of moments and masters on a rank{}", double(optimizer_bytes_) / (1 << 20),
       state_.shares_optimizer() ? fmt::format(", 1 / {} of a replica's (optimizer.zero = 1)", mesh.layout.dp)
@@ -92,11 +99,20 @@ RunEnd Trainer::run() {
   state_.finish_saving();
   if (teacher_) teacher_->finish();
   if (adds_to_cache()) reporter_.line(describe_cached(*teacher_, recipe_, mesh_));
+  if (on_policy_) report_on_policy();
   reporter_.finish();
   const bool stopped = pass < end;
   if (stopped) end_early(pass);
+  if (on_policy_) on_policy_->finish();
   stop_.finish();
   return {reader_.seconds_waited(), stopped};
+}
+
+void Trainer::report_on_policy() {
+  const double tokens = mesh_.dp.all_reduce(double(on_policy_->tokens()), Reduce::sum, "generated tokens"),
+               seconds = mesh_.dp.all_reduce(on_policy_->seconds(), Reduce::max, "seconds of generation");
+  reporter_.line(
+      fmt::format("on-policy: {} tokens generated in {:.1f} s", thousands(int64_t(tokens)), seconds));
 }
 
 void Trainer::save() {
@@ -123,6 +139,7 @@ void Trainer::end_early(int64_t pass) {
                   signals::name(stop_signal_), state_.step, recipe_.steps(), signals::kStopped));
   const int64_t end = stop_.teacher_end(pass);
   watchdog::enter("waiting for the teacher to stop");
+  if (on_policy_) on_policy_->abandon(pass, end);
   if (teacher_) teacher_->stop(pass, end);
   while (pass < end) stop_.signalled(++pass);
 }
@@ -136,6 +153,7 @@ void Trainer::train_step(int64_t pass) {
     const trace::Span span(trace::Kind::waiting, "micro-batches");
     batches_ = reader_.next();
   }
+  if (on_policy_) on_policy_->run(pass, batches_);
   const double count = std::max(1.0, loss_count());
 
   // 2. Forward, loss and backward of all micro-batches; gradients summed over the ranks.

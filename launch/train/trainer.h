@@ -1,6 +1,7 @@
 // Trainer: the student's ranks. A training step reads top to bottom in Trainer::train_step; what a
 // micro-batch goes through on a stage, in StudentPass::forward.
 #pragma once
+#include "launch/train/on_policy.h"
 #include "launch/train/reporter.h"
 #include "launch/train/step_trace.h"
 #include "launch/train/stop.h"
@@ -37,6 +38,7 @@ class Trainer {
   // Collective over the student, before every pass and after the last: agrees whether to stop there. Returns
   // what the ranks that waited longest have waited since the last meeting.
   Waited meet(int64_t next_pass);
+  void report_on_policy();
   void save();
   // Collective over the student, after a pass: see run.time_products.
   void time_products(int64_t pass);
@@ -57,6 +59,7 @@ class Trainer {
   std::unique_ptr<TeacherSource> teacher_;  // on stages that need signals
   std::optional<Parameter> teacher_head_;  // this rank's rows of it, where the objective multiplies with them
   std::optional<StudentPass> student_pass_;
+  std::optional<OnPolicyBatches> on_policy_;
   Reporter reporter_;
   StopAgreement stop_;
   StepTrace& trace_;

@@ -25,7 +25,7 @@ const EngineOptions& checked(const EngineOptions& o) {
 
 }  // namespace
 
-DecoderEngine::DecoderEngine(std::unique_ptr<Decoder> model, const EngineOptions& options)
+DecoderEngine::DecoderEngine(std::shared_ptr<Decoder> model, const EngineOptions& options)
     : options_(checked(options)), ranks_(std::move(model), options.max_sequences, options.context_length) {}
 
 void DecoderEngine::add(int64_t number, const GenerationRequest& request) {

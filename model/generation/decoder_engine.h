@@ -21,9 +21,9 @@ class DecoderEngine : public GenerationEngine {
  public:
   // A model of one stage, on all ranks of its tensor-parallel group with equal options. Rank 0 has the
   // requests; the others call follow(). Throws for options out of range.
-  DecoderEngine(std::unique_ptr<Decoder> model, const EngineOptions& options);
+  DecoderEngine(std::shared_ptr<Decoder> model, const EngineOptions& options);
 
-  // Until rank 0 calls end_others(), which it does last.
+  // Until rank 0 calls end_others(). It may have requests again after that, when they follow again.
   void follow() { ranks_.follow(); }
   void end_others() { ranks_.end_others(); }
 

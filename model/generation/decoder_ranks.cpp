@@ -16,7 +16,7 @@ constexpr int kOrderTag = 1, kPayloadTag = 2, kLogitsTag = 3;
 // A rank that follows looks for orders without a pause for so long, then this often.
 constexpr auto kAwake = std::chrono::milliseconds(20), kNap = std::chrono::milliseconds(1);
 
-std::unique_ptr<Decoder> whole_depth(std::unique_ptr<Decoder> model) {
+std::shared_ptr<Decoder> whole_depth(std::shared_ptr<Decoder> model) {
   require(model->placement().stages == 1, "generation: expected a model of one pipeline stage, found {}",
           model->placement().stages);
   return model;
@@ -32,7 +32,7 @@ struct DecoderRanks::Order {
   int64_t payload = 0;  // elements
 };
 
-DecoderRanks::DecoderRanks(std::unique_ptr<Decoder> model, int64_t slots, int64_t capacity)
+DecoderRanks::DecoderRanks(std::shared_ptr<Decoder> model, int64_t slots, int64_t capacity)
     : model_(whole_depth(std::move(model))), cache_(model_->make_cache(slots, capacity)) {
   if (model_->placement().device.kind == DeviceKind::cuda && tp().size() == 1)
     recorded_.emplace(*model_, cache_);

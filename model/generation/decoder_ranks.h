@@ -13,7 +13,7 @@ namespace wuneng {
 class DecoderRanks {
  public:
   // The model has one stage; its tp group is this one. slots, capacity: of the cache, equal on all ranks.
-  DecoderRanks(std::unique_ptr<Decoder> model, int64_t slots, int64_t capacity);
+  DecoderRanks(std::shared_ptr<Decoder> model, int64_t slots, int64_t capacity);
 
   const ModelConfig& config() const { return model_->config(); }
   const SequenceCache& cache() const { return cache_; }
@@ -27,7 +27,7 @@ class DecoderRanks {
   // Of rows [begin, end) of the last extend(): [end - begin, vocab] f32 on the host.
   Tensor logits(int64_t begin, int64_t end);
   void clear(int64_t slot);
-  void end_others();  // they return from follow(); nothing may be called after it
+  void end_others();  // they return from follow()
 
   // On the other ranks: until rank 0 calls end_others(). Waits without a limit of time, and without using a
   // processor for long.
@@ -43,7 +43,7 @@ class DecoderRanks {
   template <class F>
   auto led(const F& work);
 
-  std::unique_ptr<Decoder> model_;
+  std::shared_ptr<Decoder> model_;
   SequenceCache cache_;
   std::optional<RecordedSteps> recorded_;  // on a GPU, of one rank
   Tensor hidden_;                          // of the last extend() [T, d]

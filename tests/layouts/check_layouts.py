@@ -5,7 +5,8 @@ usage: check_layouts.py WUNENG PART [quick]
 
 PART: parity (every layout trains alike), resume (stopped, killed and resumed runs, bad input), zero (replicas
 that share the optimizer's state), signals (what a teacher may send for a divergence), cache (its signals on
-disk), trace (run.trace_steps), or cuda (a few layouts on a GPU, or emulated, against one rank on the CPU).
+disk), on_policy (training on the student's continuations), trace (run.trace_steps), or cuda (a few layouts on
+a GPU, or emulated, against one rank on the CPU).
 quick: a sample, for sanitizer builds, and of zero for every build.
 """
 import os
@@ -14,6 +15,7 @@ import tempfile
 
 import cuda
 import inputs
+import on_policy
 import parity
 import preferences
 import resume
@@ -42,6 +44,8 @@ def main():
             teacher_signals.check(runs, tally)
         elif part == "cache":
             signal_cache.check(runs, tally)
+        elif part == "on_policy":
+            on_policy.check(runs, tally)
         elif part == "trace":
             trace.check(runs, tally)
         elif part == "cuda":
@@ -50,7 +54,8 @@ def main():
                 return 77
             cuda.check(runs, tally)
         else:
-            raise SystemExit(f"{part}: expected parity, resume, zero, signals, cache, trace or cuda")
+            raise SystemExit(f"{part}: expected parity, resume, zero, signals, cache, on_policy, trace or "
+                             "cuda")
     return tally.finish()
 
 
