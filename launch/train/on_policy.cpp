@@ -86,7 +86,7 @@ void OnPolicyBatches::run(int64_t pass, std::vector<MicroBatch>& batches) {
       engine_.follow();
     }
     mesh_.tp.broadcast(both, 0, "on-policy tokens");
-    send(item, batches[m]);
+    send(item, both);
   }
   seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
 }
@@ -112,11 +112,10 @@ void OnPolicyBatches::generate(const StreamItem& item, MicroBatch& batch) {
   }
 }
 
-void OnPolicyBatches::send(const StreamItem& item, const MicroBatch& batch) {
+void OnPolicyBatches::send(const StreamItem& item, const Tensor& message) {
   if (!mesh_.teacher || mesh_.tp_rank > 0) return;
   const Layout& teacher = *mesh_.teacher;
   const int replica = serving_replica(stream_shape(mesh_, static_cast<int>(recipe_.accumulation)), item);
-  const Tensor message = packed(batch);
   for (int stage = 0; stage < teacher.pp; ++stage)
     for (int tp = 0; tp < teacher.tp; ++tp)
       sends_.push_back(stream_.isend(message, mesh_.world_rank(Role::teacher, replica, stage, tp), kTokens,
@@ -127,7 +126,8 @@ void OnPolicyBatches::abandon(int64_t pass, int64_t end) {
   for (; pass < end; ++pass)
     for (int m = 0; m < recipe_.accumulation; ++m) {
       const StreamItem item{pass, m, mesh_.dp_rank};
-      if (is_on_policy(recipe_, data_, item)) send(item, data_.batch(data_.passes()[pass], m, mesh_.dp_rank));
+      if (is_on_policy(recipe_, data_, item))
+        send(item, packed(data_.batch(data_.passes()[pass], m, mesh_.dp_rank)));
     }
 }
 

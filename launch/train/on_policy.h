@@ -15,7 +15,7 @@ namespace wuneng {
 EngineOptions on_policy_engine(const TrainRecipe& recipe);
 
 // Whether this is one of them. A function of the seed and of where the item is in the data: equal on all
-// ranks, in a resumed run and under another layout.
+// ranks, in a resumed run and under another layout with the same data.micro_batch.
 bool is_on_policy(const TrainRecipe& recipe, const TrainingData& data, const StreamItem& item);
 
 // For the student's ranks.
@@ -39,7 +39,8 @@ class OnPolicyBatches {
 
  private:
   void generate(const StreamItem& item, MicroBatch& batch);
-  void send(const StreamItem& item, const MicroBatch& batch);
+  // message [2, T] i32: tokens, then labels; nothing changes it later.
+  void send(const StreamItem& item, const Tensor& message);
 
   const TrainRecipe& recipe_;
   const Mesh& mesh_;
